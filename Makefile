@@ -1,0 +1,84 @@
+# `make` alone lists the targets. Needs Python 3.11 or 3.12, git and make; all else goes into .venv.
+# Paths are relative on purpose: the checkout's own path may hold spaces.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup data compare explore doctor test test-all lock clean
+
+EPOCHS ?= 5
+# The interpreter that .venv is made with; empty takes the first supported one.
+PYTHON ?=
+# `make lock LOCK_FLAGS=--upgrade` takes the newest versions that pyproject.toml allows.
+LOCK_FLAGS ?=
+
+VENV_PYTHON := .venv/bin/python
+PYTEST := $(VENV_PYTHON) -m pytest
+SET_UP := .venv/.set-up
+SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+# No header and no addresses: a lock says what is installed, not where from.
+COMPILE := .venv/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	--no-header --no-emit-index-url --no-emit-find-links $(LOCK_FLAGS)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(SET_UP) ## make .venv and install what the locks name
+
+data: setup ## put Fashion-MNIST where the trainers find it
+	@$(VENV_PYTHON) scripts/fetch_data.py
+
+compare: data ## train both halves, both variants, and write the comparison (EPOCHS=5)
+	$(VENV_PYTHON) scripts/compare.py --epochs $(EPOCHS)
+
+explore: data ## show what the data set holds
+	$(VENV_PYTHON) scripts/explore.py
+
+doctor: setup ## show versions, devices, settings, data and engines
+	@$(VENV_PYTHON) scripts/doctor.py
+
+test: data ## lint, types, unit and parity tests
+	$(call run_tests,-m "not slow")
+
+test-all: data ## the same with the slow tests
+	$(call run_tests,)
+
+lock: setup ## write requirements/*.txt anew from pyproject.toml
+	$(COMPILE) --extra dev pyproject.toml -o requirements/dev.txt
+	$(COMPILE) -c requirements/dev.txt pyproject.toml -o requirements/base.txt
+	$(COMPILE) requirements/uv.in -o requirements/uv.txt
+
+clean: ## remove .venv and the tools' caches; runs and data stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One process, one framework: TensorFlow and torch crash when one process loads both.
+define run_tests
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+$(VENV_PYTHON) -m mypy
+$(PYTEST) tests --ignore=tests/keras --ignore=tests/lightning $(1)
+$(PYTEST) tests/keras $(1)
+$(PYTEST) tests/lightning $(1)
+$(PYTEST) parity_tests $(1)
+endef
+
+$(SET_UP): pyproject.toml requirements/dev.txt requirements/uv.txt
+	@if ! $(VENV_PYTHON) -c '$(SUPPORTED)' 2>/dev/null; then \
+	  for python in "$(PYTHON)" python3.12 python3.11 python3 python; do \
+	    if "$$python" -c '$(SUPPORTED)' 2>/dev/null; then found=$$python; break; fi; \
+	    if test -n "$(PYTHON)"; then break; fi; \
+	  done; \
+	  if test -z "$$found"; then \
+	    echo "make: no Python 3.11 or 3.12 with venv here; install one (Debian: apt install" \
+	      "python3-venv) or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; \
+	    exit 2; \
+	  fi; \
+	  echo "making .venv with $$("$$found" --version)"; \
+	  "$$found" -m venv --clear .venv; \
+	fi
+	PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(VENV_PYTHON) -m pip install --quiet \
+	  --require-hashes --only-binary :all: --no-deps -r requirements/uv.txt
+	.venv/bin/uv pip install --python $(VENV_PYTHON) --compile-bytecode \
+	  --require-hashes -r requirements/dev.txt
+	.venv/bin/uv pip install --python $(VENV_PYTHON) --no-deps --no-build-isolation --offline -e .
+	@touch $(SET_UP)

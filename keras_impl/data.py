@@ -1,0 +1,53 @@
+"""The shared batches, as Keras takes them."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from pipeline.batches import Batches
+
+Array = np.ndarray[Any, Any]
+
+
+class KerasBatches(keras.utils.PyDataset):
+    """The batches of a set: `fit`, `evaluate` and `predict` take it on every backend."""
+
+    def __init__(self, batches: Batches) -> None:
+        super().__init__(workers=1, use_multiprocessing=False)
+        self.batches = batches
+
+    @property
+    def num_batches(self) -> int:
+        """Number of batches an epoch, the partial last one included."""
+        return len(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[Array, Array]:
+        return self.batches[index]
+
+
+def batch_source(batches: Batches, plain: bool) -> Any:
+    """Return what `fit` takes: a PyDataset, or on TensorFlow's fast path a tf.data.Dataset.
+
+    On TensorFlow, Keras hands a PyDataset to `tf.data.Dataset.from_generator`, and TensorFlow's
+    generator op sets malloc's trim threshold to 128 KiB for the whole process: every large
+    buffer then goes back to the system and is faulted in again at the next step.
+    """
+    if plain or keras.backend.backend() != "tensorflow":
+        return KerasBatches(batches)
+    import tensorflow as tf
+
+    dtype = tf.as_dtype(batches.dtype)
+    image_shape = batches.data.images.shape[1:]
+
+    def batch(index: Any) -> tuple[Any, Any]:
+        images, one_hot = tf.numpy_function(lambda i: batches[int(i)], [index], [dtype, dtype])
+        images.set_shape((None, *image_shape))
+        one_hot.set_shape((None, batches.num_classes))
+        return images, one_hot
+
+    # The order of an epoch is taken when its first batch is asked for, after `on_epoch_begin`.
+    return tf.data.Dataset.range(len(batches)).map(batch).prefetch(2)

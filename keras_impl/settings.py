@@ -1,0 +1,177 @@
+"""What Keras is told before a run, and what a built model says it is."""
+
+import os
+from typing import Any
+
+import keras
+
+from pipeline.errors import RunError
+from pipeline.execution import Execution
+from pipeline.recipe import Recipe
+
+DTYPE_POLICIES = {"32": "float32", "64": "float64", "bf16": "mixed_bfloat16"}
+
+
+def configure(recipe: Recipe, execution: Execution) -> dict[str, Any]:
+    """Set Keras and its backend up for one run and return what they resolved to.
+
+    Every setting that `~/.keras/keras.json` can change is set here, so that its content does not
+    matter; the backend itself comes from `KERAS_BACKEND`.
+
+    Raises:
+        RunError: a GPU is asked for and there is none, or threads can't be set any more.
+    """
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float64" if recipe.precision == "64" else "float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_dtype_policy(DTYPE_POLICIES[recipe.precision])
+    if recipe.precision == "64":
+        _keep_float64()
+    device = {
+        "tensorflow": _configure_tensorflow,
+        "jax": _configure_jax,
+        "torch": _configure_torch,
+    }[keras.backend.backend()](execution)
+    keras.utils.set_random_seed(recipe.seed)
+    return {
+        "backend": keras.backend.backend(),
+        "device": device,
+        "threads": execution.num_threads or os.environ.get("OMP_NUM_THREADS") or "default",
+        "image_data_format": keras.config.image_data_format(),
+        "floatx": keras.config.floatx(),
+        "dtype_policy": keras.config.dtype_policy().name,
+    }
+
+
+def layer_table(model: keras.Model) -> list[dict[str, Any]]:
+    """Return a row for each layer, read off the built model.
+
+    `name`, `kind`, `output_shape` without the batch axis in H, W, C order, `parameters`, and
+    what the kind has: `filters`, `kernel_size`, `strides`, `padding`, `pool_size`,
+    `negative_slope`, `rate`, `units`, `use_bias`.
+    """
+    return [_row(layer) for layer in model.layers]
+
+
+def _row(layer: keras.Layer) -> dict[str, Any]:
+    row = {
+        "name": layer.name,
+        "kind": _KINDS[type(layer)],
+        "output_shape": list(layer.output.shape[1:]),
+        "parameters": layer.count_params(),
+    }
+    match layer:
+        case keras.layers.Conv2D():
+            row |= {
+                "filters": layer.filters,
+                "kernel_size": list(layer.kernel_size),
+                "strides": list(layer.strides),
+                "dilation": list(layer.dilation_rate),
+                "groups": layer.groups,
+                "padding": layer.padding,
+                "use_bias": layer.use_bias,
+                "activation": layer.activation.__name__,
+            }
+        case keras.layers.MaxPooling2D():
+            row |= {
+                "pool_size": list(layer.pool_size),
+                "strides": list(layer.strides),
+                "padding": layer.padding,
+            }
+        case keras.layers.LeakyReLU():
+            row |= {"negative_slope": float(layer.negative_slope)}
+        case keras.layers.Dropout():
+            row |= {"rate": float(layer.rate)}
+        case keras.layers.Dense():
+            row |= {
+                "units": layer.units,
+                "use_bias": layer.use_bias,
+                "activation": layer.activation.__name__,
+            }
+    return row
+
+
+_KINDS = {
+    keras.layers.Conv2D: "convolution",
+    keras.layers.LeakyReLU: "leaky_relu",
+    keras.layers.MaxPooling2D: "max_pool",
+    keras.layers.Dropout: "dropout",
+    keras.layers.Flatten: "flatten",
+    keras.layers.Dense: "dense",
+}
+
+
+def _keep_float64() -> None:
+    """Let float64 times float64 be float64 on every backend.
+
+    Except on TensorFlow, Keras's type promotion turns it into float32
+    (`BIT64_TO_BIT32_DTYPE` in keras/src/backend/common/dtypes.py), so that a Dense layer under
+    floatx float64 computes in float32.
+    """
+    from keras.src.backend.common import dtypes
+
+    dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
+
+
+def _configure_tensorflow(execution: Execution) -> str:
+    import tensorflow as tf
+
+    if execution.num_threads is not None:
+        tf.config.threading.set_intra_op_parallelism_threads(execution.num_threads)
+        tf.config.threading.set_inter_op_parallelism_threads(execution.num_threads)
+    gpus = tf.config.list_physical_devices("GPU")
+    _require(execution, has_gpu=bool(gpus))
+    if execution.device == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+    # TensorFloat-32 is on by default in TensorFlow and off by default in torch's matmul.
+    tf.config.experimental.enable_tensor_float_32_execution(execution.tf32)
+    if execution.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    return "gpu" if gpus and execution.device != "cpu" else "cpu"
+
+
+def _configure_jax(execution: Execution) -> str:
+    import jax
+
+    if execution.num_threads is not None:
+        _limit_cores(execution.num_threads)
+    if execution.device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_default_matmul_precision", "tensorfloat32" if execution.tf32 else None)
+    if not execution.tf32:
+        jax.config.update("jax_default_matmul_precision", "highest")
+    platform = jax.default_backend()
+    _require(execution, has_gpu=platform == "gpu")
+    return platform
+
+
+def _configure_torch(execution: Execution) -> str:
+    import torch
+
+    if execution.num_threads is not None:
+        torch.set_num_threads(execution.num_threads)
+    has_gpu = torch.cuda.is_available()
+    _require(execution, has_gpu=has_gpu)
+    if execution.device == "cpu":
+        from keras.src.backend.torch import core
+
+        core.DEFAULT_DEVICE = "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = execution.tf32
+    torch.backends.cudnn.allow_tf32 = execution.tf32
+    torch.use_deterministic_algorithms(execution.deterministic)
+    return "gpu" if has_gpu and execution.device != "cpu" else "cpu"
+
+
+def _require(execution: Execution, has_gpu: bool) -> None:
+    if execution.device == "gpu" and not has_gpu:
+        raise RunError(
+            f"`--device gpu`: the {keras.backend.backend()} backend sees no GPU here; "
+            "use --device cpu, or see scripts/doctor.py"
+        )
+
+
+def _limit_cores(num_threads: int) -> None:
+    """Bind the process to `num_threads` cores: XLA's CPU client takes a thread for each."""
+    if not hasattr(os, "sched_setaffinity"):
+        raise RunError("`--threads` for the JAX backend needs Linux")
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_threads])

@@ -1,0 +1,184 @@
+"""Training and prediction with Keras: compile, fit, callbacks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_impl.data import batch_source
+from keras_impl.model import build_model
+from keras_impl.settings import configure
+from keras_impl.weights import (
+    export_training_state,
+    export_weights,
+    load_training_state,
+    load_weights,
+)
+from pipeline.batches import Batches, dropout_seed, evaluation_batches, training_batches
+from pipeline.execution import Execution
+from pipeline.journal import Journal
+from pipeline.preprocess import LabeledImages, PreparedData
+from pipeline.recipe import Recipe
+from portproof.exchange import read_arrays, write_arrays
+
+__all__ = ["compile_model", "configure", "predict_logits", "train"]
+
+Array = np.ndarray[Any, Any]
+STATE = "training-state.safetensors"
+
+
+def compile_model(model: keras.Model, recipe: Recipe) -> None:
+    """Attach the loss, the metric and the optimizer."""
+    model.compile(
+        optimizer=keras.optimizers.Adam(
+            learning_rate=recipe.learning_rate,
+            beta_1=recipe.beta_1,
+            beta_2=recipe.beta_2,
+            epsilon=recipe.epsilon,
+        ),
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+    )
+
+
+def train(
+    recipe: Recipe,
+    data: PreparedData,
+    execution: Execution,
+    journal: Journal,
+    weights: dict[str, Array] | None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> keras.Model:
+    """Train, from the journal's last whole epoch on, and return the model.
+
+    `weights` are the canonical first weights; None keeps Keras's own.
+    """
+    model = build_model(recipe)
+    compile_model(model, recipe)
+    if weights is not None:
+        load_weights(model, weights, recipe)
+    first_epoch = _restore(model, journal)
+    training = training_batches(data.train, recipe)
+    validation = evaluation_batches(data.validation, recipe)
+    journal.begin_training(model.count_params())
+    model.fit(
+        batch_source(training, execution.plain),
+        validation_data=batch_source(validation, execution.plain),
+        initial_epoch=first_epoch,
+        epochs=recipe.num_epochs,
+        shuffle=False,  # the order is in the batches; the default shuffles whole batches
+        verbose=1 if execution.show_progress else 0,
+        callbacks=[
+            EpochStart(recipe, training),
+            JournalCallback(journal),
+            *_checkpoints_and_logs(journal.run_dir, execution),
+            *callbacks,
+        ],
+    )
+    return model
+
+
+def predict_logits(
+    model: keras.Model, images: LabeledImages, recipe: Recipe, execution: Execution
+) -> Array:
+    """Return the logits (N, classes) of `images`, dropout off."""
+    batches = batch_source(evaluation_batches(images, recipe), execution.plain)
+    return np.asarray(model.predict(batches, verbose=0))
+
+
+class EpochStart(keras.callbacks.Callback):
+    """Take each epoch's sample order and dropout from (seed, epoch)."""
+
+    def __init__(self, recipe: Recipe, training: Batches) -> None:
+        super().__init__()
+        self.recipe, self.training = recipe, training
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Order the batches and seed each dropout layer's generator."""
+        self.training.set_epoch(epoch)
+        seed = dropout_seed(self.recipe.seed, epoch)
+        for index, layer in enumerate(self.model.layers):
+            if isinstance(layer, keras.layers.Dropout):
+                layer.seed_generator.state.assign([seed, index])
+
+
+class JournalCallback(keras.callbacks.Callback):
+    """Tell the journal of each step and epoch, then save what `--resume` goes on from."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self.journal = journal
+        self.epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Start the epoch's clock."""
+        self.epoch = epoch
+        self.journal.begin_epoch()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Hand on the loss: Keras's is the epoch's running mean, NaN from the first NaN on."""
+        assert logs is not None
+        self.journal.end_step(self.epoch, batch, float(logs["loss"]))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Hand on the epoch's metrics and weights; the state comes last, see `_restore`."""
+        assert logs is not None
+        self.journal.end_epoch(epoch, logs, export_weights(self.model))
+        path = _checkpoint_dir(self.journal.run_dir) / STATE
+        write_arrays(path, export_training_state(self.model), {"epochs": str(epoch + 1)})
+
+
+def _restore(model: keras.Model, journal: Journal) -> int:
+    """Load the saved training state, if there is one, and return how many epochs it has seen.
+
+    The record is written before the state, so it holds a row for each of these epochs.
+    """
+    path = _checkpoint_dir(journal.run_dir) / STATE
+    epochs = 0
+    if path.exists():
+        state, words = read_arrays(path)
+        load_training_state(model, state)
+        epochs = int(words["epochs"])
+    journal.resume_at(epochs)
+    return epochs
+
+
+def _checkpoints_and_logs(run_dir: Path, execution: Execution) -> list[keras.callbacks.Callback]:
+    folder = _checkpoint_dir(run_dir)
+    callbacks = [
+        keras.callbacks.ModelCheckpoint(folder / "last.keras"),
+        keras.callbacks.ModelCheckpoint(
+            folder / "best.keras", monitor="val_loss", mode="min", save_best_only=True
+        ),
+        keras.callbacks.CSVLogger(run_dir / "logs" / "keras.csv", append=True),
+    ]
+    if execution.logger == "tensorboard":
+        callbacks.append(TensorBoardScalars(run_dir / "logs" / "tensorboard"))
+    (run_dir / "logs").mkdir(exist_ok=True)
+    return callbacks
+
+
+def _checkpoint_dir(run_dir: Path) -> Path:
+    folder = run_dir / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+class TensorBoardScalars(keras.callbacks.Callback):
+    """Write each epoch's metrics for TensorBoard.
+
+    Keras's own callback imports TensorFlow on every backend, and TensorFlow crashes beside
+    torch; this one needs neither.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        from pipeline.event_files import EventFile
+
+        self.events = EventFile(folder)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Write the epoch's metrics."""
+        self.events.write_scalars(epoch, logs or {})

@@ -1,0 +1,77 @@
+"""The shared batches, as Lightning takes them."""
+
+from collections.abc import Iterator
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pipeline.batches import Batches, evaluation_batches, training_batches
+from pipeline.preprocess import PreparedData
+from pipeline.recipe import Recipe
+
+
+class TorchBatches(Dataset[tuple[Tensor, Tensor]]):
+    """A set whose items are whole batches: images (B, 1, H, W) and one-hot labels (B, classes)."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        images_nhwc, one_hot = self.batches[index]
+        # One channel: the same bytes are NHWC and NCHW, and channels_last in memory.
+        return torch.from_numpy(images_nhwc).permute(0, 3, 1, 2), torch.from_numpy(one_hot)
+
+
+class EpochSampler(Sampler[int]):
+    """Walks through the batches; Lightning tells it each epoch's number."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the sample order of `epoch`."""
+        self.batches.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self.batches)))
+
+
+def batch_loader(batches: Batches) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Return a loader of ready batches, in this process: there is no decoding to hide.
+
+    Its own generator keeps it from drawing on torch's global one, on which dropout draws.
+    """
+    return DataLoader(
+        TorchBatches(batches),
+        sampler=EpochSampler(batches),
+        batch_size=None,
+        generator=torch.Generator(),
+    )
+
+
+class FashionData(L.LightningDataModule):
+    """The prepared sets as a LightningDataModule."""
+
+    def __init__(self, data: PreparedData, recipe: Recipe) -> None:
+        super().__init__()
+        self.data, self.recipe = data, recipe
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return the shuffled training batches."""
+        return batch_loader(training_batches(self.data.train, self.recipe))
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return the validation batches."""
+        return batch_loader(evaluation_batches(self.data.validation, self.recipe))
+
+    def predict_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return the test batches."""
+        return batch_loader(evaluation_batches(self.data.test, self.recipe))

@@ -1,0 +1,112 @@
+"""The network and its LightningModule, in PyTorch."""
+
+from collections import OrderedDict
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_impl.fast import make_fast
+from lightning_impl.optimizer import KerasAdam
+from pipeline.batches import dropout_seed
+from pipeline.network import feature_map_shape
+from pipeline.recipe import Recipe
+
+
+def build_model(recipe: Recipe) -> nn.Sequential:
+    """Build the CNN: images (N, 1, H, W) in [0, 1] to logits (N, classes)."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    channels = 1
+    for block, filters in enumerate(recipe.conv_filters, start=1):
+        layers[f"conv{block}"] = nn.Conv2d(channels, filters, recipe.kernel_size, padding="same")
+        # torch's own default slope is 0.01, Keras's 0.3: the recipe names it.
+        layers[f"act{block}"] = nn.LeakyReLU(recipe.negative_slope)
+        # ceil_mode is Keras's padding="same" here: 7x7 becomes 4x4, padded right and bottom.
+        layers[f"pool{block}"] = nn.MaxPool2d(recipe.pool_size, ceil_mode=True)
+        if rate := recipe.dropout_rates[block - 1]:
+            layers[f"drop{block}"] = nn.Dropout(rate)
+        channels = filters
+    height, width, channels = feature_map_shape(recipe)
+    layers["flatten"] = nn.Flatten()
+    layers["hidden"] = nn.Linear(channels * height * width, recipe.hidden_units)
+    layers["hidden_act"] = nn.LeakyReLU(recipe.negative_slope)
+    if rate := recipe.dropout_rates[-1]:
+        layers["hidden_drop"] = nn.Dropout(rate)
+    # No softmax here: cross_entropy takes logits, and softmax before it would train, worse.
+    layers["logits"] = nn.Linear(recipe.hidden_units, recipe.num_classes)
+    model = nn.Sequential(layers)
+    model.apply(initialize)
+    return model
+
+
+def initialize(module: nn.Module) -> None:
+    """Give a layer Keras's default first weights: Glorot uniform kernel, zero bias.
+
+    torch draws both from U(±1/sqrt(fan_in)), which is narrower in the first dense layer.
+    """
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        assert module.bias is not None
+        nn.init.zeros_(module.bias)
+
+
+class Classifier(L.LightningModule):
+    """The network with its loss, metrics and optimizer."""
+
+    def __init__(self, recipe: Recipe, fast: bool = True) -> None:
+        super().__init__()
+        self.recipe, self.fast = recipe, fast
+        self.network = build_model(recipe)
+        # A list, not a module: the layers belong to `network` alone, and a checkpoint too.
+        self._layers = make_fast(self.network) if fast else list(self.network.children())
+        self.train_accuracy = MulticlassAccuracy(recipe.num_classes, average="micro")
+        self.val_accuracy = MulticlassAccuracy(recipe.num_classes, average="micro")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, classes) of images (N, 1, H, W)."""
+        for layer in self._layers:
+            images = layer(images)
+        return images
+
+    def on_train_epoch_start(self) -> None:
+        """Seed dropout from (seed, epoch), so that a resumed run draws the same masks."""
+        torch.manual_seed(dropout_seed(self.recipe.seed, self.current_epoch))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the batch's mean loss; log loss and accuracy over the epoch."""
+        return self._shared_step(batch, "", self.train_accuracy)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Log validation loss and accuracy over the epoch."""
+        return self._shared_step(batch, "val_", self.val_accuracy)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return logits (N, classes)."""
+        return self(batch[0])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam as Keras computes it."""
+        recipe = self.recipe
+        return KerasAdam(
+            self.parameters(),
+            learning_rate=recipe.learning_rate,
+            betas=(recipe.beta_1, recipe.beta_2),
+            epsilon=recipe.epsilon,
+            fused=self.fast,
+        )
+
+    def _shared_step(
+        self, batch: tuple[Tensor, Tensor], prefix: str, accuracy: MulticlassAccuracy
+    ) -> Tensor:
+        images, one_hot = batch
+        logits = self(images)
+        loss = functional.cross_entropy(logits, one_hot)
+        accuracy.update(logits.argmax(dim=1), one_hot.argmax(dim=1))
+        # Keras's epoch values are means over images; Lightning's are too only if it is told the
+        # batch size, which differs in the last batch.
+        values: dict[str, Tensor | Metric] = {f"{prefix}loss": loss, f"{prefix}accuracy": accuracy}
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(images))
+        return loss

@@ -1,0 +1,163 @@
+"""Training and prediction with Lightning: Trainer, callbacks, loggers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from lightning_impl.data import FashionData, batch_loader
+from lightning_impl.model import Classifier
+from lightning_impl.settings import PRECISIONS, accelerator, configure
+from lightning_impl.weights import export_weights, load_weights
+from pipeline.batches import evaluation_batches
+from pipeline.execution import Execution
+from pipeline.journal import Journal
+from pipeline.preprocess import LabeledImages, PreparedData
+from pipeline.recipe import Recipe
+from pipeline.record import EPOCH_METRICS
+
+__all__ = ["configure", "predict_logits", "train"]
+
+Array = np.ndarray[Any, Any]
+CHECKPOINTS = "checkpoints"
+
+
+def train(
+    recipe: Recipe,
+    data: PreparedData,
+    execution: Execution,
+    journal: Journal,
+    weights: dict[str, Array] | None,
+    callbacks: Sequence[L.Callback] = (),
+) -> Classifier:
+    """Train, from the journal's last whole epoch on, and return the module.
+
+    `weights` are the canonical first weights; None keeps torch's own draw of them.
+    """
+    module = Classifier(recipe, fast=not execution.plain)
+    if recipe.precision == "64":
+        module.double()
+    if weights is not None:
+        load_weights(module.network, weights, recipe)
+    trainer = L.Trainer(
+        **_trainer_options(recipe, execution),
+        max_epochs=recipe.num_epochs,
+        deterministic=execution.deterministic,
+        logger=_loggers(journal.run_dir, execution),
+        enable_progress_bar=execution.show_progress,
+        num_sanity_val_steps=0,  # Keras validates only after an epoch
+        callbacks=[
+            JournalCallback(journal, recipe),
+            *_checkpoints(journal.run_dir),
+            *callbacks,
+        ],
+    )
+    try:
+        trainer.fit(
+            module,
+            datamodule=FashionData(data, recipe),
+            ckpt_path=_restore(journal),
+            weights_only=True,
+        )
+    except SystemExit as error:  # what Trainer makes of Ctrl-C
+        raise KeyboardInterrupt from error
+    return module
+
+
+def predict_logits(
+    model: Classifier, images: LabeledImages, recipe: Recipe, execution: Execution
+) -> Array:
+    """Return the logits (N, classes) of `images`, dropout off."""
+    trainer = L.Trainer(
+        **_trainer_options(recipe, execution), logger=False, enable_progress_bar=False
+    )
+    loader = batch_loader(evaluation_batches(images, recipe))
+    batches = trainer.predict(model, loader)
+    assert batches is not None
+    logits = torch.cat([batch for batch in batches if isinstance(batch, torch.Tensor)])
+    return logits.to(torch.float64 if recipe.precision == "64" else torch.float32).cpu().numpy()
+
+
+class JournalCallback(L.Callback):
+    """Tell the journal of each step and epoch."""
+
+    def __init__(self, journal: Journal, recipe: Recipe) -> None:
+        self.journal, self.recipe = journal, recipe
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that everything is built."""
+        self.journal.resume_at(trainer.current_epoch)
+        self.journal.begin_training(sum(weight.numel() for weight in pl_module.parameters()))
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self.journal.begin_epoch()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Hand on the step's loss."""
+        self.journal.end_step(trainer.current_epoch, batch_idx, outputs["loss"].item())
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Hand on the epoch's metrics and weights; ModelCheckpoint comes after this."""
+        assert isinstance(pl_module, Classifier)
+        metrics = {name: float(trainer.callback_metrics[name]) for name in EPOCH_METRICS}
+        weights = export_weights(pl_module.network, self.recipe)
+        self.journal.end_epoch(trainer.current_epoch, metrics, weights)
+
+
+def _trainer_options(recipe: Recipe, execution: Execution) -> dict[str, Any]:
+    return {
+        "accelerator": accelerator(execution),
+        "devices": 1,
+        "precision": PRECISIONS[recipe.precision],
+        "enable_model_summary": False,
+    }
+
+
+def _checkpoints(run_dir: Path) -> list[ModelCheckpoint]:
+    """Keep the last epoch, which `--resume` goes on from, and the best one.
+
+    Both are saved when the epoch has ended, after the journal has written its record.
+    """
+    folder = run_dir / CHECKPOINTS
+    return [
+        ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
+        ModelCheckpoint(
+            folder,
+            "best",
+            monitor="val_loss",
+            mode="min",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        ),
+    ]
+
+
+def _restore(journal: Journal) -> Path | None:
+    """Return the checkpoint to go on from, if there is one."""
+    path = journal.run_dir / CHECKPOINTS / "last.ckpt"
+    return path if path.exists() else None
+
+
+def _loggers(run_dir: Path, execution: Execution) -> list[Logger]:
+    loggers: list[Logger] = [CSVLogger(run_dir, name="logs", version="")]
+    if execution.logger == "tensorboard":
+        from pipeline.event_files import keep_tensorflow_out
+
+        keep_tensorflow_out()
+        loggers.append(
+            TensorBoardLogger(run_dir, name="logs", version="tensorboard", default_hp_metric=False)
+        )
+    return loggers

@@ -1,0 +1,65 @@
+"""Rung 3: layer tables and parameter counts, read off the built objects."""
+
+import pytest
+
+from pipeline.recipe import preset
+from portproof.compare import compare_facts
+
+VARIANTS = ("base", "dropout")
+ENGINES = ("keras-tensorflow", "lightning")
+PARAMETERS = {
+    "conv1": 320,
+    "conv2": 18_496,
+    "conv3": 73_856,
+    "hidden": 262_272,
+    "logits": 1_290,
+}
+
+
+def ask_layers(ask, engine, variant, fault=""):
+    return ask(engine, preset(variant), "layers", fault=fault).facts
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_layer_tables_match(ask, variant):
+    keras, lightning = (ask_layers(ask, engine, variant)["layers"] for engine in ENGINES)
+    assert compare_facts(keras, lightning) == []
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_parameters_are_the_tutorials(ask, engine, variant):
+    facts = ask_layers(ask, engine, variant)
+    counts = {row["name"]: row["parameters"] for row in facts["layers"] if row["parameters"]}
+    assert counts == PARAMETERS
+    assert facts["parameters"] == sum(PARAMETERS.values()) == 356_234
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_table_is_the_recipes(ask, engine):
+    rows = {row["name"]: row for row in ask_layers(ask, engine, "dropout")["layers"]}
+    sizes = [rows[f"pool{block}"]["output_shape"] for block in (1, 2, 3)]
+    assert sizes == [[14, 14, 32], [7, 7, 64], [4, 4, 128]]
+    assert rows["act1"]["negative_slope"] == pytest.approx(0.1, abs=1e-8)
+    rates = [rows[name]["rate"] for name in ("drop1", "drop2", "drop3", "hidden_drop")]
+    assert rates == pytest.approx([0.25, 0.25, 0.4, 0.3], abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("engine", "fault", "where"),
+    [
+        ("lightning", "torch-slope", "act1.negative_slope"),
+        ("lightning", "pool-padding", "pool3.padding"),
+        ("lightning", "no-bias", "conv2.parameters"),
+        ("lightning", "swapped-rates", "drop3.rate"),
+        ("keras-tensorflow", "keras-slope", "act1.negative_slope"),
+        ("keras-tensorflow", "valid-pool", "pool1.padding"),
+        ("keras-tensorflow", "softmax-output", "logits.activation"),
+    ],
+)
+def test_a_planted_fault_is_caught_at_its_layer(ask, engine, fault, where):
+    other = ENGINES[1 - ENGINES.index(engine)]
+    faulty = ask_layers(ask, engine, "dropout", fault)["layers"]
+    differences = compare_facts(faulty, ask_layers(ask, other, "dropout")["layers"])
+    assert differences
+    assert differences[0].where == where

@@ -1,0 +1,95 @@
+"""Rung 2: the batches that each half's production training really feeds."""
+
+import numpy as np
+import pytest
+from sklearn.model_selection import train_test_split
+
+from pipeline.answers import batch_row
+from pipeline.batches import epoch_order
+from pipeline.datasets import Dataset
+from pipeline.recipe import preset
+from portproof.compare import compare_facts
+
+# The whole real data set through the production trainers, at a network that costs nothing.
+RECIPE = preset("base", conv_filters=(1, 1, 1), hidden_units=1, num_epochs=2, seed=3)
+PATHS = [
+    ("keras-tensorflow", False),
+    ("keras-tensorflow", True),
+    ("lightning", False),
+    ("lightning", True),
+]
+
+
+def expected_batches(dataset: Dataset) -> list[dict[str, object]]:
+    """Work out each batch from the files, scikit-learn's split and the epoch's order alone."""
+    split = train_test_split(np.arange(60_000), test_size=0.2, random_state=13)
+    train, validation = split
+    rows = []
+    for epoch in range(RECIPE.num_epochs):
+        order = train[epoch_order(len(train), RECIPE.seed, epoch)]
+        rows += batch_rows("train", dataset.train_images, dataset.train_labels, order)
+        rows += batch_rows("validation", dataset.train_images, dataset.train_labels, validation)
+    everything = np.arange(10_000)
+    return rows + batch_rows("predict", dataset.test_images, dataset.test_labels, everything)
+
+
+def batch_rows(stage, images, labels, positions):
+    rows = []
+    for start in range(0, len(positions), RECIPE.batch_size):
+        chosen = positions[start : start + RECIPE.batch_size]
+        one_hot = np.zeros((len(chosen), 10), np.float32)
+        one_hot[np.arange(len(chosen)), labels[chosen]] = 1
+        scaled = images[chosen].astype(np.float32)[..., None] / np.float32(255)
+        rows.append(batch_row(stage, scaled, one_hot))
+    return rows
+
+
+@pytest.fixture(scope="session")
+def expected(dataset):
+    return expected_batches(dataset)
+
+
+def ask_batches(ask, dataset, engine, *, plain=False, fault=""):
+    settings = {"data_dir": str(dataset.folder), "plain": plain}
+    return ask(engine, RECIPE, "batches", fault=fault, **settings).facts["batches"]
+
+
+@pytest.mark.parametrize(("engine", "plain"), PATHS)
+def test_each_half_feeds_the_batches_that_the_files_and_the_split_give(
+    ask, dataset, expected, engine, plain
+):
+    assert compare_facts(ask_batches(ask, dataset, engine, plain=plain), expected) == []
+
+
+def test_the_batches_cover_what_they_should(expected):
+    sizes = {}
+    for row in expected:
+        sizes.setdefault(row["stage"], []).append(row["size"])
+    assert sizes["train"] == [64] * 750 * 2
+    assert sizes["validation"] == ([64] * 187 + [32]) * 2
+    assert sizes["predict"] == [64] * 156 + [16]
+
+
+def test_no_validation_image_is_trained_on():
+    train, validation = train_test_split(np.arange(60_000), test_size=0.2, random_state=13)
+    assert len(np.intersect1d(train, validation)) == 0
+    assert len(train) + len(validation) == 60_000
+
+
+@pytest.mark.parametrize(
+    ("engine", "fault", "where"),
+    [
+        ("lightning", "drop-last", ""),
+        ("lightning", "same-order", "938.images"),
+        ("lightning", "train-on-validation", ""),
+        ("lightning", "unscaled", "0.images"),
+        ("lightning", "shifted-labels", "0.labels"),
+        ("keras-tensorflow", "shuffled-batches", "0.images"),
+        ("keras-tensorflow", "dropped-batch", ""),
+    ],
+)
+def test_a_planted_fault_is_caught(ask, dataset, expected, engine, fault, where):
+    fed = ask_batches(ask, dataset, engine, plain=engine.startswith("keras"), fault=fault)
+    differences = compare_facts(fed, expected)
+    assert differences
+    assert differences[0].where == where

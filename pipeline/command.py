@@ -1,0 +1,172 @@
+"""The command line that both trainers share: the same flags, checks and exit codes."""
+
+import argparse
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pipeline.errors import RunError, UsageError
+from pipeline.execution import DEVICES, LOGGERS, Execution
+from pipeline.recipe import DROPOUT_RATES, PRECISIONS, VARIANTS, Recipe
+
+DONE, FAILED, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
+KERAS_BACKENDS = ("tensorflow", "jax", "torch")
+RECIPE_FLAGS = {
+    "variant": "variant",
+    "epochs": "num_epochs",
+    "batch_size": "batch_size",
+    "learning_rate": "learning_rate",
+    "seed": "seed",
+    "init": "init",
+    "precision": "precision",
+}
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with a call in one line and leaves with 2."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Print `message` and where help is."""
+        self.exit(WRONG_CALL, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def trainer_parser(half: str) -> argparse.ArgumentParser:
+    """Return the parser of a trainer; `half` is `keras` or `lightning`."""
+    parser = OneLineParser(
+        description=f"Train the Fashion-MNIST CNN with {half.capitalize()} and evaluate it.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong call, 130 interrupted.",
+    )
+    recipe = parser.add_argument_group("what is computed")
+    recipe.add_argument("--variant", choices=VARIANTS, help="network (base)")
+    recipe.add_argument("--epochs", type=int, metavar="N", help="epochs to train (20)")
+    recipe.add_argument("--batch-size", type=int, metavar="N", help="images a step (64)")
+    recipe.add_argument("--learning-rate", type=float, metavar="X", help="Adam's (0.001)")
+    recipe.add_argument("--seed", type=int, metavar="N", help="first weights, order, dropout (0)")
+    recipe.add_argument("--init", metavar="shared|own|FILE", help="first weights (shared)")
+    recipe.add_argument("--precision", choices=PRECISIONS, help="of the computation (32)")
+    recipe.add_argument("--config", type=Path, metavar="F", help="YAML recipe; flags override it")
+    files = parser.add_argument_group("files")
+    files.add_argument("--data-dir", type=Path, metavar="D", help="folder of the four IDX files")
+    files.add_argument(
+        "--run-dir", type=Path, metavar="D", help="the run's folder (runs/ENGINE-VARIANT-TIME)"
+    )
+    files.add_argument("--resume", action="store_true", help="go on in --run-dir")
+    machine = parser.add_argument_group("how it runs")
+    machine.add_argument("--device", choices=DEVICES, default="auto")
+    machine.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    machine.add_argument("--deterministic", action="store_true", help="only repeatable operations")
+    machine.add_argument("--tf32", action="store_true", help="allow TensorFloat-32 on NVIDIA GPUs")
+    machine.add_argument("--plain", action="store_true", help="the framework's ordinary path")
+    machine.add_argument("--logger", choices=LOGGERS, default="csv")
+    if half == "keras":
+        machine.add_argument("--backend", choices=KERAS_BACKENDS, default="tensorflow")
+    return parser
+
+
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """Return the recipe of a call: its `--config` (or, resuming, the run's), then its flags.
+
+    Raises:
+        UsageError: a value is out of range, or a resumed run is called with another recipe.
+    """
+    from pipeline.recipe import read_recipe_fields, recipe_from_dict
+    from pipeline.record import RECIPE
+
+    flags = {
+        field: getattr(arguments, flag)
+        for flag, field in RECIPE_FLAGS.items()
+        if getattr(arguments, flag) is not None
+    }
+    fields = read_recipe_fields(arguments.config) if arguments.config else {}
+    if arguments.resume:
+        if not arguments.run_dir:
+            raise UsageError("`--resume` needs the `--run-dir` to go on in")
+        saved = recipe_from_dict(read_recipe_fields(arguments.run_dir / RECIPE))
+        _refuse_changes(saved, {**fields, **flags})
+        return saved
+    fields |= flags
+    if "variant" in flags or "dropout_rates" not in fields:
+        fields["dropout_rates"] = DROPOUT_RATES[fields.get("variant", "base")]
+    return recipe_from_dict(fields)
+
+
+def execution_of(arguments: argparse.Namespace) -> Execution:
+    """Return how a call wants to be carried out; progress bars only on a terminal."""
+    return Execution(
+        device=arguments.device,
+        num_threads=arguments.threads,
+        deterministic=arguments.deterministic,
+        tf32=arguments.tf32,
+        plain=arguments.plain,
+        logger=arguments.logger,
+        show_progress=sys.stdout.isatty(),
+    )
+
+
+def trainer_main(half: str, load_half: Callable[[], Any], argv: list[str] | None = None) -> int:
+    """Run one trainer: parse, train, evaluate, write the run folder; return the exit code.
+
+    `load_half` imports the half's `train` module, and with it the framework, once the call has
+    been found right.
+    """
+    parser = trainer_parser(half)
+    arguments = parser.parse_args(argv)
+    engine = half if half == "lightning" else f"keras-{arguments.backend}"
+    return guarded(parser.prog, lambda: _train(engine, arguments, load_half))
+
+
+def guarded(prog: str, work: Callable[[], None]) -> int:
+    """Do `work` and turn what it raises into an exit code and a line on stderr."""
+    try:
+        work()
+    except UsageError as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return WRONG_CALL
+    except RunError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt as error:
+        print(f"{prog}: interrupted{error and f'; {error}'}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return FAILED
+    except Exception:
+        traceback.print_exc()
+        return FAILED
+    return DONE
+
+
+def _train(engine: str, arguments: argparse.Namespace, load_half: Callable[[], Any]) -> None:
+    from pipeline.run import run_training
+
+    recipe = recipe_of(arguments)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    run_training(
+        engine=engine,
+        load_half=load_half,
+        recipe=recipe,
+        execution=execution_of(arguments),
+        data_dir=arguments.data_dir,
+        run_dir=arguments.run_dir or Path("runs") / f"{engine}-{recipe.variant}-{stamp}",
+        resume=arguments.resume,
+    )
+
+
+def _refuse_changes(saved: Recipe, wanted: dict[str, Any]) -> None:
+    from pipeline.recipe import recipe_from_dict, recipe_to_dict
+
+    before = recipe_to_dict(saved)
+    after = recipe_to_dict(recipe_from_dict({**before, **wanted}))
+    changed = [name for name in before if before[name] != after[name]]
+    if changed:
+        name = changed[0]
+        raise UsageError(
+            f"cannot resume with another recipe: `{name}` was {before[name]!r}, "
+            f"received {name}={after[name]!r}"
+        )

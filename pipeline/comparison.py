@@ -1,0 +1,375 @@
+"""What the records of several runs say beside each other.
+
+Everything here is computed from records and predictions alone; `comparison_page` shows it.
+"""
+
+import dataclasses
+import math
+import statistics
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from pipeline.datasets import FASHION_MNIST
+from pipeline.errors import RunError
+from pipeline.evaluation import evaluate_logits
+from pipeline.launch import Outcome
+from pipeline.recipe import VARIANTS, preset, recipe_to_dict
+from pipeline.record import Record, series
+
+SCHEMA = 1
+GAP_OPENS_ABOVE = 0.02
+"""Train minus validation accuracy from which on the gap counts as open."""
+
+EXPECTED_TEST_ACCURACY: dict[tuple[str, int], tuple[float, float]] = {
+    ("base", 20): (0.905, 0.925),
+    ("dropout", 20): (0.915, 0.935),
+}
+"""By variant and epochs, for the default recipe (any seed) on Fashion-MNIST itself."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One engine on one variant; all but the names and `reason` is None where it failed."""
+
+    engine: str
+    variant: str
+    reason: str | None = None
+    """Why there is no result."""
+    device: str | None = None
+    threads: str | None = None
+    parameters: int | None = None
+    num_epochs: int | None = None
+    train_accuracy: float | None = None
+    """Of the last epoch, like the three that follow; over its batches as they were trained on."""
+    validation_accuracy: float | None = None
+    train_loss: float | None = None
+    validation_loss: float | None = None
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    expected: tuple[float, float] | None = None
+    """Range that the test accuracy must lie in; None where none is stated."""
+    epoch_seconds: float | None = None
+    """Median over the epochs, validation included."""
+    images_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    peak_device_memory_bytes: int | None = None
+    accuracy_gaps: tuple[float | None, ...] = ()
+    """Train minus validation accuracy, by epoch."""
+    loss_gaps: tuple[float | None, ...] = ()
+    """Validation minus train loss, by epoch."""
+    gap_opens: int | None = None
+    """First epoch (from 1) from which on the accuracy gap stays above 0.02; None is never."""
+    best_epoch: int | None = None
+    """Epoch of the lowest validation loss."""
+
+    @property
+    def is_in_range(self) -> bool | None:
+        """Return whether the test accuracy is as expected, None where no range is stated."""
+        if self.expected is None or self.test_accuracy is None:
+            return None
+        low, high = self.expected
+        return low <= self.test_accuracy <= high
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two engines on one variant; each difference is the second's value minus the first's."""
+
+    variant: str
+    first: str
+    second: str
+    test_accuracy: float | None
+    test_loss: float | None
+    validation_accuracy: float | None
+    train_accuracy: float | None
+    epoch_seconds_ratio: float
+    """The second's seconds an epoch divided by the first's."""
+    agreement: float
+    """Share of the test images to which both give the same class."""
+
+
+@dataclass(frozen=True)
+class DropoutEffect:
+    """What dropout changed in one engine: each pair is (base, dropout)."""
+
+    engine: str
+    test_accuracy: tuple[float | None, float | None]
+    test_loss: tuple[float | None, float | None]
+    accuracy_gap: tuple[float | None, float | None]
+    """At the last epoch, like `loss_gap`."""
+    loss_gap: tuple[float | None, float | None]
+    gap_opens: tuple[int | None, int | None]
+    best_epoch: tuple[int | None, int | None]
+    recall: tuple[tuple[str, float | None, float | None], ...]
+    """Class and its recall in both, from the largest gain to the largest loss."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All of it; `comparison.json`."""
+
+    command: tuple[str, ...]
+    dataset: dict[str, Any]
+    """`name`, `fingerprint`, `class_names` and image counts."""
+    machine: dict[str, Any]
+    versions: dict[str, Any]
+    settings: dict[str, Any]
+    """Recipe and execution that all runs share."""
+    runs: tuple[Run, ...]
+    differences: tuple[Difference, ...]
+    dropout_effects: tuple[DropoutEffect, ...]
+    schema: int = SCHEMA
+
+
+def compare(
+    outcomes: Sequence[Outcome],
+    *,
+    command: Sequence[str],
+    settings: dict[str, Any],
+    dataset: dict[str, Any],
+    environment: dict[str, Any],
+) -> Comparison:
+    """Compare the outcomes of runs that share data set and settings.
+
+    Raises:
+        RunError: the predictions of two runs are not of the same test images.
+    """
+    _check_same_labels(outcomes)
+    machine = dict(environment)
+    versions = machine.pop("packages")
+    return Comparison(
+        command=tuple(command),
+        dataset=dataset,
+        machine=machine,
+        versions=versions,
+        settings=settings,
+        runs=tuple(run_of(outcome) for outcome in outcomes),
+        differences=tuple(_differences(outcomes)),
+        dropout_effects=tuple(_dropout_effects(outcomes, dataset["class_names"])),
+    )
+
+
+def run_of(outcome: Outcome) -> Run:
+    """Return the cell of one outcome."""
+    record = outcome.record
+    if record is None:
+        return Run(outcome.engine, outcome.variant, reason=outcome.reason)
+    timing, history = record.timing, record.history
+    return Run(
+        engine=record.engine,
+        variant=record.variant,
+        device=str(record.environment.get("device", "")) or None,
+        threads=str(record.environment.get("threads", "")) or None,
+        parameters=record.parameters,
+        num_epochs=len(history),
+        train_accuracy=history[-1]["accuracy"],
+        validation_accuracy=history[-1]["val_accuracy"],
+        train_loss=history[-1]["loss"],
+        validation_loss=history[-1]["val_loss"],
+        test_accuracy=record.test["accuracy"],
+        test_loss=record.test["loss"],
+        expected=expected_range(record),
+        epoch_seconds=_epoch_seconds(outcome),
+        images_per_second=timing["images_per_second"],
+        peak_memory_bytes=int(timing["peak_memory_bytes"]),
+        peak_device_memory_bytes=_integer(timing.get("peak_device_memory_bytes")),
+        **_gap_fields(record),
+    )
+
+
+def expected_range(record: Record) -> tuple[float, float] | None:
+    """Return the range of a run's test accuracy, None where none is stated for such a run."""
+    fields = {name: record.recipe[name] for name in ("num_epochs", "seed")}
+    is_default = record.recipe == recipe_to_dict(preset(record.variant, **fields))
+    if not is_default or record.dataset["name"] != FASHION_MNIST:
+        return None
+    return EXPECTED_TEST_ACCURACY.get((record.variant, record.recipe["num_epochs"]))
+
+
+def opening_epoch(gaps: Sequence[float]) -> int | None:
+    """Return the first epoch, from 1, from which on every gap is above 0.02; None is never."""
+    closed = [epoch for epoch, gap in enumerate(gaps, 1) if not gap > GAP_OPENS_ABOVE]
+    opens = closed[-1] + 1 if closed else 1
+    return opens if opens <= len(gaps) else None
+
+
+def problems(comparison: Comparison) -> list[str]:
+    """Return what did not hold: runs that failed and accuracies out of range."""
+    found = []
+    for run in comparison.runs:
+        name = f"{run.engine}, {run.variant}"
+        if run.reason is not None:
+            found.append(f"{name} failed: {run.reason}")
+        elif run.is_in_range is False and run.expected is not None:
+            low, high = run.expected
+            found.append(
+                f"{name}: test accuracy {run.test_accuracy:.4f} is not in {low:.3f}–{high:.3f}"
+            )
+    return found
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """Return plain values for JSON."""
+    return dataclasses.asdict(comparison)
+
+
+def comparison_from_json(fields: Any) -> Comparison:
+    """Build a comparison from what `to_json` gave, by way of JSON.
+
+    Raises:
+        RunError: another schema, or fields that are missing, unknown or of the wrong type.
+    """
+    if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
+        raise RunError(f"a comparison of schema {SCHEMA} is expected")
+    return _built(Comparison, fields, "comparison")
+
+
+def _gap_fields(record: Record) -> dict[str, Any]:
+    accuracy = _minus(series(record, "accuracy"), series(record, "val_accuracy"))
+    loss = _minus(series(record, "val_loss"), series(record, "loss"))
+    validation_loss = series(record, "val_loss")
+    finite = [epoch for epoch, value in enumerate(validation_loss) if math.isfinite(value)]
+    return {
+        "accuracy_gaps": _nullable(accuracy),
+        "loss_gaps": _nullable(loss),
+        "gap_opens": opening_epoch(accuracy),
+        "best_epoch": 1 + min(finite, key=validation_loss.__getitem__) if finite else None,
+    }
+
+
+def _differences(outcomes: Sequence[Outcome]) -> list[Difference]:
+    return [
+        _difference(first, second)
+        for variant in VARIANTS
+        for first, second in combinations(_complete(outcomes, variant), 2)
+    ]
+
+
+def _difference(first: Outcome, second: Outcome) -> Difference:
+    one, two = run_of(first), run_of(second)
+    names = ("test_accuracy", "test_loss", "validation_accuracy", "train_accuracy")
+    same = np.argmax(first.logits, axis=1) == np.argmax(second.logits, axis=1)
+    return Difference(
+        variant=one.variant,
+        first=one.engine,
+        second=two.engine,
+        **{name: _change(getattr(one, name), getattr(two, name)) for name in names},
+        epoch_seconds_ratio=_epoch_seconds(second) / _epoch_seconds(first),
+        agreement=float(np.mean(same)),
+    )
+
+
+def _dropout_effects(
+    outcomes: Sequence[Outcome], class_names: Sequence[str]
+) -> list[DropoutEffect]:
+    dropout = {outcome.engine: outcome for outcome in _complete(outcomes, "dropout")}
+    return [
+        _dropout_effect(base, dropout[base.engine], class_names)
+        for base in _complete(outcomes, "base")
+        if base.engine in dropout
+    ]
+
+
+def _dropout_effect(base: Outcome, dropout: Outcome, class_names: Sequence[str]) -> DropoutEffect:
+    before, after = run_of(base), run_of(dropout)
+
+    def pair(name: str) -> tuple[Any, Any]:
+        return getattr(before, name), getattr(after, name)
+
+    return DropoutEffect(
+        engine=base.engine,
+        **{name: pair(name) for name in ("test_accuracy", "test_loss", "gap_opens", "best_epoch")},
+        accuracy_gap=(before.accuracy_gaps[-1], after.accuracy_gaps[-1]),
+        loss_gap=(before.loss_gaps[-1], after.loss_gaps[-1]),
+        recall=_recall_changes(base, dropout, class_names),
+    )
+
+
+def _recall_changes(
+    base: Outcome, dropout: Outcome, class_names: Sequence[str]
+) -> tuple[tuple[str, float | None, float | None], ...]:
+    before, after = (_recalls(outcome, class_names) for outcome in (base, dropout))
+    changes = np.nan_to_num(after - before)
+    order = np.argsort(-changes, kind="stable")
+    befores, afters = _nullable(before), _nullable(after)
+    return tuple((class_names[place], befores[place], afters[place]) for place in order)
+
+
+def _recalls(outcome: Outcome, class_names: Sequence[str]) -> np.ndarray[Any, Any]:
+    """Return the share of each class's images that were found, NaN for a class without any."""
+    confusion = evaluate_logits(outcome.logits, outcome.labels, class_names).confusion
+    counts = confusion.sum(axis=1)
+    recalls = np.full(len(class_names), math.nan)
+    np.divide(np.diag(confusion), counts, out=recalls, where=counts > 0)
+    return recalls
+
+
+def _complete(outcomes: Sequence[Outcome], variant: str) -> list[Outcome]:
+    return [
+        outcome for outcome in outcomes if outcome.variant == variant and outcome.record is not None
+    ]
+
+
+def _check_same_labels(outcomes: Sequence[Outcome]) -> None:
+    complete = [outcome for outcome in outcomes if outcome.record is not None]
+    for outcome in complete[1:]:
+        if not np.array_equal(outcome.labels, complete[0].labels):
+            raise RunError(
+                f"{outcome.engine}, {outcome.variant} was tested on other images than "
+                f"{complete[0].engine}, {complete[0].variant}"
+            )
+
+
+def _minus(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    return [one - two for one, two in zip(first, second, strict=True)]
+
+
+def _nullable(values: Sequence[float] | np.ndarray[Any, Any]) -> tuple[float | None, ...]:
+    return tuple(float(value) if math.isfinite(value) else None for value in values)
+
+
+def _change(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
+
+
+def _epoch_seconds(outcome: Outcome) -> float:
+    assert outcome.record is not None
+    return statistics.median(series(outcome.record, "seconds"))
+
+
+def _integer(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _built(kind: Any, value: Any, path: str) -> Any:
+    """Return JSON's `value` as the annotated `kind`: dataclass, tuple, union or plain type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _built_dataclass(kind, value, path)
+    if origin is types.UnionType:
+        if value is None and type(None) in arguments:
+            return None
+        return _built(arguments[0], value, path)
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        if len(kinds) == len(value):
+            pairs = zip(kinds, value, strict=True)
+            return tuple(_built(item_kind, item, path) for item_kind, item in pairs)
+    wanted = (int, float) if kind is float else (origin or kind)
+    if origin is tuple or not isinstance(value, wanted) or isinstance(value, bool):
+        raise RunError(f"{path} has a wrong type or length: {value!r:.80}")
+    return value
+
+
+def _built_dataclass(kind: Any, value: Any, path: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    if not isinstance(value, dict) or set(value) != set(hints):
+        names = sorted(set(value) ^ set(hints)) if isinstance(value, dict) else type(value)
+        raise RunError(f"{path}: unexpected or missing fields {names}")
+    return kind(**{name: _built(hints[name], value[name], f"{path}.{name}") for name in hints})

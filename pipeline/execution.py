@@ -1,0 +1,45 @@
+"""How a run is carried out: what may change its speed and rounding, but not its meaning."""
+
+from dataclasses import dataclass
+
+from pipeline.errors import UsageError
+
+DEVICES = ("auto", "cpu", "gpu")
+LOGGERS = ("csv", "tensorboard")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Settings of the machine for one run, the same flags in both halves.
+
+    Raises:
+        UsageError: a field is out of its range.
+    """
+
+    device: str = "auto"
+    """`auto` takes a GPU where there is one; `gpu` without one is an error."""
+    num_threads: int | None = None
+    """CPU threads of the framework; None leaves the framework's own choice."""
+    deterministic: bool = False
+    """Refuse operations whose result depends on timing."""
+    tf32: bool = False
+    """Allow TensorFloat-32 in float32 products on NVIDIA GPUs."""
+    plain: bool = False
+    """Take the framework's ordinary path instead of the fast one."""
+    logger: str = "csv"
+    """`csv`, or `tensorboard` for CSV and TensorBoard."""
+    show_progress: bool = False
+    """Draw progress bars; meant for a terminal."""
+
+    def __post_init__(self) -> None:
+        """Check each field."""
+        for name, choices in (("device", DEVICES), ("logger", LOGGERS)):
+            if getattr(self, name) not in choices:
+                raise UsageError(
+                    f"`{name}` must be one of {', '.join(choices)}; "
+                    f"received {name}={getattr(self, name)!r}"
+                )
+        if self.num_threads is not None and self.num_threads < 1:
+            raise UsageError(
+                f"`num_threads` must be at least 1; received num_threads={self.num_threads}"
+            )

@@ -1,0 +1,122 @@
+"""The journal of one run: epoch after epoch, what is measured and saved the same in both halves."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.environment import peak_memory_bytes, seconds_since_process_start
+from pipeline.errors import RunError
+from pipeline.network import write_weights
+from pipeline.record import (
+    BEST_WEIGHTS,
+    EPOCH_METRICS,
+    LAST_WEIGHTS,
+    Record,
+    series,
+    write_record,
+)
+
+Weights = dict[str, np.ndarray[Any, Any]]
+
+
+class NonFiniteLossError(RunError):
+    """The loss became NaN or infinite in a training step."""
+
+    def __init__(self, epoch: int, step: int, loss: float) -> None:
+        self.epoch, self.step = epoch, step
+        super().__init__(
+            f"the loss became {loss} in epoch {epoch}, step {step}; "
+            "a smaller --learning-rate may help"
+        )
+
+
+class Journal:
+    """Follows a training run; both halves call it from their own callbacks.
+
+    Epochs count from 0 in its methods, as in both frameworks, and from 1 in the record.
+    """
+
+    def __init__(self, run_dir: Path, record: Record, num_images: int, say: Callable[[str], None]):
+        self.run_dir = run_dir
+        self.record = record
+        self._num_images = num_images
+        self._say = say
+        self._best_val_loss = min(series(record, "val_loss"), default=math.inf)
+        self._seconds_before = sum(series(record, "seconds"))
+
+    def resume_at(self, epoch: int) -> None:
+        """Forget the rows of `epoch` and later, which will be trained again."""
+        self.record = replace(self.record, history=self.record.history[:epoch])
+        self._best_val_loss = min(series(self.record, "val_loss"), default=math.inf)
+
+    def begin_training(self, num_parameters: int) -> None:
+        """Note that everything is built and the first step is about to be taken."""
+        self._began = time.perf_counter()
+        startup_seconds = seconds_since_process_start()
+        self._update(
+            parameters=num_parameters,
+            timing={**self.record.timing, "startup_seconds": startup_seconds},
+        )
+
+    def begin_epoch(self) -> None:
+        """Start the clock of an epoch."""
+        self._epoch_began = time.perf_counter()
+
+    def end_step(self, epoch: int, step: int, loss: float) -> None:
+        """Note a finished training step (from 0) and its loss.
+
+        Raises:
+            NonFiniteLossError: the loss is NaN or infinite.
+        """
+        if "first_step_seconds" not in self.record.timing:
+            self.record.timing["first_step_seconds"] = time.perf_counter() - self._began
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(epoch + 1, step + 1, loss)
+
+    def end_epoch(self, epoch: int, metrics: dict[str, float], weights: Weights) -> None:
+        """Write the record with the epoch's row, and the last and best canonical weights.
+
+        The best weights are those with the lowest validation loss.
+        """
+        seconds = time.perf_counter() - self._epoch_began
+        row = {"epoch": epoch + 1, **{name: float(metrics[name]) for name in EPOCH_METRICS}}
+        self._update(history=[*self.record.history, {**row, "seconds": seconds}])
+        write_weights(self.run_dir / LAST_WEIGHTS, weights)
+        if row["val_loss"] < self._best_val_loss:
+            self._best_val_loss = row["val_loss"]
+            write_weights(self.run_dir / BEST_WEIGHTS, weights)
+        total = self.record.recipe["num_epochs"]
+        measured = "  ".join(f"{name} {row[name]:.4f}" for name in EPOCH_METRICS)
+        self._say(f"epoch {epoch + 1}/{total}  {measured}  {seconds:.1f} s")
+
+    def end_training(self) -> None:
+        """Work out the run's timing once its last epoch is done."""
+        seconds = sum(series(self.record, "seconds"))
+        images = self._num_images * len(self.record.history)
+        timing = {
+            **self.record.timing,
+            "train_seconds": seconds,
+            "images_per_second": images / seconds,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        self._update(timing=timing)
+
+    def complete(self, test: dict[str, float]) -> None:
+        """Write the finished record with the test's loss and accuracy."""
+        self._update(status="complete", test=test, failure=None)
+
+    def fail(self, status: str, error: BaseException) -> None:
+        """Write down why the run ended early."""
+        failure: dict[str, Any] = {"reason": str(error) or type(error).__name__}
+        if isinstance(error, NonFiniteLossError):
+            failure |= {"epoch": error.epoch, "step": error.step}
+        self._update(status=status, failure=failure)
+
+    def _update(self, **changes: Any) -> None:
+        self.record = replace(self.record, **changes)
+        write_record(self.run_dir, self.record)

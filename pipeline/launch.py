@@ -1,0 +1,267 @@
+"""Trainers as processes of their own, one after the other, and the folders they write to.
+
+A trainer must not outlive the process that started it. Ctrl-C reaches it as it reaches its
+parent. Where the parent is killed, Linux kills the trainer too (`PR_SET_PDEATHSIG`, prctl(2));
+other systems have no such request, and there a trainer whose parent was killed runs to its end.
+"""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipeline.command import INTERRUPTED
+from pipeline.engines import ENGINES, trainer_arguments
+from pipeline.environment import cpu_name, package_versions
+from pipeline.errors import RunError, UsageError
+from pipeline.execution import Execution
+from pipeline.recipe import Recipe, recipe_to_dict
+from pipeline.record import LOG, RECIPE, RECORD, Record, read_predictions, read_record
+from pipeline.run import LOCK
+
+# What a run has written before its first record; a kill in these seconds leaves only these.
+EARLY_FILES = {LOCK, LOG, RECIPE}
+
+# How long a trainer that was interrupted gets: to end by itself, for the terminal sends Ctrl-C to
+# it too, and then, told once more, to write its record.
+SELF_SECONDS, TOLD_SECONDS = 3.0, 10.0
+
+# Runs before the trainer in the trainer's own process: a `preexec_fn` would run Python code
+# between fork and exec, which may deadlock when the parent has threads.
+LEASH = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):  # the parent died before the request was made
+    os._exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run that is wanted."""
+
+    engine: str
+    recipe: Recipe
+    execution: Execution
+    flags: tuple[str, ...]
+    """What the trainer is called with, besides `--variant` and `--run-dir`."""
+    run_dir: Path
+
+    @property
+    def name(self) -> str:
+        """Return the run's name for people."""
+        return f"{self.engine}, {self.recipe.variant}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job: a complete record with predictions, or the reason why there is none."""
+
+    engine: str
+    variant: str
+    record: Record | None = None
+    logits: Any = None
+    labels: Any = None
+    reason: str | None = None
+
+
+def trainer_command(job: Job, scripts_dir: Path) -> list[str]:
+    """Return the command of `job`'s trainer, a script in `scripts_dir`."""
+    script, *first = trainer_arguments(job.engine)
+    own = ["--variant", job.recipe.variant, *job.flags, "--run-dir", str(job.run_dir)]
+    return [sys.executable, str(scripts_dir / script), *first, *own]
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    scripts_dir: Path,
+    say: Callable[[str], None],
+    kept: dict[str, Record] | None = None,
+) -> list[Outcome]:
+    """Run `jobs` one after the other and return their outcomes; a failure stops no other.
+
+    `kept` holds, by job name, the records of earlier runs that stand.
+
+    Raises:
+        KeyboardInterrupt: interrupted; the trainer that was running has ended.
+    """
+    outcomes = []
+    for number, job in enumerate(jobs, start=1):
+        heading = f"[{number}/{len(jobs)}] {job.name}"
+        if kept and job.name in kept:
+            say(f"{heading}: kept from an earlier call, {job.run_dir}")
+            returncode = 0
+        else:
+            say(heading)
+            remove_run(job.run_dir)
+            returncode = run_child(trainer_command(job, scripts_dir))
+        outcome = read_outcome(job, returncode)
+        say(f"{heading}: {_headline(outcome)}")
+        outcomes.append(outcome)
+    return outcomes
+
+
+def run_child(command: Sequence[str]) -> int:
+    """Run `command` on this terminal and return its exit code, below 0 for a signal.
+
+    Raises:
+        KeyboardInterrupt: this process or the child was interrupted; the child has ended.
+    """
+    child = subprocess.Popen(leashed(command), stdin=subprocess.DEVNULL)
+    try:
+        returncode = child.wait()
+    except BaseException:
+        end_child(child)
+        raise
+    if returncode in (INTERRUPTED, -signal.SIGINT):
+        raise KeyboardInterrupt
+    return returncode
+
+
+def leashed(command: Sequence[str]) -> list[str]:
+    """Return `command` so that on Linux it is killed when this process dies."""
+    if sys.platform != "linux":
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid()), *command]
+
+
+def end_child(child: subprocess.Popen[bytes]) -> None:
+    """Wait until `child` ends after an interrupt: by itself, told by SIGINT, or killed."""
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(SELF_SECONDS)
+        child.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(TOLD_SECONDS)
+    finally:  # also when a second Ctrl-C comes
+        child.kill()
+        child.wait()
+
+
+def read_outcome(job: Job, returncode: int) -> Outcome:
+    """Read what `job`'s trainer left, given its exit code."""
+    try:
+        record = read_record(job.run_dir)
+        if record.status == "complete" and returncode == 0:
+            _check_is_of(job, record)
+            logits, labels = read_predictions(job.run_dir)
+            return Outcome(job.engine, job.recipe.variant, record, logits, labels)
+        reason = (record.failure or {}).get("reason") or describe_exit(returncode)
+    except RunError as error:
+        reason = str(error) if returncode == 0 else describe_exit(returncode)
+    return Outcome(job.engine, job.recipe.variant, reason=str(reason))
+
+
+def describe_exit(returncode: int) -> str:
+    """Say in words how a trainer ended."""
+    if returncode < 0:
+        return f"ended by signal {signal.Signals(-returncode).name}"
+    if returncode == 2:
+        return "the trainer refused the call (exit code 2); its message is above"
+    return f"exit code {returncode}"
+
+
+def reusable_record(job: Job, fingerprint: str) -> Record | None:
+    """Return the record in `job`'s folder if running it again would compute and time the same.
+
+    That is: a complete run of the same engine, recipe, execution, data set, versions and processor.
+    """
+    try:
+        record = read_record(job.run_dir)
+        _check_is_of(job, record)
+        read_predictions(job.run_dir)
+    except RunError:
+        return None
+    versions = package_versions(ENGINES[job.engine].packages)
+    recorded = record.environment.get("packages", {})
+    is_same = (
+        record.status == "complete"
+        and record.dataset.get("fingerprint") == fingerprint
+        and record.environment.get("cpu") == cpu_name()
+        and _as_computed(record.execution) == _as_computed(dataclasses.asdict(job.execution))
+        and all(recorded.get(package) == version for package, version in versions.items())
+    )
+    return record if is_same else None
+
+
+def check_replaceable(run_dir: Path) -> None:
+    """Check that `run_dir` is free, or certainly a run's folder that nobody is writing to.
+
+    Raises:
+        UsageError: it holds anything else, which is never deleted.
+    """
+    if not run_dir.exists() and not run_dir.is_symlink():
+        return
+    if run_dir.is_symlink() or not run_dir.is_dir():
+        raise UsageError(
+            f"{run_dir} is in the way: it is not a folder; choose another --output-dir"
+        )
+    names = {path.name for path in run_dir.iterdir()}
+    if not names:
+        return
+    is_early = {LOCK, RECIPE} <= names <= EARLY_FILES or names == {LOCK}
+    if not is_early:
+        _require_record(run_dir)
+    if LOCK in names:
+        _require_unlocked(run_dir)
+
+
+def remove_run(run_dir: Path) -> None:
+    """Delete the run's folder `run_dir`, if there is one.
+
+    Raises:
+        UsageError: it is not certainly a run's folder.
+        RunError: it can't be deleted.
+    """
+    check_replaceable(run_dir)
+    try:
+        if run_dir.is_dir():
+            shutil.rmtree(run_dir)
+    except OSError as error:
+        raise RunError(f"cannot replace {run_dir}: {error.strerror or error}") from error
+
+
+def _require_record(run_dir: Path) -> None:
+    try:
+        read_record(run_dir)
+    except RunError as error:
+        raise UsageError(
+            f"{run_dir} is in the way and is not certainly a run folder, so it is not deleted "
+            f"({error}); move it away or choose another --output-dir"
+        ) from error
+
+
+def _require_unlocked(run_dir: Path) -> None:
+    try:
+        with FileLock(run_dir / LOCK, timeout=0):
+            pass
+    except Timeout as error:
+        raise UsageError(f"{run_dir} is in use by another run") from error
+
+
+def _check_is_of(job: Job, record: Record) -> None:
+    is_of_job = record.engine == job.engine and record.recipe == recipe_to_dict(job.recipe)
+    if not is_of_job:
+        raise RunError(f"{job.run_dir / RECORD} is not of {job.name} with this call's recipe")
+
+
+def _as_computed(execution: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in execution.items() if name != "show_progress"}
+
+
+def _headline(outcome: Outcome) -> str:
+    if outcome.record is None:
+        return f"failed: {outcome.reason}"
+    test, timing = outcome.record.test, outcome.record.timing
+    return f"test accuracy {test['accuracy']:.4f}, {timing['train_seconds']:.1f} s of training"

@@ -1,0 +1,91 @@
+"""From the files' images to the three sets that are trained, validated and tested on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.datasets import Dataset
+from pipeline.errors import UsageError
+from pipeline.recipe import Recipe
+from pipeline.split import train_validation_split
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """Images uint8 (N, H, W, 1) with labels int64 (N,)."""
+
+    images: Array
+    labels: Array
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """The three sets, at the recipe's image size."""
+
+    name: str
+    fingerprint: str
+    class_names: tuple[str, ...]
+    train: LabeledImages
+    validation: LabeledImages
+    test: LabeledImages
+
+
+def prepare(dataset: Dataset, recipe: Recipe) -> PreparedData:
+    """Split the training images and resize all three sets.
+
+    Raises:
+        UsageError: the batch size is larger than the training set, or a set would be empty.
+    """
+    if len(dataset.train_labels) < 2:
+        raise UsageError(f"{dataset.folder} holds too few training images to split")
+    train, validation = train_validation_split(
+        len(dataset.train_labels), recipe.validation_fraction, recipe.split_seed
+    )
+    if recipe.batch_size > len(train):
+        raise UsageError(
+            f"`batch_size` must be at most the {len(train):,} training images; "
+            f"received batch_size={recipe.batch_size}"
+        )
+    return PreparedData(
+        name=dataset.name,
+        fingerprint=dataset.fingerprint,
+        class_names=dataset.class_names,
+        train=_labeled(dataset.train_images, dataset.train_labels, train, recipe),
+        validation=_labeled(dataset.train_images, dataset.train_labels, validation, recipe),
+        test=_labeled(
+            dataset.test_images, dataset.test_labels, np.arange(len(dataset.test_labels)), recipe
+        ),
+    )
+
+
+def resize(images: Array, size: int) -> Array:
+    """Resize uint8 images (N, H, W) to (N, size, size), bilinear; the same size is a no-op."""
+    if images.shape[1:] == (size, size):
+        return images
+    resized = [
+        np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+        for image in images
+    ]
+    return np.stack(resized)
+
+
+def rescale(images: Array, dtype: str) -> Array:
+    """Divide uint8 pixels by 255 in `dtype`: values in [0, 1]."""
+    return images.astype(dtype) / np.asarray(255, dtype)
+
+
+def one_hot(labels: Array, num_classes: int, dtype: str) -> Array:
+    """Return labels (N,) as rows (N, num_classes) with a single 1."""
+    return np.eye(num_classes, dtype=dtype)[labels]
+
+
+def _labeled(images: Array, labels: Array, positions: Array, recipe: Recipe) -> LabeledImages:
+    resized = resize(images[positions], recipe.image_size)
+    return LabeledImages(resized[..., np.newaxis], labels[positions].astype(np.int64))

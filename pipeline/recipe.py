@@ -1,0 +1,211 @@
+"""The recipe: every number that decides what is computed, stated once for both halves."""
+
+import dataclasses
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.errors import UsageError
+from portproof.files import read_limited, write_text
+
+VARIANTS = ("base", "dropout")
+PRECISIONS = ("32", "64", "bf16")
+DROPOUT_RATES = {"base": (0.0, 0.0, 0.0, 0.0), "dropout": (0.25, 0.25, 0.4, 0.3)}
+MAX_RECIPE_BYTES = 64 * 1024
+
+
+def nearest_float32(value: float) -> float:
+    """Return the float32 nearest to `value`, as a double.
+
+    TensorFlow stores LeakyReLU's slope, and Keras casts Adam's betas, as float32 even in a
+    float64 model. A number that float32 can hold is the same number on both sides.
+    """
+    return struct.unpack("f", struct.pack("f", value))[0]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained and how; two runs with equal recipes compute the same thing.
+
+    Raises:
+        UsageError: a field is out of its range, named with the value received.
+    """
+
+    variant: str = "base"
+    """`base`, or `dropout`: the same network with the dropout layers."""
+    image_size: int = 28
+    """Height and width that images are resized to, in pixels."""
+    num_classes: int = 10
+    validation_fraction: float = 0.2
+    """Share of the 60,000 training images that validates."""
+    split_seed: int = 13
+    """`random_state` of scikit-learn's `train_test_split`."""
+    conv_filters: tuple[int, ...] = (32, 64, 128)
+    """Output channels of the convolution in each block."""
+    kernel_size: int = 3
+    pool_size: int = 2
+    hidden_units: int = 128
+    negative_slope: float = nearest_float32(0.1)
+    """LeakyReLU's slope below zero."""
+    dropout_rates: tuple[float, ...] = DROPOUT_RATES["base"]
+    """Share of values dropped after each block's pool and, last, before the logits."""
+    init: str = "shared"
+    """`shared` (NumPy, the same in both halves), `own` (the framework's), or a weights file."""
+    learning_rate: float = nearest_float32(1e-3)
+    beta_1: float = nearest_float32(0.9)
+    beta_2: float = nearest_float32(0.999)
+    epsilon: float = nearest_float32(1e-7)
+    """Adam's ε, outside the bias correction as in Keras's formula."""
+    batch_size: int = 64
+    num_epochs: int = 20
+    seed: int = 0
+    """First weights, sample order and dropout derive from it."""
+    precision: str = "32"
+    """`32` (float32), `64` (float64) or `bf16` (mixed: float32 weights, bfloat16 products)."""
+
+    def __post_init__(self) -> None:
+        """Check each field and the fields against each other."""
+        self._check_choices()
+        for name in ("image_size", "num_classes", "kernel_size", "pool_size", "hidden_units"):
+            _require_integer(name, getattr(self, name), minimum=1)
+        for name in ("batch_size", "num_epochs"):
+            _require_integer(name, getattr(self, name), minimum=1)
+        for name in ("seed", "split_seed"):
+            _require_integer(name, getattr(self, name), minimum=0, maximum=2**32 - 1)
+        self._check_tuples()
+        for name in ("learning_rate", "epsilon"):
+            _require_number(name, getattr(self, name), 0, math.inf, "above 0")
+        for name in ("beta_1", "beta_2", "negative_slope", "validation_fraction"):
+            _require_number(name, getattr(self, name), 0, 1, "between 0 and 1, both excluded")
+
+    def _check_choices(self) -> None:
+        for name, choices in (("variant", VARIANTS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise UsageError(
+                    f"`{name}` must be one of {', '.join(choices)}; "
+                    f"received {name}={getattr(self, name)!r}"
+                )
+        if not isinstance(self.init, str) or not self.init:
+            raise UsageError(
+                f"`init` must be shared, own or a weights file; received init={self.init!r}"
+            )
+
+    def _check_tuples(self) -> None:
+        for filters in self.conv_filters:
+            _require_integer("conv_filters", filters, minimum=1)
+        if not self.conv_filters:
+            raise UsageError("`conv_filters` must name at least one block; received ()")
+        if len(self.dropout_rates) != len(self.conv_filters) + 1:
+            raise UsageError(
+                "`dropout_rates` must hold one rate a block and one before the logits, "
+                f"{len(self.conv_filters) + 1} in all; received {self.dropout_rates!r}"
+            )
+        for rate in self.dropout_rates:
+            if not isinstance(rate, float) or not 0 <= rate < 1:
+                raise UsageError(
+                    f"`dropout_rates` must lie in [0, 1); received {self.dropout_rates!r}"
+                )
+        if any(self.dropout_rates) != (self.variant == "dropout"):
+            raise UsageError(
+                "`dropout_rates` must be zero in the base variant and not all zero in the "
+                f"dropout variant; received variant={self.variant!r}, "
+                f"dropout_rates={self.dropout_rates!r}"
+            )
+
+
+def preset(variant: str, **changes: Any) -> Recipe:
+    """Return the tutorial's recipe for `variant`, with `changes` to its fields.
+
+    Floats are rounded to the nearest float32 (see `nearest_float32`).
+
+    Raises:
+        UsageError: unknown variant or field, or a value out of range.
+    """
+    if variant not in VARIANTS:
+        raise UsageError(
+            f"`variant` must be one of {', '.join(VARIANTS)}; received variant={variant!r}"
+        )
+    return recipe_from_dict(
+        {"variant": variant, "dropout_rates": DROPOUT_RATES[variant], **changes}
+    )
+
+
+def recipe_from_dict(fields: dict[str, Any]) -> Recipe:
+    """Build a recipe from plain values, as read from YAML or JSON.
+
+    Raises:
+        UsageError: an unknown field, a wrong type or a value out of range.
+    """
+    known = {field.name: field.type for field in dataclasses.fields(Recipe)}
+    unknown = sorted(map(str, set(fields) - set(known)))
+    if unknown:
+        raise UsageError(f"a recipe has no field `{unknown[0]}`; it has {', '.join(known)}")
+    return Recipe(**{name: _as_field(name, value) for name, value in fields.items()})
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as plain values for JSON and YAML."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(recipe).items()
+    }
+
+
+def write_recipe(path: Path, recipe: Recipe) -> None:
+    """Write `recipe` to `path` as YAML, field by field in the recipe's own order."""
+    write_text(path, yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False))
+
+
+def read_recipe_fields(path: Path) -> dict[str, Any]:
+    """Read the fields that a YAML recipe sets; the rest keep their defaults.
+
+    Raises:
+        UsageError: no such file, too large, not YAML, or not a mapping.
+    """
+    try:
+        fields = yaml.safe_load(read_limited(path, MAX_RECIPE_BYTES).decode())
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"cannot read the recipe {path}: {reason}") from error
+    if not isinstance(fields, dict):
+        raise UsageError(f"the recipe {path} must be a mapping of fields to values")
+    return fields
+
+
+def _as_field(name: str, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_as_field(name, item) for item in value)
+    is_float_field = isinstance(getattr(Recipe, name, ()), float) or name == "dropout_rates"
+    if is_float_field and isinstance(value, int | float) and not isinstance(value, bool):
+        return _rounded(name, float(value))
+    if name == "precision" and isinstance(value, int):
+        return str(value)
+    return value
+
+
+def _rounded(name: str, value: float) -> float:
+    if name == "validation_fraction":  # a share of a count, never fed to a framework
+        return value
+    try:
+        return nearest_float32(value)
+    except OverflowError as error:
+        raise UsageError(f"`{name}` must fit in float32; received {name}={value!r}") from error
+
+
+def _require_integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> None:
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if not is_integer or value < minimum:
+        raise UsageError(
+            f"`{name}` must be an integer of at least {minimum}; received {name}={value!r}"
+        )
+    if maximum is not None and value > maximum:
+        raise UsageError(f"`{name}` must be at most {maximum}; received {name}={value!r}")
+
+
+def _require_number(name: str, value: Any, low: float, high: float, words: str) -> None:
+    if not isinstance(value, float) or not low < value < high:
+        raise UsageError(f"`{name}` must be {words}; received {name}={value!r}")

@@ -1,0 +1,168 @@
+"""A run's folder: what it is called, what lies in it, and how it is written and read."""
+
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import RunError
+from portproof.files import read_limited, write_bytes, write_json, write_text
+
+RECORD = "record.json"
+RECIPE = "recipe.yaml"
+HISTORY = "history.csv"
+PREDICTIONS = "predictions.npz"
+LOG = "log.txt"
+LAST_WEIGHTS = "weights-last.safetensors"
+BEST_WEIGHTS = "weights-best.safetensors"
+
+SCHEMA = 1
+EPOCH_METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
+HISTORY_FIELDS = ("epoch", *EPOCH_METRICS, "seconds")
+STATUSES = ("running", "complete", "failed", "interrupted")
+MAX_RECORD_BYTES = 16 * 1024 * 1024
+MAX_PREDICTIONS_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run was and what came of it; `record.json`."""
+
+    status: str
+    """`running`, `complete`, `failed` or `interrupted`."""
+    engine: str
+    """`lightning`, `keras-tensorflow`, `keras-jax` or `keras-torch`."""
+    variant: str
+    command: list[str]
+    recipe: dict[str, Any]
+    execution: dict[str, Any]
+    dataset: dict[str, Any]
+    """`name`, `fingerprint` (SHA-256 over the four files'), `class_names`, and image counts."""
+    environment: dict[str, Any]
+    """Versions, CPU, GPU, threads."""
+    parameters: int
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """A row an epoch: `epoch` from 1, four metrics (None where not finite), `seconds`."""
+    test: dict[str, float] = field(default_factory=dict)
+    """`loss` and `accuracy` of the last weights on the test images; empty until complete."""
+    timing: dict[str, float] = field(default_factory=dict)
+    """`startup_seconds`, `first_step_seconds`, `train_seconds`, `images_per_second`,
+    `peak_memory_bytes`, and on a GPU `peak_device_memory_bytes`."""
+    failure: dict[str, Any] | None = None
+    """Why the run failed: `reason`, and for a loss that is not finite `epoch` and `step`."""
+    schema: int = SCHEMA
+
+
+def write_record(run_dir: Path, record: Record) -> None:
+    """Write `record.json` and `history.csv`."""
+    write_json(run_dir / RECORD, _finite(dataclasses.asdict(record)))
+    rows = [",".join(HISTORY_FIELDS)]
+    rows += [",".join(_cell(row[name]) for name in HISTORY_FIELDS) for row in record.history]
+    write_text(run_dir / HISTORY, "\n".join(rows) + "\n")
+
+
+def read_record(run_dir: Path) -> Record:
+    """Read and check `record.json`.
+
+    Raises:
+        RunError: missing, too large, not JSON, of another schema, or with fields of wrong type.
+    """
+    path = run_dir / RECORD
+    try:
+        fields = json.loads(read_limited(path, MAX_RECORD_BYTES))
+    except FileNotFoundError as error:
+        raise RunError(f"{run_dir} is not a run folder: it holds no {RECORD}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"cannot read {path}: {error}") from error
+    _check(path, fields)
+    return Record(**fields)
+
+
+def write_predictions(
+    run_dir: Path, logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
+) -> None:
+    """Write test logits (N, classes) and true labels (N,) of the last weights."""
+    content = io.BytesIO()
+    np.savez_compressed(content, logits=logits, labels=np.asarray(labels, np.int64))
+    write_bytes(run_dir / PREDICTIONS, content.getvalue())
+
+
+def read_predictions(run_dir: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return test logits (N, classes) and true labels (N,) of a run.
+
+    Raises:
+        RunError: missing, too large, damaged, or of unexpected shape.
+    """
+    path = run_dir / PREDICTIONS
+    try:
+        content = io.BytesIO(read_limited(path, MAX_PREDICTIONS_BYTES))
+        with np.load(content, allow_pickle=False) as arrays:
+            logits, labels = arrays["logits"], arrays["labels"]
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own
+        raise RunError(f"cannot read {path}: {error}") from error
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise RunError(f"{path} holds logits {logits.shape} and labels {labels.shape}")
+    return logits, labels
+
+
+def series(record: Record, name: str) -> list[float]:
+    """Return one column of the history, NaN where a value was not finite."""
+    return [math.nan if row[name] is None else float(row[name]) for row in record.history]
+
+
+def _check(path: Path, fields: Any) -> None:
+    if not isinstance(fields, dict):
+        raise RunError(f"{path} must hold a JSON object")
+    if fields.get("schema") != SCHEMA:
+        raise RunError(f"{path} has schema {fields.get('schema')!r}; this version reads {SCHEMA}")
+    known = {item.name: item for item in dataclasses.fields(Record)}
+    if set(fields) != set(known):
+        raise RunError(f"{path}: unexpected or missing fields {sorted(set(fields) ^ set(known))}")
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "status": str, "engine": str, "variant": str, "command": list, "recipe": dict,
+        "execution": dict, "dataset": dict, "environment": dict, "parameters": int,
+        "history": list, "test": dict, "timing": dict, "failure": (dict, type(None)),
+        "schema": int,
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        if not isinstance(fields[name], kind):
+            raise RunError(f"{path}: `{name}` has the wrong type {type(fields[name]).__name__}")
+    if fields["status"] not in STATUSES:
+        raise RunError(f"{path}: unknown status {fields['status']!r}")
+    _check_history(path, fields["history"])
+    _check_numbers(path, "test", fields["test"])
+    _check_numbers(path, "timing", fields["timing"])
+
+
+def _check_history(path: Path, rows: Sequence[Any]) -> None:
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or set(row) != set(HISTORY_FIELDS) or row["epoch"] != number:
+            raise RunError(f"{path}: row {number} of `history` is not that of epoch {number}")
+        _check_numbers(path, "history", row)
+
+
+def _check_numbers(path: Path, name: str, values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise RunError(f"{path}: `{name}.{key}` must be a number; received {value!r}")
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinities, which JSON cannot hold, by None."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "nan"
+    return str(value) if isinstance(value, int) else f"{value:.9g}"

@@ -1,0 +1,235 @@
+"""One run, from the data to the record: what both trainers do around their framework."""
+
+import dataclasses
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from pipeline.datasets import find_dataset, load_dataset
+from pipeline.engines import ENGINES
+from pipeline.environment import describe_machine, package_versions
+from pipeline.errors import RunError, UsageError
+from pipeline.evaluation import Evaluation, evaluate_logits
+from pipeline.execution import Execution
+from pipeline.journal import Journal
+from pipeline.network import first_weights
+from pipeline.preprocess import LabeledImages, PreparedData, prepare
+from pipeline.recipe import Recipe, recipe_to_dict, write_recipe
+from pipeline.record import (
+    LOG,
+    RECIPE,
+    RECORD,
+    Record,
+    read_record,
+    write_predictions,
+)
+from pipeline.terminal import noise_to, say
+
+Array = np.ndarray[Any, Any]
+LOCK = ".lock"
+
+
+class Half(Protocol):
+    """What a half's `train` module offers."""
+
+    def configure(self, recipe: Recipe, execution: Execution) -> dict[str, Any]:
+        """Set the framework up for this run and return what it resolved to."""
+
+    def train(
+        self,
+        recipe: Recipe,
+        data: PreparedData,
+        execution: Execution,
+        journal: Journal,
+        weights: dict[str, Array] | None,
+    ) -> Any:
+        """Train, from the journal's last whole epoch on, and return the model."""
+
+    def predict_logits(
+        self, model: Any, images: LabeledImages, recipe: Recipe, execution: Execution
+    ) -> Array:
+        """Return the logits (N, classes) of `images`, dropout off."""
+
+
+def run_training(
+    *,
+    engine: str,
+    load_half: Callable[[], Half],
+    recipe: Recipe,
+    execution: Execution,
+    data_dir: Path | None,
+    run_dir: Path,
+    resume: bool,
+) -> Record:
+    """Train and test one engine on one recipe and write the run folder.
+
+    Raises:
+        UsageError: the call cannot be carried out as it is; nothing is left behind.
+        RunError: the run failed; the record says why.
+    """
+    reason = ENGINES[engine].why_not()
+    if reason is not None:
+        raise UsageError(f"{engine} cannot run here: {reason}")
+    dataset = load_dataset(find_dataset(data_dir))
+    data = prepare(dataset, recipe)
+    weights = first_weights(recipe)
+    with _claimed(run_dir, resume):
+        record = _resumed(run_dir, engine, recipe, data) if resume else None
+        if record is not None and record.status == "complete":
+            say(f"{run_dir} is complete: {_headline(record)}")
+            return record
+        record = record or _new_record(engine, recipe, execution, data)
+        write_recipe(run_dir / RECIPE, recipe)
+        journal = Journal(run_dir, record, len(data.train), _speaker(execution))
+        say(f"{engine} {recipe.variant}: {run_dir}")
+        os.environ.update(ENGINES[engine].environment(recipe.precision))
+        with _failures_recorded(journal), noise_to(run_dir / LOG):
+            logits = _train_and_predict(load_half(), recipe, data, execution, journal, weights)
+        evaluation = evaluate_logits(logits, data.test.labels, data.class_names)
+        write_predictions(run_dir, logits, data.test.labels)
+        _write_report(journal, evaluation, data)
+        journal.complete({"loss": evaluation.loss, "accuracy": evaluation.accuracy})
+        say(f"{engine} {recipe.variant}: {_headline(journal.record)}")
+        return journal.record
+
+
+def _train_and_predict(
+    half: Half,
+    recipe: Recipe,
+    data: PreparedData,
+    execution: Execution,
+    journal: Journal,
+    weights: dict[str, Array] | None,
+) -> Array:
+    resolved = half.configure(recipe, execution)
+    journal.record.environment.update(resolved)
+    model = half.train(recipe, data, execution, journal, weights)
+    journal.end_training()
+    return half.predict_logits(model, data.test, recipe, execution)
+
+
+@contextmanager
+def _claimed(run_dir: Path, resume: bool) -> Iterator[None]:
+    """Hold the run folder against a second run; take it away again if the call was wrong."""
+    created = not run_dir.exists()
+    if resume and not (run_dir / RECORD).is_file():
+        raise UsageError(f"cannot resume: {run_dir} holds no {RECORD}")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run_dir / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise UsageError(f"{run_dir} is in use by another run") from error
+    except OSError as error:
+        raise RunError(f"cannot write to {run_dir}: {error.strerror or error}") from error
+    try:
+        if not resume and any(path.name != LOCK for path in run_dir.iterdir()):
+            raise UsageError(
+                f"{run_dir} is not empty; choose another --run-dir, or add --resume to go on in it"
+            )
+        yield
+    except UsageError:
+        if created:
+            shutil.rmtree(run_dir, ignore_errors=True)
+        raise
+    except OSError as error:
+        raise RunError(f"cannot write to {run_dir}: {error.strerror or error}") from error
+    finally:
+        lock.release()
+
+
+def _new_record(engine: str, recipe: Recipe, execution: Execution, data: PreparedData) -> Record:
+    return Record(
+        status="running",
+        engine=engine,
+        variant=recipe.variant,
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        recipe=recipe_to_dict(recipe),
+        execution=dataclasses.asdict(execution),
+        dataset={
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "class_names": list(data.class_names),
+            "train": len(data.train),
+            "validation": len(data.validation),
+            "test": len(data.test),
+        },
+        environment={**describe_machine(), "packages": package_versions()},
+        parameters=0,
+    )
+
+
+def _resumed(run_dir: Path, engine: str, recipe: Recipe, data: PreparedData) -> Record:
+    record = read_record(run_dir)
+    wanted = {"engine": engine, "recipe": recipe_to_dict(recipe)}
+    for name, value in wanted.items():
+        if getattr(record, name) != value:
+            raise UsageError(
+                f"cannot resume: the run in {run_dir} has another {name}; received {name}={value!r}"
+            )
+    if record.dataset["fingerprint"] != data.fingerprint:
+        raise UsageError(
+            f"cannot resume: the run in {run_dir} was trained on {record.dataset['name']}, "
+            f"received {data.name}"
+        )
+    if record.status == "complete":
+        return record
+    return dataclasses.replace(record, status="running", failure=None)
+
+
+@contextmanager
+def _failures_recorded(journal: Journal) -> Iterator[None]:
+    """Write down in the record why training ended early."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except KeyboardInterrupt:
+        journal.fail("interrupted", RunError("interrupted"))
+        again = shlex.join([sys.executable, *sys.argv])
+        raise KeyboardInterrupt(f"to go on: {again}{_resume_flags(journal.run_dir)}") from None
+    except Exception as error:
+        journal.fail("failed", error)
+        raise
+
+
+def _resume_flags(run_dir: Path) -> str:
+    flags = ""
+    if "--run-dir" not in " ".join(sys.argv):
+        flags += f" --run-dir {shlex.quote(str(run_dir))}"
+    if "--resume" not in sys.argv:
+        flags += " --resume"
+    return flags
+
+
+def _speaker(execution: Execution) -> Callable[[str], None]:
+    """Return what prints the line of an epoch; a progress bar already shows it."""
+    return (lambda line: None) if execution.show_progress else say
+
+
+def _write_report(journal: Journal, evaluation: Evaluation, data: PreparedData) -> None:
+    from pipeline.run_report import write_run_report
+
+    write_run_report(
+        journal.run_dir,
+        journal.record,
+        evaluation,
+        data.test.images,
+        data.test.labels,
+        data.class_names,
+    )
+
+
+def _headline(record: Record) -> str:
+    return (
+        f"test accuracy {record.test['accuracy']:.4f}, test loss {record.test['loss']:.4f}, "
+        f"{record.timing['train_seconds']:.1f} s for {len(record.history)} epochs"
+    )

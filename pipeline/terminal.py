@@ -1,0 +1,31 @@
+"""Where output goes: words for people to the terminal, a framework's noise to the run's log."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def noise_to(log: Path) -> Iterator[None]:
+    """Send all that is written to stderr to `log` until the block ends.
+
+    It works on the file descriptor, so it also catches what C++ code writes. stdout, which
+    carries progress bars and results, stays as it is.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+def say(line: str) -> None:
+    """Print a line to stdout at once."""
+    print(line, flush=True)

@@ -1,0 +1,116 @@
+"""Comparing two answers: key sets and lengths before values, and NaN never passes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from portproof.exchange import Array, Arrays
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far two numbers may lie apart, and why."""
+
+    name: str
+    absolute: float
+    """Largest |left − right| that passes."""
+    reason: str
+    measured: str
+    """What was measured, so that the headroom can be seen."""
+
+
+EXACT = Tolerance("exact", 0.0, "the same bits are expected", "0")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One place where two answers part."""
+
+    where: str
+    left: Any
+    right: Any
+    note: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where}: {self.left!r} against {self.right!r}{self.note and f' ({self.note})'}"
+        )
+
+
+def compare_facts(left: Any, right: Any, where: str = "") -> list[Difference]:
+    """Compare plain values, as from JSON, and return each place where they differ.
+
+    Raises:
+        ValueError: both are empty, so that nothing would be compared.
+    """
+    if left in ({}, [], None) and right in ({}, [], None):
+        raise ValueError(f"nothing to compare{where and f' at {where}'}")
+    return _compare(left, right, where)
+
+
+def compare_arrays(left: Arrays, right: Arrays, tolerance: Tolerance = EXACT) -> list[Difference]:
+    """Compare named arrays and return, for each that differs, the worst place.
+
+    Raises:
+        ValueError: there is nothing to compare.
+    """
+    if not left and not right:
+        raise ValueError("no arrays to compare")
+    names = sorted(set(left) | set(right))
+    found = [_compare_array(name, left.get(name), right.get(name), tolerance) for name in names]
+    return [difference for difference in found if difference is not None]
+
+
+def gap(left: Array, right: Array) -> float:
+    """Return the largest |left − right|, infinite where either side is not finite."""
+    distance = np.abs(np.asarray(left, np.float64) - np.asarray(right, np.float64))
+    return float(distance.max()) if np.isfinite(distance).all() else float("inf")
+
+
+def _compare(left: Any, right: Any, where: str) -> list[Difference]:
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        found = [
+            Difference(_join(where, key), left.get(key, "missing"), right.get(key, "missing"))
+            for key in sorted(set(left) ^ set(right))
+        ]
+        for key in [key for key in left if key in right]:
+            found += _compare(left[key], right[key], _join(where, key))
+        return found
+    if isinstance(left, list) and isinstance(right, list):
+        if len(left) != len(right):
+            return [Difference(where, len(left), len(right), "lengths")]
+        places = [_join(where, _label(index, item)) for index, item in enumerate(left)]
+        pairs = zip(left, right, places, strict=True)
+        return [found for a, b, place in pairs for found in _compare(a, b, place)]
+    is_same = type(left) is type(right) and left == right  # NaN is unequal to itself
+    return [] if is_same else [Difference(where, left, right)]
+
+
+def _compare_array(
+    name: str, left: Array | None, right: Array | None, tolerance: Tolerance
+) -> Difference | None:
+    if left is None or right is None:
+        return Difference(name, *("missing" if side is None else "there" for side in (left, right)))
+    if left.shape != right.shape:
+        return Difference(name, left.shape, right.shape, "shapes")
+    if left.size == 0:
+        raise ValueError(f"{name} is empty: nothing to compare")
+    distance = np.abs(left.astype(np.float64) - right.astype(np.float64))
+    distance = np.where(np.isfinite(distance), distance, np.inf)
+    worst = np.unravel_index(distance.argmax(), distance.shape)
+    if distance[worst] <= tolerance.absolute:
+        return None
+    place = ", ".join(map(str, worst))
+    note = f"gap {distance[worst]:.3g}, {tolerance.name} allows {tolerance.absolute:.3g}"
+    return Difference(f"{name}[{place}]", float(left[worst]), float(right[worst]), note)
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else str(key)
+
+
+def _label(index: int, item: Any) -> str:
+    named = isinstance(item, Mapping) and isinstance(item.get("name"), str)
+    return item["name"] if named else str(index)

@@ -1,0 +1,63 @@
+"""Files that are whole or absent: written beside their final name, flushed, then renamed."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it onto `path`.
+
+    Raises:
+        OSError: the folder is missing, read-only or full; an earlier `path` is left as it was.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all."""
+    write_whole(path, lambda file: _write_all(file, content))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` as indented JSON.
+
+    Raises:
+        ValueError: `value` holds NaN or an infinity, for which JSON has no word.
+    """
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_limited(path: Path, max_bytes: int) -> bytes:
+    """Read `path`, refusing more than `max_bytes`.
+
+    Raises:
+        ValueError: the file is larger than `max_bytes`.
+    """
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"{path} is larger than the {max_bytes:,} bytes allowed for its kind")
+    return content
+
+
+def _write_all(file: BinaryIO, content: bytes) -> None:
+    file.write(content)

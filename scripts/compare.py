@@ -1,0 +1,209 @@
+"""Train engines and variants one after the other and write their results side by side."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.command import OneLineParser, execution_of, guarded, recipe_of
+from pipeline.errors import RunError, UsageError
+from pipeline.execution import DEVICES
+from pipeline.recipe import PRECISIONS, VARIANTS
+
+if TYPE_CHECKING:
+    from pipeline.launch import Job
+
+ENGINE_NAMES = ("keras-tensorflow", "lightning", "keras-jax", "keras-torch")
+NUM_EPOCHS = 5
+# Given on to the trainers as they are.
+VALUE_FLAGS = (
+    "epochs", "batch_size", "learning_rate", "seed", "init", "precision",
+    "data_dir", "device", "threads",
+)  # fmt: skip
+SWITCHES = ("plain", "deterministic", "tf32")
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        description="Train engines and variants one after the other and compare the results.",
+        epilog="Exit codes: 0 done, 1 a run failed or an accuracy is out of range, 2 wrong call, "
+        "130 interrupted.",
+    )
+    parser.add_argument(
+        "--engines", metavar="A,B", help=f"of {', '.join(ENGINE_NAMES)} (the first two)"
+    )
+    parser.add_argument("--variants", metavar="A,B", default=",".join(VARIANTS), help="(both)")
+    parser.add_argument("--output-dir", type=Path, metavar="D", default=Path("runs/compare"))
+    parser.add_argument("--reuse", action="store_true", help="keep earlier runs of the same call")
+    parser.add_argument("--data-dir", type=Path, metavar="D", help="folder of the four IDX files")
+    recipe = parser.add_argument_group("what is computed")
+    recipe.add_argument("--epochs", type=int, metavar="N", default=NUM_EPOCHS, help="(5)")
+    recipe.add_argument("--batch-size", type=int, metavar="N", help="images a step (64)")
+    recipe.add_argument("--learning-rate", type=float, metavar="X", help="Adam's (0.001)")
+    recipe.add_argument("--seed", type=int, metavar="N", help="first weights, order, dropout (0)")
+    recipe.add_argument("--init", metavar="shared|own|FILE", help="first weights (shared)")
+    recipe.add_argument("--precision", choices=PRECISIONS, help="of the computation (32)")
+    machine = parser.add_argument_group("how it runs")
+    machine.add_argument("--device", choices=DEVICES, default="auto")
+    machine.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    machine.add_argument("--plain", action="store_true", help="the framework's ordinary path")
+    machine.add_argument("--deterministic", action="store_true", help="only repeatable operations")
+    machine.add_argument("--tf32", action="store_true", help="allow TensorFloat-32 on NVIDIA GPUs")
+    # What the trainers' parser has besides, for the checks that this script shares with them.
+    parser.set_defaults(config=None, resume=False, run_dir=None, logger="csv")
+    return parser
+
+
+def chosen(text: str, known: tuple[str, ...], flag: str) -> list[str]:
+    """Return the names in a list with commas, each once.
+
+    Raises:
+        UsageError: an unknown name, or none.
+    """
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in known:
+            raise UsageError(f"`{flag}` takes {', '.join(known)}; received {name!r}")
+    return names
+
+
+def chosen_engines(text: str | None) -> list[str]:
+    """Return the engines to run; of those not asked for by name, the ones that can run here.
+
+    Raises:
+        UsageError: an unknown engine, one that was asked for and can't run, or none is left.
+    """
+    from pipeline.engines import DEFAULT_ENGINES, ENGINES
+    from pipeline.terminal import say
+
+    names = list(DEFAULT_ENGINES) if text is None else chosen(text, ENGINE_NAMES, "--engines")
+    reasons = {name: reason for name in names if (reason := ENGINES[name].why_not())}
+    lines = [f"{name} cannot run here: {reason}" for name, reason in reasons.items()]
+    if lines and (text is not None or len(reasons) == len(names)):
+        raise UsageError("; ".join(lines))
+    for line in lines:
+        say(f"{line}; left out")
+    return [name for name in names if name not in reasons]
+
+
+def passed_on(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return the flags of this call that each trainer takes as they are."""
+    flags: list[str] = []
+    for name in VALUE_FLAGS:
+        value = getattr(arguments, name)
+        if value is not None and (name, value) != ("device", "auto"):
+            flags += [f"--{name.replace('_', '-')}", str(value)]
+    return (*flags, *(f"--{name}" for name in SWITCHES if getattr(arguments, name)))
+
+
+def planned(arguments: argparse.Namespace) -> "list[Job]":
+    """Return the runs that are wanted, each found possible as far as can be said beforehand."""
+    from pipeline.launch import Job
+
+    engines = chosen_engines(arguments.engines)
+    variants = chosen(arguments.variants, VARIANTS, "--variants")
+    execution, flags = execution_of(arguments), passed_on(arguments)
+    return [
+        Job(
+            engine=engine,
+            recipe=recipe_of(argparse.Namespace(**{**vars(arguments), "variant": variant})),
+            execution=execution,
+            flags=flags,
+            run_dir=arguments.output_dir / f"{engine}-{variant}",
+        )
+        for engine in engines
+        for variant in variants
+    ]
+
+
+def check_data(arguments: argparse.Namespace, jobs: "list[Job]") -> dict[str, Any]:
+    """Read data and first weights as the trainers will; return what a record says of the data.
+
+    Raises:
+        UsageError: they can't be used.
+    """
+    from pipeline.datasets import find_dataset, load_dataset
+    from pipeline.network import first_weights
+    from pipeline.preprocess import prepare
+
+    data = prepare(load_dataset(find_dataset(arguments.data_dir)), jobs[0].recipe)
+    first_weights(jobs[0].recipe)
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "class_names": list(data.class_names),
+        "train": len(data.train),
+        "validation": len(data.validation),
+        "test": len(data.test),
+    }
+
+
+def settings_of(jobs: "list[Job]") -> dict[str, Any]:
+    """Return what all runs share and a reader wants to know."""
+    recipe, execution = jobs[0].recipe, jobs[0].execution
+    return {
+        "epochs": recipe.num_epochs,
+        "batch size": recipe.batch_size,
+        "learning rate": float(f"{recipe.learning_rate:.7g}"),
+        "seed": recipe.seed,
+        "init": recipe.init,
+        "precision": recipe.precision,
+        "device": execution.device,
+        "threads": execution.num_threads or "the framework's own",
+        "path": "plain" if execution.plain else "fast",
+        "deterministic": execution.deterministic,
+        "tf32": execution.tf32,
+    }
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` if it is not there; UsageError where it can't be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
+def conduct(arguments: argparse.Namespace, scripts_dir: Path) -> None:
+    from rich.console import Console
+
+    from pipeline.comparison import compare, problems
+    from pipeline.comparison_page import tables, write_comparison
+    from pipeline.environment import describe_machine, package_versions
+    from pipeline.launch import check_replaceable, reusable_record, run_jobs
+    from pipeline.terminal import say
+
+    jobs = planned(arguments)
+    dataset = check_data(arguments, jobs)
+    make_folder(arguments.output_dir)
+    kept = {}
+    for job in jobs:
+        record = reusable_record(job, dataset["fingerprint"]) if arguments.reuse else None
+        if record is None:
+            check_replaceable(job.run_dir)
+        else:
+            kept[job.name] = record
+    outcomes = run_jobs(jobs, scripts_dir, say, kept)
+    comparison = compare(
+        outcomes,
+        command=["python", "scripts/compare.py", *sys.argv[1:]],
+        settings=settings_of(jobs),
+        dataset=dataset,
+        environment={**describe_machine(), "packages": package_versions()},
+    )
+    page = write_comparison(arguments.output_dir, comparison, outcomes)
+    for table in tables(comparison):
+        Console().print(table)
+    say(f"written: {page}")
+    if found := problems(comparison):
+        raise RunError("\n  ".join(["not as it should be:", *found]))
+
+
+def main(argv: list[str] | None = None, scripts_dir: Path | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    folder = scripts_dir or Path(__file__).resolve().parent
+    return guarded("compare.py", lambda: conduct(arguments, folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

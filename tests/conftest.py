@@ -1,0 +1,47 @@
+"""What the tests share: the data, and the guard of one framework a process."""
+
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.datasets import find_dataset
+from pipeline.drawn import draw_dataset
+
+TOGETHER = ("tensorflow", "torch")
+
+
+def loaded_together(modules: Collection[str]) -> str | None:
+    """Return what is wrong where one process has loaded both frameworks."""
+    if all(name in modules for name in TOGETHER):
+        return f"this process has loaded {' and '.join(TOGETHER)}, which crash each other"
+    return None
+
+
+@pytest.fixture(autouse=True)
+def one_framework() -> Iterator[None]:
+    yield
+    problem = loaded_together(sys.modules)
+    if problem:
+        pytest.fail(problem)
+
+
+def pytest_collection_finish() -> None:
+    problem = loaded_together(sys.modules)
+    if problem:
+        pytest.exit(f"collecting the tests: {problem}", returncode=1)
+
+
+@pytest.fixture(scope="session")
+def drawn_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 200 training and 60 test images that the project drew."""
+    folder = tmp_path_factory.mktemp("drawn") / "shapes"
+    draw_dataset(folder, 200, 60)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder that holds Fashion-MNIST itself; `make data` fetches it."""
+    return find_dataset(None)

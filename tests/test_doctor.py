@@ -1,0 +1,163 @@
+import json
+import os
+import runpy
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import doctor
+from pipeline.doctor import ask, describe, examine_data, examine_engine, examine_keras, problems
+from pipeline.engines import DEFAULT_ENGINES, ENGINES
+from portproof.engines import Engine
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "doctor.py"
+
+
+def engine(**changes: Any) -> Engine:
+    return Engine(**{"name": "toy", "program": (), "packages": ("torch",), **changes})
+
+
+def findings(**problem_of: str) -> dict[str, Any]:
+    """Findings with nothing wrong but what is named, engines by `_` for `-`."""
+    wrong = {name.replace("_", "-"): text for name, text in problem_of.items()}
+    result = {
+        "machine": {"memory_bytes": 2**30, "cores": 2},
+        "versions": {"torch": "2.15.0", "jax": None},
+        "keras": {"file": "/home/keras.json", "backend": "jax", "problem": None},
+        "threads": {"OMP_NUM_THREADS": None},
+        "data": {"folder": "/data", "problem": wrong.get("data")},
+        "engines": {
+            name: {"problem": wrong.get(name), "gpus": ["H100"], "threads": 2} for name in ENGINES
+        },
+    }
+    return {"ok": not problems(result), **result}
+
+
+@pytest.fixture(scope="module")
+def full_report(drawn_data: Path) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--json", "--data-dir", str(drawn_data)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_working_machine_is_reported_as_one(
+    full_report: dict[str, Any], drawn_data: Path
+) -> None:
+    assert full_report["ok"] is True
+    assert list(full_report["engines"]) == list(ENGINES)
+    for name in DEFAULT_ENGINES:
+        assert full_report["engines"][name]["problem"] is None
+    assert full_report["engines"]["lightning"]["threads"] >= 1
+    assert full_report["data"]["folder"] == str(drawn_data)
+    assert full_report["data"]["is_fashion_mnist"] is False
+    assert full_report["data"]["images"] == [200, 60]
+    assert {"backend", "image_data_format", "epsilon", "floatx"} <= set(full_report["keras"])
+
+
+def test_a_report_can_be_read_by_people(full_report: dict[str, Any]) -> None:
+    text = describe(full_report)
+    for title in ("Machine", "Versions", "Keras configuration", "Threads", "Data", "Engines"):
+        assert f"\n{title}" in f"\n{text}"
+    assert "keras-tensorflow  ready; " in text
+    assert "None" not in text
+
+
+def test_a_process_that_answers_is_heard() -> None:
+    assert ask("report = {'gpus': []}", os.environ, 30) == {"problem": None, "gpus": []}
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed with SIGSEGV"),
+        ("import time; time.sleep(60)", "no answer in 1 s"),
+        ("raise OSError('no driver')", "exited with 1: OSError: no driver"),
+        ("import os; os._exit(0)", "exited with 0"),
+        ("report = 1; raise SystemExit(3)", "exited with 3"),
+    ],
+)
+def test_a_process_that_dies_or_hangs_becomes_a_line(code: str, problem: str) -> None:
+    assert ask(code, os.environ, 1 if "sleep" in code else 30) == {"problem": problem}
+
+
+def test_an_engine_that_is_not_installed_is_named_with_the_reason() -> None:
+    finding = examine_engine(engine(packages=("torch", "no_such_package")), os.environ, 30)
+    assert finding["problem"] == "not installed: no_such_package"
+
+
+def test_an_engine_that_cannot_be_imported_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so: cannot open')")
+    variables = {"PYTHONPATH": str(tmp_path)}
+    finding = examine_engine(engine(variables=variables), os.environ, 30)
+    assert finding["problem"] == "exited with 1: ImportError: libcudart.so: cannot open"
+    assert finding["gpus"] == []
+
+
+def test_keras_is_asked_what_it_makes_of_its_file(tmp_path: Path) -> None:
+    content = {
+        "backend": "jax",
+        "image_data_format": "channels_first",
+        "epsilon": 1e-5,
+        "floatx": "float64",
+    }
+    (tmp_path / "keras.json").write_text(json.dumps(content))
+    environ = {**os.environ, "KERAS_HOME": str(tmp_path)}
+    environ.pop("KERAS_BACKEND", None)
+    finding = examine_keras(environ, 120)
+    assert finding["file"] == str(tmp_path / "keras.json")
+    assert json.loads(finding["content"]) == content
+    assert {name: finding[name] for name in content} == content
+    assert finding["problem"] is None
+
+
+def test_a_keras_file_that_keras_refuses_becomes_a_line(tmp_path: Path) -> None:
+    (tmp_path / "keras.json").write_text('{"floatx": "float31"}')
+    finding = examine_keras({**os.environ, "KERAS_HOME": str(tmp_path)}, 120)
+    assert finding["problem"].startswith("exited with 1: ValueError: Invalid `floatx`")
+    assert "problem" in describe({**findings(), "keras": finding})
+
+
+def test_data_that_are_missing_or_damaged_become_a_line(tmp_path: Path) -> None:
+    missing = examine_data(tmp_path / "gone", {})
+    assert "gone (--data-dir) does not exist" in missing["problem"]
+    damaged = examine_data(tmp_path, {})
+    assert damaged["folder"] == str(tmp_path)
+    assert "holds neither train-images-idx3-ubyte" in damaged["problem"]
+
+
+def test_the_real_data_are_recognised(real_data: Path) -> None:
+    assert examine_data(real_data, {})["is_fashion_mnist"] is True
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ({}, 0),
+        ({"keras_jax": "not installed: jax"}, 0),  # no default engine
+        ({"lightning": "crashed with SIGSEGV"}, 1),
+        ({"keras_tensorflow": "not installed: tensorflow"}, 1),
+        ({"data": "the data set is not here"}, 1),
+    ],
+)
+def test_the_exit_code_tells_whether_default_engines_and_data_are_fine(
+    wrong: dict[str, str],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda _data_dir: findings(**wrong))
+    script = types.SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+    assert script.main([]) == code
+    shown = capsys.readouterr()
+    for text in wrong.values():
+        assert text in shown.out
+        assert (text in shown.err) == (code == 1)

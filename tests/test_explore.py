@@ -1,0 +1,74 @@
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.drawn import draw_dataset
+from pipeline.explore import pixel_histogram, summarize
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "explore.py"
+
+
+@pytest.fixture
+def main():
+    return runpy.run_path(str(SCRIPT))["main"]
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    draw_dataset(tmp_path / "data", 120, 40)
+    return tmp_path / "data"
+
+
+def test_statistics_are_those_of_numpy():
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (5000, 4, 4), dtype=np.uint8)
+    labels = generator.integers(0, 9, 5000).astype(np.uint8)
+    summary = summarize(images, labels, 10)
+    assert summary.pixel_mean == pytest.approx((images / 255).mean(), rel=1e-12)
+    assert summary.pixel_std == pytest.approx((images / 255).std(), rel=1e-12)
+    assert summary.zero_share == (images == 0).mean()
+    assert (summary.pixel_min, summary.pixel_max) == (0, 255)
+    assert summary.class_counts == tuple(np.bincount(labels, minlength=10))
+
+
+def test_one_changed_pixel_changes_the_histogram():
+    images = np.zeros((3, 2, 2), np.uint8)
+    assert pixel_histogram(images)[0] == 12
+    images[1, 1, 1] = 9
+    assert pixel_histogram(images)[[0, 9]].tolist() == [11, 1]
+
+
+def test_json_names_the_set_as_what_it_is(main, drawn, tmp_path, capsys):
+    assert main(["--data-dir", str(drawn), "--output-dir", str(tmp_path / "out"), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["train"]["images_shape"] == [120, 28, 28]
+    assert shown["train"]["class_counts"] == [12] * 10
+    assert shown["name"] != "fashion-mnist"
+
+
+def test_tables_and_pictures_are_written(main, drawn, tmp_path, capsys):
+    assert main(["--data-dir", str(drawn), "--output-dir", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "(120, 28, 28) uint8" in shown
+    assert max(map(len, shown.splitlines()[:20])) <= 80
+    for name in ("samples.png", "classes.png"):
+        with Image.open(tmp_path / "out" / name) as image:
+            assert image.format == "PNG"
+
+
+def test_a_folder_that_cannot_be_written_to_is_a_wrong_call(main, drawn, tmp_path, capsys):
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    assert main(["--data-dir", str(drawn), "--output-dir", str(in_the_way)]) == 2
+    assert f"cannot write to {in_the_way}" in capsys.readouterr().err
+
+
+def test_a_missing_data_folder_is_a_wrong_call(main, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["--data-dir", str(tmp_path / "nowhere"), "--output-dir", str(out)]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert not out.exists()

@@ -1,0 +1,438 @@
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import http.server
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import fetch
+from pipeline.datasets import IDX_FILES, cache_dir, find_file, load_dataset
+from pipeline.errors import RunError, UsageError
+from pipeline.fetch import LOCK, Limits, ensure_dataset
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "fetch_data.py"
+NAMES = [file.name for file in IDX_FILES]
+QUICK = Limits(stall_seconds=0.5, file_seconds=5)
+
+
+class Mirror(http.server.ThreadingHTTPServer):
+    """A mirror whose first path element says how it behaves."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, packed: dict[str, bytes]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.packed = packed
+        self.requests: Counter[str] = Counter()
+        self.stop = threading.Event()
+
+    def url(self, behaviour: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{behaviour}/"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Mirror
+
+    def do_GET(self) -> None:
+        _, behaviour, name = self.path.split("/")
+        self.server.requests[behaviour] += 1
+        content = self.server.packed[name.removesuffix(".gz")]
+        getattr(self, behaviour)(content, name)
+
+    def start(self, length: int | None) -> None:
+        self.send_response(200)
+        if length is not None:
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
+
+    def send(self, content: bytes, length: int | None = None) -> None:
+        self.start(len(content) if length is None else length)
+        self.wfile.write(content)
+
+    def good(self, content: bytes, _name: str) -> None:
+        self.send(content)
+
+    def slow(self, content: bytes, _name: str) -> None:
+        time.sleep(0.4)
+        self.send(content)
+
+    def no_length(self, content: bytes, _name: str) -> None:
+        self.start(None)
+        self.wfile.write(content)
+
+    def cut_off(self, content: bytes, _name: str) -> None:
+        self.send(content[: len(content) // 2], length=len(content))
+
+    def says_too_little(self, content: bytes, _name: str) -> None:
+        self.send(content, length=len(content) // 2)
+
+    def says_too_much(self, content: bytes, _name: str) -> None:
+        self.send(content, length=10**12)
+
+    def endless(self, _content: bytes, _name: str) -> None:
+        self.start(None)
+        zeros = gzip.compress(bytes(10**6))
+        while not self.server.stop.is_set():
+            self.wfile.write(zeros[:10] + zeros)
+
+    def wrong_bytes(self, content: bytes, _name: str) -> None:
+        whole = bytearray(gzip.decompress(content))
+        whole[-1] ^= 1
+        self.send(gzip.compress(bytes(whole)))
+
+    def bomb(self, _content: bytes, _name: str) -> None:
+        self.send(gzip.compress(bytes(50_000_000), 9))
+
+    def page(self, _content: bytes, _name: str) -> None:
+        self.send(b"<html>Please log in</html>")
+
+    def broken(self, _content: bytes, _name: str) -> None:
+        self.send_error(500)
+
+    def absent(self, _content: bytes, _name: str) -> None:
+        self.send_error(404)
+
+    def redirect(self, _content: bytes, name: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", f"/good/{name}")
+        self.end_headers()
+
+    def circle(self, _content: bytes, name: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", f"/circle/{name}")
+        self.end_headers()
+
+    def stall(self, content: bytes, _name: str) -> None:
+        self.send(content[:100], length=len(content))
+        self.server.stop.wait(20)
+
+    def trickle(self, content: bytes, _name: str) -> None:
+        self.start(len(content))
+        for byte in content:
+            if self.server.stop.wait(0.05):
+                break
+            self.wfile.write(bytes([byte]))
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the client hangs up on a bad mirror
+            super().handle()
+
+
+def serve(packed: dict[str, bytes]) -> Iterator[Mirror]:
+    with Mirror(packed) as mirror:
+        thread = threading.Thread(target=mirror.serve_forever, args=(0.02,))
+        thread.start()
+        yield mirror
+        mirror.stop.set()
+        mirror.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def mirror(drawn_data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
+    """A mirror of the drawn set, which stands in for Fashion-MNIST where size only costs time."""
+    contents = {name: (drawn_data / name).read_bytes() for name in NAMES}
+    stand_ins = tuple(
+        dataclasses.replace(
+            file,
+            num_bytes=len(contents[file.name]),
+            sha256=hashlib.sha256(contents[file.name]).hexdigest(),
+        )
+        for file in IDX_FILES
+    )
+    monkeypatch.setattr(fetch, "IDX_FILES", stand_ins)
+    monkeypatch.setenv("no_proxy", "*")
+    yield from serve({name: gzip.compress(content) for name, content in contents.items()})
+
+
+@pytest.fixture(scope="module")
+def real_mirror(real_data: Path) -> Iterator[Mirror]:
+    packed = {}
+    for file in IDX_FILES:
+        path = find_file(real_data, file)
+        assert path is not None
+        content = path.read_bytes()
+        packed[file.name] = content if path.suffix == ".gz" else gzip.compress(content, 1)
+    yield from serve(packed)
+
+
+@pytest.fixture
+def no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "no-tools"))
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("behaviour", ["good", "no_length", "redirect"])
+def test_a_good_mirror_fills_the_folder(
+    behaviour: str, mirror: Mirror, drawn_data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "new" / "a b"
+    said: list[str] = []
+    ensure_dataset(folder, mirrors=[mirror.url(behaviour)], limits=QUICK, say=said.append)
+    assert contents(folder) == sorted([*NAMES, LOCK])
+    assert load_dataset(folder).fingerprint == load_dataset(drawn_data).fingerprint
+    assert said[-1] == f"fashion-mnist: complete in {folder}"
+
+
+BAD_MIRRORS = {
+    "cut_off": "cut off: [0-9,]+ of [0-9,]+ unpacked bytes are missing",
+    "says_too_little": "cut off",
+    "says_too_much": "announces 1,000,000,000,000 bytes; 67,108,864 are allowed",
+    "endless": "not a gzip file|unpacks to more|longer than",
+    "wrong_bytes": "not Fashion-MNIST's",
+    "bomb": "unpacks to more than [0-9,]+ bytes",
+    "page": "not a gzip file",
+    "broken": "HTTP Error 500",
+    "absent": "HTTP Error 404",
+    "circle": "redirect",
+    "stall": "timed out",
+    "trickle": r"not done after 1 s",
+}
+
+
+@pytest.mark.parametrize("behaviour", BAD_MIRRORS)
+@pytest.mark.usefixtures("no_package")
+def test_a_bad_mirror_leaves_nothing(behaviour: str, mirror: Mirror, tmp_path: Path) -> None:
+    limits = Limits(stall_seconds=0.5, file_seconds=1)
+    with pytest.raises(RunError, match=BAD_MIRRORS[behaviour]):
+        ensure_dataset(tmp_path / "data", mirrors=[mirror.url(behaviour)], limits=limits)
+    assert contents(tmp_path / "data") == [LOCK]
+
+
+@pytest.mark.parametrize("behaviour", ["cut_off", "wrong_bytes", "broken", "stall"])
+def test_the_next_mirror_is_tried(behaviour: str, mirror: Mirror, tmp_path: Path) -> None:
+    mirrors = [mirror.url(behaviour), mirror.url("good")]
+    ensure_dataset(tmp_path, mirrors=mirrors, limits=QUICK)
+    assert contents(tmp_path) == sorted([*NAMES, LOCK])
+    assert mirror.requests == {behaviour: 1, "good": 4}  # the bad one is not asked again
+
+
+def test_a_mirror_that_is_not_there_is_passed_over(mirror: Mirror, tmp_path: Path) -> None:
+    said: list[str] = []
+    mirrors = ["http://127.0.0.1:1/", mirror.url("good")]
+    ensure_dataset(tmp_path, mirrors=mirrors, limits=QUICK, say=said.append)
+    assert "Connection refused" in said[0]
+
+
+def test_only_what_is_missing_is_fetched(mirror: Mirror, tmp_path: Path) -> None:
+    mirrors = [mirror.url("good")]
+    ensure_dataset(tmp_path, mirrors=mirrors)
+    (tmp_path / NAMES[1]).unlink()
+    ensure_dataset(tmp_path, mirrors=mirrors)
+    assert mirror.requests["good"] == 5
+    ensure_dataset(tmp_path, mirrors=["http://127.0.0.1:1/"])
+
+
+def test_files_of_the_callers_own_are_never_overwritten(mirror: Mirror, tmp_path: Path) -> None:
+    (tmp_path / NAMES[0]).write_bytes(b"precious")
+    with pytest.raises(UsageError, match="is there and is not Fashion-MNIST's"):
+        ensure_dataset(tmp_path, mirrors=[mirror.url("good")])
+    assert (tmp_path / NAMES[0]).read_bytes() == b"precious"
+    assert not mirror.requests
+
+
+def test_leftovers_of_a_killed_process_go(mirror: Mirror, tmp_path: Path) -> None:
+    (tmp_path / f".{NAMES[0]}.abc123.part").write_bytes(b"half")
+    ensure_dataset(tmp_path, mirrors=[mirror.url("good")])
+    assert contents(tmp_path) == sorted([*NAMES, LOCK])
+
+
+@pytest.mark.usefixtures("no_package")
+def test_no_source_at_all_says_why_and_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(RunError) as raised:
+        ensure_dataset(tmp_path, mirrors=["http://127.0.0.1:1/"], limits=QUICK)
+    text = str(raised.value)
+    assert "Connection refused; Debian's package: no apt-get here" in text
+    assert f"Put the four IDX files into {tmp_path} by hand" in text
+
+
+def test_wrong_calls_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"`--mirror` must be an http or https address"):
+        ensure_dataset(tmp_path, mirrors=["file:///etc"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="file is not a folder"):
+        ensure_dataset(tmp_path / "file")
+    with pytest.raises(RunError, match=r"cannot write to .*file/inside"):
+        ensure_dataset(tmp_path / "file" / "inside")
+
+
+def fake_tools(folder: Path, packed: dict[str, bytes], apt_get: str) -> Path:
+    """Write an `apt-get` and a `dpkg-deb` that act as Debian's do, on a package of `packed`."""
+    package = folder / "package"
+    package.mkdir()
+    for name, content in packed.items():
+        (package / f"{name}.gz").write_bytes(content)
+    unpack = f'mkdir -p "$3{fetch.DEBIAN_DIR}" && cp "{package}"/* "$3{fetch.DEBIAN_DIR}"'
+    for name, body in (("apt-get", apt_get), ("dpkg-deb", unpack)):
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+DOWNLOAD = "touch dataset-fashion-mnist_1_all.deb"
+NEEDS_OWN_LISTS = f"""
+case "$*" in
+  *Dir::State=*update) touch "$HOME/updated" ;;
+  *Dir::State=*download*) test -e "$HOME/updated" && {DOWNLOAD} ;;
+  *) echo "E: Unable to locate package" >&2; exit 100 ;;
+esac"""
+
+
+@pytest.mark.parametrize("apt_get", [DOWNLOAD, NEEDS_OWN_LISTS], ids=["lists", "no-lists"])
+def test_without_mirrors_the_package_is_unpacked(
+    apt_get: str, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tools").mkdir()
+    tools = fake_tools(tmp_path / "tools", mirror.packed, apt_get)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    said: list[str] = []
+    ensure_dataset(tmp_path / "data", mirrors=[mirror.url("broken")], say=said.append)
+    assert contents(tmp_path / "data") == sorted([*NAMES, LOCK])
+    assert mirror.requests == {"broken": 1}
+    assert any("Debian's package" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("apt_get", "message"),
+    [
+        ("echo 'E: no such package' >&2; exit 100", "apt-get exited with 100: E: no such package"),
+        ("true", "apt-get left no package"),
+        ("sleep 20", "apt-get took more than 1 s"),
+    ],
+)
+def test_a_package_that_cannot_be_had_is_reported(
+    apt_get: str, message: str, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tools").mkdir()
+    tools = fake_tools(tmp_path / "tools", mirror.packed, f"exec 3>&1; {apt_get}")
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    limits = Limits(stall_seconds=0.5, file_seconds=1)
+    with pytest.raises(RunError, match=message):
+        ensure_dataset(tmp_path / "data", mirrors=[mirror.url("absent")], limits=limits)
+    assert contents(tmp_path / "data") == [LOCK]
+
+
+def test_a_package_with_other_bytes_is_refused(
+    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tools").mkdir()
+    tools = fake_tools(tmp_path / "tools", dict.fromkeys(NAMES, gzip.compress(b"x")), DOWNLOAD)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    with pytest.raises(RunError, match="Debian's package: cut off"):
+        ensure_dataset(tmp_path / "data", mirrors=[mirror.url("absent")])
+    assert contents(tmp_path / "data") == [LOCK]
+
+
+def test_the_cache_is_filled_used_and_repaired(
+    real_mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "DEBIAN_DIR", tmp_path / "nothing")
+    monkeypatch.setenv("no_proxy", "*")
+    environ = {"XDG_CACHE_HOME": str(tmp_path)}
+    offline = ["http://127.0.0.1:1/"]
+    asked = real_mirror.requests["good"]
+    folder = ensure_dataset(None, mirrors=[real_mirror.url("good")], environ=environ)
+    assert folder == cache_dir(environ)
+    assert load_dataset(folder).name == "fashion-mnist"
+    assert ensure_dataset(None, mirrors=offline, environ=environ) == folder
+    assert real_mirror.requests["good"] == asked + 4
+
+    (folder / NAMES[1]).write_bytes(b"damaged")
+    ensure_dataset(None, mirrors=[real_mirror.url("good")], environ=environ)
+    assert load_dataset(folder).name == "fashion-mnist"
+    assert real_mirror.requests["good"] == asked + 5
+
+
+def test_a_set_in_the_named_folder_counts(drawn_data: Path, tmp_path: Path) -> None:
+    environ = {"FASHION_MNIST_DIR": str(drawn_data), "XDG_CACHE_HOME": str(tmp_path)}
+    assert ensure_dataset(None, mirrors=["http://127.0.0.1:1/"], environ=environ) == drawn_data
+    assert not cache_dir(environ).exists()
+
+
+def command(folder: Path, mirror: str) -> list[str]:
+    return [sys.executable, str(SCRIPT), "--data-dir", str(folder), "--mirror", mirror]
+
+
+def test_two_processes_at_once_share_the_work(real_mirror: Mirror, tmp_path: Path) -> None:
+    asked = real_mirror.requests["slow"]
+    folder = tmp_path / "data"
+    both = [
+        subprocess.Popen(
+            command(folder, real_mirror.url("slow")),
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "no_proxy": "*"},
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    # The second waits, or on a busy machine comes when all is done.
+    assert sorted(said)[0].startswith(("another process is filling", "fashion-mnist: already in"))
+    assert real_mirror.requests["slow"] == asked + 4
+    assert contents(folder) == sorted([*NAMES, LOCK])
+    assert load_dataset(folder).name == "fashion-mnist"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--mirror", "ftp://example"], 2, "must be an http or https address"),
+        (["--nonsense"], 2, "unrecognized arguments: --nonsense"),
+        (["--data-dir", str(SCRIPT)], 2, "fetch_data.py is not a folder"),
+    ],
+)
+def test_the_command_refuses_a_wrong_call(
+    arguments: list[str], code: int, message: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == code
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not contents(tmp_path)
+
+
+def test_quiet_says_nothing(drawn_data: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--quiet"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "FASHION_MNIST_DIR": str(drawn_data)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_bar_is_drawn_on_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich take what it writes to for a terminal
+    monkeypatch.setenv("COLUMNS", "120")
+    with fetch._progress(show=True) as start_bar:
+        start_bar("train-images-idx3-ubyte.gz", 1000)(1000)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "train-images-idx3-ubyte.gz" in shown.err

@@ -1,0 +1,261 @@
+"""The table of rooms in docs/architecture.md, enforced."""
+
+import ast
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = (
+    "portproof",
+    "pipeline",
+    "keras_impl",
+    "lightning_impl",
+    "benchmark",
+    "parity_tests",
+    "scripts",
+    "tests",
+)
+NEVER_IMPORTED = {"scripts", "tests", "parity_tests"}
+# Programs that are run and imported by nobody; each may load one framework.
+LEAVES = ("benchmark/arms", "parity_tests/faults")
+
+TORCH = {"torch", "torchvision", "torchmetrics", "lightning", "pytorch_lightning"}
+BACKENDS = {"tensorflow", "jax", "torch"}
+FRAMEWORKS = TORCH | BACKENDS | {"keras", "jaxlib", "tf_keras"}
+PORTPROOF_PACKAGES = {"numpy", "scipy", "safetensors"}
+# Frameworks are reported by the rule of their own.
+KNOWN_TO_PORTPROOF = PORTPROOF_PACKAGES | FRAMEWORKS | {"portproof"} | sys.stdlib_module_names
+
+NEIGHBOURS = {
+    "portproof": set(),
+    "pipeline": {"portproof"},
+    "keras_impl": {"pipeline", "portproof"},
+    "lightning_impl": {"pipeline", "portproof"},
+    "benchmark": {"pipeline", "portproof"},
+    "parity_tests": {"pipeline", "portproof"},
+    "scripts": {"pipeline", "portproof", "keras_impl", "lightning_impl", "benchmark"},
+    "tests": {"pipeline", "portproof", "keras_impl", "lightning_impl", "benchmark"},
+}
+OWN_FRAMEWORKS = {"keras_impl": {"keras"}, "lightning_impl": TORCH}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import of an absolute module name."""
+
+    module: str
+    line: int
+    is_late: bool
+    """Inside a function, or for the type checker only."""
+
+    @property
+    def top(self) -> str:
+        return self.module.partition(".")[0]
+
+
+def imports_of(path: Path) -> list[Import]:
+    """Return what a file imports, late imports and `import_module("…")` included."""
+    return list(_walk(ast.parse(path.read_text(), str(path)), is_late=False))
+
+
+def _walk(node: ast.AST, is_late: bool) -> Iterator[Import]:
+    is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    is_typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    is_late = is_late or is_function or is_typing
+    for module in _named(node):
+        yield Import(module, node.lineno, is_late)
+    for child in ast.iter_child_nodes(node):
+        yield from _walk(child, is_late)
+
+
+def _named(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    if isinstance(node, ast.Call) and node.args:
+        name = ast.unparse(node.func).rpartition(".")[2]
+        target = node.args[0]
+        if name in {"import_module", "__import__"} and isinstance(target, ast.Constant):
+            return [str(target.value)]
+    return []
+
+
+def violations(root: Path) -> list[str]:
+    """Return what breaks the table under `root`: file, line, and the import."""
+    return [
+        f"{path.relative_to(root)}:{found.line} {found.module}: {problem}"
+        for room in ROOMS
+        for path in sorted((root / room).rglob("*.py"))
+        for found, problem in problems_of(path.relative_to(root).as_posix(), imports_of(path))
+    ]
+
+
+def problems_of(path: str, imports: list[Import]) -> Iterator[tuple[Import, str]]:
+    room = path.partition("/")[0]
+    is_leaf = path.startswith(LEAVES)
+    for found in imports:
+        yield from _room_problems(room, is_leaf, found)
+        if not is_leaf:
+            yield from _framework_problems(room, found)
+    if is_leaf or room == "scripts":
+        yield from _mixture_problems(imports)
+
+
+def _room_problems(room: str, is_leaf: bool, found: Import) -> Iterator[tuple[Import, str]]:
+    if found.module.startswith(tuple(leaf.replace("/", ".") for leaf in LEAVES)):
+        yield found, "leaf programs are run, never imported"
+    elif found.top in ROOMS and found.top != room:
+        allowed = NEIGHBOURS[room] | ({"keras_impl", "lightning_impl"} if is_leaf else set())
+        if found.top in NEVER_IMPORTED:
+            yield found, f"nothing imports {found.top}"
+        elif found.top not in allowed:
+            yield found, f"{room} must not import {found.top}"
+    elif room == "portproof" and found.top not in KNOWN_TO_PORTPROOF:
+        yield found, f"portproof may import {', '.join(sorted(PORTPROOF_PACKAGES))} only"
+
+
+def _framework_problems(room: str, found: Import) -> Iterator[tuple[Import, str]]:
+    halves = {"keras_impl", "lightning_impl"}
+    if room == "scripts" and found.top in FRAMEWORKS | halves and not found.is_late:
+        yield found, "scripts load frameworks inside functions, so that --help loads none"
+    if found.top not in FRAMEWORKS or room in {"scripts", "tests"}:
+        return
+    if room == "keras_impl" and found.top in BACKENDS:
+        if not found.is_late:
+            yield found, "keras_impl imports the framework behind the backend inside functions only"
+    elif found.top not in OWN_FRAMEWORKS.get(room, set()):
+        yield found, f"{room} must not import {found.top}"
+
+
+def _mixture_problems(imports: list[Import]) -> Iterator[tuple[Import, str]]:
+    """A leaf program or a script loads one framework; Keras may stand on any one backend."""
+    sides = dict.fromkeys(TORCH, "torch") | {"lightning_impl": "torch"}
+    sides |= {"tensorflow": "tensorflow", "jax": "jax", "keras_impl": "keras", "keras": "keras"}
+    loaded = [found for found in imports if found.top in sides]
+    present = {sides[found.top] for found in loaded}
+    if len(present - {"keras"}) > 1 or {"lightning_impl", "keras_impl"} <= {f.top for f in loaded}:
+        yield loaded[-1], "one process, one framework"
+
+
+def test_the_rooms_keep_to_the_table() -> None:
+    assert violations(ROOT) == []
+    for room in ROOMS[:4]:
+        assert list((ROOT / room).glob("*.py")), f"{room} has moved: nothing was checked"
+
+
+PLANTED = {
+    "portproof/a.py": ("import pandas", "portproof may import"),
+    "portproof/b.py": ("def f():\n    from pipeline import recipe", "must not import pipeline"),
+    "portproof/c.py": ("import torch", "portproof must not import torch"),
+    "pipeline/a.py": ("def f():\n    import torch", "pipeline must not import torch"),
+    "pipeline/b.py": ("from keras_impl.model import build_model", "must not import keras_impl"),
+    "pipeline/c.py": ("import importlib\nimportlib.import_module('keras')", "must not import"),
+    "keras_impl/a.py": ("import tensorflow as tf", "inside functions only"),
+    "keras_impl/b.py": ("class A:\n    import torch", "inside functions only"),
+    "keras_impl/c.py": ("def f():\n    import lightning", "must not import lightning"),
+    "keras_impl/d.py": ("from lightning_impl import model", "must not import lightning_impl"),
+    "lightning_impl/a.py": ("import keras", "must not import keras"),
+    "lightning_impl/b.py": ("def f():\n    import tensorflow", "must not import tensorflow"),
+    "benchmark/a.py": ("import torch", "benchmark must not import torch"),
+    "benchmark/b.py": ("from benchmark.arms import plain_keras", "never imported"),
+    "benchmark/arms/a.py": ("import torch\nimport tensorflow", "one process, one framework"),
+    "benchmark/arms/b.py": ("import keras\nimport torch\nimport jax", "one process"),
+    "parity_tests/a.py": ("from keras_impl import model", "must not import keras_impl"),
+    "parity_tests/b.py": ("def f():\n    import keras", "parity_tests must not import keras"),
+    "scripts/a.py": ("import keras", "scripts load frameworks inside functions"),
+    "scripts/b.py": ("from lightning_impl import train", "inside functions"),
+    "scripts/c.py": (
+        "def f():\n    import keras_impl.train\n    import lightning_impl.train",
+        "one process, one framework",
+    ),
+    "tests/a.py": ("from parity_tests.tolerances import X", "nothing imports parity_tests"),
+    "pipeline/d.py": ("import scripts.compare", "nothing imports scripts"),
+}
+
+
+@pytest.mark.parametrize("path", PLANTED)
+def test_a_planted_violation_is_seen(path: str, tmp_path: Path) -> None:
+    code, message = PLANTED[path]
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(code)
+    found = violations(tmp_path)
+    assert len(found) == 1
+    assert found[0].startswith(f"{path}:")
+    assert message in found[0]
+
+
+def test_what_the_table_allows_is_let_through(tmp_path: Path) -> None:
+    allowed = {
+        "portproof/a.py": "import json\nimport numpy\nfrom portproof.files import write_text",
+        "pipeline/a.py": "import rich\nfrom portproof.files import write_text",
+        "keras_impl/a.py": "import keras\ndef f():\n    import tensorflow\n    import torch",
+        "lightning_impl/a.py": "import torch\nimport lightning\nfrom pipeline import recipe",
+        "benchmark/arms/a.py": "import keras\nimport tensorflow\nfrom keras_impl import model",
+        "parity_tests/faults/a.py": "import torch\nfrom lightning_impl import model",
+        "parity_tests/a.py": "from parity_tests.tolerances import X\nfrom portproof import files",
+        "scripts/a.py": "def f():\n    from keras_impl import train",
+    }
+    for path, code in allowed.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(code)
+    assert violations(tmp_path) == []
+
+
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments, "-c", code], capture_output=True, text=True, check=False
+    )
+
+
+def test_shared_modules_load_no_framework() -> None:
+    modules = [
+        f"{room}.{path.stem}"
+        for room in ("portproof", "pipeline")
+        for path in sorted((ROOT / room).glob("*.py"))
+        if path.stem != "__init__"
+    ]
+    done = run_python(
+        f"import sys, {', '.join(modules)}\nprint(sorted({FRAMEWORKS!r} & set(sys.modules)))"
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
+# The guard of tests/conftest.py, in a session that has loaded stand-ins for both.
+PRETEND = """
+import sys, types
+for name in {names!r}:
+    sys.modules[name] = types.ModuleType(name)
+"""
+
+
+@pytest.mark.parametrize("where", ["inside a test", "on import"])
+@pytest.mark.parametrize(
+    ("names", "fails"),
+    [(["tensorflow"], False), (["torch"], False), (["tensorflow", "torch"], True)],
+)
+def test_a_session_with_both_frameworks_fails(
+    names: list[str], fails: bool, where: str, tmp_path: Path
+) -> None:
+    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    load = PRETEND.format(names=names)
+    body = textwrap.indent(load, "    ") if where == "inside a test" else "    pass"
+    top = "" if where == "inside a test" else load
+    (tmp_path / "test_one.py").write_text(f"{top}\ndef test_one():\n{body}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.returncode == (1 if fails else 0), done.stdout
+    assert ("which crash each other" in done.stdout) == fails

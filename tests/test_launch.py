@@ -1,0 +1,348 @@
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from filelock import FileLock
+
+from pipeline import launch
+from pipeline.drawn import draw_dataset
+from pipeline.errors import UsageError
+from pipeline.execution import Execution
+from pipeline.launch import (
+    LOCK,
+    Job,
+    check_replaceable,
+    describe_exit,
+    leashed,
+    read_outcome,
+    remove_run,
+    reusable_record,
+    run_child,
+    trainer_command,
+)
+from pipeline.recipe import preset
+from tests.fabricated import make_record, write_run, write_trainers
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "compare.py"
+DRIVER = """
+import runpy, sys
+from pathlib import Path
+script, trainers, *arguments = sys.argv[1:]
+sys.argv[0] = script
+sys.exit(runpy.run_path(script)["main"](arguments, Path(trainers)))
+"""
+PLAIN_PARENT = """
+import subprocess, sys
+subprocess.Popen(sys.argv[1:]).wait()
+"""
+SLEEPER = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
+DEADLINE_SECONDS = 30
+
+
+def job(run_dir, engine="lightning", **changes):
+    recipe = preset("base", **{"num_epochs": 3, **changes})
+    return Job(engine, recipe, Execution(), ("--epochs", "3"), run_dir)
+
+
+@pytest.fixture
+def call(tmp_path):
+    """Start compare.py on drawn data with made-up trainers; return the process."""
+    draw_dataset(tmp_path / "data", 200, 20)
+    trainers = write_trainers(tmp_path / "trainers")
+    started = []
+
+    def start(*flags, mode="complete"):
+        command = [sys.executable, "-c", DRIVER, str(SCRIPT), str(trainers), "--epochs", "3"]
+        command += ["--data-dir", str(tmp_path / "data"), "--output-dir", str(tmp_path / "out")]
+        environment = {"FAKE_TRAINER": mode, "FAKE_PID": str(tmp_path / "pid")}
+        process = subprocess.Popen(
+            [*command, *flags], env={**os.environ, **environment}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def finish(process):
+    out, err = process.communicate(timeout=DEADLINE_SECONDS * 2)
+    return process.returncode, out, err
+
+
+def until(condition):
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+    return found
+
+
+def pid_in(path):
+    return until(lambda: path.is_file() and path.read_text() and int(path.read_text()))
+
+
+def is_running(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_all_runs_complete_and_are_compared(call, tmp_path):
+    code, out, err = finish(call())
+    assert (code, err) == (0, "")
+    assert "[4/4] lightning, dropout: test accuracy 0.8900" in out
+    assert "trained by train_keras.py" in out
+    assert out.splitlines()[-1] == f"written: {tmp_path / 'out' / 'comparison.md'}"
+    data = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [(run["engine"], run["variant"]) for run in data["runs"]] == [
+        ("keras-tensorflow", "base"), ("keras-tensorflow", "dropout"),
+        ("lightning", "base"), ("lightning", "dropout"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        ("nan", "the loss became nan in epoch 1, step 7"),
+        ("killed", "ended by signal SIGKILL"),
+        ("exit", "exit code 7"),
+        ("silent", "is not a run folder"),
+    ],
+)
+def test_a_failing_run_is_named_and_the_others_go_on(call, tmp_path, mode, reason):
+    code, out, err = finish(call("--engines", "lightning", mode=f"base:{mode}"))
+    assert code == 1
+    assert "lightning, base failed: " in err
+    assert reason in err
+    assert "[2/2] lightning, dropout: test accuracy 0.8900" in out
+    runs = json.loads((tmp_path / "out" / "comparison.json").read_text())["runs"]
+    assert reason in runs[0]["reason"]
+    assert runs[1]["reason"] is None
+
+
+def test_an_interrupt_ends_the_child_and_gives_130(call, tmp_path):
+    process = call("--engines", "lightning", mode="sleep")
+    child = pid_in(tmp_path / "pid")
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C
+    code, _, err = finish(process)
+    assert code == 130
+    assert err.splitlines()[-1].startswith("compare.py: interrupted")
+    assert not is_running(child)
+    assert not (tmp_path / "out" / "comparison.md").exists()
+
+
+def test_a_child_that_ignores_the_interrupt_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "SELF_SECONDS", 0.1)
+    monkeypatch.setattr(launch, "TOLD_SECONDS", 0.1)
+    ignore = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {SLEEPER}"
+    child = subprocess.Popen([sys.executable, "-c", ignore, str(tmp_path / "pid")])
+    pid_in(tmp_path / "pid")
+    launch.end_child(child)
+    assert child.returncode == -signal.SIGKILL
+
+
+def test_a_child_that_was_not_told_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "SELF_SECONDS", 0.1)
+    command = [sys.executable, "-c", SLEEPER, str(tmp_path / "pid")]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
+        pid_in(tmp_path / "pid")
+        launch.end_child(child)
+    assert child.returncode == -signal.SIGINT
+
+
+def test_an_interrupted_child_interrupts_the_whole():
+    with pytest.raises(KeyboardInterrupt):
+        run_child([sys.executable, "-c", "raise SystemExit(130)"])
+    assert run_child([sys.executable, "-c", "raise SystemExit(3)"]) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has PR_SET_PDEATHSIG")
+def test_a_killed_parent_leaves_no_child(call, tmp_path):
+    process = call("--engines", "lightning", mode="stubborn")
+    child = pid_in(tmp_path / "pid")
+    assert is_running(child)
+    process.kill()
+    until(lambda: not is_running(child))
+
+
+def test_a_child_without_the_leash_outlives_its_parent(tmp_path):
+    command = [sys.executable, "-c", SLEEPER, str(tmp_path / "pid")]
+    with subprocess.Popen([sys.executable, "-c", PLAIN_PARENT, *command]) as parent:
+        child = pid_in(tmp_path / "pid")
+        parent.kill()
+    time.sleep(0.5)
+    assert is_running(child)
+    os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has PR_SET_PDEATHSIG")
+def test_a_leash_on_a_parent_that_is_gone_runs_nothing(tmp_path):
+    command = leashed([sys.executable, "-c", SLEEPER, str(tmp_path / "pid")])
+    command[command.index(str(os.getpid()))] = "1"
+    assert subprocess.run(command, check=False).returncode == 1
+    assert not (tmp_path / "pid").exists()
+
+
+def test_a_foreign_folder_is_refused_before_any_work(call, tmp_path):
+    foreign = tmp_path / "out" / "lightning-dropout"
+    foreign.mkdir(parents=True)
+    (foreign / "thesis.txt").write_text("years of work")
+    code, out, err = finish(call("--engines", "lightning"))
+    assert code == 2
+    assert "is not certainly a run folder, so it is not deleted" in err
+    assert "[1/2]" not in out
+    assert (foreign / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("content", ["{}", "[1, 2]", "no JSON"])
+def test_a_foreign_record_protects_its_folder(tmp_path, content):
+    (tmp_path / "record.json").write_text(content)
+    with pytest.raises(UsageError, match="not certainly a run folder"):
+        remove_run(tmp_path)
+    assert (tmp_path / "record.json").exists()
+
+
+def test_a_file_or_link_in_the_way_is_refused(tmp_path):
+    write_run(tmp_path / "real", make_record())
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "file").write_text("")
+    for name in ("link", "file"):
+        with pytest.raises(UsageError, match="is in the way"):
+            remove_run(tmp_path / name)
+    assert (tmp_path / "real" / "record.json").exists()
+
+
+@pytest.mark.parametrize("names", [[], [LOCK], [LOCK, "recipe.yaml", "log.txt"]])
+def test_what_a_run_leaves_before_its_first_record_is_replaced(tmp_path, names):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text("")
+    remove_run(folder)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("names", [["log.txt"], ["recipe.yaml"], [LOCK, "log.txt"]])
+def test_less_than_that_is_not_certainly_a_run(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_text("")
+    with pytest.raises(UsageError, match="not certainly a run folder"):
+        check_replaceable(tmp_path)
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    write_run(tmp_path / "run", make_record())
+    with (
+        FileLock(tmp_path / "run" / LOCK),
+        pytest.raises(UsageError, match="in use by another run"),
+    ):
+        remove_run(tmp_path / "run")
+    remove_run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_runs_are_replaced_unless_they_are_to_be_reused(call, tmp_path):
+    arguments = ("--engines", "lightning", "--variants", "base")
+    assert finish(call(*arguments))[0] == 0
+    code, out, _ = finish(call(*arguments, "--reuse"))
+    assert code == 0
+    assert f"kept from an earlier call, {tmp_path / 'out' / 'lightning-base'}" in out
+    assert "trained by" not in out
+    code, out, _ = finish(call(*arguments))
+    assert code == 0
+    assert "trained by" in out
+
+
+def test_a_run_of_the_same_call_is_reused(tmp_path):
+    write_run(tmp_path, make_record())
+    assert reusable_record(job(tmp_path), "f") == make_record()
+    assert read_outcome(job(tmp_path), 0).record == make_record()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"status": "interrupted"},
+        {"engine": "keras-jax"},
+        {"dataset": {"name": "fashion-mnist", "fingerprint": "another"}},
+        {"execution": {"device": "cpu"}},
+        {"environment": {"cpu": "another", "packages": {}}},
+        {"environment": {**make_record().environment, "packages": {"torch": "1.0"}}},
+    ],
+)
+def test_another_run_is_not_reused(tmp_path, changes):
+    write_run(tmp_path, make_record(**changes))
+    assert reusable_record(job(tmp_path), "f") is None
+
+
+def test_a_run_of_another_recipe_or_without_predictions_is_not_reused(tmp_path):
+    write_run(tmp_path, make_record())
+    assert reusable_record(job(tmp_path, seed=1), "f") is None
+    (tmp_path / "predictions.npz").unlink()
+    assert reusable_record(job(tmp_path), "f") is None
+
+
+def chosen_engines(text, monkeypatch, missing):
+    reasons = dict.fromkeys(missing, "not installed: something")
+    monkeypatch.setattr("portproof.engines.Engine.why_not", lambda engine: reasons.get(engine.name))
+    return runpy.run_path(str(SCRIPT))["chosen_engines"](text)
+
+
+def test_an_engine_asked_for_that_cannot_run_is_a_wrong_call(monkeypatch):
+    with pytest.raises(UsageError, match="keras-jax cannot run here: not installed: something"):
+        chosen_engines("lightning,keras-jax", monkeypatch, ["keras-jax"])
+    assert chosen_engines("lightning,keras-jax", monkeypatch, []) == ["lightning", "keras-jax"]
+
+
+def test_a_default_engine_that_cannot_run_is_left_out_and_named(monkeypatch, capsys):
+    assert chosen_engines(None, monkeypatch, ["keras-tensorflow"]) == ["lightning"]
+    expected = "keras-tensorflow cannot run here: not installed: something; left out"
+    assert expected in capsys.readouterr().out
+    with pytest.raises(UsageError, match="lightning cannot run here"):
+        chosen_engines(None, monkeypatch, ["keras-tensorflow", "lightning"])
+
+
+def test_the_command_names_backend_variant_and_folder(tmp_path):
+    command = trainer_command(job(tmp_path, "keras-jax"), Path("/scripts"))
+    assert command == [
+        sys.executable, "/scripts/train_keras.py", "--backend", "jax",
+        "--variant", "base", "--epochs", "3", "--run-dir", str(tmp_path),
+    ]  # fmt: skip
+
+
+def test_exits_are_described_in_words():
+    assert describe_exit(-9) == "ended by signal SIGKILL"
+    assert "refused the call" in describe_exit(2)
+    assert describe_exit(1) == "exit code 1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--engines", "caffe"], "received 'caffe'"),
+        (["--variants", "base,wide"], "received 'wide'"),
+        (["--batch-size", "0"], "batch_size=0"),
+        (["--batch-size", "161"], "at most the 160 training images"),
+        (["--init", "/nonexistent"], "/nonexistent"),
+        (["--data-dir", "/nonexistent"], "does not exist"),
+        (["--unknown"], "--unknown"),
+    ],
+)
+def test_a_wrong_call_is_found_before_any_work(call, tmp_path, flags, message):
+    code, out, err = finish(call(*flags))
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,130 @@
+import dataclasses
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+
+from pipeline import record as record_module
+from pipeline.errors import RunError
+from pipeline.record import (
+    read_predictions,
+    read_record,
+    series,
+    write_predictions,
+    write_record,
+)
+from tests.fabricated import TEST_LABELS, make_logits, make_record
+
+
+def test_a_record_comes_back_as_it_was(tmp_path):
+    written = make_record()
+    write_record(tmp_path, written)
+    assert read_record(tmp_path) == written
+
+
+def test_another_record_does_not_come_back_equal(tmp_path):
+    write_record(tmp_path, make_record(parameters=1))
+    assert read_record(tmp_path) != make_record()
+
+
+def test_history_csv_has_a_row_an_epoch(tmp_path):
+    write_record(tmp_path, make_record())
+    lines = (tmp_path / "history.csv").read_text().splitlines()
+    assert lines[0] == "epoch,loss,accuracy,val_loss,val_accuracy,seconds"
+    assert lines[1] == "1,0.5,0.85,0.4,0.86,9"
+    assert len(lines) == 4
+
+
+def test_values_that_are_not_finite_become_none_and_come_back_as_nan(tmp_path):
+    history = make_record().history
+    history[2]["val_loss"], history[1]["loss"] = math.nan, math.inf
+    write_record(tmp_path, make_record(history=history))
+    record = read_record(tmp_path)
+    assert record.history[2]["val_loss"] is None
+    assert [math.isnan(value) for value in series(record, "val_loss")] == [False, False, True]
+    assert [math.isnan(value) for value in series(record, "loss")] == [False, True, False]
+    assert (tmp_path / "history.csv").read_text().splitlines()[3].split(",")[3] == "nan"
+
+
+def damaged(**changes):
+    return json.dumps({**dataclasses.asdict(make_record()), **changes})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "cannot read"),
+        ("{", "cannot read"),
+        ("[" * 100_000, "cannot read"),
+        ("[]", "must hold a JSON object"),
+        (damaged(schema=2), "has schema 2; this version reads 1"),
+        (damaged(extra=1), r"unexpected or missing fields \['extra'\]"),
+        (json.dumps({"schema": 1}), "unexpected or missing fields"),
+        (damaged(status="done"), "unknown status 'done'"),
+        (damaged(parameters="many"), "`parameters` has the wrong type str"),
+        (damaged(history=[{"epoch": 1}]), "row 1 of `history`"),
+        (damaged(history=make_record().history[1:]), "row 1 of `history` is not that of epoch 1"),
+        (damaged(test={"loss": "low"}), "`test.loss` must be a number"),
+        (damaged(timing={"train_seconds": True}), "`timing.train_seconds` must be a number"),
+    ],
+)
+def test_damaged_and_foreign_records_are_refused(content, message, tmp_path):
+    (tmp_path / "record.json").write_text(content)
+    with pytest.raises(RunError, match=message):
+        read_record(tmp_path)
+
+
+def test_an_undamaged_record_is_taken(tmp_path):
+    (tmp_path / "record.json").write_text(damaged())
+    assert read_record(tmp_path) == make_record()
+
+
+def test_a_folder_without_record_is_not_a_run_folder(tmp_path):
+    with pytest.raises(RunError, match=r"is not a run folder: it holds no record\.json"):
+        read_record(tmp_path)
+
+
+def test_oversized_records_are_refused(tmp_path, monkeypatch):
+    write_record(tmp_path, make_record())
+    monkeypatch.setattr(record_module, "MAX_RECORD_BYTES", 100)
+    with pytest.raises(RunError, match="larger than the 100 bytes"):
+        read_record(tmp_path)
+
+
+def test_predictions_come_back_as_they_were(tmp_path):
+    write_predictions(tmp_path, make_logits(3), TEST_LABELS)
+    logits, labels = read_predictions(tmp_path)
+    np.testing.assert_array_equal(logits, make_logits(3), strict=True)
+    np.testing.assert_array_equal(labels, TEST_LABELS, strict=True)
+
+
+def npz(**arrays):
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot read"),
+        (npz(logits=np.array([{}], object), labels=np.zeros(1, int)), "allow_pickle=False"),
+        (npz(logits=np.zeros((2, 10))), "labels"),
+        (npz(logits=np.zeros((2, 10)), labels=np.zeros(3, int)), r"labels \(3,\)"),
+        (npz(logits=np.zeros(2), labels=np.zeros(2, int)), r"logits \(2,\)"),
+        (npz(logits=np.zeros((9, 10)), labels=np.zeros(9, int))[:200], "cannot read"),
+    ],
+)
+def test_damaged_predictions_and_pickles_are_refused(content, message, tmp_path):
+    (tmp_path / "predictions.npz").write_bytes(content)
+    with pytest.raises(RunError, match=message):
+        read_predictions(tmp_path)
+
+
+def test_oversized_predictions_are_refused(tmp_path, monkeypatch):
+    write_predictions(tmp_path, make_logits(), TEST_LABELS)
+    monkeypatch.setattr(record_module, "MAX_PREDICTIONS_BYTES", 100)
+    with pytest.raises(RunError, match="larger than the 100 bytes"):
+        read_predictions(tmp_path)

@@ -1,0 +1,192 @@
+"""What set-up promises: locks, the Makefile, and the script that CI calls."""
+
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+TARGETS = [
+    "help",
+    "setup",
+    "data",
+    "compare",
+    "explore",
+    "doctor",
+    "test",
+    "test-all",
+    "lock",
+    "clean",
+]
+
+
+def lock_problems(text: str) -> list[str]:
+    """Return which lines of a lock are no pinned and hashed requirement."""
+    problems = [line for line in text.splitlines() if "://" in line or line.startswith("-")]
+    without_comments = "\n".join(
+        line for line in text.splitlines() if not line.strip().startswith("#")
+    )
+    for entry in without_comments.replace("\\\n", " ").splitlines():
+        requirement, *hashes = re.split(r"\s+--hash=", entry.strip())
+        pinned = re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[^ ;]+( ;|$)", requirement)
+        hashed = hashes and all(re.fullmatch("sha256:[0-9a-f]{64}", item) for item in hashes)
+        if not (pinned and hashed):
+            problems.append(entry)
+    return problems
+
+
+def pins(lock: Path) -> set[str]:
+    return set(re.findall(r"(?m)^[A-Za-z0-9._-]+==[^ \\;]+", lock.read_text()))
+
+
+def requirement(name: str) -> Requirement:
+    found = [Requirement(text) for text in PROJECT["dependencies"]]
+    return next(item for item in found if item.name == name)
+
+
+def test_there_are_three_locks() -> None:
+    assert [lock.name for lock in LOCKS] == ["base.txt", "dev.txt", "uv.txt"]
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_all_that_is_locked_is_pinned_and_hashed_without_addresses(lock: Path) -> None:
+    assert lock_problems(lock.read_text()) == []
+    assert pins(lock)
+
+
+HASH = f"--hash=sha256:{'0' * 64}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--index-url https://example.org/simple",
+        "--find-links /opt/wheels",
+        "-e .",
+        "numpy==2.4.6",
+        f"numpy>=2 {HASH}",
+        "numpy==2.4.6 --hash=md5:00",
+        f"numpy @ https://example.org/numpy.whl {HASH}",
+        f"numpy==2.4.6 {HASH}  # from http://example.org",
+    ],
+)
+def test_a_line_that_breaks_the_lock_is_seen(line: str) -> None:
+    good = f"rich==15.0.0 ; python_version < '4' \\\n    {HASH} \\\n    {HASH}\n    # via x\n"
+    assert lock_problems(good) == []
+    assert lock_problems(good + line + "\n")
+
+
+def test_the_base_lock_is_a_part_of_the_dev_lock() -> None:
+    base, dev = pins(ROOT / "requirements/base.txt"), pins(ROOT / "requirements/dev.txt")
+    assert base < dev
+
+
+def test_every_dependency_is_locked_within_its_range() -> None:
+    dev = PROJECT["optional-dependencies"]
+    stated = [*PROJECT["dependencies"], *dev["jax"], *dev["tracking"], *dev["dev"]]
+    locked = [pin.split("==") for pin in pins(ROOT / "requirements/dev.txt")]
+    for item in map(Requirement, stated):
+        if canonicalize_name(item.name) == PROJECT["name"]:
+            continue
+        versions = [version for name, version in locked if name == canonicalize_name(item.name)]
+        assert versions, f"{item.name} is not in requirements/dev.txt: run `make lock`"
+        assert all(version in item.specifier for version in versions), item
+
+
+def test_the_compromised_lightning_releases_are_excluded() -> None:
+    allowed = requirement("lightning").specifier
+    assert not {"2.6.2", "2.6.3"} & set(allowed.filter(["2.6.1", "2.6.2", "2.6.3", "2.6.4"]))
+    assert "2.6.4" in allowed
+    for lock in LOCKS:
+        assert not {"lightning==2.6.2", "lightning==2.6.3"} & pins(lock)
+
+
+def test_the_ranges_are_what_is_promised() -> None:
+    assert requirement("torch").specifier.contains("2.11.0")
+    assert not requirement("torch").specifier.contains("2.10.0")
+    assert PROJECT["requires-python"] == ">=3.11,<3.13"
+
+
+def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env=environ, capture_output=True, text=True, check=False
+    )
+
+
+def test_make_alone_lists_every_target() -> None:
+    listed = [line.split()[1] for line in make().stdout.splitlines()]
+    assert listed == TARGETS
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_can_be_made(target: str) -> None:
+    done = make("-n", target)
+    assert done.returncode == 0, done.stderr
+
+
+def test_make_test_runs_every_check_in_a_process_of_its_own() -> None:
+    plan = make("-n", "test").stdout
+    for check in ("ruff check .", "ruff format --check .", "-m mypy", "fetch_data.py"):
+        assert check in plan
+    sessions = [line for line in plan.splitlines() if "-m pytest" in line]
+    assert len(sessions) == 4
+    assert all('-m "not slow"' in line for line in sessions)
+    assert "not slow" not in make("-n", "test-all").stdout
+
+
+def test_make_compare_takes_the_number_of_epochs() -> None:
+    assert "scripts/compare.py --epochs 5" in make("-n", "compare").stdout
+    assert "scripts/compare.py --epochs 20" in make("-n", "compare", "EPOCHS=20").stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout, in a path with a space, that is set up."""
+    folder = tmp_path / "a checkout"
+    shutil.copytree(ROOT / "requirements", folder / "requirements")
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / ".set-up").touch()
+    return folder
+
+
+def test_a_second_set_up_installs_nothing(checkout: Path) -> None:
+    assert "install" not in make("-n", "setup", folder=checkout).stdout
+    newer = (checkout / ".venv/.set-up").stat().st_mtime + 10
+    os.utime(checkout / "requirements/dev.txt", (newer, newer))
+    plan = make("-n", "setup", folder=checkout).stdout
+    assert "--require-hashes -r requirements/dev.txt" in plan
+    assert "-r requirements/uv.txt" in plan
+
+
+def test_no_supported_python_is_said_in_one_line(checkout: Path) -> None:
+    (checkout / ".venv/.set-up").unlink()
+    done = make("setup", "PYTHON=/nonexistent/python", folder=checkout)
+    assert done.returncode == 2
+    assert "make: no Python 3.11 or 3.12 with venv here" in done.stderr
+    assert not list((checkout / ".venv").iterdir())
+
+
+def test_ci_calls_make_test() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+    assert "set -euo pipefail" in script.read_text()
+    assert "make test" in script.read_text()
+
+
+def test_the_licence_is_the_one_that_is_named() -> None:
+    assert PROJECT["license"] == "Apache-2.0"
+    assert (
+        "Apache License\n                           Version 2.0" in (ROOT / "LICENSE").read_text()
+    )
