@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup data compare explore doctor test test-all lock clean
+.PHONY: help setup data compare explore doctor test test-all lock readme clean
 
 EPOCHS ?= 5
 # The interpreter that .venv is made with; empty takes the first supported one.
@@ -46,6 +46,9 @@ lock: setup ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) --extra dev pyproject.toml -o requirements/dev.txt
 	$(COMPILE) -c requirements/dev.txt pyproject.toml -o requirements/base.txt
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
+
+readme: setup ## make the README's tables and listings anew
+	$(VENV_PYTHON) -m pipeline.readme
 
 clean: ## remove .venv and the tools' caches; runs and data stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -5,7 +5,8 @@ from typing import Any
 
 import keras
 
-from pipeline.errors import RunError
+from pipeline.environment import usable_cores
+from pipeline.errors import UsageError
 from pipeline.execution import Execution
 from pipeline.recipe import Recipe
 
@@ -19,15 +20,17 @@ def configure(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     matter; the backend itself comes from `KERAS_BACKEND`.
 
     Raises:
-        RunError: a GPU is asked for and there is none, or threads can't be set any more.
+        UsageError: a GPU is asked for and there is none, or threads can't be limited here.
     """
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float64" if recipe.precision == "64" else "float32")
     keras.config.set_epsilon(1e-7)
+    keras.config.set_max_epochs(None)  # KERAS_MAX_EPOCHS would shorten `fit` without a word
+    keras.config.set_max_steps_per_epoch(None)
     keras.config.set_dtype_policy(DTYPE_POLICIES[recipe.precision])
     if recipe.precision == "64":
         _keep_float64()
-    device = {
+    resolved = {
         "tensorflow": _configure_tensorflow,
         "jax": _configure_jax,
         "torch": _configure_torch,
@@ -35,8 +38,7 @@ def configure(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     keras.utils.set_random_seed(recipe.seed)
     return {
         "backend": keras.backend.backend(),
-        "device": device,
-        "threads": execution.num_threads or os.environ.get("OMP_NUM_THREADS") or "default",
+        **resolved,
         "image_data_format": keras.config.image_data_format(),
         "floatx": keras.config.floatx(),
         "dtype_policy": keras.config.dtype_policy().name,
@@ -113,7 +115,7 @@ def _keep_float64() -> None:
     dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
 
 
-def _configure_tensorflow(execution: Execution) -> str:
+def _configure_tensorflow(execution: Execution) -> dict[str, Any]:
     import tensorflow as tf
 
     if execution.num_threads is not None:
@@ -127,25 +129,31 @@ def _configure_tensorflow(execution: Execution) -> str:
     tf.config.experimental.enable_tensor_float_32_execution(execution.tf32)
     if execution.deterministic:
         tf.config.experimental.enable_op_determinism()
-    return "gpu" if gpus and execution.device != "cpu" else "cpu"
+    on_gpu = bool(gpus) and execution.device != "cpu"
+    details = tf.config.experimental.get_device_details(gpus[0]) if on_gpu else {}
+    return {
+        "device": "gpu" if on_gpu else "cpu",
+        "gpu": details.get("device_name"),
+        "threads": tf.config.threading.get_intra_op_parallelism_threads() or usable_cores(),
+    }
 
 
-def _configure_jax(execution: Execution) -> str:
+def _configure_jax(execution: Execution) -> dict[str, Any]:
     import jax
 
     if execution.num_threads is not None:
         _limit_cores(execution.num_threads)
     if execution.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_default_matmul_precision", "tensorfloat32" if execution.tf32 else None)
-    if not execution.tf32:
-        jax.config.update("jax_default_matmul_precision", "highest")
+    precision = "tensorfloat32" if execution.tf32 else "highest"
+    jax.config.update("jax_default_matmul_precision", precision)
     platform = jax.default_backend()
     _require(execution, has_gpu=platform == "gpu")
-    return platform
+    name = jax.devices()[0].device_kind if platform == "gpu" else None
+    return {"device": platform, "gpu": name, "threads": usable_cores()}
 
 
-def _configure_torch(execution: Execution) -> str:
+def _configure_torch(execution: Execution) -> dict[str, Any]:
     import torch
 
     if execution.num_threads is not None:
@@ -159,12 +167,17 @@ def _configure_torch(execution: Execution) -> str:
     torch.backends.cuda.matmul.allow_tf32 = execution.tf32
     torch.backends.cudnn.allow_tf32 = execution.tf32
     torch.use_deterministic_algorithms(execution.deterministic)
-    return "gpu" if has_gpu and execution.device != "cpu" else "cpu"
+    on_gpu = has_gpu and execution.device != "cpu"
+    return {
+        "device": "gpu" if on_gpu else "cpu",
+        "gpu": torch.cuda.get_device_name() if on_gpu else None,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _require(execution: Execution, has_gpu: bool) -> None:
     if execution.device == "gpu" and not has_gpu:
-        raise RunError(
+        raise UsageError(
             f"`--device gpu`: the {keras.backend.backend()} backend sees no GPU here; "
             "use --device cpu, or see scripts/doctor.py"
         )
@@ -173,5 +186,5 @@ def _require(execution: Execution, has_gpu: bool) -> None:
 def _limit_cores(num_threads: int) -> None:
     """Bind the process to `num_threads` cores: XLA's CPU client takes a thread for each."""
     if not hasattr(os, "sched_setaffinity"):
-        raise RunError("`--threads` for the JAX backend needs Linux")
+        raise UsageError("`--threads` for the JAX backend needs Linux")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_threads])

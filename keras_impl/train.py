@@ -17,20 +17,25 @@ from keras_impl.weights import (
     load_weights,
 )
 from pipeline.batches import Batches, dropout_seed, evaluation_batches, training_batches
+from pipeline.errors import RunError
 from pipeline.execution import Execution
 from pipeline.journal import Journal
 from pipeline.preprocess import LabeledImages, PreparedData
 from pipeline.recipe import Recipe
 from portproof.exchange import read_arrays, write_arrays
 
-__all__ = ["compile_model", "configure", "predict_logits", "train"]
+__all__ = ["configure", "predict_logits", "train"]
 
 Array = np.ndarray[Any, Any]
 STATE = "training-state.safetensors"
 
 
 def compile_model(model: keras.Model, recipe: Recipe) -> None:
-    """Attach the loss, the metric and the optimizer."""
+    """Attach the loss, the metric and the optimizer.
+
+    On TensorFlow, "auto" would turn XLA on wherever there is a GPU. XLA sends a max pool's gradient
+    elsewhere among ties, and on a CPU it is slower.
+    """
     model.compile(
         optimizer=keras.optimizers.Adam(
             learning_rate=recipe.learning_rate,
@@ -40,6 +45,7 @@ def compile_model(model: keras.Model, recipe: Recipe) -> None:
         ),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
     )
 
 
@@ -62,7 +68,6 @@ def train(
     first_epoch = _restore(model, journal)
     training = training_batches(data.train, recipe)
     validation = evaluation_batches(data.validation, recipe)
-    journal.begin_training(model.count_params())
     model.fit(
         batch_source(training, execution.plain),
         validation_data=batch_source(validation, execution.plain),
@@ -73,7 +78,7 @@ def train(
         callbacks=[
             EpochStart(recipe, training),
             JournalCallback(journal),
-            *_checkpoints_and_logs(journal.run_dir, execution),
+            *_checkpoints_and_logs(journal, execution),
             *callbacks,
         ],
     )
@@ -85,7 +90,9 @@ def predict_logits(
 ) -> Array:
     """Return the logits (N, classes) of `images`, dropout off."""
     batches = batch_source(evaluation_batches(images, recipe), execution.plain)
-    return np.asarray(model.predict(batches, verbose=0))
+    logits = model.predict(batches, verbose=0)
+    # Mixed precision predicts in bfloat16, which NumPy can't store.
+    return np.asarray(logits, np.float64 if recipe.precision == "64" else np.float32)
 
 
 class EpochStart(keras.callbacks.Callback):
@@ -98,10 +105,11 @@ class EpochStart(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Order the batches and seed each dropout layer's generator."""
         self.training.set_epoch(epoch)
-        seed = dropout_seed(self.recipe.seed, epoch)
-        for index, layer in enumerate(self.model.layers):
-            if isinstance(layer, keras.layers.Dropout):
-                layer.seed_generator.state.assign([seed, index])
+        layers = [layer for layer in self.model.layers if isinstance(layer, keras.layers.Dropout)]
+        for index, layer in enumerate(layers):
+            # The second word counts the steps, so only the first can tell the layers apart.
+            seed = dropout_seed(self.recipe.seed, epoch, layer=index)
+            layer.seed_generator.state.assign([seed, 0])
 
 
 class JournalCallback(keras.callbacks.Callback):
@@ -111,6 +119,10 @@ class JournalCallback(keras.callbacks.Callback):
         super().__init__()
         self.journal = journal
         self.epoch = 0
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Note that everything is built."""
+        self.journal.begin_training(self.model.count_params())
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Start the epoch's clock."""
@@ -138,25 +150,32 @@ def _restore(model: keras.Model, journal: Journal) -> int:
     path = _checkpoint_dir(journal.run_dir) / STATE
     epochs = 0
     if path.exists():
-        state, words = read_arrays(path)
-        load_training_state(model, state)
-        epochs = int(words["epochs"])
+        try:
+            state, words = read_arrays(path)
+            load_training_state(model, state)
+            epochs = int(words["epochs"])
+        except (ValueError, KeyError) as error:
+            raise RunError(f"cannot go on from {path}: {error}") from error
     journal.resume_at(epochs)
     return epochs
 
 
-def _checkpoints_and_logs(run_dir: Path, execution: Execution) -> list[keras.callbacks.Callback]:
-    folder = _checkpoint_dir(run_dir)
+def _checkpoints_and_logs(journal: Journal, execution: Execution) -> list[keras.callbacks.Callback]:
+    run_dir, folder = journal.run_dir, _checkpoint_dir(journal.run_dir)
+    (run_dir / "logs").mkdir(exist_ok=True)
     callbacks = [
         keras.callbacks.ModelCheckpoint(folder / "last.keras"),
         keras.callbacks.ModelCheckpoint(
-            folder / "best.keras", monitor="val_loss", mode="min", save_best_only=True
+            folder / "best.keras",
+            monitor="val_loss",
+            mode="min",
+            save_best_only=True,
+            initial_value_threshold=journal.best_val_loss,
         ),
-        keras.callbacks.CSVLogger(run_dir / "logs" / "keras.csv", append=True),
+        keras.callbacks.CSVLogger(run_dir / "logs" / f"from-epoch-{journal.epochs_done + 1}.csv"),
     ]
     if execution.logger == "tensorboard":
         callbacks.append(TensorBoardScalars(run_dir / "logs" / "tensorboard"))
-    (run_dir / "logs").mkdir(exist_ok=True)
     return callbacks
 
 

@@ -71,7 +71,3 @@ class FashionData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Return the validation batches."""
         return batch_loader(evaluation_batches(self.data.validation, self.recipe))
-
-    def predict_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Return the test batches."""
-        return batch_loader(evaluation_batches(self.data.test, self.recipe))

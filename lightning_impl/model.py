@@ -53,21 +53,28 @@ def initialize(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def accuracy_metric(recipe: Recipe) -> MulticlassAccuracy:
+    """Return the share of images classified correctly; its arguments need no check each step."""
+    return MulticlassAccuracy(recipe.num_classes, average="micro", validate_args=False)
+
+
 class Classifier(L.LightningModule):
     """The network with its loss, metrics and optimizer."""
 
     def __init__(self, recipe: Recipe, fast: bool = True) -> None:
         super().__init__()
-        self.recipe, self.fast = recipe, fast
+        self.recipe = recipe
         self.network = build_model(recipe)
-        # A list, not a module: the layers belong to `network` alone, and a checkpoint too.
-        self._layers = make_fast(self.network) if fast else list(self.network.children())
-        self.train_accuracy = MulticlassAccuracy(recipe.num_classes, average="micro")
-        self.val_accuracy = MulticlassAccuracy(recipe.num_classes, average="micro")
+        # A list, not a module: the layers belong to `network`, and are saved once.
+        self.fast_layers = make_fast(self.network) if fast else None
+        self.train_accuracy = accuracy_metric(recipe)
+        self.val_accuracy = accuracy_metric(recipe)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, classes) of images (N, 1, H, W)."""
-        for layer in self._layers:
+        if self.fast_layers is None:
+            return self.network(images)
+        for layer in self.fast_layers:
             images = layer(images)
         return images
 
@@ -95,7 +102,7 @@ class Classifier(L.LightningModule):
             learning_rate=recipe.learning_rate,
             betas=(recipe.beta_1, recipe.beta_2),
             epsilon=recipe.epsilon,
-            fused=self.fast,
+            fused=self.fast_layers is not None,
         )
 
     def _shared_step(
@@ -104,7 +111,7 @@ class Classifier(L.LightningModule):
         images, one_hot = batch
         logits = self(images)
         loss = functional.cross_entropy(logits, one_hot)
-        accuracy.update(logits.argmax(dim=1), one_hot.argmax(dim=1))
+        accuracy.update(logits, one_hot.argmax(dim=1))
         # Keras's epoch values are means over images; Lightning's are too only if it is told the
         # batch size, which differs in the last batch.
         values: dict[str, Tensor | Metric] = {f"{prefix}loss": loss, f"{prefix}accuracy": accuracy}

@@ -26,8 +26,10 @@ class KerasAdam(torch.optim.Adam):
         **options: Any,
     ) -> None:
         super().__init__(params, lr=learning_rate, betas=betas, eps=epsilon, **options)
+        own = {"epsilon": epsilon, "num_steps": 0}
+        self.defaults |= own  # for groups that are added later
         for group in self.param_groups:
-            group["epsilon"], group["num_steps"] = epsilon, 0
+            group.update(own)
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take one step; `num_steps` in each group counts them, also across a checkpoint."""

@@ -1,12 +1,11 @@
 """What PyTorch and Lightning are told before a run, and what a built network says it is."""
 
-import os
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import RunError
+from pipeline.errors import UsageError
 from pipeline.execution import Execution
 from pipeline.recipe import Recipe
 
@@ -17,11 +16,11 @@ def configure(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     """Set torch up for one run and return what it resolved to.
 
     Raises:
-        RunError: a GPU is asked for and there is none.
+        UsageError: a GPU is asked for and there is none.
     """
     has_gpu = torch.cuda.is_available()
     if execution.device == "gpu" and not has_gpu:
-        raise RunError(
+        raise UsageError(
             "`--device gpu`: torch sees no GPU here; use --device cpu, or see scripts/doctor.py"
         )
     if execution.num_threads is not None:
@@ -30,11 +29,10 @@ def configure(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     torch.backends.cuda.matmul.allow_tf32 = execution.tf32
     torch.backends.cudnn.allow_tf32 = execution.tf32
     torch.use_deterministic_algorithms(execution.deterministic)
-    if execution.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.manual_seed(recipe.seed)
     return {
         "device": accelerator(execution),
+        "gpu": torch.cuda.get_device_name() if accelerator(execution) == "gpu" else None,
         "threads": torch.get_num_threads(),
         "precision": PRECISIONS[recipe.precision],
     }

@@ -26,6 +26,7 @@ from pipeline.answers import (
     weights_of,
 )
 from pipeline.batches import batch_dtype
+from pipeline.network import first_weights
 from pipeline.preprocess import rescale
 from pipeline.recipe import Recipe
 from portproof.exchange import Array, Question
@@ -77,6 +78,16 @@ def answer_batches(question: Question, recipe: Recipe) -> Answer:
     return Answer({"batches": fed.rows, "history": list(journal.record.history)})
 
 
+def answer_training(question: Question, recipe: Recipe) -> Answer:
+    """Train, and return the history with the logits of the test images."""
+    data, execution = data_of(question, recipe), execution_of(question)
+    with scratch_folder() as folder:
+        journal = scratch_journal(recipe, data, folder)
+        module = train(recipe, data, execution, journal, first_weights(recipe))
+        logits = predict_logits(module, data.test, recipe, execution)
+    return Answer({"history": list(journal.record.history)}, {"logits": logits})
+
+
 class Watch(L.Callback):
     """Note what each step of a module is given."""
 
@@ -121,6 +132,7 @@ ANSWERERS = {
     "own_weights": answer_own_weights,
     "logits": answer_logits,
     "batches": answer_batches,
+    "training": answer_training,
 }
 
 

@@ -1,5 +1,7 @@
 """Training and prediction with Lightning: Trainer, callbacks, loggers."""
 
+import pickle
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from lightning_impl.model import Classifier
 from lightning_impl.settings import PRECISIONS, accelerator, configure
 from lightning_impl.weights import export_weights, load_weights
 from pipeline.batches import evaluation_batches
+from pipeline.errors import RunError
 from pipeline.execution import Execution
 from pipeline.journal import Journal
 from pipeline.preprocess import LabeledImages, PreparedData
@@ -48,7 +51,7 @@ def train(
         **_trainer_options(recipe, execution),
         max_epochs=recipe.num_epochs,
         deterministic=execution.deterministic,
-        logger=_loggers(journal.run_dir, execution),
+        logger=_loggers(journal.run_dir, journal.epochs_done, execution),
         enable_progress_bar=execution.show_progress,
         num_sanity_val_steps=0,  # Keras validates only after an epoch
         callbacks=[
@@ -64,8 +67,12 @@ def train(
             ckpt_path=_restore(journal),
             weights_only=True,
         )
-    except SystemExit as error:  # what Trainer makes of Ctrl-C
+    except SystemExit as error:  # what Trainer makes of Ctrl-C, and of SIGTERM
+        if trainer.received_sigterm:
+            raise
         raise KeyboardInterrupt from error
+    except (pickle.UnpicklingError, EOFError, zipfile.BadZipFile) as error:
+        raise RunError(f"cannot go on from {_restore(journal)}: {error}") from error
     return module
 
 
@@ -74,10 +81,12 @@ def predict_logits(
 ) -> Array:
     """Return the logits (N, classes) of `images`, dropout off."""
     trainer = L.Trainer(
-        **_trainer_options(recipe, execution), logger=False, enable_progress_bar=False
+        **_trainer_options(recipe, execution),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
     )
-    loader = batch_loader(evaluation_batches(images, recipe))
-    batches = trainer.predict(model, loader)
+    batches = trainer.predict(model, batch_loader(evaluation_batches(images, recipe)))
     assert batches is not None
     logits = torch.cat([batch for batch in batches if isinstance(batch, torch.Tensor)])
     return logits.to(torch.float64 if recipe.precision == "64" else torch.float32).cpu().numpy()
@@ -132,16 +141,11 @@ def _checkpoints(run_dir: Path) -> list[ModelCheckpoint]:
     Both are saved when the epoch has ended, after the journal has written its record.
     """
     folder = run_dir / CHECKPOINTS
+    options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    # The last one last: it holds what the best one knows, which a resumed run goes on with.
     return [
-        ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
-        ModelCheckpoint(
-            folder,
-            "best",
-            monitor="val_loss",
-            mode="min",
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        ),
+        ModelCheckpoint(folder, "best", monitor="val_loss", mode="min", **options),
+        ModelCheckpoint(folder, "last", **options),
     ]
 
 
@@ -151,8 +155,10 @@ def _restore(journal: Journal) -> Path | None:
     return path if path.exists() else None
 
 
-def _loggers(run_dir: Path, execution: Execution) -> list[Logger]:
-    loggers: list[Logger] = [CSVLogger(run_dir, name="logs", version="")]
+def _loggers(run_dir: Path, first_epoch: int, execution: Execution) -> list[Logger]:
+    loggers: list[Logger] = [
+        CSVLogger(run_dir, name="logs", version=f"from-epoch-{first_epoch + 1}")
+    ]
     if execution.logger == "tensorboard":
         from pipeline.event_files import keep_tensorflow_out
 

@@ -10,8 +10,12 @@ from pipeline.datasets import Dataset
 from pipeline.recipe import preset
 from portproof.compare import compare_facts
 
-# The whole real data set through the production trainers, at a network that costs nothing.
-RECIPE = preset("base", conv_filters=(1, 1, 1), hidden_units=1, num_epochs=2, seed=3)
+# The whole real data set through the production trainers, with a network that costs nothing and a
+# batch size that leaves a partial last batch in each of the three sets.
+RECIPE = preset(
+    "base", conv_filters=(1, 1, 1), hidden_units=1, num_epochs=2, seed=3, batch_size=448
+)
+TRAIN_BATCHES, VALIDATION_BATCHES = 108, 27
 PATHS = [
     ("keras-tensorflow", False),
     ("keras-tensorflow", True),
@@ -65,9 +69,9 @@ def test_the_batches_cover_what_they_should(expected):
     sizes = {}
     for row in expected:
         sizes.setdefault(row["stage"], []).append(row["size"])
-    assert sizes["train"] == [64] * 750 * 2
-    assert sizes["validation"] == ([64] * 187 + [32]) * 2
-    assert sizes["predict"] == [64] * 156 + [16]
+    assert sizes["train"] == ([448] * 107 + [64]) * 2
+    assert sizes["validation"] == ([448] * 26 + [352]) * 2
+    assert sizes["predict"] == [448] * 22 + [144]
 
 
 def test_no_validation_image_is_trained_on():
@@ -80,7 +84,7 @@ def test_no_validation_image_is_trained_on():
     ("engine", "fault", "where"),
     [
         ("lightning", "drop-last", ""),
-        ("lightning", "same-order", "938.images"),
+        ("lightning", "same-order", f"{TRAIN_BATCHES + VALIDATION_BATCHES}.images"),
         ("lightning", "train-on-validation", ""),
         ("lightning", "unscaled", "0.images"),
         ("lightning", "shifted-labels", "0.labels"),

@@ -20,9 +20,12 @@ def generator(seed: int, purpose: int, epoch: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, purpose, epoch])))
 
 
-def dropout_seed(seed: int, epoch: int) -> int:
-    """Return the seed, below 2**31, that a framework's own dropout takes in `epoch`."""
-    return int(generator(seed, DROPOUT, epoch).integers(2**31))
+def dropout_seed(seed: int, epoch: int, layer: int = 0) -> int:
+    """Return the seed, below 2**31, that a framework's own dropout takes in `epoch`.
+
+    `layer` counts dropout layers, for a framework in which each has a generator of its own.
+    """
+    return int(generator(seed, DROPOUT, epoch).integers(2**31, size=layer + 1)[layer])
 
 
 def epoch_order(num_images: int, seed: int, epoch: int) -> Array:

@@ -1,6 +1,7 @@
 """The command line that both trainers share: the same flags, checks and exit codes."""
 
 import argparse
+import os
 import sys
 import time
 import traceback
@@ -90,10 +91,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
         saved = recipe_from_dict(read_recipe_fields(arguments.run_dir / RECIPE))
         _refuse_changes(saved, {**fields, **flags})
         return saved
-    fields |= flags
-    if "variant" in flags or "dropout_rates" not in fields:
-        fields["dropout_rates"] = DROPOUT_RATES[fields.get("variant", "base")]
-    return recipe_from_dict(fields)
+    return recipe_from_dict(_overridden(fields, flags))
 
 
 def execution_of(arguments: argparse.Namespace) -> Execution:
@@ -105,7 +103,7 @@ def execution_of(arguments: argparse.Namespace) -> Execution:
         tf32=arguments.tf32,
         plain=arguments.plain,
         logger=arguments.logger,
-        show_progress=sys.stdout.isatty(),
+        show_progress=sys.stdout is not None and sys.stdout.isatty(),
     )
 
 
@@ -132,9 +130,10 @@ def guarded(prog: str, work: Callable[[], None]) -> int:
         print(f"{prog}: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt as error:
-        print(f"{prog}: interrupted{error and f'; {error}'}", file=sys.stderr)
+        print("; ".join([f"{prog}: interrupted", *map(str, error.args)]), file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
+    except BrokenPipeError:  # as with `| head`; what is still buffered must not fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception:
         traceback.print_exc()
@@ -158,11 +157,25 @@ def _train(engine: str, arguments: argparse.Namespace, load_half: Callable[[], A
     )
 
 
+def _overridden(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `fields` with `changes`; another variant brings its own dropout rates."""
+    variant = changes.get("variant", fields.get("variant", "base"))
+    rates_fit = "dropout_rates" in fields and fields.get("variant", variant) == variant
+    if rates_fit or variant not in VARIANTS:
+        return {**fields, **changes}
+    return {**fields, "dropout_rates": DROPOUT_RATES[variant], **changes}
+
+
 def _refuse_changes(saved: Recipe, wanted: dict[str, Any]) -> None:
     from pipeline.recipe import recipe_from_dict, recipe_to_dict
 
     before = recipe_to_dict(saved)
-    after = recipe_to_dict(recipe_from_dict({**before, **wanted}))
+    if wanted.get("variant", saved.variant) != saved.variant:  # before its rates are found wrong
+        raise UsageError(
+            f"cannot resume with another recipe: `variant` was {saved.variant!r}, "
+            f"received variant={wanted['variant']!r}"
+        )
+    after = recipe_to_dict(recipe_from_dict(_overridden(before, wanted)))
     changed = [name for name in before if before[name] != after[name]]
     if changed:
         name = changed[0]

@@ -66,6 +66,17 @@ def render_markdown(comparison: Comparison) -> str:
     return "\n\n".join(sections) + "\n"
 
 
+def readme_table(comparison: Comparison) -> str:
+    """Return the table of results and cost in one, with the command and the machine."""
+    costs = cost_rows(comparison)
+    rows = [
+        [*results[:5], results[7], results[8], *cost[2:6]]
+        for results, cost in zip(result_rows(comparison), costs, strict=True)
+    ]
+    columns = [*RESULT_COLUMNS[:5], *RESULT_COLUMNS[7:9], *COST_COLUMNS[2:6]]
+    return f"{_markdown_table(columns, rows)}\n\n{_setting(comparison)}"
+
+
 def tables(comparison: Comparison) -> list[Table]:
     """Return the tables for a terminal of 80 columns."""
     shown = [

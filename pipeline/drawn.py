@@ -43,12 +43,27 @@ def draw_dataset(folder: Path, num_train: int, num_test: int, seed: int = 0) -> 
     for name, count in (("num_train", num_train), ("num_test", num_test)):
         if count < 1:
             raise UsageError(f"`{name}` must be at least 1; received {name}={count}")
+    train = draw_images(num_train, np.random.default_rng([seed, 0]))
+    test = draw_images(num_test, np.random.default_rng([seed, 1]))
+    write_idx_set(folder, *train, *test)
+
+
+def write_idx_set(
+    folder: Path,
+    train_images: Array,
+    train_labels: Array,
+    test_images: Array,
+    test_labels: Array,
+) -> None:
+    """Write images (N, H, W) and labels (N,), uint8, as four IDX files to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts = ((TRAIN_IMAGES, TRAIN_LABELS, num_train), (TEST_IMAGES, TEST_LABELS, num_test))
-    for stream, (images_file, labels_file, count) in enumerate(parts):
-        images, labels = draw_images(count, np.random.default_rng([seed, stream]))
-        write_bytes(folder / images_file.name, idx_bytes(IMAGES_MAGIC, images))
-        write_bytes(folder / labels_file.name, idx_bytes(LABELS_MAGIC, labels))
+    for file, magic, values in (
+        (TRAIN_IMAGES, IMAGES_MAGIC, train_images),
+        (TRAIN_LABELS, LABELS_MAGIC, train_labels),
+        (TEST_IMAGES, IMAGES_MAGIC, test_images),
+        (TEST_LABELS, LABELS_MAGIC, test_labels),
+    ):
+        write_bytes(folder / file.name, idx_bytes(magic, values))
 
 
 def draw_images(count: int, generator: np.random.Generator) -> tuple[Array, Array]:

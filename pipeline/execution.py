@@ -1,6 +1,7 @@
 """How a run is carried out: what may change its speed and rounding, but not its meaning."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.errors import UsageError
 
@@ -43,3 +44,8 @@ class Execution:
             raise UsageError(
                 f"`num_threads` must be at least 1; received num_threads={self.num_threads}"
             )
+
+
+def computed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return those of an execution's fields that may change rounding; some only show a run."""
+    return {name: fields[name] for name in fields if name not in {"show_progress", "logger"}}

@@ -46,13 +46,29 @@ class Journal:
         self.record = record
         self._num_images = num_images
         self._say = say
-        self._best_val_loss = min(series(record, "val_loss"), default=math.inf)
-        self._seconds_before = sum(series(record, "seconds"))
 
     def resume_at(self, epoch: int) -> None:
-        """Forget the rows of `epoch` and later, which will be trained again."""
+        """Forget the rows of `epoch` and later, which will be trained again.
+
+        Raises:
+            RunError: the record holds fewer epochs than the checkpoint that goes on from `epoch`.
+        """
+        if self.epochs_done < epoch:
+            raise RunError(
+                f"cannot resume: the checkpoint has seen {epoch} epochs, "
+                f"the record {self.epochs_done}"
+            )
         self.record = replace(self.record, history=self.record.history[:epoch])
-        self._best_val_loss = min(series(self.record, "val_loss"), default=math.inf)
+
+    @property
+    def epochs_done(self) -> int:
+        """Whole epochs in the record."""
+        return len(self.record.history)
+
+    @property
+    def best_val_loss(self) -> float | None:
+        """The lowest validation loss so far; None before the first epoch."""
+        return min(series(self.record, "val_loss"), default=None)
 
     def begin_training(self, num_parameters: int) -> None:
         """Note that everything is built and the first step is about to be taken."""
@@ -84,11 +100,11 @@ class Journal:
         The best weights are those with the lowest validation loss.
         """
         seconds = time.perf_counter() - self._epoch_began
+        best_before = self.best_val_loss
         row = {"epoch": epoch + 1, **{name: float(metrics[name]) for name in EPOCH_METRICS}}
         self._update(history=[*self.record.history, {**row, "seconds": seconds}])
         write_weights(self.run_dir / LAST_WEIGHTS, weights)
-        if row["val_loss"] < self._best_val_loss:
-            self._best_val_loss = row["val_loss"]
+        if best_before is None or row["val_loss"] < best_before:
             write_weights(self.run_dir / BEST_WEIGHTS, weights)
         total = self.record.recipe["num_epochs"]
         measured = "  ".join(f"{name} {row[name]:.4f}" for name in EPOCH_METRICS)
@@ -107,7 +123,16 @@ class Journal:
         self._update(timing=timing)
 
     def complete(self, test: dict[str, float]) -> None:
-        """Write the finished record with the test's loss and accuracy."""
+        """Write the finished record with the test's loss and accuracy.
+
+        Raises:
+            RunError: fewer epochs were trained than the recipe asks for.
+        """
+        if self.epochs_done != self.record.recipe["num_epochs"]:
+            raise RunError(
+                f"training ended after {self.epochs_done} of "
+                f"{self.record.recipe['num_epochs']} epochs"
+            )
         self._update(status="complete", test=test, failure=None)
 
     def fail(self, status: str, error: BaseException) -> None:

@@ -23,7 +23,7 @@ from pipeline.command import INTERRUPTED
 from pipeline.engines import ENGINES, trainer_arguments
 from pipeline.environment import cpu_name, package_versions
 from pipeline.errors import RunError, UsageError
-from pipeline.execution import Execution
+from pipeline.execution import Execution, computed
 from pipeline.recipe import Recipe, recipe_to_dict
 from pipeline.record import LOG, RECIPE, RECORD, Record, read_predictions, read_record
 from pipeline.run import LOCK
@@ -189,7 +189,7 @@ def reusable_record(job: Job, fingerprint: str) -> Record | None:
         record.status == "complete"
         and record.dataset.get("fingerprint") == fingerprint
         and record.environment.get("cpu") == cpu_name()
-        and _as_computed(record.execution) == _as_computed(dataclasses.asdict(job.execution))
+        and computed(record.execution) == computed(dataclasses.asdict(job.execution))
         and all(recorded.get(package) == version for package, version in versions.items())
     )
     return record if is_same else None
@@ -254,10 +254,6 @@ def _check_is_of(job: Job, record: Record) -> None:
     is_of_job = record.engine == job.engine and record.recipe == recipe_to_dict(job.recipe)
     if not is_of_job:
         raise RunError(f"{job.run_dir / RECORD} is not of {job.name} with this call's recipe")
-
-
-def _as_computed(execution: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in execution.items() if name != "show_progress"}
 
 
 def _headline(outcome: Outcome) -> str:

@@ -24,7 +24,7 @@ def nearest_float32(value: float) -> float:
     TensorFlow stores LeakyReLU's slope, and Keras casts Adam's betas, as float32 even in a
     float64 model. A number that float32 can hold is the same number on both sides.
     """
-    return struct.unpack("f", struct.pack("f", value))[0]
+    return struct.unpack("=f", struct.pack("=f", value))[0]  # native "f" would overflow to inf
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,11 @@ class Recipe:
             )
 
     def _check_tuples(self) -> None:
+        for name in ("conv_filters", "dropout_rates"):
+            if not isinstance(getattr(self, name), tuple):
+                raise UsageError(
+                    f"`{name}` must be a list; received {name}={getattr(self, name)!r}"
+                )
         for filters in self.conv_filters:
             _require_integer("conv_filters", filters, minimum=1)
         if not self.conv_filters:
@@ -160,6 +165,16 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
     write_text(path, yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False))
 
 
+class _LoaderWithoutAliases(yaml.SafeLoader):
+    """A few lines of aliases can stand for gigabytes, and a recipe needs none."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Refuse an alias; else do as SafeLoader does."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("a recipe has no aliases")
+        return super().compose_node(parent, index)
+
+
 def read_recipe_fields(path: Path) -> dict[str, Any]:
     """Read the fields that a YAML recipe sets; the rest keep their defaults.
 
@@ -167,7 +182,7 @@ def read_recipe_fields(path: Path) -> dict[str, Any]:
         UsageError: no such file, too large, not YAML, or not a mapping.
     """
     try:
-        fields = yaml.safe_load(read_limited(path, MAX_RECIPE_BYTES).decode())
+        fields = yaml.load(read_limited(path, MAX_RECIPE_BYTES).decode(), _LoaderWithoutAliases)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"cannot read the recipe {path}: {reason}") from error
@@ -181,17 +196,17 @@ def _as_field(name: str, value: Any) -> Any:
         return tuple(_as_field(name, item) for item in value)
     is_float_field = isinstance(getattr(Recipe, name, ()), float) or name == "dropout_rates"
     if is_float_field and isinstance(value, int | float) and not isinstance(value, bool):
-        return _rounded(name, float(value))
+        return _rounded(name, value)
     if name == "precision" and isinstance(value, int):
         return str(value)
     return value
 
 
 def _rounded(name: str, value: float) -> float:
-    if name == "validation_fraction":  # a share of a count, never fed to a framework
-        return value
     try:
-        return nearest_float32(value)
+        if name == "validation_fraction":  # a share of a count, never fed to a framework
+            return float(value)
+        return nearest_float32(float(value))
     except OverflowError as error:
         raise UsageError(f"`{name}` must fit in float32; received {name}={value!r}") from error
 

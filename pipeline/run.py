@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipeline.engines import ENGINES
 from pipeline.environment import describe_machine, package_versions
 from pipeline.errors import RunError, UsageError
 from pipeline.evaluation import Evaluation, evaluate_logits
-from pipeline.execution import Execution
+from pipeline.execution import Execution, computed
 from pipeline.journal import Journal
 from pipeline.network import first_weights
 from pipeline.preprocess import LabeledImages, PreparedData, prepare
@@ -82,7 +83,7 @@ def run_training(
     data = prepare(dataset, recipe)
     weights = first_weights(recipe)
     with _claimed(run_dir, resume):
-        record = _resumed(run_dir, engine, recipe, data) if resume else None
+        record = _resumed(run_dir, engine, recipe, execution, data) if resume else None
         if record is not None and record.status == "complete":
             say(f"{run_dir} is complete: {_headline(record)}")
             return record
@@ -90,13 +91,14 @@ def run_training(
         write_recipe(run_dir / RECIPE, recipe)
         journal = Journal(run_dir, record, len(data.train), _speaker(execution))
         say(f"{engine} {recipe.variant}: {run_dir}")
-        os.environ.update(ENGINES[engine].environment(recipe.precision))
-        with _failures_recorded(journal), noise_to(run_dir / LOG):
-            logits = _train_and_predict(load_half(), recipe, data, execution, journal, weights)
-        evaluation = evaluate_logits(logits, data.test.labels, data.class_names)
-        write_predictions(run_dir, logits, data.test.labels)
-        _write_report(journal, evaluation, data)
-        journal.complete({"loss": evaluation.loss, "accuracy": evaluation.accuracy})
+        os.environ.update(_environment(engine, recipe, execution))
+        with _failures_recorded(journal):
+            with noise_to(run_dir / LOG), _no_keras_home():
+                logits = _train_and_predict(load_half(), recipe, data, execution, journal, weights)
+            evaluation = evaluate_logits(logits, data.test.labels, data.class_names)
+            write_predictions(run_dir, logits, data.test.labels)
+            _write_report(journal, evaluation, data)
+            journal.complete({"loss": evaluation.loss, "accuracy": evaluation.accuracy})
         say(f"{engine} {recipe.variant}: {_headline(journal.record)}")
         return journal.record
 
@@ -119,10 +121,12 @@ def _train_and_predict(
 @contextmanager
 def _claimed(run_dir: Path, resume: bool) -> Iterator[None]:
     """Hold the run folder against a second run; take it away again if the call was wrong."""
-    created = not run_dir.exists()
-    if resume and not (run_dir / RECORD).is_file():
-        raise UsageError(f"cannot resume: {run_dir} holds no {RECORD}")
     try:
+        created = not run_dir.exists()
+        if resume and not (run_dir / RECORD).is_file():
+            raise UsageError(f"cannot resume: {run_dir} holds no {RECORD}")
+        if not resume and not (run_dir / LOCK).exists():  # not a run's: don't even lock it
+            _require_empty(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(run_dir / LOCK, timeout=0)
         lock.acquire()
@@ -131,19 +135,45 @@ def _claimed(run_dir: Path, resume: bool) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"cannot write to {run_dir}: {error.strerror or error}") from error
     try:
-        if not resume and any(path.name != LOCK for path in run_dir.iterdir()):
-            raise UsageError(
-                f"{run_dir} is not empty; choose another --run-dir, or add --resume to go on in it"
-            )
+        if not resume:
+            _require_empty(run_dir)
         yield
     except UsageError:
         if created:
             shutil.rmtree(run_dir, ignore_errors=True)
         raise
+    except BrokenPipeError:  # nobody reads stdout any more
+        raise
     except OSError as error:
         raise RunError(f"cannot write to {run_dir}: {error.strerror or error}") from error
     finally:
         lock.release()
+
+
+def _environment(engine: str, recipe: Recipe, execution: Execution) -> dict[str, str]:
+    """Return the variables that must be set before the framework is imported."""
+    variables = ENGINES[engine].environment(recipe.precision)
+    if execution.deterministic:
+        variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
+        variables["XLA_FLAGS"] = flags.strip()
+    return variables
+
+
+@contextmanager
+def _no_keras_home() -> Iterator[None]:
+    """Let Keras find no `keras.json`: some of what it may say makes `import keras` fail."""
+    with tempfile.TemporaryDirectory(prefix="keras-home-") as folder:
+        os.environ["KERAS_HOME"] = folder
+        os.environ.pop("KERAS_NNX_ENABLED", None)
+        yield
+
+
+def _require_empty(run_dir: Path) -> None:
+    if run_dir.is_dir() and any(path.name != LOCK for path in run_dir.iterdir()):
+        raise UsageError(
+            f"{run_dir} is not empty; choose another --run-dir, or add --resume to go on in it"
+        )
 
 
 def _new_record(engine: str, recipe: Recipe, execution: Execution, data: PreparedData) -> Record:
@@ -167,22 +197,34 @@ def _new_record(engine: str, recipe: Recipe, execution: Execution, data: Prepare
     )
 
 
-def _resumed(run_dir: Path, engine: str, recipe: Recipe, data: PreparedData) -> Record:
+def _resumed(
+    run_dir: Path, engine: str, recipe: Recipe, execution: Execution, data: PreparedData
+) -> Record:
     record = read_record(run_dir)
-    wanted = {"engine": engine, "recipe": recipe_to_dict(recipe)}
-    for name, value in wanted.items():
-        if getattr(record, name) != value:
-            raise UsageError(
-                f"cannot resume: the run in {run_dir} has another {name}; received {name}={value!r}"
-            )
+    for name, before, now in (
+        ("engine", record.engine, engine),
+        ("recipe", record.recipe, recipe_to_dict(recipe)),
+        ("execution", computed(record.execution), computed(dataclasses.asdict(execution))),
+        ("packages", record.environment.get("packages"), package_versions()),
+    ):
+        if before != now:
+            raise UsageError(f"cannot resume {run_dir}: {difference(name, before, now)}")
     if record.dataset["fingerprint"] != data.fingerprint:
         raise UsageError(
-            f"cannot resume: the run in {run_dir} was trained on {record.dataset['name']}, "
+            f"cannot resume {run_dir}: it was trained on {record.dataset['name']}, "
             f"received {data.name}"
         )
     if record.status == "complete":
         return record
     return dataclasses.replace(record, status="running", failure=None)
+
+
+def difference(name: str, before: Any, now: Any) -> str:
+    """Say what differs between a run and a call to resume it."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
+        return difference(key, before.get(key), now.get(key))
+    return f"its `{name}` was {before!r}, received {name}={now!r}"
 
 
 @contextmanager

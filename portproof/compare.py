@@ -34,9 +34,8 @@ class Difference:
     note: str = ""
 
     def __str__(self) -> str:
-        return (
-            f"{self.where}: {self.left!r} against {self.right!r}{self.note and f' ({self.note})'}"
-        )
+        note = f" ({self.note})" if self.note else ""
+        return f"{self.where}: {self.left!r} against {self.right!r}{note}"
 
 
 def compare_facts(left: Any, right: Any, where: str = "") -> list[Difference]:
@@ -64,9 +63,21 @@ def compare_arrays(left: Arrays, right: Arrays, tolerance: Tolerance = EXACT) ->
 
 
 def gap(left: Array, right: Array) -> float:
-    """Return the largest |left − right|, infinite where either side is not finite."""
-    distance = np.abs(np.asarray(left, np.float64) - np.asarray(right, np.float64))
-    return float(distance.max()) if np.isfinite(distance).all() else float("inf")
+    """Return the largest |left − right|, infinite where either side is not finite.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if left.shape != right.shape:
+        raise ValueError(f"cannot compare shapes {left.shape} and {right.shape}")
+    return float(_distance(left, right).max())
+
+
+def _distance(left: Array, right: Array) -> Array:
+    """Return |left − right| in float64, infinite where either side is not finite."""
+    with np.errstate(invalid="ignore", over="ignore"):  # ∞ − ∞
+        distance = np.abs(left.astype(np.float64) - right.astype(np.float64))
+    return np.where(np.isfinite(distance), distance, np.inf)
 
 
 def _compare(left: Any, right: Any, where: str) -> list[Difference]:
@@ -97,10 +108,11 @@ def _compare_array(
         return Difference(name, left.shape, right.shape, "shapes")
     if left.size == 0:
         raise ValueError(f"{name} is empty: nothing to compare")
-    distance = np.abs(left.astype(np.float64) - right.astype(np.float64))
-    distance = np.where(np.isfinite(distance), distance, np.inf)
+    if left.dtype != right.dtype:
+        return Difference(name, str(left.dtype), str(right.dtype), "dtypes")
+    distance = _distance(left, right)
     worst = np.unravel_index(distance.argmax(), distance.shape)
-    if distance[worst] <= tolerance.absolute:
+    if distance[worst] <= tolerance.absolute and np.isfinite(distance[worst]):
         return None
     place = ", ".join(map(str, worst))
     note = f"gap {distance[worst]:.3g}, {tolerance.name} allows {tolerance.absolute:.3g}"

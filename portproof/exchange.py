@@ -22,7 +22,7 @@ MAX_BYTES = 4 * 1024**3
 
 def write_arrays(path: Path, arrays: Arrays, metadata: Mapping[str, str] | None = None) -> None:
     """Write named arrays, any shapes, with words about them; whole or not at all."""
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     write_bytes(path, save(contiguous, metadata=dict(metadata or {})))
 
 
@@ -74,7 +74,7 @@ class Question:
         """SHA-256 over everything that is asked."""
         digest = hashlib.sha256(_json([list(self.asks), self.settings]).encode())
         for name in sorted(self.arrays):
-            array = np.ascontiguousarray(self.arrays[name])
+            array = np.asarray(self.arrays[name], order="C")
             digest.update(_json([name, array.dtype.str, array.shape]).encode())
             digest.update(array.tobytes())
         return digest.hexdigest()

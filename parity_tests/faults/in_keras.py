@@ -49,9 +49,11 @@ def he_init() -> None:
 def shuffled_batches() -> None:
     """Leave `fit` its default, which shuffles a PyDataset's batches once more."""
     real = keras.Model.fit
-    keras.Model.fit = lambda self, *arguments, shuffle, **options: real(  # type: ignore[method-assign]
-        self, *arguments, **options
-    )
+
+    def fit(self: keras.Model, *arguments: Any, shuffle: bool, **options: Any) -> Any:
+        return real(self, *arguments, **options)
+
+    keras.Model.fit = fit
 
 
 def dropped_batch() -> None:

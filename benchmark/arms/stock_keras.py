@@ -1,0 +1,99 @@
+"""What a newcomer to Keras writes for this network: arrays in memory and `fit`.
+
+A leaf program that is measured: it shares no code with the project on purpose.
+`stock_keras.py --data-dir D --epochs N`, the backend by `KERAS_BACKEND`; prints JSON.
+"""
+
+import argparse
+import gzip
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+
+class EpochClock(keras.callbacks.Callback):
+    """Seconds of each epoch, validation included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Start the clock."""
+        self.began = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Stop the clock."""
+        self.seconds.append(time.perf_counter() - self.began)
+
+
+def read_idx(folder: Path, name: str, header: int) -> np.ndarray:
+    """Return the bytes of an IDX file after its header."""
+    path = folder / name
+    packed = folder / f"{name}.gz"
+    content = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
+    return np.frombuffer(content, np.uint8, offset=header)
+
+
+def build_model() -> keras.Model:
+    """Build the tutorial's network."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Conv2D(32, 3, padding="same"),
+            layers.LeakyReLU(0.1),
+            layers.MaxPooling2D(2, padding="same"),
+            layers.Conv2D(64, 3, padding="same"),
+            layers.LeakyReLU(0.1),
+            layers.MaxPooling2D(2, padding="same"),
+            layers.Conv2D(128, 3, padding="same"),
+            layers.LeakyReLU(0.1),
+            layers.MaxPooling2D(2, padding="same"),
+            layers.Flatten(),
+            layers.Dense(128),
+            layers.LeakyReLU(0.1),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+
+
+def main() -> None:
+    """Train and print what was measured."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=3)
+    arguments = parser.parse_args()
+    images = read_idx(arguments.data_dir, "train-images-idx3-ubyte", 16).reshape(-1, 28, 28, 1)
+    images = images.astype("float32") / 255
+    labels = keras.utils.to_categorical(read_idx(arguments.data_dir, "train-labels-idx1-ubyte", 8))
+    train_images, val_images, train_labels, val_labels = train_test_split(
+        images, labels, test_size=0.2, random_state=13
+    )
+    model, clock = build_model(), EpochClock()
+    model.compile(optimizer="adam", loss="categorical_crossentropy", metrics=["accuracy"])
+    history = model.fit(
+        train_images,
+        train_labels,
+        batch_size=64,
+        epochs=arguments.epochs,
+        validation_data=(val_images, val_labels),
+        verbose=0,
+        callbacks=[clock],
+    )
+    measured = {
+        "epoch_seconds": clock.seconds,
+        "val_accuracy": history.history["val_accuracy"][-1],
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    json.dump(measured, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

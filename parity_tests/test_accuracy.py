@@ -1,0 +1,61 @@
+"""Rung 10, its coarsest form: each half reaches the accuracy that the tutorial's recipe gives."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.comparison import EXPECTED_TEST_ACCURACY, comparison_from_json, expected_range
+from pipeline.evaluation import evaluate_logits
+from pipeline.recipe import preset
+from pipeline.record import EPOCH_METRICS
+
+ENGINES = ("keras-tensorflow", "lightning")
+VARIANTS = ("base", "dropout")
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "compare-20-epochs"
+
+
+def is_in_range(accuracy, variant, num_epochs):
+    low, high = EXPECTED_TEST_ACCURACY[variant, num_epochs]
+    return low <= accuracy <= high
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_real_epoch_ends_in_the_expected_range(trained, engine, variant):
+    record = trained(engine, variant)
+    assert expected_range(record) == EXPECTED_TEST_ACCURACY[variant, 1]
+    assert is_in_range(record.test["accuracy"], variant, 1)
+    assert record.parameters == 356_234
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_one_real_epoch_ends_alike_in_both(trained, variant):
+    """The same weights, batches and formulas: base may part by rounding, dropout by its masks."""
+    keras, lightning = (trained(engine, variant).history[0] for engine in ENGINES)
+    allowed = 0.005 if variant == "base" else 0.02
+    for name in EPOCH_METRICS:
+        assert keras[name] == pytest.approx(lightning[name], abs=allowed), name
+
+
+def test_labels_shifted_in_training_are_caught(ask, dataset):
+    recipe = preset("base", num_epochs=1)
+    settings = {"data_dir": str(dataset.folder)}
+    trace = ask("lightning", recipe, "training", fault="shifted-labels", **settings)
+    evaluation = evaluate_logits(trace.arrays["logits"], dataset.test_labels, dataset.class_names)
+    assert not is_in_range(evaluation.accuracy, "base", 1)
+    # Its own training metrics look as good as ever: only the true labels tell.
+    assert trace.facts["history"][0]["accuracy"] > 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_twenty_epochs_ended_in_the_expected_range(engine, variant):
+    """From the records of `make compare EPOCHS=20` that are kept in results/."""
+    fields = json.loads((RESULTS / "comparison.json").read_text())
+    runs = {(run.engine, run.variant): run for run in comparison_from_json(fields).runs}
+    run = runs[engine, variant]
+    assert run.num_epochs == 20
+    assert is_in_range(run.test_accuracy, variant, 20)
+    assert (run.train_accuracy > 0.98) == (variant == "base")

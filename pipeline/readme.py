@@ -1,0 +1,74 @@
+"""The parts of the README that are made from results and sources, so that they can't go stale."""
+
+import ast
+import json
+from pathlib import Path
+
+from pipeline.comparison import comparison_from_json
+from pipeline.comparison_page import readme_table
+from portproof.files import write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+COMPARISON = ROOT / "results" / "compare-20-epochs" / "comparison.json"
+STOCK = ROOT / "results" / "against-stock.json"
+
+
+def render(text: str) -> str:
+    """Return a README's text with its marked parts made anew."""
+    parts = {"results": results_part(), "stock": stock_part(), "models": models_part()}
+    for name, part in parts.items():
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, rest = text.split(start)
+        _, after = rest.split(end)
+        text = f"{before}{start}{part}\n{end}{after}"
+    return text
+
+
+def results_part() -> str:
+    """Return the table of the 20-epoch comparison."""
+    return readme_table(comparison_from_json(json.loads(COMPARISON.read_text())))
+
+
+def stock_part() -> str:
+    """Return what the measurement against the stock programs found."""
+    measured = json.loads(STOCK.read_text())
+    rows = ["| | s an epoch (median) | faster than stock (by round) |", "|---|---|---|"]
+    for arm in measured["arms"]:
+        ratios = ", ".join(f"{ratio:.2f}×" for ratio in arm.get("speed_up", []))
+        rows.append(f"| {arm['arm']} | {arm['epoch_seconds_median']:.1f} | {ratios or '–'} |")
+    machine, num_rounds = measured["environment"], len(measured["arms"][0]["epoch_seconds"])
+    words = (
+        f"`{' '.join(measured['command'])}`: {measured['train_images']:,} training and "
+        f"{measured['validation_images']:,} validation images, fresh processes, interleaved, "
+        f"{num_rounds} rounds, on {machine['cores']} cores of {machine['cpu']}. The stock programs "
+        "are in [`benchmark/arms/`](benchmark/arms)."
+    )
+    return "\n".join([*rows, "", words])
+
+
+def models_part() -> str:
+    """Return the two `build_model` side by side."""
+    cells = [
+        f"<td>\n\n```python\n{function_source(ROOT / f'{half}_impl' / 'model.py', 'build_model')}\n"
+        "```\n\n</td>"
+        for half in ("keras", "lightning")
+    ]
+    names = "".join(
+        f'<th><a href="{half}_impl/model.py">{half}_impl/model.py</a></th>'
+        for half in ("keras", "lightning")
+    )
+    return f"<table>\n<tr>{names}</tr>\n<tr>\n{cells[0]}\n{cells[1]}\n</tr>\n</table>"
+
+
+def function_source(path: Path, name: str) -> str:
+    """Return the source of a function in a file."""
+    source = path.read_text()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return ast.get_source_segment(source, node) or ""
+    raise ValueError(f"{path} has no function {name}")
+
+
+if __name__ == "__main__":
+    write_text(README, render(README.read_text()))

@@ -1,0 +1,227 @@
+import io
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from pipeline import command
+from pipeline.command import execution_of, guarded, recipe_of, trainer_main, trainer_parser
+from pipeline.errors import RunError, UsageError
+from pipeline.recipe import preset, write_recipe
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+FRAMEWORKS = {"torch", "lightning", "tensorflow", "keras", "jax", "torchmetrics"}
+HELP_SECONDS = 0.5
+
+
+def recipe(*flags, half="keras"):
+    return recipe_of(trainer_parser(half).parse_args(list(flags)))
+
+
+def config(folder, **fields):
+    path = folder / "config ü.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    return str(path)
+
+
+@pytest.mark.parametrize("half", ["keras", "lightning"])
+def test_a_bare_call_is_the_tutorials_base_recipe(half):
+    assert recipe(half=half) == preset("base")
+    execution = execution_of(trainer_parser(half).parse_args([]))
+    assert (execution.device, execution.num_threads, execution.plain) == ("auto", None, False)
+
+
+def test_each_recipe_flag_reaches_its_field():
+    flags = ["--variant", "dropout", "--epochs", "3", "--batch-size", "8", "--learning-rate", "0.5",
+             "--seed", "9", "--init", "own", "--precision", "64"]  # fmt: skip
+    assert recipe(*flags) == preset(
+        "dropout", num_epochs=3, batch_size=8, learning_rate=0.5, seed=9, init="own", precision="64"
+    )
+
+
+def test_each_execution_flag_reaches_its_field():
+    flags = ["--device", "cpu", "--threads", "2", "--deterministic", "--tf32", "--plain",
+             "--logger", "tensorboard"]  # fmt: skip
+    execution = execution_of(trainer_parser("lightning").parse_args(flags))
+    assert (execution.device, execution.num_threads, execution.logger) == ("cpu", 2, "tensorboard")
+    assert (execution.deterministic, execution.tf32, execution.plain) == (True, True, True)
+
+
+def test_flags_override_the_config_which_overrides_the_defaults(tmp_path):
+    path = config(tmp_path, num_epochs=7, batch_size=8, variant="dropout")
+    assert recipe("--config", path, "--epochs", "3") == preset(
+        "dropout", num_epochs=3, batch_size=8
+    )
+
+
+@pytest.mark.parametrize("variant", ["base", "dropout"])
+@pytest.mark.parametrize("before", ["base", "dropout"])
+def test_another_variant_than_the_configs_brings_its_own_rates(before, variant, tmp_path):
+    write_recipe(tmp_path / "saved.yaml", preset(before, seed=5))
+    received = recipe("--config", str(tmp_path / "saved.yaml"), "--variant", variant)
+    assert received == preset(variant, seed=5)
+
+
+def test_a_configs_own_rates_stand(tmp_path):
+    rates = [0.5, 0.5, 0.5, 0.5]
+    path = config(tmp_path, variant="dropout", dropout_rates=rates)
+    for flags in ([], ["--variant", "dropout"], ["--seed", "1"]):
+        assert recipe("--config", path, *flags).dropout_rates == tuple(rates)
+    path = config(tmp_path, dropout_rates=rates)
+    assert recipe("--config", path, "--variant", "dropout").dropout_rates == tuple(rates)
+    with pytest.raises(UsageError, match="must be zero in the base variant"):
+        recipe("--config", path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"variant": "wide"}, "`variant` must be one of base, dropout; received variant='wide'"),
+        ({"variant": ["base"]}, "`variant` must be one of base, dropout"),
+        ({"variant": {"a": 1}}, "`variant` must be one of base, dropout"),
+        ({"epochs": 3}, "a recipe has no field `epochs`"),
+        ({"num_epochs": 0}, "`num_epochs` must be an integer of at least 1"),
+    ],
+)
+def test_a_wrong_config_is_a_wrong_call(fields, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        recipe("--config", config(tmp_path, **fields))
+
+
+WRONG_CALLS = [
+    (["--unknown"], "unrecognized arguments: --unknown"),
+    (["--epoch", "3"], "unrecognized arguments: --epoch 3"),  # no abbreviations
+    (["stray"], "unrecognized arguments: stray"),
+    (["--epochs", "three"], "argument --epochs: invalid int value: 'three'"),
+    (["--epochs", "1e9"], "argument --epochs: invalid int value: '1e9'"),
+    (["--epochs"], "argument --epochs: expected one argument"),
+    (["--variant", "wide"], "argument --variant: invalid choice: 'wide'"),
+    (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
+    (["--logger", "wandb"], "argument --logger: invalid choice: 'wandb'"),
+    (["--precision", "16"], "argument --precision: invalid choice: '16'"),
+    (["--epochs", "0"], "`num_epochs` must be an integer of at least 1; received num_epochs=0"),
+    (["--batch-size", "-1"], "`batch_size` must be an integer of at least 1"),
+    (["--learning-rate", "0"], "`learning_rate` must be above 0; received learning_rate=0.0"),
+    (["--learning-rate", "nan"], "`learning_rate` must be above 0; received learning_rate=nan"),
+    (["--learning-rate", "1e39"], "`learning_rate` must fit in float32"),
+    (["--seed", "-1"], "`seed` must be an integer of at least 0; received seed=-1"),
+    (["--init", ""], "`init` must be shared, own or a weights file; received init=''"),
+    (["--init", "/nonexistent"], "cannot read /nonexistent as safetensors"),
+    (["--init", "/"], "cannot read / as safetensors"),
+    (["--threads", "0"], "`num_threads` must be at least 1; received num_threads=0"),
+    (["--config", "/nonexistent"], "cannot read the recipe /nonexistent"),
+    (["--config", "/"], "cannot read the recipe /"),
+    (["--data-dir", "/nonexistent"], "the data folder /nonexistent (--data-dir) does not exist"),
+    (["--resume"], "`--resume` needs the `--run-dir` to go on in"),
+    (["--batch-size", "161"], "`batch_size` must be at most the 160 training images"),
+]
+
+
+def call(argv, half="lightning"):
+    """Return the exit code of a trainer that must not come to load its framework."""
+
+    def load_half():
+        raise AssertionError("the framework was loaded")
+
+    try:
+        return trainer_main(half, load_half, argv)
+    except SystemExit as error:
+        return error.code
+
+
+@pytest.mark.parametrize("half", ["keras", "lightning"])
+@pytest.mark.parametrize(("flags", "message"), WRONG_CALLS)
+def test_a_wrong_call_gives_2_and_one_line(flags, message, half, tmp_path, drawn_data, capsys):
+    argv = ["--data-dir", str(drawn_data), "--run-dir", str(tmp_path / "a" / "run")]
+    if flags == ["--resume"]:
+        argv = argv[:2]
+    assert call([*argv, *flags], half) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_right_call_comes_to_load_its_framework(tmp_path, drawn_data, capsys):
+    assert call(["--data-dir", str(drawn_data), "--run-dir", str(tmp_path / "run")]) == 1
+    assert "AssertionError: the framework was loaded" in capsys.readouterr().err
+
+
+def test_a_backend_is_kerass_alone(capsys):
+    assert call(["--backend", "jax"], "lightning") == 2
+    assert "unrecognized arguments: --backend jax" in capsys.readouterr().err
+    assert call(["--backend", "mxnet"], "keras") == 2
+    assert "invalid choice: 'mxnet'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UsageError("wrong"), 2, "prog: error: wrong\n"),
+        (RunError("failed"), 1, "prog: failed\n"),
+        (KeyboardInterrupt(), 130, "prog: interrupted\n"),
+        (KeyboardInterrupt("to go on: x"), 130, "prog: interrupted; to go on: x\n"),
+        (None, 0, ""),
+    ],
+)
+def test_what_is_raised_becomes_an_exit_code_and_a_line(error, code, line, capsys):
+    def work():
+        if error is not None:
+            raise error
+
+    assert guarded("prog", work) == code
+    assert capsys.readouterr() == ("", line)
+
+
+def test_only_a_bug_has_a_traceback(capsys):
+    assert guarded("prog", lambda: 1 / 0) == 1  # type: ignore[arg-type]
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_progress_bars_are_drawn_on_a_terminal_only(monkeypatch):
+    arguments = trainer_parser("keras").parse_args([])
+    for stdout, expected in [
+        (SimpleNamespace(isatty=lambda: True), True),
+        (io.StringIO(), False),
+        (None, False),
+    ]:
+        monkeypatch.setattr(command.sys, "stdout", stdout)
+        assert execution_of(arguments).show_progress is expected
+
+
+def help_of(script):
+    """Return how long `--help` takes at best, in seconds, and which frameworks it loads."""
+    times, modules = [], set()
+    for options in (["-X", "importtime"], [], []):
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, *options, str(script), "--help"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        times.append(time.perf_counter() - start)
+        assert "usage:" in done.stdout
+        modules |= {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    return min(times), modules & FRAMEWORKS
+
+
+@pytest.mark.parametrize(
+    "name", ["train_keras", "train_lightning", "compare", "explore", "fetch_data", "doctor"]
+)
+def test_help_is_quick_and_loads_no_framework(name):
+    seconds, frameworks = help_of(SCRIPTS / f"{name}.py")
+    assert frameworks == set()
+    assert seconds < HELP_SECONDS
+
+
+def test_a_framework_loaded_for_help_would_be_seen(tmp_path):
+    slow = tmp_path / "slow.py"
+    slow.write_text("import time, keras\ntime.sleep(0.5)\nprint('usage:')")
+    (tmp_path / "keras.py").write_text("")
+    seconds, frameworks = help_of(slow)
+    assert frameworks == {"keras"}
+    assert seconds > HELP_SECONDS

@@ -1,0 +1,86 @@
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.readme import README, ROOT, render
+
+TEXT = README.read_text()
+COMMANDS = [
+    line
+    for block in re.findall(r"(?s)```sh\n(.*?)```", TEXT)
+    for line in block.splitlines()
+    if line.strip()
+]
+SCRIPTS = [line for line in COMMANDS if line.startswith("python ")]
+TARGETS = sorted(set(re.findall(r"make ([a-z-]+)", TEXT)) - {"that"})
+
+
+def small(arguments):
+    """Shrink what takes long: one epoch, and two engines that are not slow to start."""
+    shrunk = list(arguments)
+    for flag, value in (("--epochs", "1"), ("--engines", "lightning")):
+        if flag in shrunk:
+            shrunk[shrunk.index(flag) + 1] = value
+    if shrunk[0].startswith("scripts/train") and "--resume" not in shrunk:
+        shrunk += ["--batch-size", "50"]
+    return shrunk
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("anywhere")
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_the_commands_of_the_readme_work_from_any_folder(command, folder, drawn_data):
+    _, *arguments = small(shlex.split(command))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / arguments[0]), *arguments[1:]],
+        cwd=folder,
+        env={**os.environ, "FASHION_MNIST_DIR": str(drawn_data)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_there_are_commands():
+    assert len(SCRIPTS) >= 8
+    assert {"compare", "test"} <= set(TARGETS)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_each_target_exists(target):
+    done = subprocess.run(
+        ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_target_is_seen():
+    done = subprocess.run(
+        ["make", "-n", "no-such-target"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+
+
+def test_the_made_parts_are_up_to_date():
+    assert render(TEXT) == TEXT, "run `make readme`"
+
+
+def test_a_stale_part_is_seen():
+    stale = TEXT.replace("<!-- results -->\n", "<!-- results -->\n| old |\n")
+    assert render(stale) == TEXT != stale
+
+
+def test_every_link_leads_somewhere():
+    links = re.findall(r"\]\(([^)#]+)\)|href=\"([^\"]+)\"", TEXT)
+    targets = [target for pair in links for target in pair if target]
+    assert targets
+    assert [target for target in targets if not (Path(ROOT) / target).exists()] == []
