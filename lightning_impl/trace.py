@@ -37,7 +37,9 @@ def answer_layers(question: Question, recipe: Recipe) -> Answer:
     module = Classifier(recipe)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     table = layer_table(module.network, recipe.image_size)
-    return Answer({"layers": table, "parameters": parameters})
+    names = {layer: name for name, layer in module.network.named_children()}
+    fast_order = [names[layer] for layer in module.fast_layers or []]
+    return Answer({"layers": table, "parameters": parameters, "fast_order": fast_order})
 
 
 def answer_own_weights(question: Question, recipe: Recipe) -> Answer:

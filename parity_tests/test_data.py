@@ -1,5 +1,7 @@
 """Rung 2: the batches that each half's production training really feeds."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
@@ -74,10 +76,32 @@ def test_the_batches_cover_what_they_should(expected):
     assert sizes["predict"] == [448] * 22 + [144]
 
 
-def test_no_validation_image_is_trained_on():
+def images_fed(rows, stage, start, count):
+    chosen = [row for row in rows if row["stage"] == stage][start : start + count]
+    return Counter(image for row in chosen for image in row["each_image"])
+
+
+@pytest.mark.parametrize("engine", ["keras-tensorflow", "lightning"])
+def test_an_epoch_trains_on_each_training_image_once_and_on_no_other(ask, dataset, engine):
     train, validation = train_test_split(np.arange(60_000), test_size=0.2, random_state=13)
-    assert len(np.intersect1d(train, validation)) == 0
-    assert len(train) + len(validation) == 60_000
+    rows = ask_batches(ask, dataset, engine)
+    for epoch in range(RECIPE.num_epochs):
+        trained_on = images_fed(rows, "train", epoch * TRAIN_BATCHES, TRAIN_BATCHES)
+        assert trained_on == images_at(dataset, train)
+        assert trained_on != images_at(dataset, validation)
+
+
+def images_at(dataset, positions):
+    rows = batch_rows("", dataset.train_images, dataset.train_labels, positions)
+    return images_fed(rows, "", 0, len(rows))
+
+
+def test_a_validation_image_among_them_is_seen(ask, dataset):
+    train, _ = train_test_split(np.arange(60_000), test_size=0.2, random_state=13)
+    rows = ask_batches(ask, dataset, "lightning", fault="train-on-validation")
+    trained_on = images_fed(rows, "train", 0, TRAIN_BATCHES)
+    assert trained_on
+    assert not trained_on <= images_at(dataset, train)
 
 
 @pytest.mark.parametrize(

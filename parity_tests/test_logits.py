@@ -43,6 +43,15 @@ def test_weights_carried_over_give_the_same_logits(ask, dataset, source, variant
     assert np.array_equal(keras["logits"].argmax(axis=1), lightning["logits"].argmax(axis=1))
 
 
+@pytest.mark.parametrize("engine", ["keras-jax", "keras-torch"])
+def test_the_other_backends_give_the_same_logits(ask, dataset, engine):
+    weights = shared_first_weights(preset("base"))
+    keras, lightning = (
+        just_logits(ask_logits(ask, dataset, name, weights)) for name in (engine, "lightning")
+    )
+    assert compare_arrays(keras, lightning, LOGITS_FLOAT32) == []
+
+
 @pytest.mark.parametrize("source", ENGINES)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_weights_survive_the_way_in_and_out_to_the_last_bit(ask, dataset, engine, source):

@@ -111,13 +111,17 @@ class FedBatches:
 
 
 def batch_row(stage: str, images_nhwc: Array, one_hot: Array) -> dict[str, Any]:
-    """Return `stage`, size, dtype, and SHA-256 of a batch's images and of its labels."""
+    """Return `stage`, size, shape, dtype, and digests of a batch's images and of its labels.
+
+    `each_image` holds a digest for each image, `images` and `labels` one for all of the batch.
+    """
     return {
         "stage": stage,
         "size": len(images_nhwc),
         "shape": list(images_nhwc.shape),
         "dtype": str(images_nhwc.dtype),
         "images": _digest(images_nhwc),
+        "each_image": [_digest(image)[:16] for image in images_nhwc],
         "labels": _digest(one_hot),
     }
 

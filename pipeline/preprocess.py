@@ -1,5 +1,6 @@
 """From the files' images to the three sets that are trained, validated and tested on."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,10 +42,15 @@ def prepare(dataset: Dataset, recipe: Recipe) -> PreparedData:
     """Split the training images and resize all three sets.
 
     Raises:
-        UsageError: the batch size is larger than the training set, or a set would be empty.
+        UsageError: the batch size is larger than the training set, a set would be empty, or the
+            recipe's classes are not the data set's.
     """
-    if len(dataset.train_labels) < 2:
-        raise UsageError(f"{dataset.folder} holds too few training images to split")
+    if recipe.num_classes != len(dataset.class_names):
+        raise UsageError(
+            f"`num_classes` must be the data set's {len(dataset.class_names)}; "
+            f"received num_classes={recipe.num_classes}"
+        )
+    _require_both_parts(len(dataset.train_labels), recipe.validation_fraction)
     train, validation = train_validation_split(
         len(dataset.train_labels), recipe.validation_fraction, recipe.split_seed
     )
@@ -63,6 +69,15 @@ def prepare(dataset: Dataset, recipe: Recipe) -> PreparedData:
             dataset.test_images, dataset.test_labels, np.arange(len(dataset.test_labels)), recipe
         ),
     )
+
+
+def _require_both_parts(num_images: int, validation_fraction: float) -> None:
+    num_validation = math.ceil(num_images * validation_fraction)
+    if not 0 < num_validation < num_images:
+        raise UsageError(
+            f"`validation_fraction` must leave images on both sides of {num_images:,}; "
+            f"received validation_fraction={validation_fraction}"
+        )
 
 
 def resize(images: Array, size: int) -> Array:

@@ -74,6 +74,8 @@ class Recipe:
             _require_integer(name, getattr(self, name), minimum=1)
         for name in ("batch_size", "num_epochs"):
             _require_integer(name, getattr(self, name), minimum=1)
+        # Above 2, Keras's "same" pads both sides of a pool and torch's ceil_mode only the end.
+        _require_integer("pool_size", self.pool_size, minimum=1, maximum=2)
         for name in ("seed", "split_seed"):
             _require_integer(name, getattr(self, name), minimum=0, maximum=2**32 - 1)
         self._check_tuples()
@@ -197,6 +199,11 @@ def _as_field(name: str, value: Any) -> Any:
     is_float_field = isinstance(getattr(Recipe, name, ()), float) or name == "dropout_rates"
     if is_float_field and isinstance(value, int | float) and not isinstance(value, bool):
         return _rounded(name, value)
+    if is_float_field and isinstance(value, str):  # YAML 1.1 reads 1e-3 as a word
+        try:
+            return _rounded(name, float(value))
+        except ValueError as error:
+            raise UsageError(f"`{name}` must be a number; received {name}={value!r}") from error
     if name == "precision" and isinstance(value, int):
         return str(value)
     return value

@@ -22,6 +22,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
+        _flush_folder(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -61,3 +62,12 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
 
 def _write_all(file: BinaryIO, content: bytes) -> None:
     file.write(content)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename in `folder` last through a power cut, so that renames keep their order."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -114,11 +114,21 @@ def shifted_labels() -> None:
     )
 
 
+def torch_adam() -> None:
+    """Give torch's Adam Keras's ε and leave its formula: ε inside the bias correction."""
+
+    def adam(params: Any, learning_rate: float, epsilon: float, **options: Any) -> Any:
+        return torch.optim.Adam(params, lr=learning_rate, eps=epsilon, **options)
+
+    lightning_impl.model.KerasAdam = adam  # type: ignore[assignment,misc]
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     fault.__name__.replace("_", "-"): fault
     for fault in (
         torch_slope, pool_padding, no_bias, swapped_rates, torch_init, unpermuted_flatten,
         transposed_kernel, drop_last, same_order, train_on_validation, unscaled, shifted_labels,
+        torch_adam,
     )
 }  # fmt: skip
 

@@ -1,0 +1,153 @@
+"""The network and its weights, in Keras."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_impl.model import build_model
+from keras_impl.settings import layer_table
+from keras_impl.train import compile_model
+from keras_impl.weights import (
+    export_training_state,
+    export_weights,
+    load_training_state,
+    load_weights,
+)
+from pipeline.network import feature_map_shape, parameter_shapes, shared_first_weights
+from pipeline.recipe import preset
+
+VARIANTS = ("base", "dropout")
+pytestmark = pytest.mark.filterwarnings(  # Keras's own, on NumPy 2
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("size", [28, 29, 32])
+def test_images_become_logits(variant, size):
+    recipe = preset(variant, image_size=size)
+    model = build_model(recipe)
+    logits = model(np.random.default_rng(0).random((5, size, size, 1), np.float32))
+    assert tuple(logits.shape) == (5, 10)
+    assert model.get_layer("flatten").output.shape[1] == np.prod(feature_map_shape(recipe))
+    assert size != 28 or model.count_params() == 356_234
+
+
+def test_dropout_drops_in_training_only():
+    model = build_model(preset("dropout"))
+    images = np.random.default_rng(0).random((5, 28, 28, 1), np.float32)
+    first, second, training = (
+        np.asarray(model(images, training=on)) for on in (False, False, True)
+    )
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, training)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def floatx(request):
+    keras.config.set_floatx(request.param)
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+
+
+def test_weights_survive_the_way_in_and_out(floatx):
+    recipe = preset("base")
+    model = build_model(recipe)
+    weights = {name: array.astype(floatx) for name, array in shared_first_weights(recipe).items()}
+    load_weights(model, weights, recipe)
+    exported = export_weights(model)
+    assert {name: array.shape for name, array in exported.items()} == parameter_shapes(recipe)
+    for name, array in weights.items():
+        np.testing.assert_array_equal(exported[name], array, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conv1.bias": None}, "missing conv1.bias"),
+        ({"extra": np.zeros(1, np.float32)}, "unexpected extra"),
+        ({"hidden.kernel": np.zeros((128, 2048), np.float32)}, r"hidden.kernel has shape \(128, "),
+        ({"logits.bias": np.full(10, np.nan, np.float32)}, "logits.bias holds values that are not"),
+        ({"logits.bias": np.zeros(10, np.int64)}, "must be float32 or float64; received int64"),
+    ],
+)
+def test_other_weights_are_refused_and_none_is_set(change, message):
+    recipe = preset("base")
+    model = build_model(recipe)
+    before = export_weights(model)
+    weights = {**shared_first_weights(recipe), **change}
+    weights = {name: array for name, array in weights.items() if array is not None}
+    with pytest.raises(ValueError, match=message):
+        load_weights(model, weights, recipe)
+    after = export_weights(model)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def trained_a_step(recipe):
+    model = build_model(recipe)
+    compile_model(model, recipe)
+    images = np.random.default_rng(0).random((8, 28, 28, 1), np.float32)
+    model.train_on_batch(images, np.eye(10, dtype=np.float32)[:8])
+    return model
+
+
+def test_the_training_state_holds_weights_slots_and_step():
+    recipe = preset("base")
+    state = export_training_state(trained_a_step(recipe))
+    names = list(parameter_shapes(recipe))
+    assert set(state) == {*names, *(f"adam.{slot}.{name}" for slot in "mv" for name in names),
+                          "adam.step"}  # fmt: skip
+    assert state["adam.step"] == 1
+    assert all(state[f"adam.v.{name}"].shape == state[name].shape for name in names)
+    fresh = build_model(recipe)
+    compile_model(fresh, recipe)
+    load_training_state(fresh, state)
+    loaded = export_training_state(fresh)
+    for name, array in state.items():
+        np.testing.assert_array_equal(loaded[name], array, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("adam.step", None, "training state: missing adam.step"),
+        ("adam.m.conv1.bias", np.zeros(3), r"training state: adam.m.conv1.bias has shape \(3,\)"),
+        ("adam.m.conv9.bias", np.zeros(3), "training state: unexpected adam.m.conv9.bias"),
+    ],
+)
+def test_another_training_state_is_refused(name, value, message):
+    recipe = preset("base", conv_filters=(1, 1, 1), hidden_units=2)
+    model = trained_a_step(recipe)
+    state = {**export_training_state(model), name: value}
+    with pytest.raises(ValueError, match=message):
+        load_training_state(model, {key: item for key, item in state.items() if item is not None})
+
+
+def test_own_first_weights_are_glorots_and_follow_the_seed():
+    draws = []
+    for seed in (0, 0, 1):
+        keras.utils.set_random_seed(seed)
+        draws.append(export_weights(build_model(preset("base")))["hidden.kernel"])
+    limit = np.sqrt(6 / (2048 + 128))
+    assert 0.99 * limit < np.abs(draws[0]).max() <= np.float32(limit)
+    assert np.array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+
+
+def test_the_layer_table_is_read_off_the_model():
+    model = build_model(preset("dropout"))
+    rows = {row["name"]: row for row in layer_table(model)}
+    assert list(rows) == [layer.name for layer in model.layers]
+    assert rows["conv2"]["parameters"] == 18_496
+    assert rows["pool3"] == {
+        "name": "pool3", "kind": "max_pool", "output_shape": [4, 4, 128], "parameters": 0,
+        "pool_size": [2, 2], "strides": [2, 2], "padding": "same",
+    }  # fmt: skip
+    assert rows["drop3"]["rate"] == pytest.approx(0.4)
+    model.get_layer("act1").negative_slope = 0.3
+    model.get_layer("pool3").padding = "valid"
+    changed = {row["name"]: row for row in layer_table(model)}
+    assert changed["act1"]["negative_slope"] == 0.3
+    assert changed["pool3"]["padding"] == "valid"

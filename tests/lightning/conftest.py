@@ -1,0 +1,12 @@
+"""Trainings of the Lightning half."""
+
+import pytest
+
+from tests.training import Trainings
+
+
+@pytest.fixture(scope="session")
+def trainings(drawn_data, tmp_path_factory):
+    made = Trainings("lightning", tmp_path_factory.mktemp("runs"), drawn_data)
+    yield made
+    made.server.close()

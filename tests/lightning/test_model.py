@@ -1,0 +1,130 @@
+"""The network, its weights and its fast order, in PyTorch."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lightning_impl.fast import make_fast
+from lightning_impl.model import Classifier, build_model
+from lightning_impl.settings import layer_table
+from lightning_impl.weights import export_weights, load_weights
+from pipeline.network import feature_map_shape, parameter_shapes, shared_first_weights
+from pipeline.recipe import preset
+
+VARIANTS = ("base", "dropout")
+
+
+def images(count=5, size=28, dtype=torch.float32):
+    return torch.rand(count, 1, size, size, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("size", [28, 29, 32])
+def test_images_become_logits(variant, size):
+    recipe = preset(variant, image_size=size)
+    network = build_model(recipe)
+    assert network(images(size=size)).shape == (5, 10)
+    height, width, channels = feature_map_shape(recipe)
+    assert network.hidden.in_features == height * width * channels
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_each_parameter_is_in_the_module_once(fast):
+    module = Classifier(preset("dropout"), fast=fast)
+    assert sum(parameter.numel() for parameter in module.parameters()) == 356_234
+    assert all(name.startswith("network.") for name in module.state_dict())
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_weights_survive_the_way_in_and_out(fast, dtype):
+    recipe = preset("base")
+    module = Classifier(recipe, fast=fast).to(torch.float64 if dtype == np.float64 else None)
+    weights = {name: array.astype(dtype) for name, array in shared_first_weights(recipe).items()}
+    load_weights(module.network, weights, recipe)
+    exported = export_weights(module.network, recipe)
+    assert {name: array.shape for name, array in exported.items()} == parameter_shapes(recipe)
+    for name, array in weights.items():
+        np.testing.assert_array_equal(exported[name], array, strict=True)
+
+
+def test_exported_weights_are_copies():
+    network = build_model(preset("base"))
+    before = export_weights(network, preset("base"))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1)
+    after = export_weights(network, preset("base"))
+    assert not any(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conv1.bias": None}, "missing conv1.bias"),
+        ({"extra": np.zeros(1, np.float32)}, "unexpected extra"),
+        ({"hidden.kernel": np.zeros((128, 2048), np.float32)}, r"hidden.kernel has shape \(128, "),
+        ({"logits.bias": np.full(10, np.nan, np.float32)}, "logits.bias holds values that are not"),
+        ({"logits.bias": np.zeros(10, np.int64)}, "must be float32 or float64; received int64"),
+    ],
+)
+def test_other_weights_are_refused_and_none_is_set(change, message):
+    recipe = preset("base")
+    network = build_model(recipe)
+    before = export_weights(network, recipe)
+    weights = {**shared_first_weights(recipe), **change}
+    weights = {name: array for name, array in weights.items() if array is not None}
+    with pytest.raises(ValueError, match=message):
+        load_weights(network, weights, recipe)
+    after = export_weights(network, recipe)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_own_first_weights_are_glorots_and_follow_the_seed():
+    draws = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        draws.append(export_weights(build_model(preset("base")), preset("base"))["hidden.kernel"])
+    limit = np.sqrt(6 / (2048 + 128))
+    assert 0.99 * limit < np.abs(draws[0]).max() <= np.float32(limit)
+    assert np.array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+
+
+def test_the_layer_table_is_read_off_the_network():
+    network = build_model(preset("dropout"))
+    rows = {row["name"]: row for row in layer_table(network, 28)}
+    assert list(rows) == [name for name, _ in network.named_children()]
+    assert rows["conv2"]["parameters"] == 18_496
+    assert rows["pool3"] == {
+        "name": "pool3", "kind": "max_pool", "output_shape": [4, 4, 128], "parameters": 0,
+        "pool_size": [2, 2], "strides": [2, 2], "padding": "same",
+    }  # fmt: skip
+    assert rows["drop3"]["rate"] == pytest.approx(0.4)
+    network.act1.negative_slope, network.pool3.ceil_mode = 0.01, False
+    changed = {row["name"]: row for row in layer_table(network[:12], 28)}
+    assert changed["act1"]["negative_slope"] == 0.01
+    assert (changed["pool3"]["padding"], changed["pool3"]["output_shape"]) == ("valid", [3, 3, 128])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_fast_order_gives_the_same_bits(dtype):
+    network = build_model(preset("base")).to(dtype)
+    plain = network(images(64, dtype=dtype))
+    ordered = make_fast(network)
+    fast = nn.Sequential(*ordered)(images(64, dtype=dtype))
+    assert [type(layer) for layer in ordered[:3]] == [nn.Conv2d, nn.MaxPool2d, nn.LeakyReLU]
+    assert {id(layer) for layer in ordered} == {id(layer) for layer in network}
+    # channels_last may take another convolution kernel, whose sums are rounded in another order.
+    torch.testing.assert_close(fast, plain, rtol=0, atol=torch.finfo(dtype).eps * 16)
+    assert torch.equal(fast, network(images(64, dtype=dtype)))
+
+
+def test_a_slope_that_falls_does_not_commute_with_the_pool():
+    layers = [nn.LeakyReLU(-0.5), nn.MaxPool2d(2)]
+    values = images()[..., :4, :4] - 0.5
+    swapped = nn.Sequential(*reversed(layers))(values)
+    assert not torch.equal(nn.Sequential(*layers)(values), swapped)
+    with pytest.raises(AssertionError):
+        make_fast(nn.Sequential(*layers))

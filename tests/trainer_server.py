@@ -1,0 +1,47 @@
+"""A trainer whose framework is imported once: each call is a forked process, as in portproof.serve.
+
+A question file holds the call's arguments as JSON, the answer file its exit code, stdout and
+stderr. A fault, "interrupt 2 1" or "kill 2 1", ends the call in that epoch and step, both from 0.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from pipeline.command import trainer_main
+from pipeline.journal import Journal
+from portproof.serve import serve
+
+HALF = sys.argv[1]
+TRAIN = importlib.import_module(f"{HALF}_impl.train")
+
+
+def plant(fault):
+    how, *place = fault.split()
+    end_step = Journal.end_step
+
+    def end_early(self, epoch, step, loss):
+        if [epoch, step] == list(map(int, place)):
+            os.kill(os.getpid(), signal.SIGINT if how == "interrupt" else signal.SIGKILL)
+        end_step(self, epoch, step, loss)
+
+    Journal.end_step = end_early
+
+
+def answer(question, trace):
+    arguments = json.loads(question.read_text())
+    sys.argv = [f"train_{HALF}.py", *arguments]
+    streams = [Path(f"{trace}.{number}") for number in (1, 2)]
+    for number, path in enumerate(streams, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    code = trainer_main(HALF, lambda: TRAIN, arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    trace.write_text(json.dumps([code, *(path.read_text() for path in streams)]))
+    return 0
+
+
+serve(plant, answer)

@@ -1,0 +1,114 @@
+"""Trainings on drawn data: scripts as a user calls them, or forks of one loaded framework."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.engines import ENGINES
+from pipeline.record import LAST_WEIGHTS, read_predictions, read_record
+from portproof.engines import EngineError
+from portproof.serve import Server
+
+ROOT = Path(__file__).parents[1]
+FRAMEWORKS = {"torch", "lightning", "tensorflow", "keras", "jax"}
+
+# Written to a folder on the path, Python runs it at the start of every process.
+SITECUSTOMIZE = """
+import atexit, os, sys
+atexit.register(lambda: open(os.environ["MODULES"], "w").write(" ".join(sys.modules)))
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training left: None as its exit code where it was killed."""
+
+    code: int | None
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def record(self):
+        return read_record(self.folder)
+
+    @property
+    def metrics(self):
+        return [{**row, "seconds": None} for row in self.record.history]
+
+    @property
+    def bits(self):
+        """The last weights and the test logits."""
+        logits, _ = read_predictions(self.folder)
+        return (self.folder / LAST_WEIGHTS).read_bytes(), logits.tobytes()
+
+
+class Trainings:
+    """Trains one half in `folder`; `fault` as in trainer_server.py."""
+
+    def __init__(self, half, folder, data):
+        self.half, self.folder, self.data = half, folder, data
+        environment = ENGINES["keras-tensorflow" if half == "keras" else half].environment()
+        # An empty home and no GPU: what is on the machine can't change what is computed.
+        self.environment = {**environment, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+        program = [str(ROOT / "tests" / "trainer_server.py"), half]
+        self.server = Server(half, program, self.environment)
+        self.whole = {}
+
+    def arguments(self, name, flags):
+        files = ["--data-dir", str(self.data), "--run-dir", str(self.folder / name)]
+        return ["--epochs", "3", *files, *flags]
+
+    def forked(self, name, *flags, fault=""):
+        """Train in a forked process; the same call without fault or resuming trains once only."""
+        question, answer = (self.folder / f"{name}.{kind}" for kind in ("call", "answer"))
+        question.write_text(json.dumps(self.arguments(name, flags)))
+        try:
+            self.server.answer(question, answer, fault)
+        except EngineError as error:
+            assert fault.startswith("kill"), error
+            return Run(None, "", "", self.folder / name)
+        return Run(*json.loads(answer.read_text()), self.folder / name)
+
+    def once(self, *flags):
+        """Return the run with these flags, trained when first asked for."""
+        if flags not in self.whole:
+            run = self.forked(f"whole{''.join(flags)}", *flags)
+            assert (run.code, run.err) == (0, ""), run.err
+            self.whole[flags] = run
+        return self.whole[flags]
+
+    def script(self, name, *flags, **environment):
+        """Train as a user does; return the run and which frameworks the process had loaded."""
+        site = self.folder / f"{name}.site"
+        site.mkdir()
+        (site / "sitecustomize.py").write_text(SITECUSTOMIZE)
+        modules = self.folder / f"{name}.modules"
+        path = {"PYTHONPATH": str(site), "MODULES": str(modules)}
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "scripts" / f"train_{self.half}.py"),
+             *self.arguments(name, flags)],
+            capture_output=True, text=True, check=False, cwd=self.folder,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **path, **environment},
+        )  # fmt: skip
+        run = Run(done.returncode, done.stdout, done.stderr, self.folder / name)
+        return run, FRAMEWORKS & set(modules.read_text().split())
+
+
+def scalars_of(folder):
+    """Return the scalars in a folder of TensorBoard event files: a list of values by tag."""
+    code = """
+import json, sys, types
+sys.modules["tensorboard.compat.notf"] = types.ModuleType("notf")
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+events = EventAccumulator(sys.argv[1]).Reload()
+print(json.dumps({tag: [[e.step, e.value] for e in events.Scalars(tag)]
+                  for tag in events.Tags()["scalars"]}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
