@@ -1,7 +1,5 @@
 """Training and prediction with Lightning: Trainer, callbacks, loggers."""
 
-import pickle
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,8 +69,6 @@ def train(
         if trainer.received_sigterm:
             raise
         raise KeyboardInterrupt from error
-    except (pickle.UnpicklingError, EOFError, zipfile.BadZipFile) as error:
-        raise RunError(f"cannot go on from {_restore(journal)}: {error}") from error
     return module
 
 
@@ -150,9 +146,19 @@ def _checkpoints(run_dir: Path) -> list[ModelCheckpoint]:
 
 
 def _restore(journal: Journal) -> Path | None:
-    """Return the checkpoint to go on from, if there is one."""
+    """Return the checkpoint to go on from, if there is one.
+
+    Raises:
+        RunError: it is damaged.
+    """
     path = journal.run_dir / CHECKPOINTS / "last.ckpt"
-    return path if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zipfile and torch each raise their own
+        raise RunError(f"cannot go on from {path}: it is not a whole checkpoint") from error
+    return path
 
 
 def _loggers(run_dir: Path, first_epoch: int, execution: Execution) -> list[Logger]:

@@ -8,16 +8,18 @@ from sklearn.model_selection import train_test_split
 
 from pipeline.answers import batch_row
 from pipeline.batches import epoch_order
-from pipeline.datasets import Dataset
+from pipeline.datasets import load_dataset
+from pipeline.drawn import draw_dataset
 from pipeline.recipe import preset
 from portproof.compare import compare_facts
 
-# The whole real data set through the production trainers, with a network that costs nothing and a
-# batch size that leaves a partial last batch in each of the three sets.
-RECIPE = preset(
-    "base", conv_filters=(1, 1, 1), hidden_units=1, num_epochs=2, seed=3, batch_size=448
-)
-TRAIN_BATCHES, VALIDATION_BATCHES = 108, 27
+# A network that costs nothing, and batch sizes that leave a partial last batch in all three sets:
+# one recipe for the whole real data set, one for a small drawn one.
+TINY = {"conv_filters": (1, 1, 1), "hidden_units": 1, "num_epochs": 2, "seed": 3}
+REAL_RECIPE = preset("base", batch_size=448, **TINY)
+SMALL_RECIPE = preset("base", batch_size=50, **TINY)
+REAL_TRAIN_BATCHES = 108
+SMALL_TRAIN_BATCHES, SMALL_VALIDATION_BATCHES = 10, 3
 PATHS = [
     ("keras-tensorflow", False),
     ("keras-tensorflow", True),
@@ -26,23 +28,44 @@ PATHS = [
 ]
 
 
-def expected_batches(dataset: Dataset) -> list[dict[str, object]]:
+@pytest.fixture(scope="session")
+def expected(dataset):
+    return expected_batches(dataset, REAL_RECIPE)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    draw_dataset(folder, 600, 110)
+    return load_dataset(folder)
+
+
+def split_of(dataset):
+    positions = np.arange(len(dataset.train_labels))
+    return train_test_split(positions, test_size=0.2, random_state=13)
+
+
+def expected_batches(dataset, recipe):
     """Work out each batch from the files, scikit-learn's split and the epoch's order alone."""
-    split = train_test_split(np.arange(60_000), test_size=0.2, random_state=13)
-    train, validation = split
+    train, validation = split_of(dataset)
     rows = []
-    for epoch in range(RECIPE.num_epochs):
-        order = train[epoch_order(len(train), RECIPE.seed, epoch)]
-        rows += batch_rows("train", dataset.train_images, dataset.train_labels, order)
-        rows += batch_rows("validation", dataset.train_images, dataset.train_labels, validation)
-    everything = np.arange(10_000)
-    return rows + batch_rows("predict", dataset.test_images, dataset.test_labels, everything)
+    for epoch in range(recipe.num_epochs):
+        order = train[epoch_order(len(train), recipe.seed, epoch)]
+        rows += training_rows("train", dataset, order, recipe)
+        rows += training_rows("validation", dataset, validation, recipe)
+    everything = np.arange(len(dataset.test_labels))
+    images, labels = dataset.test_images, dataset.test_labels
+    return rows + batch_rows("predict", images, labels, everything, recipe)
 
 
-def batch_rows(stage, images, labels, positions):
+def training_rows(stage, dataset, positions, recipe):
+    return batch_rows(stage, dataset.train_images, dataset.train_labels, positions, recipe)
+
+
+def batch_rows(stage, images, labels, positions, recipe):
     rows = []
-    for start in range(0, len(positions), RECIPE.batch_size):
-        chosen = positions[start : start + RECIPE.batch_size]
+    for start in range(0, len(positions), recipe.batch_size):
+        chosen = positions[start : start + recipe.batch_size]
         one_hot = np.zeros((len(chosen), 10), np.float32)
         one_hot[np.arange(len(chosen)), labels[chosen]] = 1
         scaled = images[chosen].astype(np.float32)[..., None] / np.float32(255)
@@ -50,21 +73,17 @@ def batch_rows(stage, images, labels, positions):
     return rows
 
 
-@pytest.fixture(scope="session")
-def expected(dataset):
-    return expected_batches(dataset)
-
-
-def ask_batches(ask, dataset, engine, *, plain=False, fault=""):
+def ask_batches(ask, dataset, recipe, engine, *, plain=False, fault=""):
     settings = {"data_dir": str(dataset.folder), "plain": plain}
-    return ask(engine, RECIPE, "batches", fault=fault, **settings).facts["batches"]
+    return ask(engine, recipe, "batches", fault=fault, **settings).facts["batches"]
 
 
 @pytest.mark.parametrize(("engine", "plain"), PATHS)
 def test_each_half_feeds_the_batches_that_the_files_and_the_split_give(
     ask, dataset, expected, engine, plain
 ):
-    assert compare_facts(ask_batches(ask, dataset, engine, plain=plain), expected) == []
+    fed = ask_batches(ask, dataset, REAL_RECIPE, engine, plain=plain)
+    assert compare_facts(fed, expected) == []
 
 
 def test_the_batches_cover_what_they_should(expected):
@@ -78,37 +97,46 @@ def test_the_batches_cover_what_they_should(expected):
 
 def images_fed(rows, stage, start, count):
     chosen = [row for row in rows if row["stage"] == stage][start : start + count]
-    return Counter(image for row in chosen for image in row["each_image"])
+    return Counter(image for row in chosen for image in row["members"])
+
+
+def images_at(dataset, positions, recipe):
+    rows = training_rows("train", dataset, positions, recipe)
+    return images_fed(rows, "train", 0, len(rows))
 
 
 @pytest.mark.parametrize("engine", ["keras-tensorflow", "lightning"])
 def test_an_epoch_trains_on_each_training_image_once_and_on_no_other(ask, dataset, engine):
-    train, validation = train_test_split(np.arange(60_000), test_size=0.2, random_state=13)
-    rows = ask_batches(ask, dataset, engine)
-    for epoch in range(RECIPE.num_epochs):
-        trained_on = images_fed(rows, "train", epoch * TRAIN_BATCHES, TRAIN_BATCHES)
-        assert trained_on == images_at(dataset, train)
-        assert trained_on != images_at(dataset, validation)
+    train, validation = split_of(dataset)
+    rows = ask_batches(ask, dataset, REAL_RECIPE, engine)
+    for epoch in range(REAL_RECIPE.num_epochs):
+        trained_on = images_fed(rows, "train", epoch * REAL_TRAIN_BATCHES, REAL_TRAIN_BATCHES)
+        assert trained_on == images_at(dataset, train, REAL_RECIPE)
+        assert trained_on != images_at(dataset, validation, REAL_RECIPE)
 
 
-def images_at(dataset, positions):
-    rows = batch_rows("", dataset.train_images, dataset.train_labels, positions)
-    return images_fed(rows, "", 0, len(rows))
-
-
-def test_a_validation_image_among_them_is_seen(ask, dataset):
-    train, _ = train_test_split(np.arange(60_000), test_size=0.2, random_state=13)
-    rows = ask_batches(ask, dataset, "lightning", fault="train-on-validation")
-    trained_on = images_fed(rows, "train", 0, TRAIN_BATCHES)
+def test_a_validation_image_among_them_is_seen(ask, small):
+    train, _ = split_of(small)
+    rows = ask_batches(ask, small, SMALL_RECIPE, "lightning", fault="train-on-validation")
+    trained_on = images_fed(rows, "train", 0, SMALL_TRAIN_BATCHES)
     assert trained_on
-    assert not trained_on <= images_at(dataset, train)
+    assert not trained_on <= images_at(small, train, SMALL_RECIPE)
+
+
+@pytest.mark.parametrize("engine", ["keras-tensorflow", "keras-jax", "keras-torch", "lightning"])
+def test_every_engine_feeds_them(ask, small, engine):
+    fed = ask_batches(ask, small, SMALL_RECIPE, engine)
+    assert compare_facts(fed, expected_batches(small, SMALL_RECIPE)) == []
+
+
+SECOND_EPOCH = SMALL_TRAIN_BATCHES + SMALL_VALIDATION_BATCHES
 
 
 @pytest.mark.parametrize(
     ("engine", "fault", "where"),
     [
         ("lightning", "drop-last", ""),
-        ("lightning", "same-order", f"{TRAIN_BATCHES + VALIDATION_BATCHES}.images"),
+        ("lightning", "same-order", f"{SECOND_EPOCH}.images"),
         ("lightning", "train-on-validation", ""),
         ("lightning", "unscaled", "0.images"),
         ("lightning", "shifted-labels", "0.labels"),
@@ -116,8 +144,9 @@ def test_a_validation_image_among_them_is_seen(ask, dataset):
         ("keras-tensorflow", "dropped-batch", ""),
     ],
 )
-def test_a_planted_fault_is_caught(ask, dataset, expected, engine, fault, where):
-    fed = ask_batches(ask, dataset, engine, plain=engine.startswith("keras"), fault=fault)
-    differences = compare_facts(fed, expected)
+def test_a_planted_fault_is_caught(ask, small, engine, fault, where):
+    plain = engine.startswith("keras")  # only a PyDataset can be shuffled by `fit`
+    fed = ask_batches(ask, small, SMALL_RECIPE, engine, plain=plain, fault=fault)
+    differences = compare_facts(fed, expected_batches(small, SMALL_RECIPE))
     assert differences
     assert differences[0].where == where

@@ -113,7 +113,7 @@ class FedBatches:
 def batch_row(stage: str, images_nhwc: Array, one_hot: Array) -> dict[str, Any]:
     """Return `stage`, size, shape, dtype, and digests of a batch's images and of its labels.
 
-    `each_image` holds a digest for each image, `images` and `labels` one for all of the batch.
+    `members` holds a digest for each image, `images` and `labels` one for all of the batch.
     """
     return {
         "stage": stage,
@@ -121,7 +121,7 @@ def batch_row(stage: str, images_nhwc: Array, one_hot: Array) -> dict[str, Any]:
         "shape": list(images_nhwc.shape),
         "dtype": str(images_nhwc.dtype),
         "images": _digest(images_nhwc),
-        "each_image": [_digest(image)[:16] for image in images_nhwc],
+        "members": [_digest(image)[:16] for image in images_nhwc],
         "labels": _digest(one_hot),
     }
 

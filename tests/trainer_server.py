@@ -11,6 +11,10 @@ import signal
 import sys
 from pathlib import Path
 
+import sklearn.metrics  # noqa: F401
+
+import pipeline.run
+import pipeline.run_report  # noqa: F401
 from pipeline.command import trainer_main
 from pipeline.journal import Journal
 from portproof.serve import serve
@@ -36,7 +40,7 @@ def answer(question, trace):
     sys.argv = [f"train_{HALF}.py", *arguments]
     streams = [Path(f"{trace}.{number}") for number in (1, 2)]
     for number, path in enumerate(streams, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     code = trainer_main(HALF, lambda: TRAIN, arguments)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,5 +1,16 @@
-"""Keras reads its environment when it is first imported, so it is set before any test is."""
+"""Trainings of the Keras half, and the environment that Keras reads when it is first imported."""
 
 import os
 
+import pytest
+
+from tests.training import Trainings
+
 os.environ.update({"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull})
+
+
+@pytest.fixture(scope="session")
+def trainings(drawn_data, tmp_path_factory):
+    made = Trainings("keras", tmp_path_factory.mktemp("runs"), drawn_data)
+    yield made
+    made.server.close()

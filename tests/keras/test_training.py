@@ -1,0 +1,134 @@
+"""Whole trainings of the Keras half on drawn data, with TensorFlow."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.record import BEST_WEIGHTS
+from tests.training import scalars_of
+
+TENSORFLOWS_OWN = {"jax"}  # tensorflow.lite imports it where it is installed
+
+
+@pytest.mark.parametrize(
+    ("flags", "fault"),
+    [
+        (("--variant", "dropout"), "kill 2 1"),
+        (("--variant", "dropout", "--plain"), "interrupt 2 1"),
+        (("--variant", "base"), "interrupt 1 0"),
+    ],
+)
+def test_a_resumed_run_ends_with_the_same_bits(trainings, flags, fault):
+    name = f"resumed{''.join(flags)}"
+    part = trainings.forked(name, *flags, fault=fault)
+    how, epoch, _ = fault.split()
+    assert part.record.status == ("interrupted" if how == "interrupt" else "running")
+    assert part.code == (130 if how == "interrupt" else None)
+    assert len(part.record.history) == int(epoch)
+    resumed = trainings.forked(name, *flags, "--resume")
+    assert (resumed.code, resumed.err) == (0, "")
+    whole = trainings.once(*flags)
+    assert resumed.metrics == whole.metrics
+    assert resumed.bits == whole.bits
+    best = [(run.folder / BEST_WEIGHTS).read_bytes() for run in (resumed, whole)]
+    assert best[0] == best[1]
+
+
+def test_other_runs_have_other_bits(trainings):
+    runs = [trainings.once("--variant", "dropout", *more) for more in ([], ["--seed", "1"])]
+    runs.append(trainings.once("--variant", "base"))
+    assert len({run.bits for run in runs}) == 3
+
+
+@pytest.mark.parametrize("precision", ["32", "64"])
+def test_the_fast_path_trains_as_the_plain_one(trainings, precision):
+    """They differ in how batches come to the steps, and in nothing else: the same bits."""
+    flags = ("--variant", "dropout", *(["--precision", "64"] if precision == "64" else []))
+    fast, plain = (trainings.once(*flags, *more) for more in ([], ["--plain"]))
+    assert fast.metrics == plain.metrics
+    assert fast.bits == plain.bits
+
+
+def test_a_script_trains_to_the_same_bits_and_says_little(trainings):
+    run, loaded = trainings.script("script", "--variant", "base", "--logger", "tensorboard")
+    assert (run.code, run.err) == (0, "")
+    assert run.bits == trainings.once("--variant", "base").bits
+    assert loaded - TENSORFLOWS_OWN == {"keras", "tensorflow"}
+    lines = run.out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        f"keras-tensorflow base: {run.folder}", "epoch 1/3", "epoch 2/3", "epoch 3/3", lines[-1],
+    ]  # fmt: skip
+    assert lines[-1].startswith("keras-tensorflow base: test accuracy ")
+    assert "\r" not in run.out
+    assert "oneDNN" in (run.folder / "log.txt").read_text()
+    scalars = scalars_of(run.folder / "logs" / "tensorboard")
+    for name in ("loss", "val_loss", "accuracy", "val_accuracy"):
+        assert [value for _, value in scalars[name]] == pytest.approx(
+            [row[name] for row in run.metrics], rel=1e-6
+        )
+
+
+HOSTILE = {"image_data_format": "channels_first", "floatx": "float16", "epsilon": 1e-3,
+           "backend": "jax", "nnx_enabled": True}  # fmt: skip
+RESOLVED = """
+import keras
+print(keras.config.image_data_format(), keras.config.floatx(), keras.config.epsilon())
+"""
+
+
+@pytest.mark.parametrize("content", [json.dumps(HOSTILE), '{"floatx": ', "[]"])
+def test_no_keras_json_changes_a_bit(trainings, content, tmp_path):
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras" / "keras.json").write_text(content)
+    limits = {"KERAS_MAX_EPOCHS": "1", "KERAS_MAX_STEPS_PER_EPOCH": "1", "KERAS_BACKEND": "torch"}
+    homes = {"HOME": str(tmp_path), "KERAS_HOME": str(tmp_path / ".keras")}
+    run, loaded = trainings.script(tmp_path.name, "--variant", "base", **homes, **limits)
+    assert (run.code, run.err) == (0, "")
+    assert run.bits == trainings.once("--variant", "base").bits
+    assert loaded - TENSORFLOWS_OWN == {"keras", "tensorflow"}
+    assert (tmp_path / ".keras" / "keras.json").read_text() == content
+
+
+def test_a_keras_json_does_change_what_is_not_a_trainer(tmp_path):
+    without = {name: value for name, value in HOSTILE.items() if name != "nnx_enabled"}
+    (tmp_path / "keras.json").write_text(json.dumps(without))
+    environment = {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "tensorflow"}
+    done = subprocess.run(
+        [sys.executable, "-c", RESOLVED], capture_output=True, text=True, check=True,
+        env=environment,
+    )  # fmt: skip
+    assert done.stdout.split() == ["channels_first", "float16", "0.001"]
+
+
+def test_a_loss_that_is_not_a_number_is_recorded(trainings):
+    run = trainings.forked("nan", "--learning-rate", "1e30")
+    assert run.code == 1
+    assert run.err.startswith("train_keras.py: the loss became ")
+    assert " in epoch 1, step 2; a smaller --learning-rate may help" in run.err
+    assert run.err.count("\n") == 1
+    assert run.record.status == "failed"
+    assert (run.record.failure["epoch"], run.record.failure["step"]) == (1, 2)
+
+
+def test_a_gpu_that_is_not_there_is_a_wrong_call(trainings):
+    run = trainings.forked("gpu", "--device", "gpu")
+    assert run.code == 2
+    assert "error: `--device gpu`: the tensorflow backend sees no GPU here; use --device" in run.err
+    assert run.err.count("\n") == 1
+    assert not run.folder.exists()
+
+
+def test_a_damaged_checkpoint_fails_in_one_line(trainings):
+    trainings.forked("damaged", fault="kill 1 0")
+    checkpoint = trainings.folder / "damaged" / "checkpoints" / "training-state.safetensors"
+    whole = checkpoint.read_bytes()
+    for content in (whole[:1000], b"", b"garbage" * 100):
+        checkpoint.write_bytes(content)
+        run = trainings.forked("damaged", "--resume")
+        assert run.code == 1
+        assert f"train_keras.py: cannot go on from {checkpoint}: " in run.err
+        assert run.err.count("\n") == 1
+    checkpoint.write_bytes(whole)
+    assert trainings.forked("damaged", "--resume").code == 0
