@@ -180,7 +180,7 @@ def run_of(outcome: Outcome) -> Run:
         test_loss=record.test["loss"],
         expected=expected_range(record),
         epoch_seconds=_epoch_seconds(outcome),
-        images_per_second=timing["images_per_second"],
+        images_per_second=record.dataset["train"] / _epoch_seconds(outcome),
         peak_memory_bytes=int(timing["peak_memory_bytes"]),
         peak_device_memory_bytes=_integer(timing.get("peak_device_memory_bytes")),
         **_gap_fields(record),

@@ -53,8 +53,8 @@ def render_markdown(comparison: Comparison) -> str:
         _result_notes(comparison),
         "## Cost",
         _markdown_table(COST_COLUMNS, cost_rows(comparison)),
-        "Seconds an epoch: median, validation included. Images/s: training images over all "
-        "epochs' time. Memory: the process's largest resident size.",
+        "Seconds an epoch: median, validation included. Images/s: training images over that. "
+        "Memory: the process's largest resident size.",
     ]
     if comparison.differences:
         sections += ["## Differences between engines", _difference_section(comparison)]

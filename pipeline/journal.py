@@ -1,6 +1,7 @@
 """The journal of one run: epoch after epoch, what is measured and saved the same in both halves."""
 
 import math
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -112,12 +113,11 @@ class Journal:
 
     def end_training(self) -> None:
         """Work out the run's timing once its last epoch is done."""
-        seconds = sum(series(self.record, "seconds"))
-        images = self._num_images * len(self.record.history)
+        seconds = series(self.record, "seconds")
         timing = {
             **self.record.timing,
-            "train_seconds": seconds,
-            "images_per_second": images / seconds,
+            "train_seconds": sum(seconds),
+            "images_per_second": self._num_images / statistics.median(seconds),
             "peak_memory_bytes": peak_memory_bytes(),
         }
         self._update(timing=timing)

@@ -52,8 +52,9 @@ class Record:
     test: dict[str, float] = field(default_factory=dict)
     """`loss` and `accuracy` of the last weights on the test images; empty until complete."""
     timing: dict[str, float] = field(default_factory=dict)
-    """`startup_seconds`, `first_step_seconds`, `train_seconds`, `images_per_second`,
-    `peak_memory_bytes`, and on a GPU `peak_device_memory_bytes`."""
+    """`startup_seconds` (from the process's start until all is built), `first_step_seconds`,
+    `train_seconds` (all epochs, validation included), `images_per_second` (training images over
+    the median epoch, validation included) and `peak_memory_bytes` (of the process)."""
     failure: dict[str, Any] | None = None
     """Why the run failed: `reason`, and for a loss that is not finite `epoch` and `step`."""
     schema: int = SCHEMA
