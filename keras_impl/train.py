@@ -163,10 +163,11 @@ def _restore(model: keras.Model, journal: Journal) -> int:
 def _checkpoints_and_logs(journal: Journal, execution: Execution) -> list[keras.callbacks.Callback]:
     run_dir, folder = journal.run_dir, _checkpoint_dir(journal.run_dir)
     (run_dir / "logs").mkdir(exist_ok=True)
+    literal = str(folder).replace("{", "{{").replace("}", "}}")  # ModelCheckpoint formats its path
     callbacks = [
-        keras.callbacks.ModelCheckpoint(folder / "last.keras"),
+        keras.callbacks.ModelCheckpoint(f"{literal}/last.keras"),
         keras.callbacks.ModelCheckpoint(
-            folder / "best.keras",
+            f"{literal}/best.keras",
             monitor="val_loss",
             mode="min",
             save_best_only=True,

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from pipeline.errors import RunError, UsageError
 from pipeline.execution import DEVICES, LOGGERS, Execution
 from pipeline.recipe import DROPOUT_RATES, PRECISIONS, VARIANTS, Recipe
+from pipeline.terminal import open_missing_streams
 
 DONE, FAILED, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
@@ -121,13 +122,14 @@ def trainer_main(half: str, load_half: Callable[[], Any], argv: list[str] | None
 
 def guarded(prog: str, work: Callable[[], None]) -> int:
     """Do `work` and turn what it raises into an exit code and a line on stderr."""
+    open_missing_streams()
     try:
         work()
     except UsageError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return WRONG_CALL
-    except RunError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+    except (RunError, MemoryError) as error:
+        print(f"{prog}: {str(error) or 'not enough memory'}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt as error:
         print("; ".join([f"{prog}: interrupted", *map(str, error.args)]), file=sys.stderr)

@@ -7,6 +7,7 @@ from pipeline.errors import UsageError
 
 DEVICES = ("auto", "cpu", "gpu")
 LOGGERS = ("csv", "tensorboard")
+MAX_THREADS = 1024  # asked for 100,000, OpenMP crashes the process
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ class Execution:
                     f"`{name}` must be one of {', '.join(choices)}; "
                     f"received {name}={getattr(self, name)!r}"
                 )
-        if self.num_threads is not None and self.num_threads < 1:
+        if self.num_threads is not None and not 1 <= self.num_threads <= MAX_THREADS:
             raise UsageError(
-                f"`num_threads` must be at least 1; received num_threads={self.num_threads}"
+                f"`num_threads` must be between 1 and {MAX_THREADS}; "
+                f"received num_threads={self.num_threads}"
             )
 
 

@@ -16,6 +16,7 @@ VARIANTS = ("base", "dropout")
 PRECISIONS = ("32", "64", "bf16")
 DROPOUT_RATES = {"base": (0.0, 0.0, 0.0, 0.0), "dropout": (0.25, 0.25, 0.4, 0.3)}
 MAX_RECIPE_BYTES = 64 * 1024
+MAX_IMAGE_SIZE = 1024
 
 
 def nearest_float32(value: float) -> float:
@@ -70,8 +71,9 @@ class Recipe:
     def __post_init__(self) -> None:
         """Check each field and the fields against each other."""
         self._check_choices()
-        for name in ("image_size", "num_classes", "kernel_size", "pool_size", "hidden_units"):
+        for name in ("num_classes", "kernel_size", "hidden_units"):
             _require_integer(name, getattr(self, name), minimum=1)
+        _require_integer("image_size", self.image_size, minimum=1, maximum=MAX_IMAGE_SIZE)
         for name in ("batch_size", "num_epochs"):
             _require_integer(name, getattr(self, name), minimum=1)
         # Above 2, Keras's "same" pads both sides of a pool and torch's ceil_mode only the end.

@@ -26,6 +26,17 @@ def noise_to(log: Path) -> Iterator[None]:
         os.close(terminal)
 
 
+def open_missing_streams() -> None:
+    """Put the null device where a process was started without stdout or stderr.
+
+    Else the next file that is opened becomes stdout, and gets what C++ code prints.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+
+
 def say(line: str) -> None:
     """Print a line to stdout at once."""
     print(line, flush=True)

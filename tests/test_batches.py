@@ -187,3 +187,18 @@ def test_a_batch_larger_than_the_training_set_is_refused(drawn_data):
         prepare(dataset, preset("base", batch_size=161))
     data = prepare(dataset, preset("base", batch_size=160))
     assert len(training_batches(data.train, preset("base", batch_size=160))) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_classes": 9}, "`num_classes` must be the data set's 10; received num_classes=9"),
+        ({"num_classes": 11}, "`num_classes` must be the data set's 10; received num_classes=11"),
+        ({"validation_fraction": 0.9999}, "`validation_fraction` must leave images on both sides"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_the_data_is_refused(changes, message, drawn_data):
+    with pytest.raises(UsageError, match=message):
+        prepare(load_dataset(drawn_data), preset("base", batch_size=1, **changes))
+    fits = preset("base", batch_size=1, validation_fraction=0.99)
+    assert len(prepare(load_dataset(drawn_data), fits).train) == 2

@@ -112,7 +112,8 @@ WRONG_CALLS = [
     (["--init", ""], "`init` must be shared, own or a weights file; received init=''"),
     (["--init", "/nonexistent"], "cannot read /nonexistent as safetensors"),
     (["--init", "/"], "cannot read / as safetensors"),
-    (["--threads", "0"], "`num_threads` must be at least 1; received num_threads=0"),
+    (["--threads", "0"], "`num_threads` must be between 1 and 1024; received num_threads=0"),
+    (["--threads", "100000"], "`num_threads` must be between 1 and 1024"),
     (["--config", "/nonexistent"], "cannot read the recipe /nonexistent"),
     (["--config", "/"], "cannot read the recipe /"),
     (["--data-dir", "/nonexistent"], "the data folder /nonexistent (--data-dir) does not exist"),
@@ -164,6 +165,7 @@ def test_a_backend_is_kerass_alone(capsys):
     [
         (UsageError("wrong"), 2, "prog: error: wrong\n"),
         (RunError("failed"), 1, "prog: failed\n"),
+        (MemoryError("cannot allocate"), 1, "prog: not enough memory: cannot allocate\n"),
         (KeyboardInterrupt(), 130, "prog: interrupted\n"),
         (KeyboardInterrupt("to go on: x"), 130, "prog: interrupted; to go on: x\n"),
         (None, 0, ""),

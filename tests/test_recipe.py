@@ -103,10 +103,13 @@ BAD_VALUES = [
     *(refused(name, -1, "must be an integer of at least 0") for name in ("seed", "split_seed")),
     *(refused(name, 2**32, "must be at most 4294967295") for name in ("seed", "split_seed")),
     *(refused(name, value, "must be above 0") for name in ("learning_rate", "epsilon")
-      for value in (0.0, -1.0, math.nan, math.inf, "small", None, True, [1.0])),
+      for value in (0.0, -1.0, math.nan, math.inf, None, True, [1.0], "nan", "1e-99")),
     *(refused(name, value, "must be between 0 and 1, both excluded")
       for name in ("beta_1", "beta_2", "negative_slope", "validation_fraction")
       for value in (0.0, 1.0, -0.1, math.nan)),
+    refused("learning_rate", "small", "`learning_rate` must be a number; received learning_rate="),
+    refused("pool_size", 3, "`pool_size` must be at most 2; received pool_size=3"),
+    refused("image_size", 1025, "`image_size` must be at most 1024; received image_size=1025"),
     refused("learning_rate", 1e39, "must fit in float32"),
     refused("learning_rate", 10**400, "must fit in float32"),
     refused("validation_fraction", 10**400, "must fit in float32"),
@@ -146,6 +149,13 @@ def test_good_values_at_the_border_are_taken():
         {"seed": 2**32 - 1, "batch_size": 1, "learning_rate": 1, "precision": 64}
     )
     assert (recipe.seed, recipe.learning_rate, recipe.precision) == (2**32 - 1, 1.0, "64")
+
+
+def test_what_yaml_reads_as_a_word_is_a_number_all_the_same(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("learning_rate: 1e-3")
+    fields = read_recipe_fields(tmp_path / "recipe.yaml")
+    assert fields == {"learning_rate": "1e-3"}
+    assert recipe_from_dict(fields) == preset("base")
 
 
 def test_dropout_without_rates_is_refused():

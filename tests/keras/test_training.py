@@ -52,7 +52,8 @@ def test_the_fast_path_trains_as_the_plain_one(trainings, precision):
 
 
 def test_a_script_trains_to_the_same_bits_and_says_little(trainings):
-    run, loaded = trainings.script("script", "--variant", "base", "--logger", "tensorboard")
+    flags = ("--variant", "base", "--logger", "tensorboard")
+    run, loaded = trainings.script("a {epoch} ü", *flags)
     assert (run.code, run.err) == (0, "")
     assert run.bits == trainings.once("--variant", "base").bits
     assert loaded - TENSORFLOWS_OWN == {"keras", "tensorflow"}
