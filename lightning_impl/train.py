@@ -1,6 +1,7 @@
 """Training and prediction with Lightning: Trainer, callbacks, loggers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +59,13 @@ def train(
             *callbacks,
         ],
     )
-    try:
+    with _interrupts_of(trainer):
         trainer.fit(
             module,
             datamodule=FashionData(data, recipe),
             ckpt_path=_restore(journal),
             weights_only=True,
         )
-    except SystemExit as error:  # what Trainer makes of Ctrl-C, and of SIGTERM
-        if trainer.received_sigterm:
-            raise
-        raise KeyboardInterrupt from error
     return module
 
 
@@ -82,7 +79,8 @@ def predict_logits(
         enable_checkpointing=False,
         enable_progress_bar=False,
     )
-    batches = trainer.predict(model, batch_loader(evaluation_batches(images, recipe)))
+    with _interrupts_of(trainer):
+        batches = trainer.predict(model, batch_loader(evaluation_batches(images, recipe)))
     assert batches is not None
     logits = torch.cat([batch for batch in batches if isinstance(batch, torch.Tensor)])
     return logits.to(torch.float64 if recipe.precision == "64" else torch.float32).cpu().numpy()
@@ -120,6 +118,17 @@ class JournalCallback(L.Callback):
         metrics = {name: float(trainer.callback_metrics[name]) for name in EPOCH_METRICS}
         weights = export_weights(pl_module.network, self.recipe)
         self.journal.end_epoch(trainer.current_epoch, metrics, weights)
+
+
+@contextmanager
+def _interrupts_of(trainer: L.Trainer) -> Iterator[None]:
+    """Let Ctrl-C be the KeyboardInterrupt that Trainer makes an exit of, as it does of SIGTERM."""
+    try:
+        yield
+    except SystemExit as error:
+        if trainer.received_sigterm:
+            raise
+        raise KeyboardInterrupt from error
 
 
 def _trainer_options(recipe: Recipe, execution: Execution) -> dict[str, Any]:

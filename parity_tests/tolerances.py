@@ -22,3 +22,17 @@ EPOCH_METRICS_FLOAT64 = Tolerance(
     reason="torchmetrics divides counts of hits in float32; losses agree to 1e-15",
     measured="2.8e-8, half a unit in the last place of a float32 near 0.5",
 )
+
+EPOCH_BASE_FLOAT32 = Tolerance(
+    "EPOCH_BASE_FLOAT32",
+    absolute=0.02,
+    reason="the same weights, batches and formulas; 750 float32 steps let rounding grow",
+    measured="0.0097 at most, in validation loss (seed 0, Keras-TensorFlow and Lightning)",
+)
+
+EPOCH_DROPOUT = Tolerance(
+    "EPOCH_DROPOUT",
+    absolute=0.06,
+    reason="each framework draws its own dropout masks, so the runs agree in distribution only",
+    measured="0.024 at most, in validation loss (seed 0, Keras-TensorFlow and Lightning)",
+)

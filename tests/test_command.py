@@ -165,7 +165,8 @@ def test_a_backend_is_kerass_alone(capsys):
     [
         (UsageError("wrong"), 2, "prog: error: wrong\n"),
         (RunError("failed"), 1, "prog: failed\n"),
-        (MemoryError("cannot allocate"), 1, "prog: not enough memory: cannot allocate\n"),
+        (MemoryError("cannot allocate 1 TiB"), 1, "prog: cannot allocate 1 TiB\n"),
+        (MemoryError(), 1, "prog: not enough memory\n"),
         (KeyboardInterrupt(), 130, "prog: interrupted\n"),
         (KeyboardInterrupt("to go on: x"), 130, "prog: interrupted; to go on: x\n"),
         (None, 0, ""),

@@ -147,7 +147,7 @@ def test_a_class_without_test_images_has_no_recall():
 
 def tutorial(variant="base", accuracy=0.915, name="fashion-mnist", **changes):
     recipe = recipe_to_dict(preset(variant, **{"num_epochs": 20, **changes}))
-    dataset = {"name": name, "fingerprint": "f", "class_names": list(CLASS_NAMES)}
+    dataset = {**make_record().dataset, "name": name}
     test = {"loss": 0.3, "accuracy": accuracy}
     return outcome(variant=variant, recipe=recipe, dataset=dataset, test=test)
 

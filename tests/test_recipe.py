@@ -131,7 +131,7 @@ BAD_VALUES = [
     refused("dropout_rates", [0.1], r"one rate a block and one before the logits, 4 in all"),
     refused("dropout_rates", [0.0, 0.0, 0.0, 1.0], r"must lie in \[0, 1\)"),
     refused("dropout_rates", [0.0, 0.0, 0.0, math.nan], r"must lie in \[0, 1\)"),
-    refused("dropout_rates", [0.0, 0.0, 0.0, "half"], r"must lie in \[0, 1\)"),
+    refused("dropout_rates", [0.0, 0.0, 0.0, "half"], "`dropout_rates` must be a number"),
     refused("dropout_rates", [0.0, 0.0, 0.0, 0.3], "must be zero in the base variant"),
 ]  # fmt: skip
 

@@ -1,8 +1,16 @@
 """Whole trainings of the Lightning half on drawn data."""
 
+import signal
+
 import numpy as np
 import pytest
 
+from lightning_impl.model import Classifier
+from lightning_impl.train import predict_logits
+from pipeline.datasets import load_dataset
+from pipeline.execution import Execution
+from pipeline.preprocess import prepare
+from pipeline.recipe import preset
 from pipeline.record import BEST_WEIGHTS
 from tests.training import scalars_of
 
@@ -94,6 +102,25 @@ def test_a_gpu_that_is_not_there_is_a_wrong_call(trainings):
     assert "error: `--device gpu`: torch sees no GPU here; use --device cpu" in run.err
     assert run.err.count("\n") == 1
     assert not run.folder.exists()
+
+
+def test_an_interrupt_while_predicting_is_one_too(drawn_data, monkeypatch):
+    """Lightning turns it into an exit, after which it ignores Ctrl-C."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    recipe, execution = preset("base"), Execution(device="cpu")
+    test = prepare(load_dataset(drawn_data), recipe).test
+    module = Classifier(recipe)
+    assert predict_logits(module, test, recipe, execution).shape == (60, 10)
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(module, "predict_step", interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            predict_logits(module, test, recipe, execution)
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def test_a_damaged_checkpoint_fails_in_one_line(trainings):
