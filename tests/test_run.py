@@ -66,6 +66,14 @@ def fake_half(at=lambda epoch, step: 0.1, logits=None, configure=None):
     return half
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Drawing takes seconds: only one test here has it done."""
+    if "pictures" not in request.node.name:
+        for name in ("plot_curves", "plot_confusion", "plot_classified"):
+            monkeypatch.setattr(f"pipeline.run_report.{name}", lambda *_, **__: None)
+
+
 @pytest.fixture
 def start(tmp_path, drawn_data):
     """Return a function that runs a made-up half in `tmp_path / "run"`."""
@@ -102,6 +110,12 @@ def call(tmp_path, drawn_data, monkeypatch, capsys):
 
 def content(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_leaves_its_pictures(start, tmp_path):
+    start(fake_half(), num_epochs=1)
+    names = ["accuracy", "confusion", "correct", "incorrect", "loss"]
+    assert sorted(path.stem for path in (tmp_path / "run" / "plots").glob("*.png")) == names
 
 
 def test_a_run_leaves_a_whole_folder(start, tmp_path, drawn_data, capsys):

@@ -104,6 +104,7 @@ def test_a_gpu_that_is_not_there_is_a_wrong_call(trainings):
     assert not run.folder.exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's own
 def test_an_interrupt_while_predicting_is_one_too(drawn_data, monkeypatch):
     """Lightning turns it into an exit, after which it ignores Ctrl-C."""
 
