@@ -24,6 +24,7 @@ TARGETS = [
     "test",
     "test-all",
     "lock",
+    "readme",
     "clean",
 ]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import sklearn.metrics  # noqa: F401
 
+import pipeline.run  # noqa: F401
 from pipeline import run_report
 from pipeline.command import trainer_main
 from pipeline.journal import Journal
