@@ -129,7 +129,7 @@ def plot_class_samples(
         for column, position in enumerate(np.flatnonzero(labels == label)[:num_samples]):
             rows = slice(label * height, (label + 1) * height)
             columns = slice(column * width, (column + 1) * width)
-            sheet[rows, columns] = np.squeeze(images[position])
+            sheet[rows, columns] = images[position].reshape(images.shape[1:3])
     size = (0.8 * num_samples + 1.4, 0.8 * len(class_names) + 0.5)
     figure = Figure(figsize=size, layout=_layout())
     axis = figure.subplots()
@@ -258,7 +258,9 @@ def _image_grid(rows: int, columns: int) -> tuple[Figure, Array]:
 
 
 def _show(axis: Axes, image: Array) -> None:
-    axis.imshow(np.squeeze(image), cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+    axis.imshow(
+        image.reshape(image.shape[:2]), cmap="gray_r", vmin=0, vmax=255, interpolation="nearest"
+    )
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -17,6 +17,7 @@ PRECISIONS = ("32", "64", "bf16")
 DROPOUT_RATES = {"base": (0.0, 0.0, 0.0, 0.0), "dropout": (0.25, 0.25, 0.4, 0.3)}
 MAX_RECIPE_BYTES = 64 * 1024
 MAX_IMAGE_SIZE = 1024
+MAX_WIDTH = 65_536
 
 
 def nearest_float32(value: float) -> float:
@@ -72,7 +73,7 @@ class Recipe:
         """Check each field and the fields against each other."""
         self._check_choices()
         for name in ("num_classes", "kernel_size", "hidden_units"):
-            _require_integer(name, getattr(self, name), minimum=1)
+            _require_integer(name, getattr(self, name), minimum=1, maximum=MAX_WIDTH)
         _require_integer("image_size", self.image_size, minimum=1, maximum=MAX_IMAGE_SIZE)
         for name in ("batch_size", "num_epochs"):
             _require_integer(name, getattr(self, name), minimum=1)
@@ -105,7 +106,7 @@ class Recipe:
                     f"`{name}` must be a list; received {name}={getattr(self, name)!r}"
                 )
         for filters in self.conv_filters:
-            _require_integer("conv_filters", filters, minimum=1)
+            _require_integer("conv_filters", filters, minimum=1, maximum=MAX_WIDTH)
         if not self.conv_filters:
             raise UsageError("`conv_filters` must name at least one block; received ()")
         if len(self.dropout_rates) != len(self.conv_filters) + 1:

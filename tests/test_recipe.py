@@ -108,6 +108,8 @@ BAD_VALUES = [
       for name in ("beta_1", "beta_2", "negative_slope", "validation_fraction")
       for value in (0.0, 1.0, -0.1, math.nan)),
     refused("learning_rate", "small", "`learning_rate` must be a number; received learning_rate="),
+    refused("hidden_units", 10**22, "`hidden_units` must be at most 65536"),
+    refused("conv_filters", [10**9], "`conv_filters` must be at most 65536"),
     refused("pool_size", 3, "`pool_size` must be at most 2; received pool_size=3"),
     refused("image_size", 1025, "`image_size` must be at most 1024; received image_size=1025"),
     refused("learning_rate", 1e39, "must fit in float32"),

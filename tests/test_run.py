@@ -112,8 +112,9 @@ def content(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_run_leaves_its_pictures(start, tmp_path):
-    start(fake_half(), num_epochs=1)
+@pytest.mark.parametrize("image_size", [28, 1])
+def test_a_run_leaves_its_pictures(start, tmp_path, image_size):
+    start(fake_half(), num_epochs=1, image_size=image_size)
     names = ["accuracy", "confusion", "correct", "incorrect", "loss"]
     assert sorted(path.stem for path in (tmp_path / "run" / "plots").glob("*.png")) == names
 

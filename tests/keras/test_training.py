@@ -79,7 +79,7 @@ print(keras.config.image_data_format(), keras.config.floatx(), keras.config.epsi
 """
 
 
-@pytest.mark.parametrize("content", [json.dumps(HOSTILE), '{"floatx": ', "[]"])
+@pytest.mark.parametrize("content", [json.dumps(HOSTILE), '{"floatx": '])
 def test_no_keras_json_changes_a_bit(trainings, content, tmp_path):
     (tmp_path / ".keras").mkdir()
     (tmp_path / ".keras" / "keras.json").write_text(content)
