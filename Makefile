@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup data compare explore doctor test test-all lock readme clean
+.PHONY: help setup data compare prove explore doctor test test-all lock readme clean
 
 EPOCHS ?= 5
 # The interpreter that .venv is made with; empty takes the first supported one.
@@ -29,6 +29,9 @@ data: setup ## put Fashion-MNIST where the trainers find it
 
 compare: data ## train both halves, both variants, and write the comparison (EPOCHS=5)
 	$(VENV_PYTHON) scripts/compare.py --epochs $(EPOCHS)
+
+prove: data ## climb the parity ladder with every engine that is installed
+	$(VENV_PYTHON) scripts/prove.py
 
 explore: data ## show what the data set holds
 	$(VENV_PYTHON) scripts/explore.py

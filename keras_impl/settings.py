@@ -1,4 +1,4 @@
-"""What Keras is told before a run, and what a built model says it is."""
+"""What Keras is told before a run."""
 
 import os
 from typing import Any
@@ -35,6 +35,8 @@ def configure(recipe: Recipe, execution: Execution) -> dict[str, Any]:
         "jax": _configure_jax,
         "torch": _configure_torch,
     }[keras.backend.backend()](execution)
+    if keras.backend.backend() != "tensorflow":
+        _keep_tensorflow_out()
     keras.utils.set_random_seed(recipe.seed)
     return {
         "backend": keras.backend.backend(),
@@ -43,64 +45,6 @@ def configure(recipe: Recipe, execution: Execution) -> dict[str, Any]:
         "floatx": keras.config.floatx(),
         "dtype_policy": keras.config.dtype_policy().name,
     }
-
-
-def layer_table(model: keras.Model) -> list[dict[str, Any]]:
-    """Return a row for each layer, read off the built model.
-
-    `name`, `kind`, `output_shape` without the batch axis in H, W, C order, `parameters`, and
-    what the kind has: `filters`, `kernel_size`, `strides`, `padding`, `pool_size`,
-    `negative_slope`, `rate`, `units`, `use_bias`.
-    """
-    return [_row(layer) for layer in model.layers]
-
-
-def _row(layer: keras.Layer) -> dict[str, Any]:
-    row = {
-        "name": layer.name,
-        "kind": _KINDS[type(layer)],
-        "output_shape": list(layer.output.shape[1:]),
-        "parameters": layer.count_params(),
-    }
-    match layer:
-        case keras.layers.Conv2D():
-            row |= {
-                "filters": layer.filters,
-                "kernel_size": list(layer.kernel_size),
-                "strides": list(layer.strides),
-                "dilation": list(layer.dilation_rate),
-                "groups": layer.groups,
-                "padding": layer.padding,
-                "use_bias": layer.use_bias,
-                "activation": layer.activation.__name__,
-            }
-        case keras.layers.MaxPooling2D():
-            row |= {
-                "pool_size": list(layer.pool_size),
-                "strides": list(layer.strides),
-                "padding": layer.padding,
-            }
-        case keras.layers.LeakyReLU():
-            row |= {"negative_slope": float(layer.negative_slope)}
-        case keras.layers.Dropout():
-            row |= {"rate": float(layer.rate)}
-        case keras.layers.Dense():
-            row |= {
-                "units": layer.units,
-                "use_bias": layer.use_bias,
-                "activation": layer.activation.__name__,
-            }
-    return row
-
-
-_KINDS = {
-    keras.layers.Conv2D: "convolution",
-    keras.layers.LeakyReLU: "leaky_relu",
-    keras.layers.MaxPooling2D: "max_pool",
-    keras.layers.Dropout: "dropout",
-    keras.layers.Flatten: "flatten",
-    keras.layers.Dense: "dense",
-}
 
 
 def _keep_float64() -> None:
@@ -113,6 +57,17 @@ def _keep_float64() -> None:
     from keras.src.backend.common import dtypes
 
     dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
+
+
+def _keep_tensorflow_out() -> None:
+    """Let Keras go without TensorFlow on the other backends, also where it is installed.
+
+    `set_random_seed` seeds TensorFlow too wherever it can be imported, which takes seconds and
+    puts it beside torch in one process.
+    """
+    from keras.src.utils import module_utils
+
+    module_utils.tensorflow._available = False
 
 
 def _configure_tensorflow(execution: Execution) -> dict[str, Any]:

@@ -2,15 +2,16 @@
 
 import dataclasses
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 
 from keras_impl.model import build_model
-from keras_impl.settings import configure, layer_table
-from keras_impl.train import predict_logits, train
+from keras_impl.settings import configure
+from keras_impl.train import compile_model, predict_logits, train
+from keras_impl.watch import Follow, InjectMasks, Watch
 from keras_impl.weights import export_weights, load_weights
 from pipeline.answers import (
     Answer,
@@ -18,23 +19,96 @@ from pipeline.answers import (
     answer_file,
     data_of,
     execution_of,
+    followed_run,
     scratch_folder,
     scratch_journal,
     seeds_of,
-    tagged,
+    start_of,
+    states_and,
+    thinned,
     weights_of,
 )
-from pipeline.batches import batch_dtype
-from pipeline.network import first_weights
+from pipeline.batches import batch_dtype, training_batches
 from pipeline.preprocess import rescale
 from pipeline.recipe import Recipe
-from portproof.exchange import Array, Question
+from portproof.exchange import Array, Arrays, Question
+from portproof.following import PartedError
+from portproof.sides.keras import AfterEachStep, KerasSubject, call
+from portproof.subject import answer_subject, tagged
 
 
-def answer_layers(question: Question, recipe: Recipe) -> Answer:
-    """Read the layer table and the parameter count off the built model."""
+class HalfSubject(KerasSubject):
+    """The half's compiled model; weights go in and out through the half's own functions."""
+
+    def __init__(self, model: keras.Model, recipe: Recipe) -> None:
+        super().__init__(model)
+        self.recipe = recipe
+
+    def weights(self) -> dict[str, Array]:
+        """Return the canonical weights."""
+        return export_weights(self.model)
+
+    def load_weights(self, weights: Arrays) -> None:
+        """Set the canonical weights."""
+        load_weights(self.model, dict(weights), self.recipe)
+
+
+def built_subject(recipe: Recipe) -> HalfSubject:
+    """Build and compile the model as training does."""
     model = build_model(recipe)
-    return Answer({"layers": layer_table(model), "parameters": model.count_params()})
+    compile_model(model, recipe)
+    return HalfSubject(model, recipe)
+
+
+def answer_network(question: Question, recipe: Recipe) -> Answer:
+    """Answer what one built model can be asked; with masks, as of epoch 0, step 0."""
+    subject = built_subject(recipe)
+    if question.settings.get("masks", False):
+        injected(subject.model, recipe).draw(0, 0)
+    return Answer(*answer_subject(without_steps(question), subject))
+
+
+def without_steps(question: Question) -> Question:
+    """Return the question without `steps`, which is answered by training."""
+    asks = tuple(ask for ask in question.asks if ask != "steps")
+    return dataclasses.replace(question, asks=asks)
+
+
+def injected(model: keras.Model, recipe: Recipe) -> InjectMasks:
+    """Give the model's dropout layers masks from NumPy."""
+    masks = InjectMasks(recipe)
+    masks.set_model(model)
+    return masks
+
+
+def answer_dropout(question: Question, recipe: Recipe) -> Answer:
+    """Return what each dropout layer makes of ones: with masks, in evaluation, on its own."""
+    arrays: dict[str, Array] = {}
+    model = build_model(recipe)
+    for layer in dropout_layers(model):
+        ones = np.ones((64, *layer.input.shape[1:]), batch_dtype(recipe))
+        arrays[f"drop_own.{layer.name}"] = called(layer, ones, training=True)
+        ones = np.ones((recipe.batch_size, *layer.input.shape[1:]), batch_dtype(recipe))
+        arrays[f"drop_eval.{layer.name}"] = called(layer, ones, training=False)
+    if question.settings.get("masks", False):
+        masks = injected(model, recipe)
+        for step in (0, 1):
+            masks.draw(0, step)
+            for layer in dropout_layers(model):
+                ones = np.ones((recipe.batch_size, *layer.input.shape[1:]), batch_dtype(recipe))
+                arrays[f"drop.{layer.name}.{step}"] = called(layer, ones, training=True)
+    return Answer(arrays=arrays)
+
+
+def dropout_layers(model: keras.Model) -> list[keras.layers.Dropout]:
+    """Return the model's dropout layers, in order."""
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+
+
+def called(layer: keras.Layer, values: Array, training: bool) -> Array:
+    """Return what a layer makes of `values`."""
+    found = call(layer, keras.ops.convert_to_tensor(values), training)
+    return np.array(keras.ops.convert_to_numpy(found))
 
 
 def answer_own_weights(question: Question, recipe: Recipe) -> Answer:
@@ -58,55 +132,63 @@ def answer_logits(question: Question, recipe: Recipe) -> Answer:
 
 def answer_batches(question: Question, recipe: Recipe) -> Answer:
     """Train, predict, and return a digest of each batch that a step was given."""
-    fed = FedBatches()
+    fed, recipe = FedBatches(), thinned(question, recipe)
     data, execution = data_of(question, recipe), execution_of(question)
     with scratch_folder() as folder:
         journal = scratch_journal(recipe, data, folder)
         model = train(recipe, data, execution, journal, None, callbacks=[Watch(fed)])
         predict_logits(model, data.test, recipe, execution)
-    return Answer({"batches": fed.rows, "history": list(journal.record.history)})
+    return Answer({"batches": fed.rows})
 
 
 def answer_training(question: Question, recipe: Recipe) -> Answer:
-    """Train, and return the history with the logits of the test images."""
+    """Train once for `steps` and `training`: states, history, last weights and logits."""
     data, execution = data_of(question, recipe), execution_of(question)
-    with scratch_folder() as folder:
-        journal = scratch_journal(recipe, data, folder)
-        model = train(recipe, data, execution, journal, first_weights(recipe))
-        logits = predict_logits(model, data.test, recipe, execution)
-    return Answer({"history": list(journal.record.history)}, {"logits": logits})
+    num_steps = question.settings.get("steps", 0) if "steps" in question.asks else 0
+    after = AfterEachStep(
+        lambda model: HalfSubject(model, recipe), num_steps, stops="training" not in question.asks
+    )
+    masks = [InjectMasks(recipe)] if question.settings.get("masks", False) else []
+
+    def finish() -> Answer:
+        with scratch_folder() as folder, suppress(AfterEachStep.Reached):
+            journal = scratch_journal(recipe, data, folder)
+            start = start_of(question, recipe)
+            model = train(recipe, data, execution, journal, start, callbacks=[*masks, after])
+            arrays = tagged("trained", export_weights(model))
+            arrays["trained_logits"] = predict_logits(model, data.test, recipe, execution)
+            arrays["validation_logits"] = predict_logits(model, data.validation, recipe, execution)
+            return Answer({"history": list(journal.record.history)}, arrays)
+        return Answer()
+
+    return states_and(question, finish, after.states)
 
 
-class Watch(keras.callbacks.Callback):
-    """Note what each step of a model is given, by running the steps eagerly."""
-
-    def __init__(self, fed: FedBatches) -> None:
-        super().__init__()
-        self.fed = fed
-
-    def set_model(self, model: keras.Model) -> None:
-        """Wrap the model's steps before `fit` makes its functions from them."""
-        super().set_model(model)
-        model.run_eagerly = True
-        for stage in ("train", "test", "predict"):
-            name = f"{stage}_step"
-            setattr(model, name, self._watched(stage, getattr(model, name)))
-
-    def _watched(self, stage: str, step: Any) -> Any:
-        def watched(*arguments: Any) -> Any:
-            images, one_hot = (keras.ops.convert_to_numpy(part) for part in arguments[-1])
-            self.fed.note("validation" if stage == "test" else stage, images, one_hot)
-            return step(*arguments)
-
-        return watched
+def answer_follow(question: Question, recipe: Recipe) -> Answer:
+    """Train in a run folder of its own, looked at by a follower; go on where it was left."""
+    data, execution = data_of(question, recipe), execution_of(question)
+    journal, follower = followed_run(question, recipe, data)
+    steps = len(training_batches(data.train, recipe))
+    callbacks = [InjectMasks(recipe), Follow(follower, steps)]
+    with suppress(PartedError):
+        train(recipe, data, execution, journal, start_of(question, recipe), callbacks)
+    return Answer({"steps": follower.rows, "history": list(journal.record.history)})
 
 
 ANSWERERS = {
-    "layers": answer_layers,
+    "contract": answer_network,
+    "layers": answer_network,
+    "points": answer_network,
+    "forced": answer_network,
+    "cases": answer_network,
+    "gradients": answer_network,
+    "dropout": answer_dropout,
     "own_weights": answer_own_weights,
     "logits": answer_logits,
     "batches": answer_batches,
+    "steps": answer_training,
     "training": answer_training,
+    "follow": answer_follow,
 }
 
 

@@ -33,8 +33,8 @@ STATE = "training-state.safetensors"
 def compile_model(model: keras.Model, recipe: Recipe) -> None:
     """Attach the loss, the metric and the optimizer.
 
-    On TensorFlow, "auto" would turn XLA on wherever there is a GPU. XLA sends a max pool's gradient
-    elsewhere among ties, and on a CPU it is slower.
+    On TensorFlow, "auto" would turn XLA on wherever there is a GPU: another arithmetic than on a
+    CPU, where it is slower.
     """
     model.compile(
         optimizer=keras.optimizers.Adam(

@@ -2,44 +2,127 @@
 
 import dataclasses
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_impl.model import Classifier
-from lightning_impl.settings import configure, layer_table
+from lightning_impl.settings import configure
 from lightning_impl.train import predict_logits, train
+from lightning_impl.watch import Follow, InjectMasks, Watch
 from lightning_impl.weights import export_weights, load_weights
 from pipeline.answers import (
     Answer,
     FedBatches,
     answer_file,
+    blank_data,
     data_of,
     execution_of,
+    followed_run,
     scratch_folder,
     scratch_journal,
     seeds_of,
-    tagged,
+    start_of,
+    states_and,
+    thinned,
     weights_of,
 )
-from pipeline.batches import batch_dtype
-from pipeline.network import first_weights
+from pipeline.batches import batch_dtype, training_batches
+from pipeline.execution import Execution
 from pipeline.preprocess import rescale
 from pipeline.recipe import Recipe
-from portproof.exchange import Array, Question
+from portproof.exchange import Array, Arrays, Question
+from portproof.following import PartedError
+from portproof.sides.lightning import AfterEachStep, LightningSubject, StopAtStart, quiet
+from portproof.subject import answer_subject, tagged
 
 
-def answer_layers(question: Question, recipe: Recipe) -> Answer:
-    """Read the layer table and the parameter count off the built network."""
-    module = Classifier(recipe)
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    table = layer_table(module.network, recipe.image_size)
-    names = {layer: name for name, layer in module.network.named_children()}
-    fast_order = [names[layer] for layer in module.fast_layers or []]
-    return Answer({"layers": table, "parameters": parameters, "fast_order": fast_order})
+class HalfSubject(LightningSubject):
+    """The half's module; weights go in and out through the half's own functions."""
+
+    def __init__(self, module: Classifier, execution: Execution) -> None:
+        size = module.recipe.image_size
+        super().__init__(module, (size, size, 1), one_hot=True)
+        self.recipe, self.execution = module.recipe, execution
+
+    @property
+    def classifier(self) -> Classifier:
+        """The module, as the half's own class."""
+        assert isinstance(self.module, Classifier)
+        return self.module
+
+    def weights(self) -> dict[str, Array]:
+        """Return the canonical weights."""
+        return export_weights(self.classifier.network, self.recipe)
+
+    def load_weights(self, weights: Arrays) -> None:
+        """Set the canonical weights."""
+        load_weights(self.classifier.network, dict(weights), self.recipe)
+
+    def started(self) -> tuple[L.Trainer, L.LightningModule]:
+        """Return the Trainer that production training builds, about to take the first step."""
+        recipe, stop = self.recipe, StopAtStart()
+        data = blank_data(recipe)
+        with scratch_folder() as folder, quiet(), suppress(StopAtStart.Reached):
+            journal = scratch_journal(recipe, data, folder)
+            train(recipe, data, self.execution, journal, None, callbacks=[stop])
+        assert stop.found is not None
+        return stop.found
+
+
+def built_subject(recipe: Recipe, execution: Execution) -> HalfSubject:
+    """Build the module as training does."""
+    module = Classifier(recipe, fast=not execution.plain)
+    if recipe.precision == "64":
+        module.double()
+    return HalfSubject(module, execution)
+
+
+def answer_network(question: Question, recipe: Recipe) -> Answer:
+    """Answer what one built module can be asked; with masks, as of epoch 0, step 0."""
+    subject = built_subject(recipe, execution_of(question))
+    if question.settings.get("masks", False):
+        injected(subject.classifier, recipe).draw(0, 0)
+    facts, arrays = answer_subject(without_steps(question), subject)
+    if "layers" in facts and subject.classifier.fast_layers is not None:
+        facts["fast_order"] = [layer.name for layer in subject.run_order]
+    return Answer(facts, arrays)
+
+
+def without_steps(question: Question) -> Question:
+    """Return the question without `steps`, which is answered by training."""
+    asks = tuple(ask for ask in question.asks if ask != "steps")
+    return dataclasses.replace(question, asks=asks)
+
+
+def injected(module: nn.Module, recipe: Recipe) -> InjectMasks:
+    """Give the module's dropout layers masks from NumPy."""
+    masks = InjectMasks(recipe)
+    masks.inject(module)
+    return masks
+
+
+def answer_dropout(question: Question, recipe: Recipe) -> Answer:
+    """Return what each dropout layer makes of ones: with masks, in evaluation, on its own."""
+    arrays: dict[str, Array] = {}
+    subject = built_subject(recipe, execution_of(question))
+    layers = [layer for layer in subject.layers if isinstance(layer.module, nn.Dropout)]
+    for layer in layers:
+        arrays[f"drop_own.{layer.name}"] = subject.called(layer, 64, training=True)
+        evaluated = subject.called(layer, recipe.batch_size, training=False)
+        arrays[f"drop_eval.{layer.name}"] = evaluated
+    if question.settings.get("masks", False):
+        masks = injected(subject.classifier, recipe)
+        for step in (0, 1):
+            masks.draw(0, step)
+            for layer in layers:
+                dropped = subject.called(layer, recipe.batch_size, training=True)
+                arrays[f"drop.{layer.name}.{step}"] = dropped
+    return Answer(arrays=arrays)
 
 
 def answer_own_weights(question: Question, recipe: Recipe) -> Answer:
@@ -54,10 +137,7 @@ def answer_own_weights(question: Question, recipe: Recipe) -> Answer:
 
 def answer_logits(question: Question, recipe: Recipe) -> Answer:
     """Carry the question's weights in, and return them again with the logits of its images."""
-    execution = execution_of(question)
-    module = Classifier(recipe, fast=not execution.plain)
-    if recipe.precision == "64":
-        module.double()
+    module = built_subject(recipe, execution_of(question)).classifier
     load_weights(module.network, weights_of(question), recipe)
     images = rescale(question.arrays["images"], batch_dtype(recipe))
     module.eval()
@@ -70,71 +150,76 @@ def answer_logits(question: Question, recipe: Recipe) -> Answer:
 
 def answer_batches(question: Question, recipe: Recipe) -> Answer:
     """Train, predict, and return a digest of each batch that a step was given."""
-    fed = FedBatches()
+    fed, recipe = FedBatches(), thinned(question, recipe)
     data, execution = data_of(question, recipe), execution_of(question)
     with scratch_folder() as folder:
         journal = scratch_journal(recipe, data, folder)
-        module = train(recipe, data, execution, journal, None, callbacks=[Watch(fed)])
-        module.predict_step = _watched_predict(module, fed)  # type: ignore[method-assign]
+        module = train(recipe, data, execution, journal, None, callbacks=[watch := Watch(fed)])
+        module.predict_step = _watched_predict(module, watch)  # type: ignore[method-assign]
         predict_logits(module, data.test, recipe, execution)
-    return Answer({"batches": fed.rows, "history": list(journal.record.history)})
+    return Answer({"batches": fed.rows})
 
 
 def answer_training(question: Question, recipe: Recipe) -> Answer:
-    """Train, and return the history with the logits of the test images."""
+    """Train once for `steps` and `training`: states, history, last weights and logits."""
     data, execution = data_of(question, recipe), execution_of(question)
-    with scratch_folder() as folder:
-        journal = scratch_journal(recipe, data, folder)
-        module = train(recipe, data, execution, journal, first_weights(recipe))
-        logits = predict_logits(module, data.test, recipe, execution)
-    return Answer({"history": list(journal.record.history)}, {"logits": logits})
+    num_steps = question.settings.get("steps", 0) if "steps" in question.asks else 0
+    after = AfterEachStep(
+        lambda module: HalfSubject(module, execution),
+        num_steps,
+        stops="training" not in question.asks,
+    )
+    masks = [InjectMasks(recipe)] if question.settings.get("masks", False) else []
+
+    def finish() -> Answer:
+        with scratch_folder() as folder, suppress(AfterEachStep.Reached):
+            journal = scratch_journal(recipe, data, folder)
+            start = start_of(question, recipe)
+            module = train(recipe, data, execution, journal, start, callbacks=[*masks, after])
+            arrays = tagged("trained", export_weights(module.network, recipe))
+            arrays["trained_logits"] = predict_logits(module, data.test, recipe, execution)
+            arrays["validation_logits"] = predict_logits(module, data.validation, recipe, execution)
+            return Answer({"history": list(journal.record.history)}, arrays)
+        return Answer()
+
+    return states_and(question, finish, after.states)
 
 
-class Watch(L.Callback):
-    """Note what each step of a module is given."""
-
-    def __init__(self, fed: FedBatches) -> None:
-        self.fed = fed
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Note a training batch."""
-        _note(self.fed, "train", batch)
-
-    def on_validation_batch_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Note a validation batch."""
-        _note(self.fed, "validation", batch)
+def answer_follow(question: Question, recipe: Recipe) -> Answer:
+    """Train in a run folder of its own, looked at by a follower; go on where it was left."""
+    data, execution = data_of(question, recipe), execution_of(question)
+    journal, follower = followed_run(question, recipe, data)
+    steps = len(training_batches(data.train, recipe))
+    callbacks = [InjectMasks(recipe), Follow(follower, recipe, steps)]
+    with suppress(PartedError):
+        train(recipe, data, execution, journal, start_of(question, recipe), callbacks)
+    return Answer({"steps": follower.rows, "history": list(journal.record.history)})
 
 
-def _watched_predict(module: Classifier, fed: FedBatches) -> Any:
+def _watched_predict(module: Classifier, watch: Watch) -> Any:
     step = module.predict_step
 
     def watched(batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        _note(fed, "predict", batch)
+        watch.note("predict", batch)
         return step(batch, batch_idx)
 
     return watched
 
 
-def _note(fed: FedBatches, stage: str, batch: tuple[Tensor, Tensor]) -> None:
-    images_nchw, one_hot = batch
-    fed.note(stage, images_nchw.permute(0, 2, 3, 1).numpy(), one_hot.numpy())
-
-
 ANSWERERS = {
-    "layers": answer_layers,
+    "contract": answer_network,
+    "layers": answer_network,
+    "points": answer_network,
+    "forced": answer_network,
+    "cases": answer_network,
+    "gradients": answer_network,
+    "dropout": answer_dropout,
     "own_weights": answer_own_weights,
     "logits": answer_logits,
     "batches": answer_batches,
+    "steps": answer_training,
     "training": answer_training,
+    "follow": answer_follow,
 }
 
 

@@ -1,5 +1,6 @@
 """The canonical weights, to and from a PyTorch network."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,18 +9,18 @@ from torch import Tensor, nn
 
 from pipeline.network import check_weights, feature_map_shape
 from pipeline.recipe import Recipe
+from portproof.exchange import check_shapes
 
 Weights = dict[str, np.ndarray[Any, Any]]
+SLOTS = {"m": "exp_avg", "v": "exp_avg_sq"}
+"""torch's names of Adam's two means, by the letters of the paper."""
 
 
 def export_weights(model: nn.Sequential, recipe: Recipe) -> Weights:
     """Return the network's weights in canonical form."""
     return {
-        f"{layer}.{'kernel' if name == 'weight' else name}": _to_canonical(
-            layer, name, parameter, recipe
-        )
-        for layer, module in model.named_children()
-        for name, parameter in module.named_parameters()
+        key: _to_canonical(layer, name, parameter, recipe)
+        for key, layer, name, parameter in _parameters(model)
     }
 
 
@@ -31,10 +32,50 @@ def load_weights(model: nn.Sequential, weights: Weights, recipe: Recipe) -> None
     """
     check_weights(weights, recipe, "canonical weights")
     with torch.no_grad():
-        for layer, module in model.named_children():
-            for name, parameter in module.named_parameters():
-                key = f"{layer}.{'kernel' if name == 'weight' else name}"
-                parameter.copy_(_from_canonical(layer, weights[key], recipe))
+        for key, layer, _, parameter in _parameters(model):
+            parameter.copy_(_from_canonical(layer, weights[key], recipe))
+
+
+def export_training_state(
+    model: nn.Sequential, optimizer: torch.optim.Optimizer, recipe: Recipe
+) -> Weights:
+    """Return weights, Adam's slots and its step count, all that training goes on from.
+
+    Slots are named `adam.m.conv1.kernel` and `adam.v.conv1.kernel`, the count `adam.step`.
+    """
+    state = export_weights(model, recipe)
+    steps = 0
+    for key, layer, name, parameter in _parameters(model):
+        slots = optimizer.state[parameter]
+        steps = int(slots["step"])
+        for letter, slot in SLOTS.items():
+            state[f"adam.{letter}.{key}"] = _to_canonical(layer, name, slots[slot], recipe)
+    return {**state, "adam.step": np.asarray(steps)}
+
+
+def load_training_state(
+    model: nn.Sequential, optimizer: torch.optim.Optimizer, state: Weights, recipe: Recipe
+) -> None:
+    """Set weights and Adam's slots of a run that has taken its first step; not the step count.
+
+    Raises:
+        ValueError: missing, extra or misshapen entries.
+    """
+    now = export_training_state(model, optimizer, recipe)
+    check_shapes(state, {name: array.shape for name, array in now.items()}, "training state")
+    with torch.no_grad():
+        for key, layer, _, parameter in _parameters(model):
+            parameter.copy_(_from_canonical(layer, state[key], recipe))
+            for letter, slot in SLOTS.items():
+                values = _from_canonical(layer, state[f"adam.{letter}.{key}"], recipe)
+                optimizer.state[parameter][slot].copy_(values)
+
+
+def _parameters(model: nn.Sequential) -> Iterator[tuple[str, str, str, nn.Parameter]]:
+    """Yield each parameter's canonical name, its layer, torch's own name, and itself."""
+    for layer, module in model.named_children():
+        for name, parameter in module.named_parameters():
+            yield f"{layer}.{'kernel' if name == 'weight' else name}", layer, name, parameter
 
 
 def _to_canonical(layer: str, name: str, parameter: Tensor, recipe: Recipe) -> np.ndarray[Any, Any]:

@@ -46,7 +46,7 @@ def server() -> Iterator[Callable[[str, str], Server]]:
         key = (engine, precision)
         if key not in running:
             room = "lightning" if engine == "lightning" else "keras"
-            program = [str(HERE / "faults" / f"in_{room}.py")]
+            program = [str(HERE.parent / "proof" / "faults" / f"in_{room}.py")]
             running[key] = Server(engine, program, ENGINES[engine].environment(precision))
         return running[key]
 

@@ -55,7 +55,9 @@ def test_labels_shifted_in_training_are_caught(ask, dataset):
     recipe = preset("base", num_epochs=1)
     settings = {"data_dir": str(dataset.folder)}
     trace = ask("lightning", recipe, "training", fault="shifted-labels", **settings)
-    evaluation = evaluate_logits(trace.arrays["logits"], dataset.test_labels, dataset.class_names)
+    evaluation = evaluate_logits(
+        trace.arrays["trained_logits"], dataset.test_labels, dataset.class_names
+    )
     assert not is_in_range(evaluation.accuracy, "base", 1)
     # Its own training metrics look as good as ever: only the true labels tell.
     assert trace.facts["history"][0]["accuracy"] > 0.8

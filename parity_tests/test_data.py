@@ -144,4 +144,6 @@ def test_a_planted_fault_is_caught(ask, small, engine, fault, where):
     fed = ask_batches(ask, small, SMALL_RECIPE, engine, plain=plain, fault=fault)
     differences = compare_facts(fed, expected_batches(small, SMALL_RECIPE))
     assert differences
-    assert differences[0].where == where
+    assert where in [difference.where for difference in differences]
+    batch = where.partition(".")[0]
+    assert differences[0].where.partition(".")[0] == batch

@@ -1,9 +1,11 @@
 """Answering a question: what both halves do around reading their framework's objects."""
 
+import dataclasses
 import hashlib
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +16,13 @@ import numpy as np
 from pipeline.datasets import load_dataset
 from pipeline.execution import Execution
 from pipeline.journal import Journal
-from pipeline.preprocess import PreparedData, prepare
+from pipeline.network import first_weights
+from pipeline.preprocess import LabeledImages, PreparedData, prepare
 from pipeline.recipe import Recipe, recipe_from_dict, recipe_to_dict
-from pipeline.record import Record
+from pipeline.record import RECORD, Record, read_record
 from portproof.exchange import Question, Trace, read_question, write_trace
+from portproof.following import Follower
+from portproof.subject import FAILED, arrays_under, attempt, error_words, tagged
 
 Array = np.ndarray[Any, Any]
 
@@ -48,19 +53,40 @@ def answer_file(
         return 2
     recipe = recipe_from_dict(dict(question.settings["recipe"]))
     configure(recipe, execution_of(question))
+    answer = answer_each(question, recipe, answerers)
+    write_trace(trace_path, Trace(engine, question.identity, answer.facts, answer.arrays))
+    return 0
+
+
+def answer_each(question: Question, recipe: Recipe, answerers: Mapping[str, Answerer]) -> Answer:
+    """Answer each ask; one answerer that stands for several asks is called once.
+
+    What raises is noted in `facts["failed"]` by ask, its traceback on stderr, and the rest is
+    answered: a trace of a broken half should show where it is broken.
+    """
     facts: dict[str, Any] = {}
     arrays: dict[str, Array] = {}
-    for ask in question.asks:
-        answer = answerers[ask](question, recipe)
+    failed: dict[str, str] = {}
+    for answerer in dict.fromkeys(answerers[ask] for ask in question.asks):
+        try:
+            answer = answerer(question, recipe)
+        except Exception as error:  # whatever a broken half raises is its answer
+            traceback.print_exc()
+            asks = [ask for ask in question.asks if answerers[ask] is answerer]
+            failed |= dict.fromkeys(asks, error_words(error))
+            continue
+        failed |= answer.facts.get("failed", {})
         facts |= answer.facts
         arrays |= answer.arrays
-    write_trace(trace_path, Trace(engine, question.identity, facts, arrays))
-    return 0
+    return Answer({**facts, "failed": failed} if failed else facts, arrays)
 
 
 def execution_of(question: Question) -> Execution:
     """Return how a question wants to be carried out: on the CPU, fast unless `plain` is set."""
-    return Execution(device="cpu", plain=bool(question.settings.get("plain", False)))
+    settings = question.settings
+    return Execution(
+        device="cpu", plain=bool(settings.get("plain", False)), num_threads=settings.get("threads")
+    )
 
 
 def data_of(question: Question, recipe: Recipe) -> PreparedData:
@@ -70,12 +96,27 @@ def data_of(question: Question, recipe: Recipe) -> PreparedData:
 
 def weights_of(question: Question) -> dict[str, Array]:
     """Return the canonical weights of a question, its arrays `weights.*`."""
-    prefix = "weights."
-    return {
-        name.removeprefix(prefix): array
-        for name, array in question.arrays.items()
-        if name.startswith(prefix)
-    }
+    return arrays_under(question, "weights")
+
+
+def states_and(
+    question: Question, finish: Callable[[], Answer], states: Sequence[Mapping[str, Array]]
+) -> Answer:
+    """Return what `finish` answers by training, with the states noted after its first steps.
+
+    Where training breaks off, the states up to there remain.
+    """
+    failed: dict[str, str] = {}
+    answer = attempt(failed, ["training"], finish)
+    if answer is FAILED:
+        whole = len(states) >= question.settings.get("steps", 0)
+        asks = [ask for ask in ("steps", "training") if ask in question.asks]
+        missed = [ask for ask in asks if ask != "steps" or not whole]
+        answer = Answer({"failed": dict.fromkeys(missed, failed["training"])})
+    arrays = dict(answer.arrays)
+    for step, state in enumerate(states, start=1):
+        arrays |= tagged(f"step.{step}", state)
+    return Answer(answer.facts, arrays)
 
 
 def scratch_journal(recipe: Recipe, data: PreparedData, folder: str) -> Journal:
@@ -99,6 +140,22 @@ def scratch_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix=f"answer-{os.getpid()}-")
 
 
+def blank_data(recipe: Recipe) -> PreparedData:
+    """Return three sets of blank images, for a training that stops at its start."""
+    size = recipe.image_size
+    blank = LabeledImages(np.zeros((2, size, size, 1), np.uint8), np.zeros(2, np.int64))
+    names = tuple(map(str, range(recipe.num_classes)))
+    return PreparedData("blank", "", names, blank, blank, blank)
+
+
+def thinned(question: Question, recipe: Recipe) -> Recipe:
+    """Return the recipe with a network that costs nothing, where the setting `thin` asks for it."""
+    if not question.settings.get("thin", False):
+        return recipe
+    thin = (1,) * len(recipe.conv_filters)
+    return dataclasses.replace(recipe, conv_filters=thin, hidden_units=1)
+
+
 @dataclass
 class FedBatches:
     """Keeps a digest of each batch that reached a step, with where it was fed."""
@@ -113,8 +170,10 @@ class FedBatches:
 def batch_row(stage: str, images_nhwc: Array, one_hot: Array) -> dict[str, Any]:
     """Return `stage`, size, shape, dtype, and digests of a batch's images and of its labels.
 
-    `members` holds a digest for each image, `images` and `labels` one for all of the batch.
+    `members` holds a digest for each image, `images` and `labels` one for all of the batch;
+    `classes` are the labels' class numbers, `mean` the images' mean to 6 digits.
     """
+    mean = np.ascontiguousarray(images_nhwc).mean(dtype=np.float64)
     return {
         "stage": stage,
         "size": len(images_nhwc),
@@ -123,6 +182,8 @@ def batch_row(stage: str, images_nhwc: Array, one_hot: Array) -> dict[str, Any]:
         "images": _digest(images_nhwc),
         "members": [_digest(image)[:16] for image in images_nhwc],
         "labels": _digest(one_hot),
+        "classes": one_hot.argmax(axis=1).tolist(),
+        "mean": round(float(mean), 6),
     }
 
 
@@ -130,11 +191,37 @@ def _digest(array: Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-def tagged(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Return `arrays` with `prefix` and a dot before each name."""
-    return {f"{prefix}.{name}": array for name, array in arrays.items()}
-
-
 def seeds_of(question: Question) -> Sequence[int]:
     """Return the seeds that a question asks for."""
     return [int(seed) for seed in question.settings["seeds"]]
+
+
+def followed_run(
+    question: Question, recipe: Recipe, data: PreparedData
+) -> tuple[Journal, Follower]:
+    """Return the journal and the follower of a run that is kept and can be gone on with.
+
+    Settings: `run_dir`; `every` and optionally `keeps_every`, `reference`, `synchronises` and
+    `stop_gap`, see `Follower`.
+    """
+    settings = question.settings
+    folder = Path(settings["run_dir"])
+    folder.mkdir(parents=True, exist_ok=True)
+    journal = scratch_journal(recipe, data, str(folder))
+    if (folder / RECORD).exists():
+        journal.record = read_record(folder)
+    reference = settings.get("reference")
+    follower = Follower(
+        folder / "states",
+        every=settings["every"],
+        keeps_every=settings.get("keeps_every"),
+        reference=Path(reference) if reference else None,
+        synchronises=settings.get("synchronises", False),
+        stop_gap=settings.get("stop_gap"),
+    )
+    return journal, follower
+
+
+def start_of(question: Question, recipe: Recipe) -> dict[str, Array] | None:
+    """Return the weights to start from: the question's, or else what the recipe names."""
+    return weights_of(question) or first_weights(recipe)

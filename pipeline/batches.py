@@ -12,12 +12,13 @@ from pipeline.recipe import Recipe
 Array = np.ndarray[Any, Any]
 
 # Sub-streams of a run's seed: what is drawn for one purpose never shifts another.
-FIRST_WEIGHTS, SAMPLE_ORDER, DROPOUT = range(3)
+FIRST_WEIGHTS, SAMPLE_ORDER, DROPOUT, MASKS = range(4)
 
 
-def generator(seed: int, purpose: int, epoch: int = 0) -> np.random.Generator:
-    """Return NumPy's generator for one purpose in one epoch of a run."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, purpose, epoch])))
+def generator(seed: int, purpose: int, epoch: int = 0, *place: int) -> np.random.Generator:
+    """Return NumPy's generator for one purpose in one epoch, and place in it, of a run."""
+    words = np.random.SeedSequence([seed, purpose, epoch, *place])
+    return np.random.Generator(np.random.PCG64(words))
 
 
 def dropout_seed(seed: int, epoch: int, layer: int = 0) -> int:

@@ -1,7 +1,8 @@
 """Comparing two answers: key sets and lengths before values, and NaN never passes."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,12 @@ class Tolerance:
     reason: str
     measured: str
     """What was measured, so that the headroom can be seen."""
+    relative: float = 0.0
+    """What is allowed on top, as a share of the largest finite |value| of the left array."""
+
+    def allowed(self, scale: float) -> float:
+        """Return the largest distance that passes in an array whose largest |value| is `scale`."""
+        return self.absolute + self.relative * scale
 
 
 EXACT = Tolerance("exact", 0.0, "the same bits are expected", "0")
@@ -32,6 +39,10 @@ class Difference:
     left: Any
     right: Any
     note: str = ""
+    gap: float = math.inf
+    """|left − right| for numbers."""
+    ulps: float = math.inf
+    """The gap in units in the last place of the larger of the two."""
 
     def __str__(self) -> str:
         note = f" ({self.note})" if self.note else ""
@@ -103,20 +114,46 @@ def _compare_array(
     name: str, left: Array | None, right: Array | None, tolerance: Tolerance
 ) -> Difference | None:
     if left is None or right is None:
-        return Difference(name, *("missing" if side is None else "there" for side in (left, right)))
+        there = ["missing" if side is None else "there" for side in (left, right)]
+        return Difference(name, there[0], there[1])
     if left.shape != right.shape:
         return Difference(name, left.shape, right.shape, "shapes")
     if left.size == 0:
         raise ValueError(f"{name} is empty: nothing to compare")
     if left.dtype != right.dtype:
         return Difference(name, str(left.dtype), str(right.dtype), "dtypes")
+    worst = worst_place(name, left, right)
+    allowed = tolerance.allowed(largest(left))
+    if worst.gap <= allowed and math.isfinite(worst.gap):
+        return None
+    note = f"gap {worst.gap:.3g}, {tolerance.name} allows {allowed:.3g}"
+    is_counted = math.isfinite(worst.ulps) and np.issubdtype(left.dtype, np.floating)
+    return replace(worst, note=f"{note}; {worst.ulps:.3g} ulp" if is_counted else note)
+
+
+def worst_place(name: str, left: Array, right: Array) -> Difference:
+    """Return where two arrays of one shape, not empty, lie furthest apart."""
     distance = _distance(left, right)
     worst = np.unravel_index(distance.argmax(), distance.shape)
-    if distance[worst] <= tolerance.absolute and np.isfinite(distance[worst]):
-        return None
-    place = ", ".join(map(str, worst))
-    note = f"gap {distance[worst]:.3g}, {tolerance.name} allows {tolerance.absolute:.3g}"
-    return Difference(f"{name}[{place}]", float(left[worst]), float(right[worst]), note)
+    place = f"[{', '.join(map(str, worst))}]" if worst else ""
+    values = float(left[worst]), float(right[worst])
+    gap = float(distance[worst])
+    ulps = in_ulps(gap, values, left.dtype)
+    return Difference(f"{name}{place}", values[0], values[1], gap=gap, ulps=ulps)
+
+
+def in_ulps(gap: float, values: tuple[float, float], dtype: Any) -> float:
+    """Return `gap` in units in the last place of the larger of two values of `dtype`."""
+    if not np.issubdtype(dtype, np.floating) or not math.isfinite(gap):
+        return gap
+    unit = float(np.spacing(np.asarray(max(map(abs, values)), dtype)))
+    return gap / unit
+
+
+def largest(array: Array) -> float:
+    """Return the largest finite |value| of an array, 0 where there is none."""
+    finite = np.abs(array[np.isfinite(array)].astype(np.float64))
+    return float(finite.max()) if finite.size else 0.0
 
 
 def _join(where: str, key: str) -> str:

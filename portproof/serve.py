@@ -6,11 +6,14 @@ macOS.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,21 +45,29 @@ def serve(plant: Callable[[str], None], answer: Callable[[Path, Path], int]) -> 
 class Server:
     """A running engine program that calls `serve`."""
 
-    def __init__(self, name: str, program: list[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        program: list[str],
+        environment: dict[str, str],
+        timeout_seconds: float = 600.0,
+    ) -> None:
         self.name = name
+        self._timeout_seconds = timeout_seconds
         self._process = subprocess.Popen(
             [sys.executable, *program],
             env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # so that it ends with the process that it has forked
         )
 
     def answer(self, question: Path, trace: Path, fault: str = "") -> None:
         """Let the engine answer the file `question` with the file `trace`.
 
         Raises:
-            EngineError: the engine died or left no trace.
+            EngineError: the engine died, left no trace, or took longer than it may.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -66,7 +77,9 @@ class Server:
             print(json.dumps(request), file=self._process.stdin, flush=True)
         except OSError as error:
             raise EngineError(f"{self.name} died") from error
-        line = self._process.stdout.readline()
+        line, is_late = self._read_reply()
+        if is_late:
+            raise EngineError(f"{self.name} gave no answer in {self._timeout_seconds:g} s")
         if not line:
             raise EngineError(f"{self.name} died with {self._process.wait()}")
         reply = json.loads(line)
@@ -74,9 +87,29 @@ class Server:
             raise EngineError(f"{self.name} exited with {reply['exit']}:\n{reply['stderr']}")
 
     def close(self) -> None:
-        """End the engine."""
-        self._process.kill()
+        """End the engine, and an answer that it is at."""
+        self._kill()
         self._process.communicate()
+
+    def _read_reply(self) -> tuple[str, bool]:
+        """Return a line, empty where the engine has ended, and whether it was ended for time."""
+        assert self._process.stdout is not None
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self._kill()
+
+        timer = threading.Timer(self._timeout_seconds, end)
+        timer.start()
+        try:
+            return self._process.stdout.readline(), late.is_set()
+        finally:
+            timer.cancel()
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _answer_and_exit(

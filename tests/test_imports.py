@@ -17,6 +17,7 @@ ROOMS = (
     "pipeline",
     "keras_impl",
     "lightning_impl",
+    "proof",
     "benchmark",
     "parity_tests",
     "scripts",
@@ -24,7 +25,9 @@ ROOMS = (
 )
 NEVER_IMPORTED = {"scripts", "tests", "parity_tests"}
 # Programs that are run and imported by nobody; each may load one framework.
-LEAVES = ("benchmark/arms", "parity_tests/faults")
+LEAVES = ("benchmark/arms", "proof/faults", "proof/pairs")
+# The two modules of portproof that load a framework, for engines' programs alone.
+SIDES = {"portproof/sides/keras.py": "keras_impl", "portproof/sides/lightning.py": "lightning_impl"}
 
 TORCH = {"torch", "torchvision", "torchmetrics", "lightning", "pytorch_lightning"}
 BACKENDS = {"tensorflow", "jax", "torch"}
@@ -39,9 +42,10 @@ NEIGHBOURS = {
     "keras_impl": {"pipeline", "portproof"},
     "lightning_impl": {"pipeline", "portproof"},
     "benchmark": {"pipeline", "portproof"},
-    "parity_tests": {"pipeline", "portproof"},
-    "scripts": {"pipeline", "portproof", "keras_impl", "lightning_impl", "benchmark"},
-    "tests": {"pipeline", "portproof", "keras_impl", "lightning_impl", "benchmark"},
+    "proof": {"pipeline", "portproof"},
+    "parity_tests": {"pipeline", "portproof", "proof"},
+    "scripts": {"pipeline", "portproof", "keras_impl", "lightning_impl", "proof", "benchmark"},
+    "tests": {"pipeline", "portproof", "keras_impl", "lightning_impl", "proof", "benchmark"},
 }
 OWN_FRAMEWORKS = {"keras_impl": {"keras"}, "lightning_impl": TORCH}
 
@@ -102,16 +106,22 @@ def problems_of(path: str, imports: list[Import]) -> Iterator[tuple[Import, str]
     room = path.partition("/")[0]
     is_leaf = path.startswith(LEAVES)
     for found in imports:
-        yield from _room_problems(room, is_leaf, found)
+        yield from _room_problems(path, is_leaf, found)
         if not is_leaf:
-            yield from _framework_problems(room, found)
+            yield from _framework_problems(SIDES.get(path, room), found)
     if is_leaf or room == "scripts":
         yield from _mixture_problems(imports)
 
 
-def _room_problems(room: str, is_leaf: bool, found: Import) -> Iterator[tuple[Import, str]]:
-    if found.module.startswith(tuple(leaf.replace("/", ".") for leaf in LEAVES)):
+def _room_problems(path: str, is_leaf: bool, found: Import) -> Iterator[tuple[Import, str]]:
+    room, folder = path.partition("/")[0], path.rpartition("/")[0]
+    leaves = tuple(leaf.replace("/", ".") for leaf in LEAVES if leaf != folder)
+    sides = tuple(side.removesuffix(".py").replace("/", ".") for side in SIDES)
+    loads_sides = is_leaf or path in SIDES or room in {"keras_impl", "lightning_impl", "tests"}
+    if found.module.startswith(leaves):
         yield found, "leaf programs are run, never imported"
+    elif found.module.startswith(sides) and not loads_sides:
+        yield found, "engines' programs alone load portproof's sides"
     elif found.top in ROOMS and found.top != room:
         allowed = NEIGHBOURS[room] | ({"keras_impl", "lightning_impl"} if is_leaf else set())
         if found.top in NEVER_IMPORTED:
@@ -164,6 +174,13 @@ PLANTED = {
     "keras_impl/d.py": ("from lightning_impl import model", "must not import lightning_impl"),
     "lightning_impl/a.py": ("import keras", "must not import keras"),
     "lightning_impl/b.py": ("def f():\n    import tensorflow", "must not import tensorflow"),
+    "portproof/d.py": ("from portproof.sides import keras", "engines' programs alone"),
+    "portproof/sides/keras.py": ("import torch", "inside functions only"),
+    "portproof/sides/lightning.py": ("import keras", "must not import keras"),
+    "proof/a.py": ("from keras_impl import model", "proof must not import keras_impl"),
+    "proof/b.py": ("import torch", "proof must not import torch"),
+    "proof/c.py": ("from proof.faults import in_keras", "never imported"),
+    "proof/d.py": ("from portproof.sides.lightning import X", "engines' programs alone"),
     "benchmark/a.py": ("import torch", "benchmark must not import torch"),
     "benchmark/b.py": ("from benchmark.arms import plain_keras", "never imported"),
     "benchmark/arms/a.py": ("import torch\nimport tensorflow", "one process, one framework"),
@@ -199,7 +216,11 @@ def test_what_the_table_allows_is_let_through(tmp_path: Path) -> None:
         "keras_impl/a.py": "import keras\ndef f():\n    import tensorflow\n    import torch",
         "lightning_impl/a.py": "import torch\nimport lightning\nfrom pipeline import recipe",
         "benchmark/arms/a.py": "import keras\nimport tensorflow\nfrom keras_impl import model",
-        "parity_tests/faults/a.py": "import torch\nfrom lightning_impl import model",
+        "proof/faults/a.py": "import torch\nfrom lightning_impl import model",
+        "proof/pairs/a.py": "import keras\nfrom proof.pairs.b import build",
+        "portproof/sides/keras.py": "import keras\ndef f():\n    import jax",
+        "portproof/sides/lightning.py": "import torch\nimport lightning",
+        "proof/a.py": "from pipeline import recipe\nfrom portproof import ladder",
         "parity_tests/a.py": "from parity_tests.tolerances import X\nfrom portproof import files",
         "scripts/a.py": "def f():\n    from keras_impl import train",
     }
@@ -218,7 +239,7 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_shared_modules_load_no_framework() -> None:
     modules = [
         f"{room}.{path.stem}"
-        for room in ("portproof", "pipeline")
+        for room in ("portproof", "pipeline", "proof")
         for path in sorted((ROOT / room).glob("*.py"))
         if path.stem != "__init__"
     ]

@@ -75,7 +75,7 @@ def test_the_worst_index_is_named():
     right = np.zeros((2, 3))
     right[0, 1], right[1, 2] = 0.6, -0.75
     assert arrays(np.zeros((2, 3)), right, LOOSE) == [
-        "x[1, 2]: 0.0 against -0.75 (gap 0.75, LOOSE allows 0.5)"
+        "x[1, 2]: 0.0 against -0.75 (gap 0.75, LOOSE allows 0.5; 6.76e+15 ulp)"
     ]
 
 
@@ -135,3 +135,17 @@ def test_the_gap_is_the_largest_distance():
         assert gap(np.array([1.0, value]), np.array([1.0, value])) == INF
     with pytest.raises(ValueError, match="shape"):
         gap(np.zeros((2, 1)), np.zeros(2))
+
+
+def test_a_relative_tolerance_is_a_share_of_the_largest_value():
+    tolerance = Tolerance("SHARE", 0.0, "", "", relative=1e-3)
+    assert arrays([1000.0, 1.0], [1000.0, 1.9], tolerance) == []
+    assert len(arrays([1000.0, 1.0], [1000.0, 2.1], tolerance)) == 1
+    assert len(arrays([10.0, np.inf], [10.0, np.inf], tolerance)) == 1
+
+
+def test_a_gap_is_told_in_units_in_the_last_place():
+    found = compare_arrays({"x": np.ones(2)}, {"x": np.nextafter(np.ones(2), 2)})[0]
+    assert (found.gap, found.ulps) == (2.0**-52, 1.0)
+    found = compare_arrays({"x": np.zeros(1, "f4")}, {"x": np.full(1, 2.0, "f4")})[0]
+    assert found.ulps == 2.0**23

@@ -19,6 +19,7 @@ TARGETS = [
     "setup",
     "data",
     "compare",
+    "prove",
     "explore",
     "doctor",
     "test",

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from keras_impl.model import build_model
-from keras_impl.settings import layer_table
 from keras_impl.train import compile_model
 from keras_impl.weights import (
     export_training_state,
@@ -134,20 +133,3 @@ def test_own_first_weights_are_glorots_and_follow_the_seed():
     assert 0.99 * limit < np.abs(draws[0]).max() <= np.float32(limit)
     assert np.array_equal(draws[0], draws[1])
     assert not np.array_equal(draws[0], draws[2])
-
-
-def test_the_layer_table_is_read_off_the_model():
-    model = build_model(preset("dropout"))
-    rows = {row["name"]: row for row in layer_table(model)}
-    assert list(rows) == [layer.name for layer in model.layers]
-    assert rows["conv2"]["parameters"] == 18_496
-    assert rows["pool3"] == {
-        "name": "pool3", "kind": "max_pool", "output_shape": [4, 4, 128], "parameters": 0,
-        "pool_size": [2, 2], "strides": [2, 2], "padding": "same",
-    }  # fmt: skip
-    assert rows["drop3"]["rate"] == pytest.approx(0.4)
-    model.get_layer("act1").negative_slope = 0.3
-    model.get_layer("pool3").padding = "valid"
-    changed = {row["name"]: row for row in layer_table(model)}
-    assert changed["act1"]["negative_slope"] == 0.3
-    assert changed["pool3"]["padding"] == "valid"

@@ -7,7 +7,6 @@ from torch import nn
 
 from lightning_impl.fast import make_fast
 from lightning_impl.model import Classifier, build_model
-from lightning_impl.settings import layer_table
 from lightning_impl.weights import export_weights, load_weights
 from pipeline.network import feature_map_shape, parameter_shapes, shared_first_weights
 from pipeline.recipe import preset
@@ -90,22 +89,6 @@ def test_own_first_weights_are_glorots_and_follow_the_seed():
     assert 0.99 * limit < np.abs(draws[0]).max() <= np.float32(limit)
     assert np.array_equal(draws[0], draws[1])
     assert not np.array_equal(draws[0], draws[2])
-
-
-def test_the_layer_table_is_read_off_the_network():
-    network = build_model(preset("dropout"))
-    rows = {row["name"]: row for row in layer_table(network, 28)}
-    assert list(rows) == [name for name, _ in network.named_children()]
-    assert rows["conv2"]["parameters"] == 18_496
-    assert rows["pool3"] == {
-        "name": "pool3", "kind": "max_pool", "output_shape": [4, 4, 128], "parameters": 0,
-        "pool_size": [2, 2], "strides": [2, 2], "padding": "same",
-    }  # fmt: skip
-    assert rows["drop3"]["rate"] == pytest.approx(0.4)
-    network.act1.negative_slope, network.pool3.ceil_mode = 0.01, False
-    changed = {row["name"]: row for row in layer_table(network[:12], 28)}
-    assert changed["act1"]["negative_slope"] == 0.01
-    assert (changed["pool3"]["padding"], changed["pool3"]["output_shape"]) == ("valid", [3, 3, 128])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

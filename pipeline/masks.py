@@ -1,0 +1,25 @@
+"""Dropout masks from NumPy, one source for both halves where parity is to be proved.
+
+Two frameworks never draw the same masks from the same seed. Training draws each framework's own;
+a proof replaces them by these.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.batches import MASKS, generator
+
+Array = np.ndarray[Any, Any]
+
+
+def keep_mask(
+    seed: int, epoch: int, step: int, layer: int, shape: tuple[int, ...], rate: float
+) -> Array:
+    """Return which values a dropout layer keeps in one training step, bool of `shape`.
+
+    `shape` is (B, H, W, C) or (B, F) in H, W, C order; `layer` counts dropout layers, `epoch` and
+    `step` count from 0. A value is kept with probability 1 − `rate`.
+    """
+    draw = generator(seed, MASKS, epoch, step, layer)
+    return draw.random(shape, np.float32) >= rate

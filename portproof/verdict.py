@@ -1,0 +1,99 @@
+"""A verdict as text and as plain values."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from portproof.compare import Difference
+from portproof.ladder import FAILED, PASSED, Report, RungResult, Verdict
+
+SHOWN = 3
+"""Findings shown of a rung in text; all that are kept stand in the plain values."""
+
+
+def verdict_lines(verdict: Verdict) -> Iterator[str]:
+    """Yield the lines that say what came of a climb, a rung each and what failed below it."""
+    title = f" · {verdict.title}" if verdict.title else ""
+    yield f"{verdict.left} → {verdict.right} · {verdict.lane}{title}"
+    for rung in verdict.rungs:
+        yield f"  {rung.number:2} {rung.name:<15}{rung.status:<10}{_words(rung)}".rstrip()
+        if rung.status == FAILED:
+            yield from (f"       {found}" for found in rung.report.findings[:SHOWN])
+            more = len(rung.report.findings) - SHOWN
+            if more > 0:
+                yield f"       and {more} more"
+            yield from (f"     → {found.cause}: {found.sentence}" for found in rung.diagnoses)
+            if not rung.diagnoses:
+                yield "     → no known cause fits"
+    yield f"  {conclusion(verdict)}"
+
+
+def conclusion(verdict: Verdict) -> str:
+    """Say in one line what follows."""
+    failure = verdict.first_failure
+    if failure is None:
+        explained = [rung.name for rung in verdict.rungs if rung.status == "explained"]
+        less = f", but for {', '.join(explained)}, explained" if explained else ""
+        return f"the same computation on every rung asked for{less}"
+    where = failure.report.findings[0].where
+    cause = failure.diagnoses[0].cause if failure.diagnoses else "unexplained"
+    return f"they part at rung {failure.number}, {failure.name}: {where} ({cause})"
+
+
+def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as plain values for JSON; a gap that is not finite is a word."""
+    return {
+        "left": verdict.left,
+        "right": verdict.right,
+        "lane": verdict.lane,
+        "title": verdict.title,
+        "passed": verdict.passed,
+        "rungs": [_rung_to_dict(rung) for rung in verdict.rungs],
+    }
+
+
+def _rung_to_dict(rung: RungResult) -> dict[str, Any]:
+    return {
+        "number": rung.number,
+        "name": rung.name,
+        "status": rung.status,
+        "reason": rung.reason,
+        "compared": rung.report.compared,
+        "worst": None if rung.report.worst is None else _place(rung.report.worst),
+        "findings": [_place(found) for found in rung.report.findings],
+        "diagnoses": [
+            {"cause": found.cause, "where": found.where, "sentence": found.sentence}
+            for found in rung.diagnoses
+        ],
+    }
+
+
+def _place(difference: Difference) -> dict[str, Any]:
+    return {
+        "where": difference.where,
+        "left": _plain(difference.left),
+        "right": _plain(difference.right),
+        "gap": _plain(difference.gap),
+        "ulps": _plain(difference.ulps),
+        "note": difference.note,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _words(rung: RungResult) -> str:
+    if rung.reason:
+        return rung.reason
+    return _worst(rung.report) if rung.status == PASSED else ""
+
+
+def _worst(report: Report) -> str:
+    compared = f"{report.compared:,} compared"
+    worst = report.worst
+    if worst is None or worst.gap == 0:
+        return f"{compared}, all equal"
+    return f"{compared}, largest gap {worst.gap:.2g} ({worst.ulps:.3g} ulp) at {worst.where}"

@@ -1,0 +1,144 @@
+"""Climbs of the ladder by this pipeline's engines."""
+
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.datasets import Dataset
+from portproof.exchange import Question, Trace
+from portproof.ladder import Verdict, climb, explain
+from proof.engine_room import EngineRoom
+from proof.questions import (
+    Material,
+    ladder_question,
+    ladder_recipe,
+    points_question,
+    real_material,
+    tie_free_material,
+)
+from proof.terms import terms_of
+
+REFERENCE = "lightning"
+TIES = "max-pool-ties"
+AT_ZERO = "gradient-at-zero"
+
+
+@dataclass(frozen=True)
+class Route:
+    """What two engines are compared on."""
+
+    variant: str = "base"
+    precision: str = "64"
+    plain: bool = False
+    """Take each framework's ordinary path, not the fast one."""
+    seed: int = 0
+
+    @property
+    def lane(self) -> str:
+        """`float64` or `float32`."""
+        return f"float{self.precision}"
+
+    @property
+    def title(self) -> str:
+        """Return the route in words."""
+        seed = f" · seed {self.seed}" if self.seed else ""
+        return f"{self.variant} · {'plain' if self.plain else 'fast'} path{seed}"
+
+
+@dataclass
+class Climber:
+    """Climbs with engines that are kept running; what was answered once is not asked again."""
+
+    room: EngineRoom
+    real: Material
+    tie_free: Material
+    _questions: dict[tuple[Route, str], Question] = field(default_factory=dict)
+    _answers: dict[tuple[str, str], Trace] = field(default_factory=dict)
+    _answering: dict[tuple[str, str], threading.Lock] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def climb(self, left: str, right: str, route: Route, fault: str = "") -> Verdict:
+        """Compare `right`, with a fault planted if one is named, with the reference `left`.
+
+        Where max pools with ties part them, or activations of exactly zero, the same climb on
+        images that have neither must pass.
+
+        Raises:
+            EngineError: an engine died, left no trace or took too long.
+        """
+        verdict = self._climb(left, right, route, self.real, fault)
+        causes = {found.cause for rung in verdict.rungs for found in rung.diagnoses}
+        for cause in (AT_ZERO, TIES):
+            if cause in causes:
+                without = self._climb(left, right, route, self.tie_free, fault)
+                verdict = explain(verdict, without, cause)
+        return verdict
+
+    def question(self, route: Route, material: Material) -> Question:
+        """Return the ladder's question; its layers' inputs are the reference engine's."""
+        key = (route, str(material.data_dir))
+        with self._lock:
+            if key not in self._questions:
+                recipe = ladder_recipe(route.variant, route.precision, route.seed)
+                points = self.room.ask(REFERENCE, points_question(recipe, material, route.plain))
+                question = ladder_question(recipe, material, route.plain, points.arrays)
+                self._questions[key] = question
+            return self._questions[key]
+
+    def answer(self, engine: str, question: Question, fault: str = "") -> Trace:
+        """Return an engine's answer; only those without a fault are kept."""
+        if fault:
+            return self.room.ask(engine, question, fault)
+        key = (engine, question.identity)
+        with self._lock:
+            lock = self._answering.setdefault(key, threading.Lock())
+        with lock:
+            if key not in self._answers:
+                self._answers[key] = self.room.ask(engine, question)
+            return self._answers[key]
+
+    def _climb(
+        self, left: str, right: str, route: Route, material: Material, fault: str
+    ) -> Verdict:
+        question = self.question(route, material)
+        answers = self.answer(left, question), self.answer(right, question, fault)
+        title = f"{route.title} · {fault}" if fault else route.title
+        return climb(question, *answers, terms_of(route.lane), title)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One climb that is wanted."""
+
+    left: str
+    right: str
+    route: Route
+    fault: str = ""
+
+
+def climb_all(climber: Climber, attempts: Iterable[Attempt]) -> Iterator[Verdict]:
+    """Yield the verdict of each attempt in turn; two engines answer at a time.
+
+    Raises:
+        EngineError: an engine died, left no trace or took too long.
+    """
+
+    def carry_out(attempt: Attempt) -> Verdict:
+        return climber.climb(attempt.left, attempt.right, attempt.route, attempt.fault)
+
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(carry_out, attempt) for attempt in attempts]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def new_climber(room: EngineRoom, dataset: Dataset, folder: Path) -> Climber:
+    """Return a climber on the first images of a data set; its material is written to `folder`."""
+    real = real_material(dataset, folder / "real")
+    return Climber(room, real, tie_free_material(folder / "tie-free"))

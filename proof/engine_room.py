@@ -1,0 +1,62 @@
+"""Engines kept running, each imported once, that answer questions with or without a fault."""
+
+import tempfile
+import threading
+from collections import defaultdict
+from pathlib import Path
+
+from pipeline.engines import ENGINES
+from portproof.exchange import Question, Trace, read_trace, write_question
+from portproof.serve import Server
+
+LEAVES = Path(__file__).resolve().parent / "faults"
+
+
+class EngineRoom:
+    """Answers questions, one at a time an engine; a block that it is entered for ends them."""
+
+    def __init__(self, timeout_seconds: float = 600.0) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._servers: dict[tuple[str, str], Server] = {}
+        self._locks: dict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
+
+    def __enter__(self) -> "EngineRoom":
+        """Return the room itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the engines."""
+        self.close()
+
+    def close(self) -> None:
+        """End the engines."""
+        for server in self._servers.values():
+            server.close()
+        self._servers.clear()
+
+    def ask(self, engine: str, question: Question, fault: str = "") -> Trace:
+        """Return the engine's answer, with a fault planted if one is named.
+
+        Raises:
+            EngineError: the engine died, left no trace or took too long.
+            ValueError: what it left is no answer to the question.
+        """
+        key = (engine, question.settings["recipe"]["precision"])
+        with tempfile.TemporaryDirectory(prefix="question-") as folder:
+            question_path, trace_path = Path(folder, "question"), Path(folder, "trace")
+            write_question(question_path, question)
+            with self._locks[key]:
+                self._server(key).answer(question_path, trace_path, fault)
+            return read_trace(trace_path, question)
+
+    def _server(self, key: tuple[str, str]) -> Server:
+        engine, precision = key
+        if key not in self._servers:
+            leaf = "in_lightning.py" if engine == "lightning" else "in_keras.py"
+            self._servers[key] = Server(
+                engine,
+                [str(LEAVES / leaf)],
+                ENGINES[engine].environment(precision),
+                self._timeout_seconds,
+            )
+        return self._servers[key]

@@ -1,0 +1,181 @@
+"""What usual practice would have seen: the checks that people make of a port, really run.
+
+In float32, on real images: parameter counts, shapes, logits after the weights were carried over,
+gradients in evaluation mode, and the test accuracy after an epoch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.comparison import EXPECTED_TEST_ACCURACY
+from pipeline.datasets import Dataset
+from pipeline.recipe import Recipe, preset, recipe_to_dict
+from portproof.compare import gap
+from portproof.engines import EngineError
+from portproof.exchange import Array, Question, Trace
+from proof.catalogue import LIGHTNING, TENSORFLOW, Fault
+from proof.engine_room import EngineRoom
+from proof.questions import carried_weights
+
+NUM_IMAGES = 64
+"""Images that logits and gradients are compared on: one batch."""
+CASE = "practice"
+
+Checks = dict[str, bool | None]
+"""By check: True passes, so that a fault goes unseen; None could not be made."""
+
+
+def practice_recipe(variant: str) -> Recipe:
+    """Return the tutorial's recipe for one epoch in float32."""
+    return preset(variant, precision="32", num_epochs=1)
+
+
+def network_question(recipe: Recipe, images: Array, classes: Array) -> Question:
+    """Ask for the layer table, parameters, and logits and gradients of one batch.
+
+    `images` are uint8 (B, H, W, 1), `classes` int64 (B,).
+    """
+    settings: dict[str, Any] = {
+        "recipe": recipe_to_dict(recipe),
+        "seeds": [0],
+        "cases": [CASE],
+        "gradient_cases": [CASE],
+        "gradient_mode": "evaluation",
+    }
+    arrays = {f"weights.{name}": array for name, array in carried_weights(recipe).items()}
+    arrays |= {f"images.{CASE}": images, f"labels.{CASE}": classes}
+    return Question(("layers", "own_weights", "cases", "gradients"), settings, arrays)
+
+
+def training_question(recipe: Recipe, data_dir: Path) -> Question:
+    """Ask for production training on the data set in `data_dir`."""
+    settings = {"recipe": recipe_to_dict(recipe), "data_dir": str(data_dir)}
+    return Question(("training",), settings)
+
+
+def judge(reference: Trace, faulty: Trace) -> Checks:
+    """Make the checks of a built network on the answers to a `network_question`."""
+    return {name: check(reference, faulty) for name, check in NETWORK_CHECKS.items()}
+
+
+def has_expected_accuracy(faulty: Trace, classes: Array, variant: str) -> bool | None:
+    """Say whether the test accuracy after one epoch is what the tutorial's network reaches."""
+    logits = faulty.arrays.get("trained_logits")
+    if logits is None or logits.shape[:1] != classes.shape or logits.ndim != 2:
+        return None
+    if not np.isfinite(logits).all():
+        return False
+    low, high = EXPECTED_TEST_ACCURACY[variant, 1]
+    return bool(low <= (logits.argmax(axis=1) == classes).mean() <= high)
+
+
+def _same_counts(reference: Trace, faulty: Trace) -> bool | None:
+    counts = [side.facts.get("parameters") for side in (reference, faulty)]
+    return None if None in counts else counts[0] == counts[1]
+
+
+def _same_shapes(reference: Trace, faulty: Trace) -> bool | None:
+    """Compare layers' output shapes, by name, and parameters' shapes."""
+    if not all(side.facts.get("layers") and _own(side) for side in (reference, faulty)):
+        return None
+    layers, parameters = (
+        [
+            {row["name"]: row["output_shape"] for row in side.facts["layers"]}
+            for side in (reference, faulty)
+        ],
+        [{name: array.shape for name, array in _own(side).items()} for side in (reference, faulty)],
+    )
+    return bool(layers[0] == layers[1] and parameters[0] == parameters[1])
+
+
+def _own(side: Trace) -> dict[str, Array]:
+    return {name: side.arrays[name] for name in side.arrays if name.startswith("own.")}
+
+
+def _logits_within(limit: float) -> Callable[[Trace, Trace], bool | None]:
+    return lambda reference, faulty: _within(reference, faulty, [f"logits.{CASE}"], limit)
+
+
+def _gradients_within(limit: float) -> Callable[[Trace, Trace], bool | None]:
+    def check(reference: Trace, faulty: Trace) -> bool | None:
+        start, others = f"gradient.{CASE}.", {f"gradient.{CASE}.{key}" for key in ("input", "loss")}
+        names = [name for name in reference.arrays if name.startswith(start)]
+        return _within(reference, faulty, [name for name in names if name not in others], limit)
+
+    return check
+
+
+def _within(reference: Trace, faulty: Trace, names: list[str], limit: float) -> bool | None:
+    """Say whether every array is there, finite and near; None where any is not to be had."""
+    pairs = [(reference.arrays.get(name), faulty.arrays.get(name)) for name in names]
+    if not pairs or any(one is None or other is None for one, other in pairs):
+        return None
+    return all(
+        one.shape == other.shape and one.size > 0 and gap(one, other) <= limit
+        for one, other in pairs
+        if one is not None and other is not None
+    )
+
+
+NETWORK_CHECKS: dict[str, Callable[[Trace, Trace], bool | None]] = {
+    "parameters": _same_counts,
+    "shapes": _same_shapes,
+    "logits 1e-3": _logits_within(1e-3),
+    "logits 1e-5": _logits_within(1e-5),
+    "gradients 1e-5": _gradients_within(1e-5),
+}
+ACCURACY = "accuracy"
+CHECKS = (*NETWORK_CHECKS, ACCURACY)
+"""All checks, in the order of a table's columns."""
+
+
+@dataclass
+class Practice:
+    """Makes the checks of faults with engines that are kept running."""
+
+    room: EngineRoom
+    dataset: Dataset
+    _references: dict[tuple[str, str], Trace] = field(default_factory=dict)
+
+    def checks(self, fault: Fault) -> Checks:
+        """Make every check of one fault; what an engine cannot answer is None."""
+        recipe = practice_recipe(fault.variant)
+        network, training = (
+            self._answer(fault.engine, question, fault.name)
+            for question in (self._network(recipe), self._training(recipe))
+        )
+        reference = self._reference(fault)
+        found: Checks = dict.fromkeys(CHECKS)
+        if network is not None:
+            found |= judge(reference, network)
+        if training is not None:
+            classes = self.dataset.test_labels.astype(np.int64)
+            found[ACCURACY] = has_expected_accuracy(training, classes, fault.variant)
+        return found
+
+    def _reference(self, fault: Fault) -> Trace:
+        """Return the other half's answer without a fault."""
+        engine = TENSORFLOW if fault.engine == LIGHTNING else LIGHTNING
+        key = (engine, fault.variant)
+        if key not in self._references:
+            question = self._network(practice_recipe(fault.variant))
+            self._references[key] = self.room.ask(engine, question)
+        return self._references[key]
+
+    def _network(self, recipe: Recipe) -> Question:
+        images = np.ascontiguousarray(self.dataset.test_images[:NUM_IMAGES, ..., np.newaxis])
+        classes = self.dataset.test_labels[:NUM_IMAGES].astype(np.int64)
+        return network_question(recipe, images, classes)
+
+    def _training(self, recipe: Recipe) -> Question:
+        return training_question(recipe, self.dataset.folder)
+
+    def _answer(self, engine: str, question: Question, fault: str) -> Trace | None:
+        try:
+            return self.room.ask(engine, question, fault)
+        except EngineError:
+            return None

@@ -1,0 +1,187 @@
+"""The questions that this pipeline's ladder asks."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.datasets import Dataset
+from pipeline.drawn import write_idx_set
+from pipeline.network import shared_first_weights
+from pipeline.preprocess import rescale
+from pipeline.recipe import Recipe, preset, recipe_to_dict
+from portproof.exchange import Array, Question
+
+NUM_TRAIN, NUM_TEST = 600, 100
+"""Images of the small set: 480 train in ten batches of which the last is partial, 120 validate."""
+BATCH_SIZE = 50
+NUM_EPOCHS = 2
+NUM_STEPS = 3
+"""Steps after each of which weights and slots are compared."""
+OWN_SEEDS = (0, 1, 2, 3, 4)
+CASES = ("full", "partial", "single", "saturated", "dithered")
+SATURATION = 2_000.0
+"""Factor on the images of the saturated case: logits of some hundreds, probabilities of 0 and 1."""
+BIAS_DEVIATION = 0.1
+DITHER = 0.01
+"""Noise on the images of the dithered case, whose max pools have no ties.
+
+Where an image is flat, the values in a pool's window are equal but for rounding. Which of them the
+gradient goes to changes no weight's gradient, as all saw the same patch, but the image's own.
+"""
+
+ASKS = (
+    "contract", "layers", "own_weights", "points", "forced", "cases", "gradients", "batches",
+    "steps", "training",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Material:
+    """The images that a ladder is climbed on."""
+
+    data_dir: Path
+    """Four IDX files: what is trained on, validated and tested."""
+    images: Array
+    """uint8 (B, H, W, 1), what layers, logits and gradients are compared on."""
+    classes: Array
+    """int64 (B,)."""
+
+
+def real_material(dataset: Dataset, folder: Path) -> Material:
+    """Write the first images of a data set to `folder`, and return them as material."""
+    return _write(
+        folder,
+        dataset.train_images[:NUM_TRAIN],
+        dataset.train_labels[:NUM_TRAIN],
+        dataset.test_images[:NUM_TEST],
+        dataset.test_labels[:NUM_TEST],
+    )
+
+
+def tie_free_material(folder: Path) -> Material:
+    """Write noise to `folder`: no two neighbouring values are equal, so no max pool has a tie."""
+    random = np.random.default_rng(0)
+    parts = []
+    for count in (NUM_TRAIN, NUM_TEST):
+        parts.append(random.integers(256, size=(count, 28, 28), dtype=np.uint8))
+        parts.append((np.arange(count) % 10).astype(np.uint8))
+    return _write(folder, *parts)
+
+
+def _write(folder: Path, *parts: Array) -> Material:
+    write_idx_set(folder, *parts)
+    _, _, images, labels = parts
+    return Material(folder, images[:BATCH_SIZE, ..., np.newaxis], labels[:BATCH_SIZE].astype(int))
+
+
+def ladder_recipe(variant: str, precision: str, seed: int = 0) -> Recipe:
+    """Return the tutorial's recipe for the small set: its network whole, its training short."""
+    return preset(
+        variant, precision=precision, batch_size=BATCH_SIZE, num_epochs=NUM_EPOCHS, seed=seed
+    )
+
+
+def point_names(recipe: Recipe, plain: bool) -> list[str]:
+    """Return the named points of a path; on the fast one pool and activation change places."""
+    names = []
+    for block, rate in enumerate(recipe.dropout_rates[:-1], start=1):
+        names += [f"conv{block}", *([f"act{block}"] if plain else []), f"pool{block}"]
+        names += [f"drop{block}"] if rate else []
+    names += ["flatten", "hidden", "hidden_act"]
+    return [*names, *(["hidden_drop"] if recipe.dropout_rates[-1] else []), "logits"]
+
+
+def points_question(recipe: Recipe, material: Material, plain: bool) -> Question:
+    """Ask for each named point's output, from which the ladder's question is made."""
+    settings = {"recipe": recipe_to_dict(recipe), "points": point_names(recipe, plain)}
+    arrays = {"images": material.images, **_weights(recipe)}
+    return Question(("points",), {**settings, "plain": plain}, arrays)
+
+
+def ladder_question(
+    recipe: Recipe, material: Material, plain: bool, points: Mapping[str, Array]
+) -> Question:
+    """Ask for all that the ladder compares.
+
+    `points` are an engine's outputs `point.<name>`, which each layer is fed as its input.
+    """
+    names = point_names(recipe, plain)
+    has_dropout = any(recipe.dropout_rates)
+    settings: dict[str, Any] = {
+        "recipe": recipe_to_dict(recipe),
+        "data_dir": str(material.data_dir),
+        "plain": plain,
+        "points": names,
+        "cases": list(CASES),
+        "gradient_cases": ["full", "partial", "single", "dithered"],
+        "input_gradient_cases": ["dithered"],
+        "seeds": list(OWN_SEEDS),
+        "steps": NUM_STEPS,
+        "masks": has_dropout,
+        "thin": True,
+    }
+    arrays = {
+        "images": material.images,
+        **_weights(recipe),
+        **_inputs(recipe, material, names, points),
+        **_cases(recipe, material),
+    }
+    return Question((*ASKS, *(["dropout"] if has_dropout else [])), settings, arrays)
+
+
+def without(question: Question, asks: Sequence[str]) -> Question:
+    """Return the question less some of its asks."""
+    return dataclasses.replace(
+        question, asks=tuple(ask for ask in question.asks if ask not in asks)
+    )
+
+
+def carried_weights(recipe: Recipe) -> dict[str, Array]:
+    """Return the shared first weights with biases that are not zero, but for the first layer's.
+
+    Biases of zero could be exchanged or left out without a trace. On a black ground, a first layer
+    without a bias gives exactly zero, which frameworks do not treat alike on the way back.
+    """
+    random = np.random.default_rng(recipe.seed)
+    return {
+        name: np.asarray(random.normal(0, BIAS_DEVIATION, array.shape), array.dtype)
+        if name.endswith(".bias") and name != "conv1.bias"
+        else array
+        for name, array in shared_first_weights(recipe).items()
+    }
+
+
+def _weights(recipe: Recipe) -> dict[str, Array]:
+    return {f"weights.{name}": array for name, array in carried_weights(recipe).items()}
+
+
+def _inputs(
+    recipe: Recipe, material: Material, names: Sequence[str], points: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Return `input.<name>` for each point: the output of the point before it."""
+    dtype = "float64" if recipe.precision == "64" else "float32"
+    first = rescale(material.images, dtype)
+    before = [first, *(points[f"point.{name}"] for name in names[:-1])]
+    return {f"input.{name}": array for name, array in zip(names, before, strict=True)}
+
+
+def _cases(recipe: Recipe, material: Material) -> dict[str, Array]:
+    dtype = "float64" if recipe.precision == "64" else "float32"
+    images = rescale(material.images, dtype)
+    noise = np.asarray(np.random.default_rng(0).uniform(0, DITHER, images.shape), images.dtype)
+    cases = {
+        "full": images,
+        "partial": images[: BATCH_SIZE // 3],
+        "single": images[:1],
+        "saturated": images * images.dtype.type(SATURATION),
+        "dithered": images + noise,
+    }
+    arrays: dict[str, Array] = {}
+    for case, shown in cases.items():
+        arrays[f"images.{case}"] = shown
+        arrays[f"labels.{case}"] = material.classes[: len(shown)]
+    return arrays

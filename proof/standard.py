@@ -1,0 +1,94 @@
+"""The standard proof: every engine against Lightning, both variants, paths and lanes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.datasets import Dataset
+from pipeline.engines import ENGINES, KERAS_TENSORFLOW
+from pipeline.environment import describe_machine, package_versions
+from portproof.files import write_json, write_text
+from portproof.ladder import Verdict
+from portproof.verdict import conclusion, verdict_lines
+from proof.climbs import REFERENCE, Attempt, Route, climb_all, new_climber
+from proof.engine_room import EngineRoom
+from proof.ladder_report import markdown, verdicts_to_dict
+
+LADDER_JSON, LADDER_PAGE = "ladder.json", "ladder.md"
+
+
+def standard_attempts(
+    engines: Sequence[str], variants: Sequence[str], lanes: Sequence[str], num_seeds: int
+) -> Iterator[Attempt]:
+    """Yield the climbs of the standard proof, those that share an answer one after the other.
+
+    The plain path is climbed by the default pair, in float64.
+    """
+    for seed in range(num_seeds):
+        for lane in lanes:
+            precision = lane.removeprefix("float")
+            for variant in variants:
+                route = Route(variant, precision, seed=seed)
+                yield from (Attempt(REFERENCE, engine, route) for engine in engines)
+    if KERAS_TENSORFLOW.name in engines and "float64" in lanes:
+        for variant in variants:
+            yield Attempt(REFERENCE, KERAS_TENSORFLOW.name, Route(variant, plain=True))
+
+
+def runnable(names: Sequence[str] | None, say: Callable[[str], None]) -> list[str]:
+    """Return the engines to compare with Lightning; those that can't run here are named.
+
+    Raises:
+        ValueError: one that was asked for, or Lightning, cannot run here.
+    """
+    wanted = [name for name in ENGINES if name != REFERENCE] if names is None else list(names)
+    reasons = {name: ENGINES[name].why_not() for name in [REFERENCE, *wanted]}
+    for name, reason in reasons.items():
+        if reason and (names is not None or name == REFERENCE):
+            raise ValueError(f"{name} cannot run here: {reason}")
+        if reason:
+            say(f"{name} cannot run here: {reason}; left out")
+    return [name for name in wanted if not reasons[name]]
+
+
+def prove_ladder(
+    dataset: Dataset,
+    output_dir: Path,
+    attempts: Sequence[Attempt],
+    say: Callable[[str], None],
+    command: str,
+) -> list[Verdict]:
+    """Climb, say how each climb ended, and write `ladder.json` and `ladder.md`.
+
+    Raises:
+        EngineError: an engine died, left no trace or took too long.
+    """
+    verdicts = []
+    with EngineRoom() as room:
+        climber = new_climber(room, dataset, output_dir / "material")
+        for verdict in climb_all(climber, attempts):
+            verdicts.append(verdict)
+            place = f"{verdict.right} · {verdict.lane} · {verdict.title}"
+            say(f"{place}: {conclusion(verdict)}")
+            if not verdict.passed:
+                for line in verdict_lines(verdict):
+                    say(f"  {line}")
+    write_proof(output_dir, verdicts, command, dataset)
+    return verdicts
+
+
+def write_proof(output_dir: Path, verdicts: list[Verdict], command: str, dataset: Dataset) -> None:
+    """Write the verdicts as JSON and as a Markdown page."""
+    origin = origin_of(command, dataset)
+    write_json(output_dir / LADDER_JSON, verdicts_to_dict(verdicts, origin=origin))
+    write_text(output_dir / LADDER_PAGE, "\n".join([*markdown(verdicts), ""]))
+
+
+def origin_of(command: str, dataset: Dataset) -> dict[str, Any]:
+    """Return where results come from: command, data set, machine and versions."""
+    return {
+        "command": command,
+        "dataset": dataset.name,
+        "machine": describe_machine(),
+        "packages": package_versions(),
+    }

@@ -1,0 +1,366 @@
+"""Causes in settings, data, first weights, dropout and metrics; and what lacks everything."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from portproof.causes import KNOWN_CAUSES, Evidence, UnexaminableError, diagnose, registry
+from portproof.causes.formulas import log_softmax, softmax
+from portproof.exchange import Question, Trace
+
+RUNGS = (
+    "contract", "data", "architecture", "initialisation", "layers", "logits", "gradients",
+    "optimizer", "dropout", "training", "evaluation",
+)  # fmt: skip
+DRAW = np.random.default_rng(11)
+IMAGES = DRAW.integers(256, size=(60, 6, 6, 1), dtype=np.uint8)
+CLASSES = DRAW.integers(4, size=60)
+CLASSES[:4] = range(4)
+TRAIN, VALIDATION, TEST = np.arange(34), np.arange(34, 50), np.arange(50, 60)
+
+
+@pytest.fixture(autouse=True)
+def bugs_show(monkeypatch):
+    """What a recogniser raises by mistake fails the test."""
+    monkeypatch.setattr(registry, "UNEXAMINABLE", (UnexaminableError,))
+
+
+def named(rung, left, right, question=None):
+    sides = [side if isinstance(side, Trace) else Trace("", "", side, {}) for side in (left, right)]
+    return diagnose(Evidence(rung, question or Question((), {}, {}), *sides))
+
+
+# Data.
+
+
+def digest(array):
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def row(stage, chosen, change=lambda x: x, relabel=lambda c: c, smoothing=0.0, dtype="float64"):
+    images = np.stack([change(image / 255) for image in IMAGES[chosen]]).astype(dtype)
+    classes = relabel(CLASSES[chosen])
+    targets = ((1 - smoothing) * np.eye(4)[classes] + smoothing / 4).astype(dtype)
+    return {
+        "stage": stage, "size": len(images), "shape": list(images.shape), "dtype": dtype,
+        "images": digest(images), "members": [digest(image)[:16] for image in images],
+        "labels": digest(targets), "classes": classes.tolist(),
+        "mean": round(float(images.mean()), 6),
+    }  # fmt: skip
+
+
+def order(epoch):
+    return np.random.default_rng(epoch).permutation(len(TRAIN))
+
+
+def fed(train=TRAIN, validation=VALIDATION, test=TEST, *, order=order, keep=None, **options):
+    """Return the facts of two epochs and a prediction, in batches of 8."""
+    rows = []
+    for epoch in range(2):
+        for stage, images in (("train", train[order(epoch)]), ("validation", validation)):
+            starts = range(0, len(images), 8)
+            rows += [row(stage, images[i : i + 8], **options) for i in starts][:keep]
+    rows += [row("predict", test[i : i + 8], **options) for i in range(0, len(test), 8)]
+    return {"batches": rows}
+
+
+def one_order(of):
+    return lambda epoch: of
+
+
+DATA_FAULTS = [
+    ("last-batch-dropped", "train", fed(keep=4), "of 2 images"),
+    ("order-same-each-epoch", "train", fed(order=one_order(order(0))), "order of the first"),
+    ("order-not-shuffled", "train", fed(order=one_order(np.arange(34))), "the set's own"),
+    ("order-differs", "train", fed(order=lambda epoch: order(epoch + 5)), "another order"),
+    ("order-differs", "train", fed(order=lambda epoch: order(epoch + 1)), "epoch 2"),
+    ("batches-repeated", "train", fed(order=lambda e: np.r_[order(e), order(e)[:6]]), "6 images"),
+    ("validation-trained-on", "train", fed(np.r_[TRAIN[:-4], VALIDATION[:4]]), "4 images"),
+    ("training-images-validated", "validation", fed(validation=TRAIN[:16]), "16 images"),
+    ("other-split", "train, validation",
+     fed(np.r_[VALIDATION, TRAIN[16:]], TRAIN[:16]), "split otherwise"),
+    ("other-split", "predict", fed(test=VALIDATION[:10]), "in validation only"),
+    ("labels-shifted", "train", fed(relabel=lambda c: (c + 1) % 4), "class +1"),
+    ("labels-permuted", "train", fed(relabel=lambda c: np.array([2, 1, 0, 3])[c]), "0 → 2, 2 → 0"),
+    ("labels-permuted", "train", fed(relabel=lambda c: np.roll(c, 1)), "image before"),
+    ("label-smoothing", "train", fed(smoothing=0.1), "smoothed by 0.1"),
+    ("images-unscaled", "train", fed(change=lambda x: np.rint(x * 255)), "0 to 255"),
+    ("images-scaled-twice", "train", fed(change=lambda x: x / 255), "twice"),
+    ("images-rescaled", "train", fed(change=lambda x: x * 255 / 256), "divided by 256"),
+    ("images-rescaled", "train", fed(change=lambda x: 3 * x), "3 times"),
+    ("images-inverted", "train", fed(change=lambda x: 1 - x), "1 − x"),
+    ("images-standardised", "train", fed(change=lambda x: (x - 0.2860) / 0.3530), "0.286"),
+    ("images-standardised", "train", fed(change=lambda x: 2 * x - 1), "−1 to 1"),
+    ("float32-inside-float64", "train", fed(dtype="float32"), "float32"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cause", "stage", "right", "words"), DATA_FAULTS)
+def test_a_fault_of_the_data_is_named_first(cause, stage, right, words):
+    first, *_ = named("data", fed(), right)
+    assert (first.cause, first.where) == (cause, stage)
+    assert words in first.sentence
+
+
+@pytest.mark.parametrize(("cause", "change"), [
+    ("images-transposed", lambda x: x.swapaxes(0, 1)),
+    ("images-flipped", lambda x: x[:, ::-1]),
+    ("images-inverted", lambda x: 1 - x),
+    ("images-unscaled", lambda x: np.rint(x * 255)),
+    ("float32-inside-float64", lambda x: x.astype(np.float32)),
+])  # fmt: skip
+def test_images_of_the_question_tell_how_they_were_changed(cause, change):
+    question = Question((), {}, {"images": IMAGES[:20]})
+    first, *_ = named("data", fed(), fed(change=change), question)
+    assert first.cause == cause
+    assert "found by digest" in first.sentence or cause in ("images-unscaled", "images-inverted")
+
+
+def test_moved_pixels_are_told_without_the_images_too():
+    first, *_ = named("data", fed(), fed(change=lambda x: x[:, ::-1]))
+    assert first.cause == "images-rearranged"
+
+
+def test_equal_and_unknown_data_have_no_cause():
+    assert named("data", fed(), fed()) == []
+    noisy = np.random.default_rng(0)
+    right = fed(change=lambda x: x + 0.01 * np.abs(noisy.normal(size=x.shape)))
+    assert named("data", fed(), right) == []
+
+
+# Settings.
+
+CONTRACT = {
+    "optimizer": {
+        "kind": "adam", "learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7,
+        "epsilon_placement": "outside", "weight_decay": 0.0, "weight_decay_kind": "none",
+        "amsgrad": False, "clipping": "none", "schedule": "none",
+    },
+    "loss": {"kind": "categorical cross-entropy", "takes": "logits",
+             "reduction": "mean over the batch", "label_smoothing": 0.0},
+    "metrics": {"accuracy": "share of images, weighted by batch size"},
+    "dtypes": {"compute": "float64", "weights": "float64"},
+    "initialisers": {"conv1.kernel": "glorot_uniform", "conv1.bias": "zeros"},
+    "layers": {
+        "conv1": {"padding": "same", "strides": [1, 1], "use_bias": True, "activation": "linear"},
+        "act1": {"negative_slope": 0.1},
+        "pool1": {"pool_size": [2, 2], "padding": "same", "strides": [2, 2]},
+        "drop1": {"rate": 0.4}, "drop2": {"rate": 0.3},
+        "norm": {"momentum": 0.99, "epsilon": 1e-3, "moving_variance": "biased"},
+        "logits": {"units": 10, "use_bias": True, "activation": "linear"},
+    },
+}  # fmt: skip
+SETTING_FAULTS = [
+    ("leaky-slope", "act1", "layers.act1.negative_slope", 0.3),
+    ("missing-bias", "conv1", "layers.conv1.use_bias", False),
+    ("conv-padding", "conv1", "layers.conv1.padding", "valid"),
+    ("conv-stride", "conv1", "layers.conv1.strides", [2, 2]),
+    ("pool-valid", "pool1", "layers.pool1.padding", "valid"),
+    ("pool-padding", "pool1", "layers.pool1.padding", "explicit 1"),
+    ("dropout-rate", "drop1", "layers.drop1.rate", 0.5),
+    ("batchnorm-momentum", "norm", "layers.norm.momentum", 0.9),
+    ("batchnorm-epsilon", "norm", "layers.norm.epsilon", 1e-5),
+    ("batchnorm-biased-variance", "norm", "layers.norm.moving_variance", "unbiased"),
+    ("activation-added", "logits", "layers.logits.activation", "relu"),
+    ("softmax-output", "logits", "layers.logits.activation", "softmax"),
+    ("learning-rate", "optimizer.learning_rate", "optimizer.learning_rate", 1e-2),
+    ("adam-beta-1", "optimizer.beta_1", "optimizer.beta_1", 0.95),
+    ("adam-beta-2", "optimizer.beta_2", "optimizer.beta_2", 0.99),
+    ("adam-epsilon-value", "optimizer.epsilon", "optimizer.epsilon", 1e-8),
+    ("adam-epsilon-placement", "optimizer.epsilon_placement", "optimizer.epsilon_placement",
+     "inside bias correction"),
+    ("adamax-or-amsgrad", "optimizer.amsgrad", "optimizer.amsgrad", True),
+    ("sgd-instead", "optimizer.kind", "optimizer.kind", "sgd"),
+    ("clipped-gradients", "optimizer.clipping", "optimizer.clipping", "global norm 1.0"),
+    ("schedule-per-epoch", "optimizer.schedule", "optimizer.schedule", "cosine, each epoch"),
+    ("coupled-weight-decay", "optimizer.weight_decay_kind", "optimizer.weight_decay_kind",
+     "coupled"),
+    ("decoupled-weight-decay", "optimizer.weight_decay_kind", "optimizer.weight_decay_kind",
+     "decoupled"),
+    ("loss-sum", "loss.reduction", "loss.reduction", "sum over the batch"),
+    ("softmax-before-loss", "loss.takes", "loss.takes", "softmax of logits"),
+    ("label-smoothing", "loss.label_smoothing", "loss.label_smoothing", 0.1),
+    ("mean-over-classes", "loss.kind", "loss.kind", "binary cross-entropy"),
+    ("float32-inside-float64", "dtypes.compute", "dtypes.compute", "float32"),
+    ("init-distribution", "initialisers.conv1.kernel", "initialisers.conv1.kernel", "he_uniform"),
+    ("bias-not-zero", "initialisers.conv1.bias", "initialisers.conv1.bias", "ones"),
+    ("metric-unweighted-mean", "metrics.accuracy", "metrics.accuracy", "mean of batch means"),
+]  # fmt: skip
+
+
+def contract(path="", value=None):
+    """Return the contract with one setting changed."""
+
+    def changed(group, keys):
+        return {
+            key: (changed(item, keys[1:]) if len(keys) > 1 else value) if key == keys[0] else item
+            for key, item in group.items()
+        }
+
+    if path.startswith("initialisers."):
+        group, key = path.split(".", 1)
+        return {"contract": {**CONTRACT, group: {**CONTRACT[group], key: value}}}
+    return {"contract": changed(CONTRACT, path.split(".")) if path else CONTRACT}
+
+
+@pytest.mark.parametrize(("cause", "where", "path", "value"), SETTING_FAULTS)
+def test_a_setting_that_differs_is_named(cause, where, path, value):
+    (only,) = named("contract", contract(), contract(path, value))
+    assert (only.cause, only.where) == (cause, where)
+    assert named("contract", contract(), contract()) == []
+
+
+def test_swapped_rates_are_told_from_wrong_ones():
+    layers = {**CONTRACT["layers"], "drop1": {"rate": 0.3}, "drop2": {"rate": 0.4}}
+    (only,) = named("contract", contract(), {"contract": {**CONTRACT, "layers": layers}})
+    assert (only.cause, only.where) == ("dropout-rate", "drop1, drop2")
+    assert "swapped" in only.sentence
+
+
+def test_layers_in_another_order_and_missing_ones_are_named():
+    rows = [
+        {"name": "conv", "kind": "convolution", "filters": 4, "parameters": 40},
+        {"name": "act", "kind": "leaky_relu", "negative_slope": 0.1, "parameters": 0},
+        {"name": "pool", "kind": "max_pool", "pool_size": [2, 2], "parameters": 0},
+    ]
+    swapped = [rows[0], rows[2], rows[1]]
+    assert named("architecture", {"layers": rows}, {"layers": swapped})[0].cause == (
+        "activation-order"
+    )
+    moved = [rows[0], {"name": "drop", "kind": "dropout", "rate": 0.5, "parameters": 0}, rows[2]]
+    found = named("architecture", {"layers": moved}, {"layers": [rows[0], *moved[:0:-1]]})
+    assert found[0].cause == "layer-order"
+    without = [rows[0], rows[2]]
+    (only,) = named("architecture", {"layers": rows}, {"layers": without})
+    assert (only.cause, only.where) == ("activation-missing", "act")
+    fewer = [{**rows[0], "parameters": 36}, *rows[1:]]
+    (only,) = named("architecture", {"layers": rows}, {"layers": fewer})
+    assert (only.cause, only.where) == ("missing-bias", "conv")
+
+
+# First weights.
+
+
+def drawn(kernel, bias=0.0, seed=0):
+    draw = np.random.default_rng(seed)
+    arrays = {}
+    for one in range(3):
+        arrays[f"own.{one}.hidden.kernel"] = draw.uniform(-kernel, kernel, (200, 30))
+        arrays[f"own.{one}.hidden.bias"] = draw.uniform(-bias, bias, 30) if bias else np.zeros(30)
+    return Trace("", "", {}, arrays)
+
+
+def test_another_distribution_is_named():
+    glorot, torch = np.sqrt(6 / 230), 1 / np.sqrt(200)
+    assert named("initialisation", drawn(glorot), drawn(glorot, seed=9)) == []
+    found = named("initialisation", drawn(glorot), drawn(torch, torch))
+    assert {one.cause: one.where for one in found} == {
+        "bias-not-zero": "hidden.bias",
+        "init-distribution": "hidden.kernel",
+    }
+    assert "torch's default" in found[0].sentence
+    assert "glorot_uniform" in found[0].sentence
+
+
+# Dropout.
+
+
+def dropped(rate=0.4, other=0.3, scale=True, evaluated=1.0, channels=False):
+    arrays = {}
+    for name, own in (("drop1", rate), ("drop2", other)):
+        keep = DRAW.uniform(size=(8, 1, 1, 6) if channels else (8, 4, 4, 6)) >= own
+        keep = np.broadcast_to(keep, (8, 4, 4, 6))
+        arrays[f"drop.{name}.0"] = np.where(keep, 1 / (1 - own) if scale else 1.0, 0.0)
+        arrays[f"drop_eval.{name}"] = np.where(keep, evaluated, evaluated == 1.0)
+    return Trace("", "", {}, arrays)
+
+
+@pytest.mark.parametrize(("cause", "where", "right", "words"), [
+    ("dropout-rate", "drop1", dropped(rate=0.5), "0.5 against 0.4"),
+    ("dropout-rate", "drop1", dropped(rate=0.0), "0 against 0.4"),
+    ("dropout-rate", "drop1, drop2", dropped(0.3, 0.4), "swapped"),
+    ("dropout-not-scaled", "drop1", dropped(scale=False), "not scaled"),
+    ("dropout-at-evaluation", "drop1", dropped(evaluated=2.0), "in evaluation"),
+    ("spatial-dropout", "drop1", dropped(channels=True), "whole channels"),
+])  # fmt: skip
+def test_a_fault_of_dropout_is_named_first(cause, where, right, words):
+    first, *_ = named("dropout", dropped(), right)
+    assert (first.cause, first.where) == (cause, where)
+    assert words in first.sentence
+    assert named("dropout", dropped(), dropped()) == []
+
+
+# Evaluation.
+
+LOGITS = DRAW.normal(size=(21, 4)) * 3
+LABELS = DRAW.integers(4, size=21)
+LOSSES = -log_softmax(LOGITS)[np.arange(21), LABELS]
+BATCHES = [LOSSES[i : i + 8].mean() for i in range(0, 21, 8)]
+EVALUATION = Question((), {"batch_size": 8}, {"labels.validation": LABELS})
+
+
+MEAN_LOSS = LOSSES.mean()
+
+
+def evaluated(loss=MEAN_LOSS, earlier=1.7, logits=LOGITS, trained_logits=LOGITS):
+    history = [{"val_loss": earlier}, {"val_loss": loss}]
+    arrays = {"validation_logits": logits, "trained_logits": trained_logits,
+              "trained.a.kernel": np.arange(4.0)}  # fmt: skip
+    return Trace("", "", {"history": history, "layers": [{"name": "d", "rate": 0.5}]}, arrays)
+
+
+@pytest.mark.parametrize(("cause", "right"), [
+    ("metric-unweighted-mean", evaluated(np.mean(BATCHES))),
+    ("metric-of-last-batch", evaluated(BATCHES[-1])),
+    ("dropout-in-metrics", evaluated(LOSSES.mean() * 1.2)),
+    ("evaluated-other-weights", evaluated(1.7, 2.3)),
+    ("evaluated-other-weights", evaluated(trained_logits=LOGITS + DRAW.normal(size=(21, 4)))),
+    ("predictions-permuted", evaluated(trained_logits=LOGITS[::-1])),
+    ("predictions-permuted", evaluated(trained_logits=LOGITS[:, [1, 0, 2, 3]])),
+    ("softmax-output", evaluated(trained_logits=softmax(LOGITS))),
+])  # fmt: skip
+def test_a_fault_of_evaluation_is_named(cause, right):
+    first, *_ = named("evaluation", evaluated(), right, EVALUATION)
+    assert first.cause == cause
+    assert named("evaluation", evaluated(), evaluated(), EVALUATION) == []
+
+
+# What lacks everything.
+
+
+@pytest.mark.parametrize("rung", [*RUNGS, "unknown"])
+def test_traces_without_anything_have_no_cause(rung):
+    assert named(rung, {}, {}) == []
+
+
+ODD = (np.zeros(0), np.full((2, 2), np.nan), np.array(np.inf), np.zeros((3, 0)), np.array(["a"]))
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("value", range(len(ODD)))
+def test_what_is_not_finite_or_empty_never_raises(rung, value, monkeypatch):
+    monkeypatch.undo()
+    names = ("forced.a", "point.a", "logits.full", "loss.full", "gradient.full.a.kernel",
+             "step.1.weight.a.kernel", "step.1.adam.m.a.kernel", "step.1.adam.v.a.kernel",
+             "drop.a.0", "drop_eval.a", "own.0.a.kernel", "trained_logits", "validation_logits",
+             "trained.a.kernel")  # fmt: skip
+    arrays = dict.fromkeys(names, ODD[value])
+    facts = {"layers": [{"name": "a", "kind": "dense"}], **contract(), "history": [{}],
+             "batches": [{"stage": "train"}]}  # fmt: skip
+    question = Question((), {"points": ["a"]}, {
+        "input.a": ODD[value], "images.full": ODD[value], "labels.full": np.zeros(2, int),
+        "weights.a.kernel": ODD[value],
+    })  # fmt: skip
+    left, right = (
+        Trace(
+            "", "", facts, {k: v + extra if v.dtype.kind == "f" else v for k, v in arrays.items()}
+        )
+        for extra in (0, 1)
+    )
+    assert diagnose(Evidence(rung, question, left, right)) == []
+    assert diagnose(Evidence(rung, question, left, Trace("", "", {}, {}))) == []
+
+
+def test_every_id_is_in_words_of_small_letters():
+    assert all(cause == cause.lower() and " " not in cause for cause in KNOWN_CAUSES)

@@ -1,0 +1,270 @@
+"""Causes in slots and updates: each is planted in steps made with NumPy and must be named."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from portproof.causes import Evidence, UnexaminableError, diagnose, registry
+from portproof.causes.formulas import Adam
+from portproof.exchange import Question, Trace
+
+SETTINGS = {
+    "kind": "adam", "learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7,
+    "epsilon_placement": "outside", "weight_decay": 0.0, "weight_decay_kind": "none",
+    "clipping": "none",
+}  # fmt: skip
+KERAS = Adam(1e-3, 0.9, 0.999, 1e-7)
+SHAPES = {"conv.kernel": (3, 3, 2, 4), "conv.bias": (4,), "hidden.kernel": (40, 12),
+          "hidden.bias": (12,)}  # fmt: skip
+START = {
+    name: np.random.default_rng(len(name)).normal(size=shape) * 0.2 * ("kernel" in name)
+    for name, shape in SHAPES.items()
+}
+NUM_STEPS = 4
+QUESTION = Question(("steps",), {"batch_size": 50}, {f"weights.{n}": w for n, w in START.items()})
+
+
+@pytest.fixture(autouse=True)
+def bugs_show(monkeypatch):
+    """What a recogniser raises by mistake fails the test."""
+    monkeypatch.setattr(registry, "UNEXAMINABLE", (UnexaminableError,))
+
+
+def gradient(name, step):
+    """Return gradients of every size from 1e-8 to 1, as those of dead units are small."""
+    draw = np.random.default_rng([step, len(name)])
+    size = SHAPES[name]
+    return draw.normal(size=size) * 10.0 ** draw.uniform(-8, 0, size=size)
+
+
+def as_it_is(g, weight, name, step):
+    return g
+
+
+def always(name, step):
+    return True
+
+
+def nobody(name):
+    return False
+
+
+def constant(step):
+    return 1e-3
+
+
+def steps(
+    adam=KERAS, *, change=as_it_is, rate=constant, slots=(0.0, 0.0), count=0, start=None,
+    dtype=np.float64, largest=False, moves=always, spares=nobody,
+):  # fmt: skip
+    """Return the arrays of a few steps."""
+    weights = dict(start or START)
+    m, v, top, found = {}, {}, {}, {}
+    for step in range(1, NUM_STEPS + 1):
+        for name, weight in dict(weights).items():
+            g = change(gradient(name, step), weight, name, step)
+            m[name] = adam.beta_1 * m.get(name, slots[0]) + (1 - adam.beta_1) * g
+            v[name] = adam.beta_2 * v.get(name, slots[1]) + (1 - adam.beta_2) * g**2
+            top[name] = np.maximum(top.get(name, 0), v[name])
+            own = replace(adam, learning_rate=rate(step) * adam.learning_rate / 1e-3)
+            own = replace(own, decay=0.0) if spares(name) else own
+            if moves(name, step):
+                used = top[name] if largest else v[name]
+                weights[name] = own.after(weight, m[name], used, step + count)
+            for kind, value in (("weight", weights), ("adam.m", m), ("adam.v", v)):
+                found[f"step.{step}.{kind}.{name}"] = np.asarray(value[name]).astype(dtype)
+        found[f"step.{step}.loss"] = np.asarray(2.3, dtype)
+    return found
+
+
+def named(left, right, question=QUESTION, **settings):
+    facts = {"contract": {"optimizer": {**SETTINGS, **settings}}}
+    evidence = Evidence("optimizer", question, Trace("", "", facts, left), Trace("", "", {}, right))
+    return diagnose(evidence)
+
+
+def clip_all(g, weight, name, step):
+    norm = np.sqrt(sum((gradient(other, step) ** 2).sum() for other in SHAPES))
+    return g * min(1, 1.0 / norm)
+
+
+def clip_each(g, weight, name, step):
+    return g * min(1, 0.5 / np.linalg.norm(g))
+
+
+def stop(which):
+    return lambda name, step: not which(name, step)
+
+
+FAULTS = [
+    ("adam-epsilon-placement", {"adam": replace(KERAS, is_inside=True)}, "ε inside"),
+    ("adam-epsilon-placement", {"adam": replace(KERAS, is_inside=True, epsilon=1e-8)}, "1e-08"),
+    ("adam-epsilon-value", {"adam": replace(KERAS, epsilon=1e-8)}, "1e-08 against 1e-07"),
+    ("adam-epsilon-value", {"adam": replace(KERAS, epsilon=3.3e-6)}, "3.3e-06 against 1e-07"),
+    ("learning-rate", {"adam": replace(KERAS, learning_rate=2e-3)}, "0.002 against 0.001"),
+    ("adam-beta-1", {"adam": replace(KERAS, beta_1=0.95)}, "0.95 against 0.9"),
+    ("adam-beta-2", {"adam": replace(KERAS, beta_2=0.99)}, "0.99 against 0.999"),
+    ("no-bias-correction", {"adam": replace(KERAS, corrects_bias=False)}, "without bias"),
+    ("coupled-weight-decay", {"change": lambda g, w, name, step: g + 0.01 * w}, "0.01 times"),
+    ("decoupled-weight-decay", {"adam": replace(KERAS, decay=0.004)}, "0.004 against 0"),
+    ("clipped-gradients", {"change": clip_all}, "total norm is clipped to 1"),
+    ("clipped-gradients", {"change": clip_each}, "each parameter's gradient"),
+    ("clipped-gradients", {"change": lambda g, w, n, s: np.clip(g, -0.1, 0.1)}, "±0.1"),
+    ("stale-optimizer-state", {"slots": (1e-3, 1e-6), "count": 100}, "step 101"),
+    ("stale-optimizer-state", {"count": 750}, "step 751"),
+    ("stale-optimizer-state", {"slots": (1e-3, 1e-6)}, "earlier gradients"),
+    ("adamax-or-amsgrad", {"largest": True}, "AMSGrad"),
+    ("optimizer-step-skipped", {"moves": stop(lambda name, step: step == 2)}, "step 2"),
+    ("gradient-accumulation", {"moves": lambda name, step: step % 2 == 0}, "every 2 steps"),
+    ("frozen-layer", {"moves": stop(lambda name, step: "conv" in name)}, "conv.kernel, conv.bias"),
+    ("frozen-bias", {"moves": stop(lambda name, step: name == "conv.bias")}, "conv.bias"),
+    ("loss-sum", {"change": lambda g, w, name, step: 50 * g}, "50 times"),
+    ("weights-not-loaded", {"start": {n: np.roll(w, 7) for n, w in START.items()}}, "conv.kernel"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cause", "fault", "words"), FAULTS)
+@pytest.mark.parametrize("knows_first", [True, False])
+def test_each_cause_is_named_first(cause, fault, words, knows_first):
+    question = QUESTION if knows_first else Question(("steps",), {"batch_size": 50})
+    first, *_ = named(steps(), steps(**fault), question)
+    assert first.cause == cause
+    assert words in first.sentence
+
+
+LARGE = ("learning-rate", "adam-beta-1", "adam-beta-2", "frozen-layer", "no-bias-correction",
+         "adam-epsilon-placement", "clipped-gradients", "stale-optimizer-state")  # fmt: skip
+
+
+@pytest.mark.parametrize(("cause", "fault", "words"), [f for f in FAULTS if f[0] in LARGE])
+def test_large_causes_are_named_in_float32_too(cause, fault, words):
+    first, *_ = named(steps(dtype=np.float32), steps(**fault, dtype=np.float32))
+    assert first.cause == cause
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_equal_and_randomly_moved_steps_have_no_cause(dtype):
+    left = steps(dtype=dtype)
+    assert named(left, left) == []
+    noise = np.random.default_rng(0)
+    for size in (1e-16, 1e-9, 1e-4):
+        right = {
+            name: (value * (1 + size * noise.normal(size=value.shape))).astype(dtype)
+            for name, value in left.items()
+        }
+        assert named(left, right) == []
+
+
+def test_other_gradients_alone_have_no_cause():
+    def other(g, w, name, step):
+        return g * np.random.default_rng(len(name) + step).uniform(0.5, 2, size=g.shape)
+
+    assert named(steps(), steps(change=other)) == []
+
+
+def test_plain_descent_is_named_with_its_rate():
+    right = {}
+    weights = dict(START)
+    for step in range(1, 3):
+        weights = {name: w - 0.01 * gradient(name, step) for name, w in weights.items()}
+        right |= {f"step.{step}.weight.{name}": weight for name, weight in weights.items()}
+    first, *_ = named(steps(), right)
+    assert first.cause == "sgd-instead"
+    assert "0.01 times" in first.sentence
+
+
+def test_gradients_that_are_never_set_to_zero_are_named():
+    total = {}
+
+    def added(g, w, name, step):
+        total[name] = total.get(name, 0) + g
+        return total[name]
+
+    assert named(steps(), steps(change=added))[0].cause == "gradient-accumulation"
+
+
+def test_a_schedule_that_stands_still_is_named():
+    left = steps(rate=lambda step: 1e-3 * 0.8 ** (step - 1))
+    first, *_ = named(left, steps(), schedule="cosine_decay, each step")
+    assert first.cause == "schedule-per-epoch"
+    assert "0.0008" in first.sentence
+
+
+def test_decay_of_what_the_reference_spares_is_named():
+    adam = replace(KERAS, decay=0.05)
+    start = {name: weight + 0.1 for name, weight in START.items()}
+    left = steps(adam, spares=lambda name: name.endswith("bias"), start=start)
+    decay = {"weight_decay": 0.05, "weight_decay_kind": "decoupled"}
+    question = Question((), {}, {f"weights.{name}": weight for name, weight in start.items()})
+    assert named(left, left, question, **decay) == []
+    first, *_ = named(left, steps(adam, start=start), question, **decay)
+    assert first.cause == "decoupled-weight-decay"
+    assert "conv.bias, hidden.bias" in first.sentence
+    first, *_ = named(left, steps(start=start), question, **decay)
+    assert "decay is 0 against 0.05" in first.sentence
+
+
+def test_betas_as_float32_are_named():
+    betas = {name: float(np.float32(SETTINGS[name])) for name in ("beta_1", "beta_2")}
+    cast = replace(KERAS, **betas)
+    right = {}
+    weights = dict(START)
+    left = steps()
+    for step in range(1, NUM_STEPS + 1):
+        for name, weight in dict(weights).items():
+            m, v = (left[f"step.{step}.adam.{letter}.{name}"] for letter in "mv")
+            weights[name] = cast.after(weight, m, v, step)
+            right |= {f"step.{step}.weight.{name}": weights[name]}
+            right |= {f"step.{step}.adam.m.{name}": m, f"step.{step}.adam.v.{name}": v}
+    assert named(left, right)[0].cause == "float32-inside-float64"
+
+
+def moving(kept, unbiased=False):
+    """Return a norm layer's moving statistics after a step on batches of 32 values a channel."""
+    draw = np.random.default_rng(4)
+    mean, variance = draw.normal(size=5), draw.uniform(0.5, 2, size=5)
+    variance = variance * (32 / 31 if unbiased else 1)
+    return {
+        "step.1.weight.norm.moving_mean": (1 - kept) * mean,
+        "step.1.weight.norm.moving_variance": kept + (1 - kept) * variance,
+    }
+
+
+@pytest.mark.parametrize(("left", "right", "words"), [
+    (moving(0.99), moving(0.01), "momentum taken for the share"),
+    (moving(0.99), moving(0.9), "keeps 0.9 of itself against 0.99"),
+])  # fmt: skip
+def test_momentum_of_moving_statistics_is_named(left, right, words):
+    first, *_ = named_norm(left, right)
+    assert (first.cause, first.where) == ("batchnorm-momentum", "norm")
+    assert words in first.sentence
+
+
+def test_unbiased_moving_variance_is_named():
+    first, *_ = named_norm(moving(0.99), moving(0.99, unbiased=True))
+    assert (first.cause, first.where) == ("batchnorm-biased-variance", "norm")
+    assert "n = 32" in first.sentence
+    assert named_norm(moving(0.99), moving(0.99)) == []
+
+
+def named_norm(left, right):
+    facts = {"layers": [{"name": "norm", "kind": "batch_norm", "momentum": 0.99}]}
+    sides = [Trace("", "", facts, {**side, **steps()}) for side in (left, right)]
+    return diagnose(Evidence("optimizer", QUESTION, *sides))
+
+
+def test_a_velocity_without_the_learning_rate_is_named():
+    sides = []
+    for is_inside in (True, False):
+        found, velocity, weights = {}, 0.0, START["hidden.kernel"]
+        for step in range(1, 4):
+            rate = 0.1 / step
+            g = gradient("hidden.kernel", step)
+            velocity = 0.9 * velocity + (-rate * g if is_inside else g)
+            weights = weights + (velocity if is_inside else -rate * velocity)
+            found[f"step.{step}.weight.hidden.kernel"] = weights
+            found[f"step.{step}.sgd.momentum.hidden.kernel"] = velocity
+        sides.append(found)
+    assert named(*sides)[0].cause == "learning-rate-outside-velocity"
+    assert named(sides[0], sides[0]) == []

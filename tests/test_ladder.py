@@ -1,0 +1,332 @@
+"""The ladder on answers made up here: what passes, what fails, what may not pass for nothing."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from portproof.causes import Diagnosis
+from portproof.compare import Tolerance
+from portproof.exchange import Question, Trace
+from portproof.ladder import (
+    RUNGS,
+    Report,
+    RungResult,
+    Terms,
+    Verdict,
+    climb,
+    cross_entropy,
+    explain,
+)
+from portproof.verdict import conclusion, verdict_lines, verdict_to_dict
+
+ROUNDING = Tolerance("ROUNDING", absolute=1e-12, reason="made up", measured="nothing")
+TERMS = Terms("float64", lambda rung, key: ROUNDING)
+ASKS = (
+    "contract", "batches", "layers", "points", "forced", "cases", "gradients", "steps", "dropout",
+    "training",
+)  # fmt: skip
+COMPARED = (
+    "contract", "data", "architecture", "layers", "logits", "gradients", "optimizer", "dropout",
+    "training", "evaluation",
+)  # fmt: skip
+RANDOM = np.random.default_rng(0)
+KERNEL = RANDOM.normal(size=(3, 2))
+INPUTS = RANDOM.normal(size=(4, 3))
+CLASSES = np.array([0, 1, 1, 0, 1])
+
+
+def make_question(**changes):
+    settings = {"points": ["dense"], "cases": ["full"], "steps": 2}
+    arrays = {"weights.dense.kernel": KERNEL, "input.dense": INPUTS}
+    return dataclasses.replace(Question(ASKS, settings, arrays), **changes)
+
+
+def make_trace(question, engine="left"):
+    logits = RANDOM.normal(size=(5, 2)) if engine == "new" else np.linspace(-1, 2, 10).reshape(5, 2)
+    rows = [
+        {"stage": stage, "size": 5, "images": f"{stage} digest", "classes": CLASSES.tolist()}
+        for stage in ("train", "validation")
+    ]
+    history = {
+        "epoch": 1, "loss": 0.7, "accuracy": 0.5, "val_loss": cross_entropy(logits, CLASSES),
+        "val_accuracy": float((logits.argmax(1) == CLASSES).mean()), "seconds": 3.0,
+    }  # fmt: skip
+    layer = {"name": "dense", "kind": "dense", "output_shape": [2], "parameters": 6}
+    facts = {
+        "contract": {"optimizer": {"kind": "adam", "epsilon": 1e-7}, "loss": {"takes": "logits"}},
+        "batches": rows,
+        "layers": [layer],
+        "parameters": 6,
+        "history": [history],
+    }
+    drawn = np.arange(4000).reshape(40, 100) % 4 != 0
+    arrays = {
+        "point.dense": INPUTS @ KERNEL,
+        "forced.dense": INPUTS @ KERNEL,
+        "logits.full": logits,
+        "loss.full": np.array(cross_entropy(logits, CLASSES)),
+        "gradient.full.dense.kernel": KERNEL / 7,
+        "gradient.full.input": INPUTS / 9,
+        "step.1.loss": np.array(0.9),
+        "step.2.loss": np.array(0.8),
+        "drop.drop.0": drawn[:2] / 0.75,
+        "drop_eval.drop": np.ones((2, 100)),
+        "drop_own.drop": drawn / 0.75,
+        "trained.dense.kernel": KERNEL * 1.2,
+        "trained_logits": logits,
+        "validation_logits": logits,
+    }
+    for step in (1, 2):
+        arrays[f"step.{step}.weight.dense.kernel"] = KERNEL * (1 + step / 10)
+        arrays[f"step.{step}.adam.m.dense.kernel"] = KERNEL / 3
+    return Trace(engine, question.identity, facts, arrays)
+
+
+def with_array(trace, key, array):
+    return dataclasses.replace(trace, arrays={**trace.arrays, key: np.asarray(array)})
+
+
+def without_array(trace, key):
+    arrays = {name: array for name, array in trace.arrays.items() if name != key}
+    return dataclasses.replace(trace, arrays=arrays)
+
+
+def with_facts(trace, **changes):
+    return dataclasses.replace(trace, facts={**trace.facts, **changes})
+
+
+def climb_with(change=lambda trace: trace, both=lambda trace: trace, question=None, terms=TERMS):
+    question = question or make_question()
+    left, right = both(make_trace(question)), both(make_trace(question, "right"))
+    return climb(question, left, change(right), terms)
+
+
+def test_equal_answers_pass_on_every_rung_that_is_asked_for():
+    verdict = climb_with()
+    assert [rung.name for rung in verdict.rungs] == [rung.name for rung in RUNGS]
+    assert [rung.number for rung in verdict.rungs] == list(range(1, 12))
+    assert {rung.name for rung in verdict.rungs if rung.status == "passed"} == set(COMPARED)
+    assert verdict.rung("initialisation").status == "skipped"
+    assert verdict.rung("initialisation").reason == "not asked for"
+    assert verdict.passed
+    assert verdict.first_failure is None
+    assert all(rung.report.compared for rung in verdict.rungs if rung.status == "passed")
+
+
+def test_rounding_passes_and_is_reported():
+    verdict = climb_with(
+        lambda trace: with_array(trace, "logits.full", trace.arrays["logits.full"] + 1e-14)
+    )
+    assert verdict.passed
+    worst = verdict.rung("logits").report.worst
+    assert worst.where.startswith("logits.full[")
+    assert worst.gap == pytest.approx(1e-14, rel=0.1)
+    assert worst.ulps > 1
+
+
+def moved(key, place=0, by=1e-3):
+    def move(trace):
+        array = trace.arrays[key].copy()
+        array.flat[place] += by
+        return with_array(trace, key, array)
+
+    return move
+
+
+@pytest.mark.parametrize(
+    ("key", "rung"),
+    [
+        ("point.dense", "layers"),
+        ("forced.dense", "layers"),
+        ("logits.full", "logits"),
+        ("loss.full", "logits"),
+        ("gradient.full.dense.kernel", "gradients"),
+        ("gradient.full.input", "gradients"),
+        ("step.1.weight.dense.kernel", "optimizer"),
+        ("step.1.adam.m.dense.kernel", "optimizer"),
+        ("step.2.loss", "optimizer"),
+        ("drop.drop.0", "dropout"),
+        ("drop_eval.drop", "dropout"),
+        ("trained.dense.kernel", "training"),
+        ("trained_logits", "training"),
+    ],
+)
+@pytest.mark.parametrize("by", [1e-3, np.nan, np.inf])
+def test_an_array_that_differs_fails_its_rung_alone(key, rung, by):
+    verdict = climb_with(moved(key, by=by))
+    assert not verdict.passed
+    assert verdict.first_failure.name == rung
+    assert [found.name for found in verdict.rungs if found.status == "failed"] == [rung]
+    assert verdict.first_failure.report.findings[0].where.startswith(key)
+
+
+@pytest.mark.parametrize(
+    "key", ["point.dense", "loss.full", "gradient.full.input", "trained_logits"]
+)
+def test_nan_on_both_sides_fails(key):
+    verdict = climb_with(both=moved(key, by=np.nan))
+    assert verdict.first_failure is not None
+
+
+@pytest.mark.parametrize("key", sorted(make_trace(make_question()).arrays))
+def test_a_missing_array_fails(key):
+    if key == "validation_logits":
+        pytest.skip("compared with its own side's history only")
+    assert not climb_with(lambda trace: without_array(trace, key)).passed
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["point.dense", "forced.dense", "logits.full", "loss.full", "step.1.loss", "trained_logits"],
+)
+def test_an_array_missing_on_both_sides_fails(key):
+    assert not climb_with(both=lambda trace: without_array(trace, key)).passed
+
+
+@pytest.mark.parametrize(
+    ("facts", "rung"),
+    [
+        ({"contract": {}}, "contract"),
+        ({"batches": []}, "data"),
+        ({"layers": []}, "architecture"),
+        ({"parameters": None}, "architecture"),
+        ({"history": []}, "evaluation"),
+    ],
+)
+def test_empty_facts_fail_on_one_side_and_on_both(facts, rung):
+    assert climb_with(lambda trace: with_facts(trace, **facts)).first_failure.name == rung
+    assert climb_with(both=lambda trace: with_facts(trace, **facts)).first_failure.name == rung
+
+
+def test_a_contract_is_compared_setting_by_setting():
+    other = {"optimizer": {"kind": "adam", "epsilon": 1e-8}, "loss": {"takes": "logits"}}
+    failure = climb_with(lambda trace: with_facts(trace, contract=other)).first_failure
+    assert [found.where for found in failure.report.findings] == ["optimizer.epsilon"]
+
+
+def test_a_waived_setting_may_differ_and_must():
+    terms = dataclasses.replace(TERMS, waivers={"optimizer.epsilon": "a reason"})
+    other = {"optimizer": {"kind": "adam", "epsilon": 1e-8}, "loss": {"takes": "logits"}}
+    assert climb_with(lambda trace: with_facts(trace, contract=other), terms=terms).passed
+    failure = climb_with(terms=terms).first_failure
+    assert failure.report.findings[0].note == "waived, and does not differ"
+
+
+def test_a_batch_more_or_another_order_fails():
+    def fed_more(trace):
+        return with_facts(trace, batches=[*trace.facts["batches"], trace.facts["batches"][0]])
+
+    def swapped(trace):
+        return with_facts(trace, batches=trace.facts["batches"][::-1])
+
+    assert climb_with(fed_more).first_failure.report.findings[0].where == "batches.train"
+    assert climb_with(swapped).first_failure.name == "data"
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (lambda t: with_array(t, "logits.full", np.ones((5, 2))), "the logits are constant"),
+        (
+            lambda t: with_array(t, "gradient.full.input", np.zeros((4, 3))),
+            "the gradient is zero on both sides",
+        ),
+        (lambda t: with_array(t, "step.2.loss", 0.9), "the loss is flat"),
+        (
+            lambda t: with_array(t, "step.2.weight.dense.kernel", KERNEL),
+            "the weights have not moved",
+        ),
+        (lambda t: with_array(t, "trained.dense.kernel", KERNEL), "the weights have not moved"),
+    ],
+)
+def test_what_shows_nothing_fails(change, note):
+    failure = climb_with(both=change).first_failure
+    assert note in [found.note for found in failure.report.findings]
+
+
+def test_a_trace_of_another_question_is_no_answer():
+    question = make_question()
+    stale = make_trace(make_question(settings={**question.settings, "steps": 3}))
+    with pytest.raises(ValueError, match="left's trace answers another question"):
+        climb(question, stale, make_trace(question), TERMS)
+
+
+def test_a_question_that_no_rung_compares_is_refused():
+    question = make_question(asks=("the weather",))
+    with pytest.raises(ValueError, match="no rung compares what is asked: the weather"):
+        climb(question, make_trace(question), make_trace(question), TERMS)
+
+
+def test_what_an_engine_could_not_answer_fails():
+    failed = {"forced.dense": "ValueError: shapes"}
+    failure = climb_with(lambda trace: with_facts(trace, failed=failed)).first_failure
+    assert failure.name == "layers"
+    assert failure.report.findings[0].right == "ValueError: shapes"
+
+
+def test_reported_metrics_are_worked_out_again():
+    def lied(trace):
+        row = {**trace.facts["history"][0], "val_loss": 0.123}
+        return with_facts(trace, history=[row])
+
+    failure = climb_with(both=lied).first_failure
+    assert failure.name == "evaluation"
+    assert failure.report.findings[0].where == "history.val_loss"
+    assert failure.report.findings[0].note == "what left reports against what its logits give"
+
+
+def test_dropout_that_scales_or_drops_otherwise_fails():
+    def unscaled(trace):
+        return with_array(trace, "drop_own.drop", (trace.arrays["drop_own.drop"] > 0) * 1.0)
+
+    def too_much(trace):
+        drawn = (np.arange(4000).reshape(40, 100) % 2 != 0) / 0.75
+        return with_array(trace, "drop_own.drop", drawn)
+
+    for change in (unscaled, too_much):
+        failure = climb_with(change).first_failure
+        assert failure.name == "dropout"
+        assert "right" in failure.report.findings[0].note
+
+
+def failed(number, name, cause=None):
+    diagnoses = (Diagnosis(cause, "conv1", "a sentence"),) if cause else ()
+    return RungResult(number, name, "failed", Report(1), diagnoses)
+
+
+def verdict_of(*rungs):
+    return Verdict("left", "right", "float64", "", rungs)
+
+
+def test_a_gap_is_explained_where_it_vanishes_without_its_cause():
+    passed = RungResult(1, "gradients", "passed", Report(1)), RungResult(2, "training", "passed")
+    verdict = verdict_of(failed(1, "gradients", "ties"), failed(2, "training"))
+    explained = explain(verdict, verdict_of(*passed), "ties")
+    assert [rung.status for rung in explained.rungs] == ["explained", "explained"]
+
+
+def test_a_gap_that_stays_is_not_explained():
+    verdict = verdict_of(failed(1, "gradients", "ties"), failed(2, "training"))
+    assert explain(verdict, verdict, "ties") == verdict
+
+
+def test_a_gap_of_another_cause_is_not_explained():
+    passed = RungResult(1, "gradients", "passed", Report(1)), RungResult(2, "training", "passed")
+    verdict = verdict_of(failed(1, "gradients", "another"), failed(2, "training", "ties"))
+    statuses = [rung.status for rung in explain(verdict, verdict_of(*passed), "ties").rungs]
+    assert statuses == ["failed", "explained"]
+
+
+def test_a_verdict_reads_as_text_and_as_plain_values():
+    verdict = climb_with(moved("forced.dense", by=np.nan))
+    text = "\n".join(verdict_lines(verdict))
+    assert "left → right · float64" in text
+    assert "5 layers         failed" in text
+    assert "forced.dense[0, 0]" in text
+    assert conclusion(verdict) in text
+    assert "they part at rung 5, layers: forced.dense[0, 0]" in conclusion(verdict)
+    plain = verdict_to_dict(verdict)
+    assert plain["passed"] is False
+    assert plain["rungs"][4]["findings"][0]["gap"] == "inf"
+    assert plain["rungs"][4]["findings"][0]["right"] == "nan"

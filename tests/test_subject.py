@@ -1,0 +1,228 @@
+"""Asking any model: what is answered, what is noted as failed, and which loss a number is."""
+
+import numpy as np
+import pytest
+
+from portproof.exchange import Question, read_trace
+from portproof.sides.calling import answer_reference, load_reference
+from portproof.sides.losses import name_loss
+from portproof.subject import answer_subject, scaled, segment
+
+IMAGES = np.arange(24, dtype=np.uint8).reshape(2, 3, 4, 1)
+TABLE = ["double", "negate"]
+
+
+class Doubler:
+    """Doubles, then negates; `broken` names methods and layers that raise."""
+
+    def __init__(self, broken=()):
+        self.broken = set(broken)
+        self.factor = np.float64(2)
+
+    def contract(self):
+        self._check("contract")
+        return {"optimizer": {"kind": "none"}}
+
+    def layer_table(self):
+        return [{"name": name, "parameters": 1 - place} for place, name in enumerate(TABLE)]
+
+    def weights(self):
+        return {"double.kernel": np.array([self.factor])}
+
+    def load_weights(self, weights):
+        self._check("load_weights")
+        self.factor = weights["double.kernel"][0]
+
+    def points(self, images, names):
+        found = {}
+        for name in TABLE[: TABLE.index(names[-1]) + 1]:
+            images = self._run(name, images)
+            found[name] = images
+        return {name: found[name] for name in names}
+
+    def forced(self, inputs, names):
+        return {name: self._run(name, inputs[name]) for name in names if name in inputs}
+
+    def predict(self, images):
+        self._check("predict")
+        return self.points(images, TABLE)["negate"]
+
+    def loss(self, images, classes):
+        return np.asarray(float(len(classes)))
+
+    def gradients(self, images, classes, training=True):
+        self._check("gradients")
+        return {"double.kernel": np.ones(1), "input": images}, np.asarray(1.0)
+
+    def steps(self, batches, steps_per_epoch=None):
+        for images, classes in batches:
+            yield {"loss": np.asarray(images.mean()), "weight.double.kernel": classes}
+
+    def _run(self, layer, values):
+        self._check(layer)
+        return values * (self.factor if layer == "double" else -1)
+
+    def _check(self, what):
+        if what in self.broken:
+            raise ValueError(f"{what} is broken")
+
+
+def question(*asks, weights=True, **settings):
+    arrays = {
+        "images": IMAGES,
+        "input.double": IMAGES,
+        "input.negate": IMAGES / 255,
+        "images.one": IMAGES[:1],
+        "labels.one": np.array([3]),
+        **{f"batch.{i}.images": IMAGES + np.uint8(i) for i in range(2)},
+        **{f"batch.{i}.labels": np.array([i, i]) for i in range(2)},
+        **({"weights.double.kernel": np.array([3.0])} if weights else {}),
+    }
+    settings = {"points": TABLE, "cases": ["one"], "gradient_cases": ["one"], **settings}
+    return Question(asks, settings, arrays)
+
+
+ALL = ("contract", "layers", "points", "forced", "cases", "gradients", "steps")
+
+
+def test_every_ask_is_answered_with_the_questions_weights():
+    facts, arrays = answer_subject(question(*ALL, "own_weights"), Doubler())
+    assert facts["parameters"] == 1
+    assert set(facts) == {"contract", "layers", "parameters"}
+    assert set(arrays) == {
+        "point.double", "point.negate", "forced.double", "forced.negate", "logits.one",
+        "loss.one", "gradient.one.double.kernel", "gradient.one.input", "gradient.one.loss",
+        *(f"step.{step}.{name}" for step in (1, 2) for name in ("loss", "weight.double.kernel")),
+    }  # fmt: skip
+    np.testing.assert_array_equal(arrays["point.negate"], IMAGES / np.float64(255) * -3)
+    np.testing.assert_array_equal(arrays["forced.negate"], IMAGES / -255)
+    assert arrays["step.2.loss"] == (IMAGES + 1.0).mean() / 255
+    assert arrays["step.2.weight.double.kernel"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("broken", "failed", "missing"),
+    [
+        ("contract", {"contract"}, set()),
+        ("predict", {"logits.one"}, {"logits.one"}),
+        ("gradients", {"gradient.one"}, {"gradient.one.loss", "gradient.one.input"}),
+        (
+            "negate",
+            {"point.negate", "forced.negate", "logits.one"},
+            {"point.negate", "forced.negate", "logits.one"},
+        ),
+    ],
+)
+def test_what_raises_is_noted_and_the_rest_answered(broken, failed, missing):
+    _, whole = answer_subject(question(*ALL), Doubler())
+    facts, arrays = answer_subject(question(*ALL), Doubler([broken]))
+    assert set(facts["failed"]) == failed
+    assert set(facts["failed"].values()) == {f"ValueError: {broken} is broken"}
+    assert missing <= set(whole)
+    assert set(whole) - set(arrays) == missing | (
+        {"gradient.one.double.kernel"} if broken == "gradients" else set()
+    )
+
+
+def test_a_model_that_refuses_the_weights_is_only_described():
+    facts, arrays = answer_subject(question(*ALL), Doubler(["load_weights"]))
+    assert arrays == {}
+    assert {"contract", "layers", "parameters"} < set(facts)
+    assert set(facts["failed"]) == {"points", "forced", "cases", "gradients", "steps"}
+
+
+def test_pixels_are_scaled_as_float32_division_does():
+    pixels = np.arange(256, dtype=np.uint8)
+    single = pixels.astype(np.float32) / np.float32(255)
+    np.testing.assert_array_equal(scaled(pixels).astype(np.float32), single)
+    floats = np.array([0.5], np.float32)
+    assert scaled(floats) is floats
+
+
+def test_a_segment_is_what_lies_behind_the_point_before():
+    table = ["a", "b", "c", "d"]
+    assert segment(table, ["b", "d"], "b") == ["a", "b"]
+    assert segment(table, ["b", "d"], "d") == ["c", "d"]
+    with pytest.raises(ValueError, match="`x` is no layer; there are a, b, c, d"):
+        segment(table, ["x"], "x")
+    with pytest.raises(ValueError, match="must follow the layers' order; received d, b"):
+        segment(table, ["d", "b"], "d")
+
+
+LOGITS = np.random.default_rng(0).normal(size=(6, 4))
+CLASSES = np.array([0, 3, 1, 2, 2, 0])
+
+
+def softmax(values):
+    shares = np.exp(values)
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+def cross_entropy(shares, smoothing=0.0):
+    targets = np.eye(4)[CLASSES] * (1 - smoothing) + smoothing / 4
+    return -(targets * np.log(shares)).sum(axis=1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("outputs", "loss", "expected"),
+    [
+        (LOGITS, cross_entropy(softmax(LOGITS)).mean(), ("logits", "mean over the batch", 0.0)),
+        (LOGITS, cross_entropy(softmax(LOGITS)).sum(), ("logits", "sum over the batch", 0.0)),
+        (
+            LOGITS,
+            cross_entropy(softmax(LOGITS), 0.1).mean(),
+            ("logits", "mean over the batch", 0.1),
+        ),
+        (
+            LOGITS,
+            cross_entropy(softmax(softmax(LOGITS))).mean(),
+            ("softmax of its outputs", "mean over the batch", 0.0),
+        ),
+        (
+            softmax(LOGITS),
+            cross_entropy(softmax(LOGITS)).mean(),
+            ("probabilities", "mean over the batch", 0.0),
+        ),
+    ],
+)
+def test_a_cross_entropy_is_told_by_its_value(outputs, loss, expected, dtype):
+    found = name_loss(outputs.astype(dtype), CLASSES, float(loss))
+    assert found["kind"] == "categorical cross-entropy"
+    assert (found["takes"], found["reduction"], found["label_smoothing"]) == expected
+
+
+def test_other_losses_are_told_too_and_none_is_guessed():
+    square = ((LOGITS - np.eye(4)[CLASSES]) ** 2).mean()
+    assert name_loss(LOGITS, CLASSES, square) == {
+        "kind": "mean squared error",
+        "reduction": "mean over the batch",
+    }
+    labels = CLASSES % 2
+    binary = (np.logaddexp(0, LOGITS[:, 0]) - LOGITS[:, 0] * labels).mean()
+    found = name_loss(LOGITS[:, :1], labels, binary)
+    assert (found["kind"], found["takes"]) == ("binary cross-entropy", "logits")
+    assert name_loss(LOGITS, CLASSES, float(np.pi)) == {"kind": "unknown"}
+    assert name_loss(LOGITS, CLASSES, float("nan")) == {"kind": "unknown"}
+
+
+def test_a_users_model_is_found_by_its_reference(tmp_path, monkeypatch):
+    (tmp_path / "users_model.py").write_text("def build():\n    return 'built'\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert load_reference("users_model:build")() == "built"
+    with pytest.raises(ValueError, match="named `module:function`; received 'users_model'"):
+        load_reference("users_model")
+    for reference in ("users_model:other", "no_such_module:build"):
+        with pytest.raises(ValueError, match=f"cannot find {reference}"):
+            load_reference(reference)
+
+
+def test_a_users_model_answers_a_file(tmp_path, capsys):
+    asked = question("layers", "cases")
+    assert answer_reference("mine", asked, Doubler, tmp_path / "trace") == 0
+    trace = read_trace(tmp_path / "trace", asked)
+    assert (trace.engine, trace.facts["parameters"]) == ("mine", 1)
+    assert answer_reference("mine", question("training"), Doubler, tmp_path / "other") == 2
+    assert "mine cannot answer 'training'" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
