@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from portproof.causes.fits import (
+    agree,
     fit,
     is_near,
     nice,
@@ -118,6 +119,8 @@ def lost_state(evidence: Evidence) -> Diagnosis | None:
     share = (1 - beta_2) / (1 - beta_1) ** 2
     for step in (step for step in right.numbers if step in left.numbers and step > 1):
         m, v, own = right.slot("m", step), right.slot("v", step), left.slot("v", step)
+        if all(agree(m[name], value) for name, value in right.slot("m", step - 1).items()):
+            continue  # no step was taken
         fitted = fit((share * np.square(m[name]), own[name], v[name]) for name in m)
         if fitted:
             words = f"before step {step}, m and v are set to zero: earlier gradients are forgotten"
