@@ -32,7 +32,7 @@ from pipeline.batches import batch_dtype, training_batches
 from pipeline.preprocess import rescale
 from pipeline.recipe import Recipe
 from portproof.exchange import Array, Arrays, Question
-from portproof.following import PartedError
+from portproof.following import EnoughSeenError
 from portproof.sides.keras import AfterEachStep, KerasSubject, call
 from portproof.subject import answer_subject, tagged
 
@@ -170,7 +170,7 @@ def answer_follow(question: Question, recipe: Recipe) -> Answer:
     journal, follower = followed_run(question, recipe, data)
     steps = len(training_batches(data.train, recipe))
     callbacks = [InjectMasks(recipe), Follow(follower, steps)]
-    with suppress(PartedError):
+    with suppress(EnoughSeenError):
         train(recipe, data, execution, journal, start_of(question, recipe), callbacks)
     return Answer({"steps": follower.rows, "history": list(journal.record.history)})
 

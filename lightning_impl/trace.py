@@ -36,7 +36,7 @@ from pipeline.execution import Execution
 from pipeline.preprocess import rescale
 from pipeline.recipe import Recipe
 from portproof.exchange import Array, Arrays, Question
-from portproof.following import PartedError
+from portproof.following import EnoughSeenError
 from portproof.sides.lightning import AfterEachStep, LightningSubject, StopAtStart, quiet
 from portproof.subject import answer_subject, tagged
 
@@ -191,7 +191,7 @@ def answer_follow(question: Question, recipe: Recipe) -> Answer:
     journal, follower = followed_run(question, recipe, data)
     steps = len(training_batches(data.train, recipe))
     callbacks = [InjectMasks(recipe), Follow(follower, recipe, steps)]
-    with suppress(PartedError):
+    with suppress(EnoughSeenError):
         train(recipe, data, execution, journal, start_of(question, recipe), callbacks)
     return Answer({"steps": follower.rows, "history": list(journal.record.history)})
 

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from pipeline.datasets import Dataset, find_dataset, load_dataset
-from pipeline.engines import ENGINES, trainer_arguments
+from pipeline.engines import trainer_arguments
 from pipeline.recipe import Recipe, recipe_to_dict
 from pipeline.record import Record, read_record
-from portproof.exchange import Question, Trace, read_trace, write_question
-from portproof.serve import Server
+from portproof.exchange import Question, Trace
+from proof.climbs import Climber, new_climber
+from proof.engine_room import PAIR_LEAVES, EngineRoom
+from proof.strided import StridedClimber
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = HERE.parent / "scripts"
@@ -38,27 +40,30 @@ def dataset() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Callable[[str, str], Server]]:
-    """Return a function that starts an engine at a precision, once a session."""
-    running: dict[tuple[str, str], Server] = {}
-
-    def start(engine: str, precision: str) -> Server:
-        key = (engine, precision)
-        if key not in running:
-            room = "lightning" if engine == "lightning" else "keras"
-            program = [str(HERE.parent / "proof" / "faults" / f"in_{room}.py")]
-            running[key] = Server(engine, program, ENGINES[engine].environment(precision))
-        return running[key]
-
-    yield start
-    for engine in running.values():
-        engine.close()
+def room() -> Iterator[EngineRoom]:
+    """The engines, each started once a session."""
+    with EngineRoom() as engines:
+        yield engines
 
 
 @pytest.fixture(scope="session")
-def ask(tmp_path_factory: pytest.TempPathFactory, server: Callable[[str, str], Server]) -> Ask:
+def climber(
+    room: EngineRoom, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> Climber:
+    """A climber on the real data set; what was answered once is not asked again."""
+    return new_climber(room, dataset, tmp_path_factory.mktemp("material"))
+
+
+@pytest.fixture(scope="session")
+def strided() -> Iterator[StridedClimber]:
+    """A climber with the second pair."""
+    with EngineRoom(leaves=PAIR_LEAVES) as engines:
+        yield StridedClimber(engines)
+
+
+@pytest.fixture(scope="session")
+def ask(room: EngineRoom) -> Ask:
     """Return a function that asks an engine, by name, with a fault planted if one is named."""
-    folder = tmp_path_factory.mktemp("questions")
     answered: dict[tuple[str, ...], Trace] = {}
 
     def ask_engine(
@@ -72,10 +77,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory, server: Callable[[str, str], S
         question = Question(asks, {"recipe": recipe_to_dict(recipe), **settings}, arrays or {})
         key = (engine, fault, question.identity)
         if key not in answered:
-            question_path, trace_path = (folder / f"{len(answered)}.{kind}" for kind in ("q", "t"))
-            write_question(question_path, question)
-            server(engine, recipe.precision).answer(question_path, trace_path, fault)
-            answered[key] = read_trace(trace_path, question)
+            answered[key] = room.ask(engine, question, fault)
         return answered[key]
 
     return ask_engine

@@ -201,8 +201,8 @@ def followed_run(
 ) -> tuple[Journal, Follower]:
     """Return the journal and the follower of a run that is kept and can be gone on with.
 
-    Settings: `run_dir`; `every` and optionally `keeps_every`, `reference`, `synchronises` and
-    `stop_gap`, see `Follower`.
+    Settings: `run_dir`; `every` and optionally `keeps_every`, `reference`, `synchronises`,
+    `stop_gap` and `ends_with`, see `Follower`.
     """
     settings = question.settings
     folder = Path(settings["run_dir"])
@@ -218,6 +218,7 @@ def followed_run(
         reference=Path(reference) if reference else None,
         synchronises=settings.get("synchronises", False),
         stop_gap=settings.get("stop_gap"),
+        ends_with=tuple(map(Path, settings.get("ends_with", ()))),
     )
     return journal, follower
 

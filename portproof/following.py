@@ -14,8 +14,8 @@ from portproof.files import write_json
 ROWS = "steps.json"
 
 
-class PartedError(RuntimeError):
-    """The run has parted from the one it follows by more than it may."""
+class EnoughSeenError(RuntimeError):
+    """The run need not go on: it has parted from the one it follows, or nobody follows it."""
 
 
 @dataclass
@@ -40,6 +40,8 @@ class Follower:
     """How long to wait for a state of a reference that is still under way."""
     stop_gap: float | None = None
     """Largest gap between weights at which the run still goes on."""
+    ends_with: tuple[Path, ...] = ()
+    """Files that the runs which follow this one leave at their ends; with all there, it ends."""
     rows: dict[str, dict[str, float]] = field(default_factory=dict)
     """By step: the largest gap of each group (`weight`, `adam.m`, …); empty without reference."""
 
@@ -57,7 +59,8 @@ class Follower:
         """Note the state after `step`; return the state to go on from, where it is another.
 
         Raises:
-            PartedError: the weights have parted by more than `stop_gap`.
+            EnoughSeenError: the weights have parted by more than `stop_gap`, or all that
+                `ends_with` names is there.
             ValueError: the reference has no such step in time, or other entries.
         """
         if self.keeps_every is not None and step % self.keeps_every == 0:
@@ -70,7 +73,9 @@ class Follower:
         write_json(self.folder / ROWS, self.rows)
         weight_gap = self.rows[str(step)].get("weight", 0.0)
         if self.stop_gap is not None and weight_gap > self.stop_gap:
-            raise PartedError(f"parted by {weight_gap:.3g} after step {step}")
+            raise EnoughSeenError(f"parted by {weight_gap:.3g} after step {step}")
+        if self.ends_with and all(path.exists() for path in self.ends_with):
+            raise EnoughSeenError(f"nobody follows after step {step}")
         return reference if self.synchronises else None
 
     def _reference_state(self, step: int) -> dict[str, Array]:

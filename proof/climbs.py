@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.datasets import Dataset
@@ -14,6 +14,7 @@ from proof.questions import (
     Material,
     ladder_question,
     ladder_recipe,
+    only,
     points_question,
     real_material,
     tie_free_material,
@@ -34,6 +35,8 @@ class Route:
     plain: bool = False
     """Take each framework's ordinary path, not the fast one."""
     seed: int = 0
+    rungs: tuple[str, ...] = ()
+    """Names of the rungs that are climbed; empty for all."""
 
     @property
     def lane(self) -> str:
@@ -102,10 +105,12 @@ class Climber:
     def _climb(
         self, left: str, right: str, route: Route, material: Material, fault: str
     ) -> Verdict:
-        question = self.question(route, material)
+        question = self.question(replace(route, rungs=()), material)
+        if route.rungs:
+            question = only(question, route.rungs)
         answers = self.answer(left, question), self.answer(right, question, fault)
         title = f"{route.title} · {fault}" if fault else route.title
-        return climb(question, *answers, terms_of(route.lane), title)
+        return climb(question, *answers, terms_of(route.lane, (left, right)), title)
 
 
 @dataclass(frozen=True)

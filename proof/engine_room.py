@@ -10,12 +10,15 @@ from portproof.exchange import Question, Trace, read_trace, write_question
 from portproof.serve import Server
 
 LEAVES = Path(__file__).resolve().parent / "faults"
+PAIR_LEAVES = LEAVES.parent / "pairs"
+"""Programs of the two halves and of the second pair: `in_keras.py` and `in_lightning.py`."""
 
 
 class EngineRoom:
     """Answers questions, one at a time an engine; a block that it is entered for ends them."""
 
-    def __init__(self, timeout_seconds: float = 600.0) -> None:
+    def __init__(self, timeout_seconds: float = 600.0, leaves: Path = LEAVES) -> None:
+        self._leaves = leaves
         self._timeout_seconds = timeout_seconds
         self._servers: dict[tuple[str, str], Server] = {}
         self._locks: dict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
@@ -41,7 +44,8 @@ class EngineRoom:
             EngineError: the engine died, left no trace or took too long.
             ValueError: what it left is no answer to the question.
         """
-        key = (engine, question.settings["recipe"]["precision"])
+        settings = question.settings
+        key = (engine, settings.get("recipe", settings)["precision"])
         with tempfile.TemporaryDirectory(prefix="question-") as folder:
             question_path, trace_path = Path(folder, "question"), Path(folder, "trace")
             write_question(question_path, question)
@@ -55,7 +59,7 @@ class EngineRoom:
             leaf = "in_lightning.py" if engine == "lightning" else "in_keras.py"
             self._servers[key] = Server(
                 engine,
-                [str(LEAVES / leaf)],
+                [str(self._leaves / leaf)],
                 ENGINES[engine].environment(precision),
                 self._timeout_seconds,
             )

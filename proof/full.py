@@ -1,36 +1,57 @@
 """The long proof: every step of the tutorial's training, and how far two runs can be followed.
 
 A stage is one production training run in one engine, in a folder of its own, where an interrupted
-stage goes on. As many run side by side as there are cores, one thread each; one that follows
-another waits for its states.
+stage goes on. They run side by side, one thread each; one that follows another waits for its
+states, and one that is followed ends with the last that follows it.
 """
 
 import dataclasses
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.datasets import Dataset
 from pipeline.engines import ENGINES
-from pipeline.environment import usable_cores
+from pipeline.environment import describe_machine, package_versions, usable_cores
 from pipeline.network import shared_first_weights
-from pipeline.recipe import Recipe, recipe_to_dict
+from pipeline.recipe import Recipe, preset, recipe_to_dict
+from portproof.compare import gap
 from portproof.engines import answer
-from portproof.exchange import Array, Question, read_trace, write_question
+from portproof.exchange import Array, Question, read_arrays, read_trace, write_question
 from portproof.files import write_json
-from portproof.following import ROWS
+from portproof.following import ROWS, group_of, horizon, state_path
+from proof.catalogue import JAX, LIGHTNING, TENSORFLOW, TORCH
+from proof.engine_room import EngineRoom
 
 EVERY = 75
 """Steps between two looks at a run; a tenth of the tutorial's epoch."""
+STEPS_PER_EPOCH = 750
+"""Of the tutorial: 48,000 images in batches of 64."""
+FREE_EPOCHS = 5
+NUM_SEEDS = 5
+HOT, HOT_RATE = "hot", 4e-3
+MOVED = "lightning-moved"
+SYNCHRONISED = "base-0-keras-tensorflow-synchronised"
 PARTED = 1e-3
 """Gap of weights past which a run is followed no further."""
-RESULT = "result.json"
+RESULT, TRAINING_JSON = "result.json", "training.json"
+KEPT = ("stage", "steps")
+FREE = (f"base-0-{TENSORFLOW}", f"dropout-0-{TENSORFLOW}")
+FREE_LIMITS = {1: 1e-14, FREE_EPOCHS: 1e-12}
+"""By number of epochs, how far weights may lie apart in a free run."""
+PIECE_LIMIT = 1e-12
+HORIZON_GAP = 1e-6
+"""Gap of weights at which two runs have parted."""
+HORIZON_SHARE = 0.8
+"""Share of the engine's own horizon that the one between engines must reach in the median."""
 TIMEOUT_SECONDS = 24 * 3600.0
 
 
@@ -49,8 +70,65 @@ class Stage:
     """Start from first weights of which each is the next float64 above."""
 
 
-def question_of(stage: Stage, data_dir: Path, folder: Path) -> Question:
-    """Return the question that carries a stage out in `folder`."""
+def horizon_stages(name: str, recipe: Recipe) -> list[Stage]:
+    """Return a training with its states kept, and two that follow it until they part.
+
+    One is the other framework's; the other is the engine's own, its first weights moved by one
+    ulp: what rounding alone does.
+    """
+    reference = f"{name}-lightning"
+    return [
+        Stage(reference, LIGHTNING, recipe, keeps_every=EVERY),
+        Stage(f"{name}-{TENSORFLOW}", TENSORFLOW, recipe, follows=reference),
+        Stage(f"{name}-{MOVED}", LIGHTNING, recipe, follows=reference, moved_by_one_ulp=True),
+    ]
+
+
+def hot_stages(seed: int) -> list[Stage]:
+    """Return the horizon's stages at four times the learning rate, where rounding grows sooner."""
+    recipe = preset("base", precision="64", seed=seed, learning_rate=HOT_RATE)
+    return horizon_stages(f"{HOT}-{seed}", recipe)
+
+
+def full_stages(num_seeds: int) -> list[Stage]:
+    """Return every run of the long proof.
+
+    The tutorial's 20 epochs re-synchronised; five epochs with dropout and of each other Keras
+    backend, running free; and for each seed the horizon, of the tutorial's training and at a
+    higher learning rate.
+    """
+    recipes = [preset("base", precision="64", seed=seed) for seed in range(num_seeds)]
+    base, reference = recipes[0], "base-0-lightning"
+    five = dataclasses.replace(base, num_epochs=FREE_EPOCHS)
+    dropout = preset("dropout", precision="64", num_epochs=FREE_EPOCHS)
+    return [
+        *(stage for seed in range(num_seeds) for stage in hot_stages(seed)),
+        *horizon_stages("base-0", base),
+        Stage(
+            SYNCHRONISED,
+            TENSORFLOW,
+            base,
+            follows=reference,
+            synchronises=True,
+            keeps_every=STEPS_PER_EPOCH,
+        ),
+        Stage(f"base-0-{TORCH}", TORCH, five, follows=reference),
+        Stage(f"base-0-{JAX}", JAX, five, follows=reference),
+        Stage("dropout-0-lightning", LIGHTNING, dropout, keeps_every=EVERY),
+        Stage(f"dropout-0-{TENSORFLOW}", TENSORFLOW, dropout, follows="dropout-0-lightning"),
+        *(
+            stage
+            for seed, recipe in enumerate(recipes)
+            for stage in horizon_stages(f"base-{seed}", recipe)
+            if seed > 0
+        ),
+    ]
+
+
+def question_of(
+    stage: Stage, data_dir: Path, folder: Path, followers: Iterable[str] = ()
+) -> Question:
+    """Return the question that carries a stage out in `folder`; it ends with its `followers`."""
     settings: dict[str, Any] = {
         "recipe": recipe_to_dict(stage.recipe),
         "data_dir": str(data_dir),
@@ -67,6 +145,8 @@ def question_of(stage: Stage, data_dir: Path, folder: Path) -> Question:
         }
         if not stage.synchronises:
             settings["stop_gap"] = PARTED
+    if ends_with := [str(folder / name / RESULT) for name in followers]:
+        settings["ends_with"] = ends_with
     arrays = moved_weights(stage.recipe) if stage.moved_by_one_ulp else {}
     return Question(("follow",), settings, arrays)
 
@@ -83,7 +163,9 @@ def moved_weights(recipe: Recipe) -> dict[str, Array]:
     }
 
 
-def run_stage(stage: Stage, data_dir: Path, folder: Path) -> dict[str, Any]:
+def run_stage(
+    stage: Stage, data_dir: Path, folder: Path, followers: Iterable[str] = ()
+) -> dict[str, Any]:
     """Carry a stage out, or go on with it, and return what was seen; see `Follower`.
 
     Raises:
@@ -91,7 +173,7 @@ def run_stage(stage: Stage, data_dir: Path, folder: Path) -> dict[str, Any]:
     """
     run_dir = folder / stage.name
     run_dir.mkdir(parents=True, exist_ok=True)
-    question = question_of(stage, data_dir, folder)
+    question = question_of(stage, data_dir, folder, followers)
     result = run_dir / RESULT
     if result.exists():
         kept = json.loads(result.read_text())
@@ -112,6 +194,13 @@ def run_stage(stage: Stage, data_dir: Path, folder: Path) -> dict[str, Any]:
     return kept
 
 
+def forget_states(folder: Path) -> None:
+    """Remove the states of a run that nobody follows any more, but for those of whole epochs."""
+    for path in folder.glob("state-*.safetensors"):
+        if int(path.stem.removeprefix("state-")) % STEPS_PER_EPOCH:
+            path.unlink()
+
+
 def stage_to_dict(stage: Stage) -> dict[str, Any]:
     """Return a stage as plain values."""
     return {**dataclasses.asdict(stage), "recipe": recipe_to_dict(stage.recipe)}
@@ -120,32 +209,45 @@ def stage_to_dict(stage: Stage) -> dict[str, Any]:
 def run_stages(
     stages: Iterable[Stage], data_dir: Path, folder: Path, say: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    """Carry stages out, as many at a time as there are cores, and return their results by name.
+    """Carry stages out and return their results by name.
+
+    One more at a time than there are cores: one that follows waits now and then.
 
     Raises:
         EngineError: an engine cannot run here or died; the other stages under way finish first.
     """
     waiting = {stage.name: stage for stage in stages}
+    followers: dict[str, list[str]] = {name: [] for name in waiting}
+    for stage in waiting.values():
+        if stage.follows:
+            followers[stage.follows].append(stage.name)
+    num_slots = usable_cores() + 1
     results: dict[str, dict[str, Any]] = {}
     running: dict[Future[dict[str, Any]], str] = {}
     stop = threading.Event()
     watcher = threading.Thread(target=_tell_progress, args=(waiting.copy(), folder, say, stop))
     watcher.start()
     try:
-        with ThreadPoolExecutor(usable_cores()) as pool:
+        with ThreadPoolExecutor(num_slots) as pool:
             while waiting or running:
-                free = usable_cores() - len(running)
-                begun = {None, *results, *running.values()}
-                ready = [stage for stage in waiting.values() if stage.follows in begun]
-                for stage in ready[:free]:
-                    del waiting[stage.name]
-                    running[pool.submit(run_stage, stage, data_dir, folder)] = stage.name
+                while len(running) < num_slots:
+                    begun = {None, *results, *running.values()}
+                    ready = [stage for stage in waiting.values() if stage.follows in begun]
+                    if not ready:
+                        break
+                    stage = waiting.pop(ready[0].name)
+                    follow = followers[stage.name]
+                    future = pool.submit(run_stage, stage, data_dir, folder, follow)
+                    running[future] = stage.name
                 assert running, f"stages wait for each other: {', '.join(waiting)}"
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     name = running.pop(future)
                     results[name] = future.result()
                     say(f"{name}: done")
+                    for reference, names in followers.items():
+                        if {reference, *names} <= set(results):
+                            forget_states(folder / reference / "states")
     finally:
         stop.set()
         watcher.join()
@@ -173,3 +275,123 @@ def _rows(path: Path) -> dict[str, dict[str, float]]:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return {}
+
+
+def prove_training(
+    dataset: Dataset,
+    output_dir: Path,
+    num_seeds: int,
+    say: Callable[[str], None],
+    command: str,
+) -> list[str]:
+    """Follow whole trainings, write `training.json`, and return which targets were missed.
+
+    What an earlier call has finished is kept.
+
+    Raises:
+        EngineError: an engine cannot run here or died.
+    """
+    folder = output_dir / "training"
+    results = run_stages(full_stages(num_seeds), dataset.folder, folder, say)
+    found = {
+        "origin": {
+            "command": command,
+            "dataset": dataset.name,
+            "machine": describe_machine(),
+            "packages": package_versions(),
+        },
+        "stages": {name: {key: kept[key] for key in KEPT} for name, kept in results.items()},
+        "test_images_after_each_epoch": {
+            "of": SYNCHRONISED,
+            "epochs": compare_predictions(dataset, folder),
+        },
+    }
+    write_json(output_dir / TRAINING_JSON, found)
+    return list(missed_targets(found))
+
+
+def compare_predictions(dataset: Dataset, folder: Path) -> list[dict[str, Any]]:
+    """Return, after each epoch, how the two halves predict the test images.
+
+    The Keras half has the weights that its re-synchronised run ended the epoch with, the
+    Lightning half those of the run that it follows.
+    """
+    recipe = preset("base", precision="64")
+    images = np.ascontiguousarray(dataset.test_images[..., np.newaxis])
+    rows = []
+    with EngineRoom() as room:
+        for epoch in range(1, recipe.num_epochs + 1):
+            logits = [
+                _logits(room, engine, recipe, images, folder / name / "states", epoch)
+                for engine, name in ((LIGHTNING, "base-0-lightning"), (TENSORFLOW, SYNCHRONISED))
+            ]
+            others = logits[0].argmax(axis=1) != logits[1].argmax(axis=1)
+            rows.append(
+                {
+                    "epoch": epoch,
+                    "images": len(images),
+                    "largest_logit_gap": gap(*logits),
+                    "other_labels": int(others.sum()),
+                }
+            )
+    return rows
+
+
+def _logits(
+    room: EngineRoom, engine: str, recipe: Recipe, images: Array, states: Path, epoch: int
+) -> Array:
+    state, _ = read_arrays(state_path(states, epoch * STEPS_PER_EPOCH))
+    arrays = {f"weights.{name}": state[name] for name in state if group_of(name) == "weight"}
+    settings = {"recipe": recipe_to_dict(recipe)}
+    question = Question(("logits",), settings, {**arrays, "images": images})
+    return room.ask(engine, question).arrays["logits"]
+
+
+def largest_gap(stage: Mapping[str, Any], last_step: int) -> float | None:
+    """Return the largest gap of weights up to a step; None where the run did not get there."""
+    steps = {int(step): row["weight"] for step, row in stage["steps"].items()}
+    if last_step not in steps:
+        return None
+    return max(gap for step, gap in steps.items() if step <= last_step)
+
+
+def missed_targets(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each figure of the long proof that is not reached."""
+    stages = found["stages"]
+    for name, (num_epochs, limit) in product(FREE, FREE_LIMITS.items()):
+        reached = largest_gap(stages[name], num_epochs * STEPS_PER_EPOCH)
+        if reached is None or not reached <= limit:
+            yield f"{name} is {reached} apart after {num_epochs} epochs, target {limit:g}"
+    pieces = [row["weight"] for row in stages[SYNCHRONISED]["steps"].values()]
+    if len(pieces) != 200 or not max(pieces) <= PIECE_LIMIT:
+        yield f"{len(pieces)} pieces are within {max(pieces)}, target 200 within {PIECE_LIMIT:g}"
+    rows = found["test_images_after_each_epoch"]["epochs"]
+    if len(rows) != 20 or any(row["other_labels"] for row in rows):
+        yield "the halves label test images differently"
+    for start, shares in horizon_shares(stages).items():
+        if len(shares) >= NUM_SEEDS and not np.median(shares) >= HORIZON_SHARE:
+            yield f"{start}: the median horizon is {np.median(shares):.2f} of the engine's own"
+
+
+def horizons(stages: Mapping[str, Any]) -> dict[str, dict[str, int | None]]:
+    """Return, by recipe and seed, the step at which each follower's weights part.
+
+    None where they are still together at its end.
+    """
+    found: dict[str, dict[str, int | None]] = {}
+    for name, stage in stages.items():
+        for follower in (TENSORFLOW, MOVED):
+            start = name.removesuffix(f"-{follower}")
+            if start != name and f"{start}-{MOVED}" in stages:
+                found.setdefault(start, {})[follower] = horizon(stage["steps"], HORIZON_GAP)
+    return found
+
+
+def horizon_shares(stages: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Return, by recipe, the horizon between engines as a share of the engine's own, by seed."""
+    shares: dict[str, list[float]] = {}
+    for start, found in horizons(stages).items():
+        between, own = found.get(TENSORFLOW), found.get(MOVED)
+        if between and own:
+            shares.setdefault(start.rpartition("-")[0], []).append(between / own)
+    return shares

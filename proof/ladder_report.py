@@ -12,14 +12,26 @@ def verdicts_to_dict(verdicts: Sequence[Verdict], **origin: Any) -> dict[str, An
     return {**origin, "climbs": [verdict_to_dict(verdict) for verdict in verdicts]}
 
 
-def matrix(verdicts: Sequence[Verdict]) -> tuple[list[str], list[list[str]]]:
-    """Return the headings and the rows, a climb each, of what came of each rung."""
-    headings = ["against", "lane", "route", *(rung.name for rung in RUNGS)]
-    rows = [
-        [verdict.right, verdict.lane, verdict.title, *map(cell, verdict.rungs)]
-        for verdict in verdicts
-    ]
-    return headings, rows
+def matrices(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Yield, for each lane, path and seed, its name, headings and rows: a rung each.
+
+    A column is a climb, headed by engine and variant.
+    """
+    groups: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        way = verdict.title.partition(" · ")[2]
+        groups.setdefault(f"{verdict.lane} · {way}", []).append(verdict)
+    for name, group in groups.items():
+        headings = ["rung", *(f"{v.right.replace('-', ' ')} {_variant(v)}" for v in group)]
+        rows = [
+            [f"{number} {rung.name}", *(cell(v.rungs[number - 1]) for v in group)]
+            for number, rung in enumerate(RUNGS, start=1)
+        ]
+        yield name, headings, rows
+
+
+def _variant(verdict: Verdict) -> str:
+    return verdict.title.partition(" · ")[0]
 
 
 def cell(rung: RungResult) -> str:
@@ -33,9 +45,13 @@ def cell(rung: RungResult) -> str:
 
 
 def markdown(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Yield the lines of a Markdown page: the table, then each climb."""
-    headings, rows = matrix(verdicts)
-    yield from table(headings, rows)
+    """Yield the lines of a Markdown page: the tables, then each climb."""
+    for name, headings, rows in matrices(verdicts):
+        yield f"## {name}"
+        yield ""
+        yield from table(headings, rows)
+        yield ""
+    yield "## Each climb"
     for verdict in verdicts:
         yield ""
         yield "```"

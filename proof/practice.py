@@ -4,7 +4,10 @@ In float32, on real images: parameter counts, shapes, logits after the weights w
 gradients in evaluation mode, and the test accuracy after an epoch.
 """
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,18 +16,21 @@ import numpy as np
 
 from pipeline.comparison import EXPECTED_TEST_ACCURACY
 from pipeline.datasets import Dataset
+from pipeline.environment import package_versions
 from pipeline.recipe import Recipe, preset, recipe_to_dict
 from portproof.compare import gap
 from portproof.engines import EngineError
 from portproof.exchange import Array, Question, Trace
+from portproof.files import write_json
 from proof.catalogue import LIGHTNING, TENSORFLOW, Fault
-from proof.engine_room import EngineRoom
+from proof.engine_room import LEAVES, EngineRoom
 from proof.questions import carried_weights
 
 NUM_IMAGES = 64
 """Images that logits and gradients are compared on: one batch."""
 CASE = "practice"
 
+Say = Callable[[str], None]
 Checks = dict[str, bool | None]
 """By check: True passes, so that a fault goes unseen; None could not be made."""
 
@@ -179,3 +185,34 @@ class Practice:
             return self.room.ask(engine, question, fault)
         except EngineError:
             return None
+
+
+def checks_of(practice: Practice, faults: Sequence[Fault], path: Path, say: Say) -> None:
+    """Make every check of each fault and keep them in `path`, going on with what is there.
+
+    What an older program of the faults or another set-up left is made anew.
+    """
+    origin = {"programs": _programs(), "packages": package_versions()}
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    rows = kept["checks"] if kept.get("origin") == origin else {}
+    missing = [fault for fault in faults if place_of(fault) not in rows]
+    say(f"usual practice: {len(rows)} faults kept, {len(missing)} to check")
+    with ThreadPoolExecutor(2) as pool:
+        for fault, checks in zip(missing, pool.map(practice.checks, missing), strict=True):
+            rows[place_of(fault)] = checks
+            write_json(path, {"origin": origin, "checks": rows})
+            seen = [name for name, passes in checks.items() if passes is False]
+            say(f"{place_of(fault)}: {', '.join(seen) or 'passes all'}")
+
+
+def place_of(fault: Fault) -> str:
+    """Return what a fault is filed under."""
+    return f"{fault.engine}/{fault.name}"
+
+
+def _programs() -> str:
+    """Return a digest of the programs that plant the faults."""
+    digest = hashlib.sha256()
+    for leaf in sorted(LEAVES.glob("*.py")):
+        digest.update(leaf.read_bytes())
+    return digest.hexdigest()

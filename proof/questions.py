@@ -1,7 +1,7 @@
 """The questions that this pipeline's ladder asks."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from pipeline.network import shared_first_weights
 from pipeline.preprocess import rescale
 from pipeline.recipe import Recipe, preset, recipe_to_dict
 from portproof.exchange import Array, Question
+from portproof.ladder import RUNGS
 
-NUM_TRAIN, NUM_TEST = 600, 100
-"""Images of the small set: 480 train in ten batches of which the last is partial, 120 validate."""
+NUM_TRAIN, NUM_TEST = 300, 110
+"""Images of the small set: 240 train in five batches, 60 validate; each set's last is partial."""
 BATCH_SIZE = 50
 NUM_EPOCHS = 2
-NUM_STEPS = 3
-"""Steps after each of which weights and slots are compared."""
+NUM_STEPS = 6
+"""Steps after each of which weights and slots are compared; the last is the second epoch's."""
 OWN_SEEDS = (0, 1, 2, 3, 4)
 CASES = ("full", "partial", "single", "saturated", "dithered")
 SATURATION = 2_000.0
@@ -133,11 +134,17 @@ def ladder_question(
     return Question((*ASKS, *(["dropout"] if has_dropout else [])), settings, arrays)
 
 
-def without(question: Question, asks: Sequence[str]) -> Question:
-    """Return the question less some of its asks."""
-    return dataclasses.replace(
-        question, asks=tuple(ask for ask in question.asks if ask not in asks)
-    )
+def only(question: Question, rungs: Collection[str]) -> Question:
+    """Return the question less what none of `rungs` compares."""
+    wanted = {ask for rung in RUNGS if rung.name in rungs for ask in rung.asks}
+    prefixes = {"input": {"forced"}, "images": {"cases", "gradients"}}
+    arrays = {
+        name: array
+        for name, array in question.arrays.items()
+        if "." not in name or prefixes.get(name.split(".")[0], wanted) & wanted
+    }
+    asks = tuple(ask for ask in question.asks if ask in wanted)
+    return dataclasses.replace(question, asks=asks, arrays=arrays)
 
 
 def carried_weights(recipe: Recipe) -> dict[str, Array]:

@@ -301,6 +301,6 @@ REPLAYS: tuple[Replay, ...] = (
         engine="lightning",
         fault="unweighted-metrics",
         cause="metric-unweighted-mean",
-        rung="training",
+        rung="evaluation",
     ),
 )

@@ -1,5 +1,6 @@
 """The standard proof: every engine against Lightning, both variants, paths and lanes."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,21 @@ from pipeline.environment import describe_machine, package_versions
 from portproof.files import write_json, write_text
 from portproof.ladder import Verdict
 from portproof.verdict import conclusion, verdict_lines
+from proof.catalogue import Fault
 from proof.climbs import REFERENCE, Attempt, Route, climb_all, new_climber
-from proof.engine_room import EngineRoom
+from proof.engine_room import PAIR_LEAVES, EngineRoom
 from proof.ladder_report import markdown, verdicts_to_dict
+from proof.pages import faults_page, replays_page
+from proof.planting import Outcome, alternating, outcome_to_dict, plant_all
+from proof.practice import Practice, checks_of
+from proof.replaying import Replayed, replay_all, replayed_to_dict
+from proof.replays import REPLAYS
+from proof.strided import StridedClimber
 
 LADDER_JSON, LADDER_PAGE = "ladder.json", "ladder.md"
+FAULTS_JSON, FAULTS_PAGE = "faults.json", "faults.md"
+PRACTICE_JSON = "practice.json"
+REPLAYS_JSON, REPLAYS_PAGE = "replays.json", "replays.md"
 
 
 def standard_attempts(
@@ -92,3 +103,61 @@ def origin_of(command: str, dataset: Dataset) -> dict[str, Any]:
         "machine": describe_machine(),
         "packages": package_versions(),
     }
+
+
+def prove_faults(
+    dataset: Dataset,
+    output_dir: Path,
+    faults: Sequence[Fault],
+    say: Callable[[str], None],
+    command: str,
+    *,
+    with_practice: bool = False,
+) -> list[Outcome]:
+    """Plant each fault, climb the whole ladder, and write `faults.json` and `faults.md`.
+
+    With practice, what usual checks see of each is measured too, going on where it was left.
+    """
+    outcomes = []
+    with EngineRoom() as room:
+        climber = new_climber(room, dataset, output_dir / "material")
+        for outcome in plant_all(climber, alternating(faults)):
+            outcomes.append(outcome)
+            fault, wrong = outcome.fault, "; ".join(outcome.mistakes())
+            words = f"{outcome.cause} at {outcome.where}" if outcome.caught_on else "no alarm"
+            say(f"{fault.engine} · {fault.name}: {f'NOT AS EXPECTED: {wrong}' if wrong else words}")
+        if with_practice:
+            checks_of(Practice(room, dataset), faults, output_dir / PRACTICE_JSON, say)
+    order = {(fault.engine, fault.name): number for number, fault in enumerate(faults)}
+    outcomes.sort(key=lambda outcome: order[outcome.fault.engine, outcome.fault.name])
+    rows = [outcome_to_dict(outcome) for outcome in outcomes]
+    found: dict[str, Any] = {**origin_of(command, dataset), "faults": rows}
+    if (output_dir / PRACTICE_JSON).exists():
+        found["practice"] = json.loads((output_dir / PRACTICE_JSON).read_text())
+    write_json(output_dir / FAULTS_JSON, found)
+    write_text(output_dir / FAULTS_PAGE, "\n".join([*faults_page(found), ""]))
+    return outcomes
+
+
+def prove_replays(
+    dataset: Dataset, output_dir: Path, say: Callable[[str], None], command: str
+) -> list[Replayed]:
+    """Replay each reported disagreement and write `replays.json` and `replays.md`.
+
+    Raises:
+        EngineError: an engine died, left no trace or took too long.
+    """
+    replayed = []
+    with EngineRoom() as room, EngineRoom(leaves=PAIR_LEAVES) as pair_room:
+        climber = new_climber(room, dataset, output_dir / "material")
+        for each in replay_all(climber, StridedClimber(pair_room), REPLAYS):
+            replayed.append(each)
+            wrong = "; ".join(each.mistakes())
+            say(f"{each.replay.name}: {f'NOT AS EXPECTED: {wrong}' if wrong else each.cause}")
+    found = {
+        **origin_of(command, dataset),
+        "replays": [replayed_to_dict(each) for each in replayed],
+    }
+    write_json(output_dir / REPLAYS_JSON, found)
+    write_text(output_dir / REPLAYS_PAGE, "\n".join([*replays_page(found), ""]))
+    return replayed

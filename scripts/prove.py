@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 ENGINE_NAMES = ("keras-tensorflow", "keras-jax", "keras-torch")
 VARIANTS = ("base", "dropout")
-LANES = ("float64",)
+LANES = ("float64", "float32")
 
 
 def parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
-        description="Climb the parity ladder in float64: compare Lightning with Keras rung by "
+        description="Climb the parity ladder: compare Lightning with Keras rung by "
         "rung, from the contract to training, and name the cause where they part.",
         epilog="Exit codes: 0 proved, 1 a rung failed or an engine died, 2 wrong call, "
         "130 interrupted.",
@@ -27,7 +27,23 @@ def parser() -> argparse.ArgumentParser:
         "--engines", metavar="A,B", help=f"to compare with lightning: {', '.join(ENGINE_NAMES)}"
     )
     parser.add_argument("--variants", metavar="A,B", default=",".join(VARIANTS), help="(both)")
+    parser.add_argument("--lanes", metavar="A,B", default=",".join(LANES), help="(both)")
     parser.add_argument("--seeds", type=int, metavar="N", default=1, help="repeat for N seeds (1)")
+    work = parser.add_mutually_exclusive_group()
+    work.add_argument(
+        "--faults", action="store_true", help="plant each porting mistake of the catalogue instead"
+    )
+    work.add_argument(
+        "--replays", action="store_true", help="replay reported disagreements instead"
+    )
+    work.add_argument(
+        "--full", action="store_true", help="all of it, and whole trainings followed: hours"
+    )
+    parser.add_argument(
+        "--practice",
+        action="store_true",
+        help="with --faults: also what usual checks see of each, an epoch of training a fault",
+    )
     parser.add_argument("--output-dir", type=Path, metavar="D", default=Path("runs/proof"))
     parser.add_argument("--data-dir", type=Path, metavar="D", help="folder of the four IDX files")
     return parser
@@ -49,9 +65,23 @@ def chosen(text: str, known: tuple[str, ...], flag: str) -> list[str]:
 def conduct(arguments: argparse.Namespace) -> None:
     if arguments.seeds < 1:
         raise UsageError(f"`--seeds` must be at least 1; received {arguments.seeds}")
+    if arguments.practice and not (arguments.faults or arguments.full):
+        raise UsageError("`--practice` goes with `--faults`")
     engines = arguments.engines and chosen(arguments.engines, ENGINE_NAMES, "--engines")
     variants = chosen(arguments.variants, VARIANTS, "--variants")
-    climb_ladder(arguments, prepared(arguments), engines, variants)
+    lanes = chosen(arguments.lanes, LANES, "--lanes")
+    dataset = prepared(arguments)
+    failures = []
+    if not (arguments.faults or arguments.replays):
+        failures += climb_ladder(arguments, dataset, engines, variants, lanes)
+    if arguments.faults or arguments.full:
+        failures += plant_faults(arguments, dataset)
+    if arguments.replays or arguments.full:
+        failures += replay(arguments, dataset)
+    if arguments.full:
+        failures += follow_trainings(arguments, dataset)
+    if failures:
+        raise RunError("; ".join(failures))
 
 
 def prepared(arguments: argparse.Namespace) -> "Dataset":
@@ -73,31 +103,85 @@ def climb_ladder(
     dataset: "Dataset",
     engines: list[str] | None,
     variants: list[str],
-) -> None:
+    lanes: list[str],
+) -> list[str]:
+    """Climb, show the tables, and return what failed."""
     from rich.console import Console
     from rich.table import Table
 
     from pipeline.terminal import say
     from portproof.engines import EngineError
-    from proof.ladder_report import matrix
+    from proof.ladder_report import matrices
     from proof.standard import LADDER_PAGE, prove_ladder, runnable, standard_attempts
 
     try:
-        attempts = standard_attempts(runnable(engines, say), variants, LANES, arguments.seeds)
+        attempts = standard_attempts(runnable(engines, say), variants, lanes, arguments.seeds)
         verdicts = prove_ladder(dataset, arguments.output_dir, list(attempts), say, command())
     except ValueError as error:
         raise UsageError(str(error)) from error
     except EngineError as error:
         raise RunError(str(error)) from error
-    headings, rows = matrix(verdicts)
-    table = Table(*headings)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    for name, headings, rows in matrices(verdicts):
+        table = Table(*headings, title=name, title_justify="left")
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
     say(f"written: {arguments.output_dir / LADDER_PAGE}")
     failed = [verdict for verdict in verdicts if not verdict.passed]
-    if failed:
-        raise RunError(f"{len(failed)} of {len(verdicts)} climbs failed")
+    return [f"{len(failed)} of {len(verdicts)} climbs failed"] if failed else []
+
+
+def plant_faults(arguments: argparse.Namespace, dataset: "Dataset") -> list[str]:
+    """Plant every fault whose engine can run here, and return what was not as expected."""
+    from pipeline.engines import ENGINES
+    from pipeline.terminal import say
+    from proof.catalogue import FAULTS
+    from proof.standard import FAULTS_PAGE, prove_faults
+
+    runnable = {name for name, engine in ENGINES.items() if not engine.why_not()}
+    faults = [fault for fault in FAULTS if fault.engine in runnable]
+    if missing := len(FAULTS) - len(faults):
+        say(f"{missing} faults are left out: their engines cannot run here")
+    outcomes = prove_faults(
+        dataset,
+        arguments.output_dir,
+        faults,
+        say,
+        command(),
+        with_practice=arguments.practice or arguments.full,
+    )
+    say(f"written: {arguments.output_dir / FAULTS_PAGE}")
+    wrong = [outcome for outcome in outcomes if list(outcome.mistakes())]
+    return [f"{len(wrong)} of {len(outcomes)} faults not as expected"] if wrong else []
+
+
+def replay(arguments: argparse.Namespace, dataset: "Dataset") -> list[str]:
+    """Replay the reported disagreements, and return what was not as expected."""
+    from pipeline.terminal import say
+    from portproof.engines import EngineError
+    from proof.standard import REPLAYS_PAGE, prove_replays
+
+    try:
+        replayed = prove_replays(dataset, arguments.output_dir, say, command())
+    except EngineError as error:
+        raise RunError(str(error)) from error
+    say(f"written: {arguments.output_dir / REPLAYS_PAGE}")
+    wrong = [each for each in replayed if list(each.mistakes())]
+    return [f"{len(wrong)} of {len(replayed)} replays not as expected"] if wrong else []
+
+
+def follow_trainings(arguments: argparse.Namespace, dataset: "Dataset") -> list[str]:
+    """Follow whole trainings, and return which targets were missed."""
+    from pipeline.terminal import say
+    from portproof.engines import EngineError
+    from proof.full import NUM_SEEDS, prove_training
+
+    try:
+        return prove_training(
+            dataset, arguments.output_dir, max(arguments.seeds, NUM_SEEDS), say, command()
+        )
+    except EngineError as error:
+        raise RunError(str(error)) from error
 
 
 def command() -> str:

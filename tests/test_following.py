@@ -3,7 +3,7 @@ import pytest
 
 from pipeline.masks import keep_mask
 from portproof.exchange import read_arrays
-from portproof.following import Follower, PartedError, group_gaps, horizon, state_path
+from portproof.following import EnoughSeenError, Follower, group_gaps, horizon, state_path
 
 
 def state(shift=0.0):
@@ -51,7 +51,7 @@ def test_a_synchronised_run_goes_on_from_the_references_state(tmp_path, referenc
 def test_a_run_that_has_parted_is_followed_no_further(tmp_path, reference):
     follower = Follower(tmp_path / "run", every=5, reference=reference, stop_gap=0.3)
     follower.look(5, state(0.25))
-    with pytest.raises(PartedError, match=r"parted by 0\.5 after step 10"):
+    with pytest.raises(EnoughSeenError, match=r"parted by 0\.5 after step 10"):
         follower.look(10, state(0.5))
     assert horizon(follower.rows, 0.3) == 10
     assert horizon(follower.rows, 0.1) == 5

@@ -12,6 +12,7 @@ from portproof.exchange import Trace
 RUNGS = ("contract", "architecture")
 MISSING = "missing"
 POOLS = ("max_pool", "average_pool")
+DECAY_SETTINGS = ("optimizer.weight_decay", "optimizer.weight_decay_kind", "optimizer.decayed")
 ACTIVATIONS = ("leaky_relu", "relu", "softmax")
 SETTINGS = {
     r"layers\.[^.]+\.negative_slope": "leaky-slope",
@@ -131,14 +132,15 @@ def _optimizer_cause(path: str, left: Any, right: Any) -> str | None:
 
 
 def _decay_cause(path: str, evidence: Evidence) -> str | None:
-    """Name a difference in weight decay by its kind, whichever of its settings differs."""
-    if path not in ("optimizer.weight_decay", "optimizer.weight_decay_kind"):
+    """Name a difference in weight decay by the suspect's kind, or the kind that it lacks."""
+    if path not in DECAY_SETTINGS:
         return None
     kinds = [
         str(((trace.facts.get("contract") or {}).get("optimizer") or {}).get("weight_decay_kind"))
-        for trace in (evidence.left, evidence.right)
+        for trace in (evidence.right, evidence.left)
     ]
-    return "decoupled-weight-decay" if "decoupled" in kinds else "coupled-weight-decay"
+    kind = next((kind for kind in kinds if kind in ("coupled", "decoupled")), "coupled")
+    return f"{kind}-weight-decay"
 
 
 def _loss_cause(path: str, left: Any, right: Any) -> str | None:

@@ -317,12 +317,8 @@ def decay_in_the_gradient(evidence: Evidence) -> Diagnosis | None:
         share = _multiple([_double(weights[name]) for name in moved], rests)
         if share is None:
             return None
-        typed = nice(share, 1e-4)
-        share = share if typed is None else typed
-        hypothesis = [case.left[name] + share * _double(weights[name]) for name in moved]
-        fits.append(
-            fit((h, case.left[n], case.right[n]) for h, n in zip(hypothesis, moved, strict=True))
-        )
+        share, fitted = _typed_share(case, weights, moved, share)
+        fits.append(fitted)
         shares.append(share)
     if not shares or None in fits or not all(is_near(share, shares[0], 1e-3) for share in shares):
         return None
@@ -330,6 +326,21 @@ def decay_in_the_gradient(evidence: Evidence) -> Diagnosis | None:
         return None
     words = f"{number(shares[0])} times the weight is added to each kernel's gradient: weight "
     return Diagnosis("coupled-weight-decay", "kernels", f"{words}decay inside the loss; {fits[0]}")
+
+
+def _typed_share(
+    case: GradientCase, weights: Arrays, moved: Sequence[str], share: float
+) -> tuple[float, Fit | None]:
+    """Return the share as it was typed, as it is in float32, or as it shows itself; and its fit."""
+    typed = nice(share, 1e-4)
+    for tried in [share] if typed is None else [typed, float(np.float32(typed)), share]:
+        fitted = fit(
+            (case.left[name] + tried * _double(weights[name]), case.left[name], case.right[name])
+            for name in moved
+        )
+        if fitted:
+            return tried, fitted
+    return share, None
 
 
 def _double(array: Array) -> Array:
@@ -359,6 +370,13 @@ def pool_ties(evidence: Evidence) -> Diagnosis | None:
 def gradient_at_zero(evidence: Evidence) -> Diagnosis | None:
     """Recognise activations that pass the whole gradient on where their input is exactly zero."""
     known = recompute(evidence, is_zero_positive=True)
+    if not known:
+        return None
+    fitting = [one for one in known if _fit_gradients([one])]
+    # In float32, rounding sends some pool's gradient another way in a large batch, in any engine.
+    is_double = known[0].case.right[shared_names(known[0].case)[0]].dtype == np.float64
+    if not is_double and 2 * len(fitting) >= len(known):
+        known = fitting
     fitted = _fit_gradients(known)
     if not fitted:
         return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from portproof.exchange import Array, Arrays
 
 RUNGS = ("optimizer", "training")
 KNOWN_EPSILONS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-10, 1e-12)
+FLOAT32_SHARE = 1e-6
+"""Share by which a learning rate may part that went through float32."""
 MAX_STEPS = 3
 """Steps on which a hypothesis is computed."""
 MAX_COUNT = 100_000
@@ -337,7 +339,17 @@ def learning_rate(evidence: Evidence) -> Diagnosis | None:
     fitted = fit_updates(updates, lambda adam, step: replace(adam, learning_rate=rates[step]))
     if not fitted or not all(rate > 0 for rate in rates.values()):
         return None
+    return _rate_words(own, rates, evidence, fitted)
+
+
+def _rate_words(
+    own: dict[int, float], rates: dict[int, float], evidence: Evidence, fitted: Fit
+) -> Diagnosis | None:
     where = "optimizer.learning_rate"
+    # Only a float64 run shows a rate that well.
+    if all(is_near(rate, own[step], FLOAT32_SHARE) for step, rate in rates.items()):
+        words = "the learning rate is the reference's to float32: the schedule is computed in it"
+        return Diagnosis("float32-inside-float64", where, f"{words}; {fitted}")
     is_constant = all(is_near(rate, rates[1], 1e-3) for rate in rates.values())
     is_own_constant = all(is_near(rate, own[1], 1e-3) for rate in own.values())
     if not is_constant and betas(evidence):
@@ -345,6 +357,12 @@ def learning_rate(evidence: Evidence) -> Diagnosis | None:
     if is_constant and not is_own_constant:
         words = f"the learning rate stays at {number(rates[1])} from step to step, where the "
         words += f"reference's is {_listed(own)}: its schedule does not move with the steps"
+        return Diagnosis("schedule-per-epoch", where, f"{words}; {fitted}")
+    if _num_changes(own) >= 3 * max(_num_changes(rates), 1):
+        words = (
+            f"the learning rate is {_listed(rates)} from step to step, where the reference's is "
+        )
+        words += f"{_listed(own)}: it moves from epoch to epoch"
         return Diagnosis("schedule-per-epoch", where, f"{words}; {fitted}")
     if is_own_constant and (begins := _step_of_change(rates, own[1])):
         words = f"the learning rate is {number(rates[begins])} from step {begins} on, against "
@@ -355,6 +373,10 @@ def learning_rate(evidence: Evidence) -> Diagnosis | None:
     else:
         words = f"the learning rate is {_listed(rates)} against {_listed(own)} from step to step"
     return Diagnosis("learning-rate", where, f"{words}; {fitted}")
+
+
+def _num_changes(rates: dict[int, float]) -> int:
+    return sum(not is_near(one, two, 1e-3) for one, two in pairwise(rates.values()))
 
 
 def _step_of_change(rates: dict[int, float], own: float) -> int | None:
@@ -392,13 +414,14 @@ def decoupled_decay(evidence: Evidence) -> Diagnosis | None:
     square = sum(float(np.vdot(before[name], before[name])) for name in rests)
     if not square > 0:
         return None
-    product = sum(float(np.vdot(before[name], rests[name])) for name in rests)
-    decay = -product / square / adam.learning_rate
-    typed = nice(decay, 1e-3)
-    decay = decay if typed is None else typed
+    lost = -sum(float(np.vdot(before[name], rests[name])) for name in rests)
+    decay = lost / square / adam.learning_rate
     if abs(decay) < 1e-6 * max(adam.decay, 1e-3):
         decay = 0.0
-    for is_kernels_only in (False, True):
+    typed = nice(decay, 1e-3)
+    # As it was typed, as Keras casts it, or as it shows itself.
+    tried = [decay] if typed is None else [typed, float(np.float32(typed)), decay]
+    for decay, is_kernels_only in product(dict.fromkeys(tried), (False, True)):
         fitted = fit(_decayed(updates, decay, is_kernels_only), is_state=True)
         if fitted:
             words = f"decoupled weight decay is {number(decay)} against {number(adam.decay)}"

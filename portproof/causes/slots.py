@@ -14,7 +14,7 @@ from portproof.causes.fits import (
     proportion,
     size_of,
 )
-from portproof.causes.reading import Steps, optimizer_settings
+from portproof.causes.reading import Steps, optimizer_settings, under
 from portproof.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, recognises
 from portproof.exchange import Array, Arrays
 
@@ -147,10 +147,30 @@ def clipped_gradients(evidence: Evidence) -> Diagnosis | None:
     losses = left.loss(1), right.loss(1)
     if losses[0] is not None and losses[1] is not None and not is_near(losses[0], losses[1], 1e-4):
         return None  # the loss itself is another
-    for words in (_by_value(one, two), _by_each_norm(one, two), _by_all(evidence, one, two)):
+    # A reference that clips too has scaled its gradients all alike, by what the others show.
+    is_clipped = str(optimizer_settings(evidence).get("clipping", "none")) != "none"
+    own = _unscaled(one, two) if is_clipped else one
+    for words in (_by_value(own, two), _by_each_norm(own, two), _by_all(evidence, one, two)):
         if words:
             return Diagnosis("clipped-gradients", "optimizer.clipping", words)
     return None
+
+
+def _unscaled(one: Arrays, two: Arrays) -> Arrays:
+    """Return `one` in the scale of what `two` leaves as it is: where it is most, clipping least."""
+    ratios = [
+        float(np.vdot(one[name], two[name])) / square
+        for name in one
+        if (square := float(np.vdot(one[name], one[name]))) > 0
+    ]
+    whole = [
+        np.asarray(two[name], np.float64)[one[name] != 0] / one[name][one[name] != 0]
+        for name in one
+    ]
+    # Clipped value by value, most values of all are as they were.
+    middle = float(np.median(np.concatenate([ratio.reshape(-1) for ratio in whole])))
+    scale = max([middle, *ratios])
+    return {name: scale * np.asarray(value, np.float64) for name, value in one.items()}
 
 
 def _by_value(one: Arrays, two: Arrays) -> str | None:
@@ -180,6 +200,8 @@ def _by_each_norm(one: Arrays, two: Arrays) -> str | None:
 
 def _by_all(evidence: Evidence, one: Arrays, two: Arrays) -> str | None:
     ratio = proportion(list(one.values()), [two[name] for name in one])
+    if ratio is not None and (words := _by_norm_and_more(evidence, one, two)):
+        return words
     if ratio is None or is_near(ratio, 1, 1e-6):
         return None
     norms = _norm(iter(one.values())), _norm(iter(two.values()))
@@ -191,3 +213,44 @@ def _by_all(evidence: Evidence, one: Arrays, two: Arrays) -> str | None:
         words = f"the gradients' total norm, {norms[1]:.4g}, is not clipped; the reference's is"
         return f"{words}, {contract}"
     return None
+
+
+def _by_norm_and_more(evidence: Evidence, one: Arrays, two: Arrays) -> str | None:
+    """Recognise clipping by the norm of all plus 1e-6, as torch's `clip_grad_norm_` divides."""
+    if str(optimizer_settings(evidence).get("clipping", "none")) == "none":
+        return None
+    ratio = proportion(list(one.values()), [two[name] for name in one], is_state=True)
+    norms = _norm(iter(one.values())), _norm(iter(two.values()))
+    if ratio is None or not 1e-12 < 1 - ratio < 1e-6 * 1.001 / norms[0]:
+        return None
+    total = ratio * 1e-6 / (1 - ratio)
+    words = f"the gradients' total norm is clipped to {norms[1]:.12g}, not {norms[0]:.12g}: it is "
+    return f"{words}divided by itself plus 1e-6, as if it was {total:.3g}"
+
+
+@recognises("coupled-weight-decay", on=RUNGS, rank=Rank.FITTED)
+def decay_in_clipped_gradients(evidence: Evidence) -> Diagnosis | None:
+    """Recognise a first gradient that holds a multiple of the weights and is clipped then."""
+    left, right, beta_1, _ = slot_steps(evidence)
+    if str(optimizer_settings(evidence).get("clipping", "none")) == "none":
+        return None  # `decay_in_the_gradient` looks at gradients as they are
+    one, two = left.gradients(1, beta_1), right.gradients(1, beta_1)
+    weights = under("weights", evidence.question.arrays)
+    names = [name for name in one if name in weights and weights[name].ndim > 1]
+    if not names:
+        return None
+    columns = [
+        np.concatenate([np.asarray(side[name], np.float64).reshape(-1) for name in names])
+        for side in (one, weights)
+    ]
+    received = np.concatenate([np.asarray(two[name], np.float64).reshape(-1) for name in names])
+    (scale, decay), *_ = np.linalg.lstsq(np.stack(columns, axis=1), received, rcond=None)
+    if not scale > 0 or not decay > 1e-9 * scale:
+        return None
+    fitted = fit(
+        (scale * np.asarray(one[name], np.float64) + decay * weights[name], one[name], two[name])
+        for name in names
+    )
+    words = "each kernel's gradient holds a multiple of the weight besides the reference's: weight "
+    words += f"decay inside the loss, before the clipping; {fitted}"
+    return Diagnosis("coupled-weight-decay", "kernels", words) if fitted else None

@@ -978,13 +978,12 @@ def _schedule(trainer: L.Trainer) -> str:
     return f"each {trainer.lr_scheduler_configs[0].interval}"
 
 
-def build_subject(reference: str, question: Question) -> LightningSubject:
-    """Return the subject that `module:function` makes, at the question's precision.
+def subject_of(made: Any, question: Question) -> LightningSubject:
+    """Return the subject of a module, alone or with Trainer options, at the question's precision.
 
     Settings: `precision`; `names`, canonical names by module path; `one_hot`; `input_shape`, which
     is otherwise taken from the question's images.
     """
-    made = load_reference(reference)()
     module, options = made if isinstance(made, tuple) else (made, {})
     settings = question.settings
     if str(settings.get("precision", "32")) == "64":
@@ -1014,7 +1013,7 @@ def main(reference: str, question_path: Path, trace_path: Path) -> int:
     """Answer a question about what `module:function` returns; return the exit code."""
     question = read_question(question_path)
     return answer_reference(
-        "lightning", question, lambda: build_subject(reference, question), trace_path
+        "lightning", question, lambda: subject_of(load_reference(reference)(), question), trace_path
     )
 
 

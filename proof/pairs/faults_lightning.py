@@ -86,15 +86,6 @@ def summed_loss(build: Build) -> Built:
     return override_method(build(), "training_step", training_step)
 
 
-def torch_init(build: Build) -> Built:
-    """Keep torch's own first weights."""
-    model, options = build()
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.reset_parameters()
-    return model, options
-
-
 def torch_adamw(build: Build) -> Built:
     """Torch's AdamW with Keras's ε: it stands inside the bias correction."""
     return with_optimizer(
@@ -239,15 +230,18 @@ FAULTS: dict[str, Callable[[Build], Built]] = {
     for fault in (
         symmetric_padding, torch_batchnorm, torch_epsilon, keras_momentum, torch_momentum,
         always_training, counted_padding, max_pool, softmax_output,
-        summed_loss, torch_init, torch_adamw, torch_adamw_epsilon, coupled_decay, decayed_biases,
+        summed_loss, torch_adamw, torch_adamw_epsilon, coupled_decay, decayed_biases,
         torch_decay, schedule_per_epoch, climbing_schedule, stock_clipping, clipped_apart,
         clipped_values, unclipped, torch_momentum_sgd,
     )
 }  # fmt: skip
 
-# What both halves are changed by before a fault is planted in one.
+# What both halves are changed by before a fault is planted in one; `counted-windows` is another
+# way of the Keras half to the same pool.
 VARIANTS: dict[str, Callable[[Build], Built]] = {
-    variant.__name__.replace("_", "-"): variant for variant in (uneven_pool, momentum_sgd)
+    "uneven-pool": uneven_pool,
+    "counted-windows": uneven_pool,
+    "momentum-sgd": momentum_sgd,
 }
 
 

@@ -1,0 +1,131 @@
+"""The proof's results as Markdown, for the run's folder and for `docs/`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from proof.ladder_report import table
+from proof.practice import CHECKS
+
+Rows = Sequence[Mapping[str, Any]]
+WORDS = {True: "passes", False: "**seen**", None: "cannot be made"}
+
+
+def faults_page(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the page of planted faults."""
+    rows: Rows = found["faults"]
+    planted = [row for row in rows if not row["is_harmless"]]
+    right = [row for row in planted if not row["not_as_expected"]]
+    harmless = [row for row in rows if row["is_harmless"]]
+    quiet = [row for row in harmless if not row["not_as_expected"]]
+    yield "# Planted faults"
+    yield ""
+    yield (
+        f"{len(planted)} porting mistakes, planted one at a time in the production code of one "
+        "half, inside its process. The other half stays as it is, and the whole ladder is climbed "
+        f"in float64. {len(right)} are caught on the expected rung, at the expected place, by the "
+        f"expected cause. Of {len(harmless)} changes that must change nothing, {len(quiet)} raise "
+        "no alarm."
+    )
+    yield ""
+    yield from origin_lines(found)
+    yield ""
+    rows_shown = [[*_caught(row)] for row in planted]
+    yield from table(("mistake", "planted in", "caught on rung", "at", "named"), rows_shown)
+    yield ""
+    yield "## Changes that must change nothing"
+    yield ""
+    shown = [[row["mistake"], row["engine"], _alarm(row)] for row in harmless]
+    yield from table(("change", "planted in", "alarm"), shown)
+    if found.get("practice"):
+        yield ""
+        yield from practice_lines(planted, found["practice"])
+
+
+def _caught(row: Mapping[str, Any]) -> Iterator[str]:
+    wrong = "".join(f" ({text})" for text in row["not_as_expected"])
+    explained = ", explained" if row["status"] == "explained" else ""
+    variant = f", {row['variant']}" if row["variant"] != "base" else ""
+    yield _cell(row["mistake"])
+    yield f"{row['engine']}{variant}"
+    yield f"{row['rung'] or 'not caught'}{explained}{wrong}"
+    yield _code(row["where"])
+    yield _code(row["cause"])
+
+
+def _alarm(row: Mapping[str, Any]) -> str:
+    return f"{row['rung']}: {_code(row['where'])}" if row["rung"] else "none"
+
+
+def practice_lines(planted: Rows, practice: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the checks that people make of a port see of the same faults."""
+    checks = practice["checks"]
+    known = [row for row in planted if _place(row) in checks]
+    blind = [row for row in known if False not in checks[_place(row)].values()]
+    yield "## What usual practice would have seen"
+    yield ""
+    yield (
+        "The checks that people make of a port, really run on each fault, in float32: parameter "
+        "counts; shapes; logits of 64 test images after the weights are carried over, within 1e-3 "
+        "and within 1e-5; gradients in evaluation mode, within 1e-5; and the test accuracy after "
+        "one epoch on the real data, within the range that the true network reaches. Of "
+        f"{len(known)} faults, {len(blind)} are seen by none of them."
+    )
+    yield ""
+    rows = [
+        [
+            _cell(row["mistake"]),
+            row["engine"],
+            *(WORDS[checks[_place(row)][name]] for name in CHECKS),
+        ]
+        for row in sorted(known, key=lambda row: row not in blind)
+    ]
+    yield from table(("mistake", "planted in", *CHECKS), rows)
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    return f"{row['engine']}/{row['fault']}"
+
+
+def replays_page(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the page of replayed disagreements."""
+    rows: Rows = found["replays"]
+    right = [row for row in rows if not row["not_as_expected"]]
+    yield "# Reported disagreements, replayed"
+    yield ""
+    yield (
+        f"{len(rows)} public threads in which Keras and PyTorch, or two backends, disagree. Each "
+        "is reduced to this pipeline's network or to a second pair (strided convolutions, "
+        "BatchNorm, average pooling, AdamW with a schedule and clipping), and the ladder is asked "
+        f"where the numbers part and why. It names the expected rung and cause in {len(right)}."
+    )
+    yield ""
+    yield from origin_lines(found)
+    yield ""
+    shown = [
+        [
+            f"[{_cell(row['thread_title'])}]({row['thread_url']})",
+            _cell(row["reported"]),
+            f"{row['pair']}, {row['engine']}",
+            row["found_rung"] or "none",
+            f"{_code(row['found_cause'])}: {_cell(row['sentence'])}",
+        ]
+        for row in rows
+    ]
+    headings = ("thread", "reported", "replayed in", "numbers part at", "named")
+    yield from table(headings, shown)
+
+
+def origin_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where results come from."""
+    machine, packages = found["machine"], found["packages"]
+    versions = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+    yield f"`{found['command']}`, {machine['cpu']}, {machine['cores']} cores; {versions}."
+
+
+def _code(text: str) -> str:
+    return f"`{_cell(text)}`" if text else "–"
+
+
+def _cell(text: str) -> str:
+    """Return a text that cannot end a table's cell."""
+    return text.replace("|", "\\|").replace("\n", " ")

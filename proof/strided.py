@@ -1,0 +1,124 @@
+"""The second pair on the ladder: layers and an optimizer that the tutorial's network has not.
+
+Strided convolutions, BatchNorm, average pooling, AdamW with a schedule and global-norm clipping.
+Nothing here is Fashion-MNIST's or its network's: `portproof` is asked about a pair as a user's is.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from portproof.compare import Tolerance
+from portproof.exchange import Array, Question, Trace
+from portproof.ladder import Terms, Verdict, climb
+from proof.engine_room import EngineRoom
+from proof.terms import WAIVERS
+
+POINTS = ("conv1", "norm1", "act1", "conv2", "norm2", "act2", "pool", "flatten", "logits")
+SHAPES = {
+    "conv1.kernel": (3, 3, 3, 16),
+    "conv2.kernel": (3, 3, 16, 24),
+    "logits.kernel": (96, 10),
+    "logits.bias": (10,),
+}
+NORMS = {"norm1": 16, "norm2": 24}
+BATCH_SIZE, LAST_BATCH_SIZE = 16, 6
+NUM_STEPS, STEPS_PER_EPOCH = 10, 5
+
+ROUNDING = Tolerance(
+    "STRIDED_FLOAT64",
+    absolute=1e-13,
+    relative=1e-12,
+    reason="float64 sums in different orders, through BatchNorm and ten steps of AdamW",
+    measured="see the largest gaps in `docs/parity.md`",
+)
+OWN_STEP = {
+    "optimizer.learning_rate_in_velocity": "the Lightning half's SGD has a step of its own, which "
+    "its class does not show: rung 8 compares what it computes"
+}
+"""What the variant `momentum-sgd` waives besides."""
+
+
+def terms_of(variant: str) -> Terms:
+    """Return what may differ in a variant of the pair."""
+    waivers = {**WAIVERS, **(OWN_STEP if variant == "momentum-sgd" else {})}
+    return Terms("float64", lambda rung, key: ROUNDING, waivers)
+
+
+@dataclass
+class StridedClimber:
+    """Climbs with the second pair; `room` is one of its programs."""
+
+    room: EngineRoom
+    _questions: dict[str, Question] = field(default_factory=dict)
+    _answers: dict[tuple[str, str], Trace] = field(default_factory=dict)
+
+    def climb(self, left: str, right: str, variant: str = "", fault: str = "") -> Verdict:
+        """Compare `right`, with a fault planted if one is named, with the reference `left`.
+
+        Raises:
+            EngineError: an engine died, left no trace or took too long.
+        """
+        question = self._question(variant)
+        reference = self._answer(left, question)
+        suspect = self.room.ask(right, question, fault) if fault else self._answer(right, question)
+        title = " · ".join(word for word in ("strided", variant, fault) if word)
+        return climb(question, reference, suspect, terms_of(variant), title)
+
+    def _answer(self, engine: str, question: Question) -> Trace:
+        key = (engine, question.identity)
+        if key not in self._answers:
+            self._answers[key] = self.room.ask(engine, question)
+        return self._answers[key]
+
+    def _question(self, variant: str) -> Question:
+        if variant not in self._questions:
+            images, arrays = _images(), _weights()
+            settings = {"precision": "64", "variant": variant, "points": list(POINTS)}
+            points = self.room.ask(
+                "lightning", Question(("points",), settings, {**arrays, "images": images})
+            )
+            self._questions[variant] = strided_question(variant, points)
+        return self._questions[variant]
+
+
+def strided_question(variant: str, points: Trace) -> Question:
+    """Ask for all that any model can be asked; `points` holds the layers' inputs."""
+    images, random = _images(), np.random.default_rng(1)
+    classes = random.integers(10, size=len(images))
+    arrays = {**_weights(), "images": images}
+    before = [images, *(points.arrays[f"point.{name}"] for name in POINTS[:-1])]
+    arrays |= {f"input.{name}": array for name, array in zip(POINTS, before, strict=True)}
+    for case, size in {"full": BATCH_SIZE, "partial": LAST_BATCH_SIZE}.items():
+        arrays[f"images.{case}"], arrays[f"labels.{case}"] = images[:size], classes[:size]
+    for step in range(NUM_STEPS):
+        size = BATCH_SIZE if (step + 1) % STEPS_PER_EPOCH else LAST_BATCH_SIZE
+        arrays[f"batch.{step}.images"] = random.uniform(size=(size, 16, 16, 3))
+        arrays[f"batch.{step}.labels"] = random.integers(10, size=size)
+    settings = {
+        "precision": "64",
+        "variant": variant,
+        "points": list(POINTS),
+        "cases": ["full", "partial"],
+        "gradient_cases": ["full", "partial"],
+        "steps": NUM_STEPS,
+        "steps_per_epoch": STEPS_PER_EPOCH,
+    }
+    asks = ("contract", "layers", "points", "forced", "cases", "gradients", "steps")
+    return Question(asks, settings, arrays)
+
+
+def _images() -> Array:
+    return np.random.default_rng(0).uniform(size=(BATCH_SIZE, 16, 16, 3))
+
+
+def _weights() -> dict[str, Array]:
+    """Return weights and moving statistics of which none is at its first value."""
+    random = np.random.default_rng(2)
+    weights = {name: random.normal(0, 0.2, shape) for name, shape in SHAPES.items()}
+    for norm, channels in NORMS.items():
+        weights[f"{norm}.gamma"] = random.uniform(0.5, 1.5, channels)
+        weights[f"{norm}.beta"] = random.normal(0, 0.2, channels)
+        weights[f"{norm}.moving_mean"] = random.normal(0, 0.1, channels)
+        weights[f"{norm}.moving_variance"] = random.uniform(0.5, 1.5, channels)
+    return {f"weights.{name}": array for name, array in weights.items()}
