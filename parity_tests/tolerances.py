@@ -9,20 +9,6 @@ LOGITS_FLOAT32 = Tolerance(
     measured="0",
 )
 
-TRAINING_FLOAT64 = Tolerance(
-    "TRAINING_FLOAT64",
-    absolute=1e-12,
-    reason="float64 rounding, grown through 20 Adam steps; logits are of order 1 to 10",
-    measured="2.1e-14 at most among Lightning, Keras-TensorFlow and Keras-torch",
-)
-
-EPOCH_METRICS_FLOAT64 = Tolerance(
-    "EPOCH_METRICS_FLOAT64",
-    absolute=1e-7,
-    reason="torchmetrics divides counts of hits in float32; losses agree to 1e-15",
-    measured="2.8e-8, half a unit in the last place of a float32 near 0.5",
-)
-
 EPOCH_BASE_FLOAT32 = Tolerance(
     "EPOCH_BASE_FLOAT32",
     absolute=0.02,

@@ -7,7 +7,7 @@ from proof.ladder_report import table
 from proof.practice import CHECKS
 
 Rows = Sequence[Mapping[str, Any]]
-WORDS = {True: "passes", False: "**seen**", None: "cannot be made"}
+WORDS = {True: "passes", False: "**seen**", None: "cannot be made", "left out": ""}
 
 
 def faults_page(found: Mapping[str, Any]) -> Iterator[str]:
@@ -67,8 +67,9 @@ def practice_lines(planted: Rows, practice: Mapping[str, Any]) -> Iterator[str]:
         "The checks that people make of a port, really run on each fault, in float32: parameter "
         "counts; shapes; logits of 64 test images after the weights are carried over, within 1e-3 "
         "and within 1e-5; gradients in evaluation mode, within 1e-5; and the test accuracy after "
-        "one epoch on the real data, within the range that the true network reaches. Of "
-        f"{len(known)} faults, {len(blind)} are seen by none of them."
+        "one epoch on the real data, within the range that the true network reaches, for those "
+        f"that no other check has seen. Of {len(known)} faults, {len(blind)} are seen by none of "
+        "them; these stand first."
     )
     yield ""
     rows = [

@@ -67,10 +67,11 @@ class Outcome:
 def route_of(fault: Fault, is_whole: bool = True) -> Route:
     """Return the climb that a fault is planted in: of the whole ladder, or of its rung.
 
-    With its rung go the contract, which must pass where the fault is no setting, and the
-    architecture, which diagnoses read.
+    With its rung go the contract, which must pass where the fault is no setting, and what
+    diagnoses read: the architecture and, of whole trainings, the batches and the first steps.
     """
-    rungs = ("contract", "architecture", fault.rung)
+    read = ("data", "optimizer") if fault.rung in ("training", "evaluation") else ()
+    rungs = ("contract", "architecture", *read, fault.rung)
     return Route(fault.variant, rungs=() if is_whole or fault.is_harmless else rungs)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from portproof.compare import Tolerance
 from portproof.exchange import Array, Question, Trace
 from portproof.ladder import Terms, Verdict, climb
+from portproof.pair import PAIR_FLOAT64, pair_question, points_question
 from proof.engine_room import EngineRoom
 from proof.terms import WAIVERS
 
@@ -25,13 +25,6 @@ NORMS = {"norm1": 16, "norm2": 24}
 BATCH_SIZE, LAST_BATCH_SIZE = 16, 6
 NUM_STEPS, STEPS_PER_EPOCH = 10, 5
 
-ROUNDING = Tolerance(
-    "STRIDED_FLOAT64",
-    absolute=1e-13,
-    relative=1e-12,
-    reason="float64 sums in different orders, through BatchNorm and ten steps of AdamW",
-    measured="see the largest gaps in `docs/parity.md`",
-)
 OWN_STEP = {
     "optimizer.learning_rate_in_velocity": "the Lightning half's SGD has a step of its own, which "
     "its class does not show: rung 8 compares what it computes"
@@ -42,7 +35,7 @@ OWN_STEP = {
 def terms_of(variant: str) -> Terms:
     """Return what may differ in a variant of the pair."""
     waivers = {**WAIVERS, **(OWN_STEP if variant == "momentum-sgd" else {})}
-    return Terms("float64", lambda rung, key: ROUNDING, waivers)
+    return Terms("float64", lambda rung, key: PAIR_FLOAT64, waivers)
 
 
 @dataclass
@@ -73,46 +66,28 @@ class StridedClimber:
 
     def _question(self, variant: str) -> Question:
         if variant not in self._questions:
-            images, arrays = _images(), _weights()
-            settings = {"precision": "64", "variant": variant, "points": list(POINTS)}
-            points = self.room.ask(
-                "lightning", Question(("points",), settings, {**arrays, "images": images})
+            weights, batches = pair_weights(), pair_batches()
+            seen = self.room.ask(
+                "lightning", points_question(weights, batches, POINTS, variant=variant)
             )
-            self._questions[variant] = strided_question(variant, points)
+            self._questions[variant] = pair_question(
+                weights, batches, POINTS, seen, steps_per_epoch=STEPS_PER_EPOCH, variant=variant
+            )
         return self._questions[variant]
 
 
-def strided_question(variant: str, points: Trace) -> Question:
-    """Ask for all that any model can be asked; `points` holds the layers' inputs."""
-    images, random = _images(), np.random.default_rng(1)
-    classes = random.integers(10, size=len(images))
-    arrays = {**_weights(), "images": images}
-    before = [images, *(points.arrays[f"point.{name}"] for name in POINTS[:-1])]
-    arrays |= {f"input.{name}": array for name, array in zip(POINTS, before, strict=True)}
-    for case, size in {"full": BATCH_SIZE, "partial": LAST_BATCH_SIZE}.items():
-        arrays[f"images.{case}"], arrays[f"labels.{case}"] = images[:size], classes[:size]
-    for step in range(NUM_STEPS):
-        size = BATCH_SIZE if (step + 1) % STEPS_PER_EPOCH else LAST_BATCH_SIZE
-        arrays[f"batch.{step}.images"] = random.uniform(size=(size, 16, 16, 3))
-        arrays[f"batch.{step}.labels"] = random.integers(10, size=size)
-    settings = {
-        "precision": "64",
-        "variant": variant,
-        "points": list(POINTS),
-        "cases": ["full", "partial"],
-        "gradient_cases": ["full", "partial"],
-        "steps": NUM_STEPS,
-        "steps_per_epoch": STEPS_PER_EPOCH,
-    }
-    asks = ("contract", "layers", "points", "forced", "cases", "gradients", "steps")
-    return Question(asks, settings, arrays)
+def pair_batches() -> list[tuple[Array, Array]]:
+    """Return ten batches of noise; each epoch's last is smaller."""
+    random = np.random.default_rng(0)
+    sizes = [
+        BATCH_SIZE if (step + 1) % STEPS_PER_EPOCH else LAST_BATCH_SIZE for step in range(NUM_STEPS)
+    ]
+    return [
+        (random.uniform(size=(size, 16, 16, 3)), random.integers(10, size=size)) for size in sizes
+    ]
 
 
-def _images() -> Array:
-    return np.random.default_rng(0).uniform(size=(BATCH_SIZE, 16, 16, 3))
-
-
-def _weights() -> dict[str, Array]:
+def pair_weights() -> dict[str, Array]:
     """Return weights and moving statistics of which none is at its first value."""
     random = np.random.default_rng(2)
     weights = {name: random.normal(0, 0.2, shape) for name, shape in SHAPES.items()}
@@ -121,4 +96,4 @@ def _weights() -> dict[str, Array]:
         weights[f"{norm}.beta"] = random.normal(0, 0.2, channels)
         weights[f"{norm}.moving_mean"] = random.normal(0, 0.1, channels)
         weights[f"{norm}.moving_variance"] = random.uniform(0.5, 1.5, channels)
-    return {f"weights.{name}": array for name, array in weights.items()}
+    return weights

@@ -1,0 +1,68 @@
+"""Each planted mistake is caught on its rung, at its place, and named by its cause.
+
+Here a fault is looked for on its own rung, the contract and the architecture;
+`scripts/prove.py --faults` climbs the whole ladder with each, the slow ones too.
+"""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from proof.catalogue import FAULTS, LIGHTNING, TENSORFLOW, Fault
+from proof.planting import Outcome, alternating, plant
+
+QUICK = [fault for fault in FAULTS if fault.quick]
+SLOW = [fault for fault in FAULTS if not fault.quick]
+
+
+def named(fault):
+    return f"{fault.engine}-{fault.name}"
+
+
+@pytest.fixture(scope="module")
+def outcome(climber, request):
+    """Return a function that waits for a fault's outcome; two engines are at work at a time."""
+    wanted = {
+        item.callspec.params["fault"]
+        for item in request.session.items
+        if item.path == request.path and hasattr(item, "callspec")
+    }
+    pool = ThreadPoolExecutor(2)
+    planted: dict[Fault, Future[Outcome]] = {
+        fault: pool.submit(plant, climber, fault, is_whole=False)
+        for fault in alternating([fault for fault in FAULTS if fault in wanted])
+    }
+    yield lambda fault: planted[fault].result()
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("fault", QUICK, ids=named)
+def test_a_fault_is_caught_and_named(outcome, fault):
+    assert list(outcome(fault).mistakes()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", SLOW, ids=named)
+def test_a_slow_fault_is_caught_and_named(outcome, fault):
+    assert list(outcome(fault).mistakes()) == []
+
+
+def test_a_fault_that_is_called_by_another_name_is_seen(climber):
+    """The twin: the check above fails where catalogue and ladder do not agree."""
+    right = next(fault for fault in QUICK if fault.name == "torch-slope")
+    fields = {"engine": LIGHTNING, "mistake": "a slope", "rung": right.rung, "cause": right.cause}
+    for changes, words in (
+        ({"rung": "data"}, "rung is contract, expected data"),
+        ({"cause": "loss-sum"}, "cause is leaky-slope, expected loss-sum"),
+        ({"where": "layers.conv1"}, "found first at layers.act1"),
+    ):
+        wrong = Fault(right.name, **{**fields, **changes})
+        assert words in "; ".join(plant(climber, wrong, is_whole=False).mistakes())
+    harmless = Fault(right.name, LIGHTNING, mistake="a slope", is_harmless=True)
+    assert "false alarm at rung contract" in "; ".join(plant(climber, harmless).mistakes())
+
+
+def test_a_fault_that_no_program_plants_gives_no_verdict(climber):
+    unknown = Fault("unknown", TENSORFLOW, "contract", cause="loss-sum", mistake="none")
+    (words,) = plant(climber, unknown, is_whole=False).mistakes()
+    assert words.startswith("no verdict: ")

@@ -1,0 +1,51 @@
+"""The true pair on the whole ladder: every engine, both variants, both lanes, both paths."""
+
+import pytest
+
+from proof.climbs import REFERENCE, Route
+
+PAIRS = [
+    ("keras-tensorflow", Route("base")),
+    ("keras-tensorflow", Route("dropout")),
+    ("keras-torch", Route("base")),
+    ("keras-tensorflow", Route("base", plain=True)),
+    ("keras-tensorflow", Route("dropout", plain=True)),
+    ("keras-tensorflow", Route("base", "32")),
+    ("keras-tensorflow", Route("dropout", "32")),
+]
+
+
+@pytest.mark.parametrize(
+    ("engine", "route"), PAIRS, ids=lambda value: getattr(value, "title", value)
+)
+def test_two_engines_are_the_same_computation(climber, engine, route):
+    verdict = climber.climb(REFERENCE, engine, route)
+    assert verdict.passed, verdict.first_failure
+    statuses = {rung.name: rung.status for rung in verdict.rungs}
+    is_base = route.variant == "base"
+    assert statuses.pop("dropout") == ("skipped" if is_base else "passed")
+    assert set(statuses.values()) == {"passed"}
+
+
+def test_jax_parts_by_the_slope_at_zero_and_by_nothing_else(climber):
+    verdict = climber.climb(REFERENCE, "keras-jax", Route("base"))
+    assert verdict.passed, verdict.first_failure
+    explained = {rung.name for rung in verdict.rungs if rung.status == "explained"}
+    assert explained == {"gradients", "optimizer", "training", "evaluation"}
+    assert verdict.rung("gradients").diagnoses[0].cause == "gradient-at-zero"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_there_is_no_false_alarm(climber, seed):
+    verdict = climber.climb(REFERENCE, "keras-tensorflow", Route("dropout", seed=seed))
+    assert verdict.passed, verdict.first_failure
+
+
+@pytest.mark.parametrize("fault", ["one-slope", "detached-block", "unweighted-metrics"])
+def test_the_float32_lane_catches_faults_too(climber, fault):
+    rungs = ("contract", "architecture", "layers", "gradients", "training", "evaluation")
+    verdict = climber.climb("keras-tensorflow", REFERENCE, Route("base", "32", rungs=rungs), fault)
+    expected = {"one-slope": "layers", "detached-block": "gradients"}.get(fault, "evaluation")
+    assert verdict.first_failure is not None
+    assert verdict.first_failure.name == expected

@@ -1,0 +1,18 @@
+"""Disagreements that people report are replayed, and the ladder names the cause of each."""
+
+import pytest
+
+from proof.replaying import replay_all
+from proof.replays import REPLAYS
+
+
+@pytest.mark.parametrize("replay", REPLAYS, ids=lambda replay: replay.name)
+def test_a_reported_disagreement_is_named(climber, strided, replay):
+    (replayed,) = replay_all(climber, strided, [replay])
+    assert list(replayed.mistakes()) == []
+
+
+def test_there_are_many_and_each_links_its_thread():
+    assert len(REPLAYS) >= 10
+    assert len({replay.thread_url for replay in REPLAYS}) == len(REPLAYS)
+    assert all(replay.thread_url.startswith("https://") for replay in REPLAYS)

@@ -1,0 +1,98 @@
+"""A second, different pair: nothing in `portproof` knows the tutorial's network or data."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("engine", "variant"),
+    [
+        ("keras-tensorflow", ""),
+        ("keras-tensorflow", "momentum-sgd"),
+        ("keras-jax", ""),
+        ("keras-torch", ""),
+        ("keras-torch", "counted-windows"),
+    ],
+)
+def test_the_second_pair_is_the_same_computation(strided, engine, variant):
+    verdict = strided.climb("lightning", engine, variant)
+    assert verdict.passed, verdict
+    passed = {rung.name for rung in verdict.rungs if rung.status == "passed"}
+    assert passed == {"contract", "architecture", "layers", "logits", "gradients", "optimizer"}
+
+
+def test_what_parts_keras_on_torch_is_named_and_vanishes_without_it(strided):
+    """Average pooling with uneven padding; counted by hand above, the gap is gone."""
+    verdict = strided.climb("lightning", "keras-torch", "uneven-pool")
+    assert verdict.first_failure.name == "layers"
+    assert [found.cause for found in verdict.first_failure.diagnoses] == ["pool-edge-repeated"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "fault", "rung", "cause"),
+    [
+        ("lightning", "max-pool", "contract", "pool-average"),
+        ("lightning", "torch-adamw", "contract", "adam-epsilon-placement"),
+        ("lightning", "torch-adamw-epsilon", "contract", "adam-epsilon-value"),
+        ("lightning", "torch-decay", "contract", "decoupled-weight-decay"),
+        ("lightning", "climbing-schedule", "optimizer", "learning-rate"),
+        ("lightning", "stock-clipping", "optimizer", "clipped-gradients"),
+        ("lightning", "clipped-apart", "optimizer", "clipped-gradients"),
+        ("lightning", "clipped-values", "contract", "clipped-gradients"),
+        ("lightning", "unclipped", "contract", "clipped-gradients"),
+        ("lightning", "softmax-output", "logits", "softmax-output"),
+        ("lightning", "summed-loss", "contract", "loss-sum"),
+        ("keras-tensorflow", "padded-by-one", "layers", "conv-padding"),
+        ("keras-tensorflow", "coupled-decay", "contract", "decoupled-weight-decay"),
+        ("keras-tensorflow", "keras-decay", "contract", "decoupled-weight-decay"),
+        ("keras-tensorflow", "single-schedule", "optimizer", "float32-inside-float64"),
+        ("keras-tensorflow", "summed-pool", "layers", "pool-padding"),
+    ],
+)
+def test_a_fault_in_it_is_caught_and_named(strided, engine, fault, rung, cause):
+    other = "keras-tensorflow" if engine == "lightning" else "lightning"
+    verdict = strided.climb(other, engine, fault=fault)
+    assert verdict.first_failure.name == rung
+    assert verdict.first_failure.diagnoses[0].cause == cause
+    # Where a setting gives it away, the numbers below bear it out.
+    if rung == "contract":
+        later = [each for each in verdict.rungs[1:] if each.status == "failed"]
+        assert later
+        causes = {found.cause for each in later for found in each.diagnoses}
+        assert cause in causes or fault == "coupled-decay"
+
+
+EXAMPLE = Path(__file__).resolve().parent.parent / "docs" / "examples" / "own_pair.py"
+
+
+def run_example(*arguments, folder=None):
+    return subprocess.run(
+        [sys.executable, str(EXAMPLE), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+    )
+
+
+def test_the_example_checks_a_pair_of_ones_own():
+    done = run_example()
+    assert done.returncode == 0, done.stderr
+    assert "the same computation on every rung asked for" in done.stdout
+
+
+def test_the_example_names_what_parts_a_pair_of_ones_own(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "from proof.pairs import strided_lightning as pair\n\n"
+        "def build():\n"
+        "    pair.BiasedBatchNorm2d = nn.BatchNorm2d\n"
+        "    return pair.build()\n"
+    )
+    done = run_example("proof.pairs.strided_keras:build", "mine:build", folder=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "they part at rung 1, contract" in done.stdout
+    assert "batchnorm-biased-variance" in done.stdout
