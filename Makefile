@@ -50,8 +50,9 @@ lock: setup ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) -c requirements/dev.txt pyproject.toml -o requirements/base.txt
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 
-readme: setup ## make the README's tables and listings anew
+readme: setup ## make the README's and the documents' made parts anew
 	$(VENV_PYTHON) -m pipeline.readme
+	$(VENV_PYTHON) -m proof.docs
 
 clean: ## remove .venv and the tools' caches; runs and data stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

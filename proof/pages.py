@@ -3,6 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from proof.full import (
+    EVERY,
+    FREE,
+    FREE_EPOCHS,
+    HORIZON_GAP,
+    STEPS_PER_EPOCH,
+    SYNCHRONISED,
+    horizons,
+    largest_gap,
+)
 from proof.ladder_report import table
 from proof.practice import CHECKS
 
@@ -60,7 +70,8 @@ def practice_lines(planted: Rows, practice: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the checks that people make of a port see of the same faults."""
     checks = practice["checks"]
     known = [row for row in planted if _place(row) in checks]
-    blind = [row for row in known if False not in checks[_place(row)].values()]
+    # What cannot be made counts as seen: a person would notice.
+    blind = [row for row in known if all(checks[_place(row)].values())]
     yield "## What usual practice would have seen"
     yield ""
     yield (
@@ -130,3 +141,46 @@ def _code(text: str) -> str:
 def _cell(text: str) -> str:
     """Return a text that cannot end a table's cell."""
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+def ladder_lines(page: str) -> Iterator[str]:
+    """Yield the tables of a ladder's page, without its single climbs."""
+    tables, _, _ = page.partition("## Each climb")
+    yield from tables.replace("## ", "### ").strip().splitlines()
+
+
+def training_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what following whole trainings found."""
+    stages, rows = found["stages"], []
+    for name in (*FREE, "base-0-keras-torch"):
+        for epochs in (1, FREE_EPOCHS):
+            gap = largest_gap(stages[name], epochs * STEPS_PER_EPOCH) if name in stages else None
+            if gap is not None:
+                engine, variant = stages[name]["stage"]["engine"], name.partition("-")[0]
+                masks = " (masks from NumPy)" if variant == "dropout" else ""
+                words = f"{engine}, {variant}{masks}, free, {epochs} epoch{'s' * (epochs > 1)}"
+                rows.append([words, f"{epochs * STEPS_PER_EPOCH:,}", f"{gap:.1e}"])
+    steps = stages[SYNCHRONISED]["steps"]
+    largest = max(row["weight"] for row in steps.values())
+    words = f"keras-tensorflow, base, gone on from Lightning's state every {EVERY} steps"
+    rows.append(
+        [f"{words}, in all {len(steps)} pieces", f"{max(map(int, steps)):,}", f"{largest:.1e}"]
+    )
+    yield from table(("run, against Lightning", "steps", "largest gap of any weight"), rows)
+    epochs = found["test_images_after_each_epoch"]["epochs"]
+    others = sum(row["other_labels"] for row in epochs)
+    logits = max(row["largest_logit_gap"] for row in epochs)
+    origin = found["origin"]
+    yield ""
+    yield (
+        f"After each of the {len(epochs)} epochs of the last run, {others} of "
+        f"{epochs[0]['images']:,} test images get another label; logits lie within {logits:.1e}. "
+        f"`{origin['command']}`, n = 1, {origin['machine']['cpu']}, "
+        f"{origin['machine']['cores']} cores."
+    )
+    for start, own in horizons(stages).items():
+        yield ""
+        shown = {name: f"step {step:,}" if step else "not by its end" for name, step in own.items()}
+        yield f"Parted by more than {HORIZON_GAP:g}, {start}: " + ", ".join(
+            f"{name} {words}" for name, words in shown.items()
+        )

@@ -208,7 +208,7 @@ def checks_of(practice: Practice, faults: Sequence[Fault], path: Path, say: Say)
         for fault, checks in zip(missing, pool.map(practice.checks, missing), strict=True):
             rows[place_of(fault)] = checks
             write_json(path, {"origin": origin, "checks": rows})
-            seen = [name for name, passes in checks.items() if passes is False]
+            seen = [name for name, passes in checks.items() if not passes]
             say(f"{place_of(fault)}: {', '.join(seen) or 'passes all'}")
 
 

@@ -94,3 +94,15 @@ def test_a_state_that_does_not_come_is_waited_for_only_so_long(tmp_path, referen
     follower = Follower(folder, every=5, reference=reference, patience_seconds=0.1)
     with pytest.raises(ValueError, match=r"cannot read .*state-000015"):
         follower.look(15, state())
+
+
+def test_a_run_ends_with_the_last_that_follows_it(tmp_path):
+    marks = (tmp_path / "one.json", tmp_path / "two.json")
+    follower = Follower(tmp_path / "run", every=5, ends_with=marks)
+    follower.look(5, state())
+    marks[0].touch()
+    follower.look(10, state())
+    marks[1].touch()
+    with pytest.raises(EnoughSeenError, match="nobody follows after step 15"):
+        follower.look(15, state())
+    assert "15" in follower.rows

@@ -1,0 +1,101 @@
+"""The long proof's stages and what is read off their results."""
+
+import copy
+from pathlib import Path
+
+import pytest
+
+from portproof.following import state_path
+from proof.full import (
+    EVERY,
+    MOVED,
+    NUM_SEEDS,
+    STEPS_PER_EPOCH,
+    SYNCHRONISED,
+    forget_states,
+    full_stages,
+    horizon_shares,
+    horizons,
+    largest_gap,
+    missed_targets,
+    question_of,
+)
+
+
+def rows(*gaps):
+    """Return what a follower saw, a look every 75 steps."""
+    return {str((n + 1) * EVERY): {"weight": gap} for n, gap in enumerate(gaps)}
+
+
+def results(between=400, own=400, num_seeds=NUM_SEEDS):
+    """Return results that reach every target; the horizons are in looks."""
+    quiet = [1e-15] * 200
+    stages = dict.fromkeys(("base-0-keras-tensorflow", "dropout-0-keras-tensorflow"), quiet)
+    stages |= {SYNCHRONISED: quiet}
+    for seed in range(num_seeds):
+        stages[f"hot-{seed}-keras-tensorflow"] = [0.0] * (between - 1) + [1e-5]
+        stages[f"hot-{seed}-{MOVED}"] = [0.0] * (own - 1) + [1e-5]
+    epochs = [{"epoch": n + 1, "other_labels": 0} for n in range(20)]
+    return {
+        "stages": {name: {"steps": rows(*gaps)} for name, gaps in stages.items()},
+        "test_images_after_each_epoch": {"of": SYNCHRONISED, "epochs": epochs},
+    }
+
+
+def test_a_stage_follows_one_that_stands_before_it():
+    names = []
+    for stage in full_stages(NUM_SEEDS):
+        assert stage.follows is None or stage.follows in names
+        names.append(stage.name)
+    assert len(set(names)) == len(names)
+
+
+def test_each_horizon_is_measured_for_every_seed():
+    starts = horizons({stage.name: {"steps": rows(0.0)} for stage in full_stages(NUM_SEEDS)})
+    for kind in ("base", "hot"):
+        assert sum(start.startswith(kind) for start in starts) == NUM_SEEDS
+
+
+def test_one_that_is_followed_ends_with_its_followers(tmp_path):
+    stage = full_stages(1)[0]
+    settings = question_of(stage, Path("data"), tmp_path, ["one"]).settings
+    assert settings["ends_with"] == [str(tmp_path / "one" / "result.json")]
+    assert "ends_with" not in question_of(stage, Path("data"), tmp_path).settings
+
+
+def test_only_states_of_whole_epochs_are_kept(tmp_path):
+    for step in (EVERY, STEPS_PER_EPOCH, STEPS_PER_EPOCH + EVERY):
+        state_path(tmp_path, step).touch()
+    forget_states(tmp_path)
+    assert list(tmp_path.iterdir()) == [state_path(tmp_path, STEPS_PER_EPOCH)]
+
+
+def test_the_largest_gap_counts_every_look_up_to_a_step():
+    stage = {"steps": rows(1.0, 3.0, 2.0, 9.0)}
+    assert largest_gap(stage, 3 * EVERY) == 3.0
+    assert largest_gap(stage, 5 * EVERY) is None
+
+
+def test_reached_targets_are_not_missed():
+    assert list(missed_targets(results())) == []
+    assert horizon_shares(results(200, 400)["stages"]) == {"hot": [0.5] * NUM_SEEDS}
+
+
+@pytest.mark.parametrize("gap", [1e-13, float("nan")])
+@pytest.mark.parametrize("name", ["base-0-keras-tensorflow", "dropout-0-keras-tensorflow"])
+def test_a_free_run_that_parts_is_a_miss(name, gap):
+    found = results()
+    found["stages"][name]["steps"][str(STEPS_PER_EPOCH)]["weight"] = gap
+    assert any(words.startswith(name) for words in missed_targets(found))
+
+
+def test_pieces_labels_and_horizons_are_targets_too():
+    broken = copy.deepcopy(results())
+    broken["stages"][SYNCHRONISED]["steps"].popitem()
+    assert "199 pieces" in next(missed_targets(broken))
+    broken = copy.deepcopy(results())
+    broken["test_images_after_each_epoch"]["epochs"][3]["other_labels"] = 1
+    assert list(missed_targets(broken)) == ["the halves label test images differently"]
+    assert list(missed_targets(results(200, 400))) == [
+        "hot: the median horizon is 0.50 of the engine's own"
+    ]
