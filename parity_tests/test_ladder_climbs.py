@@ -1,4 +1,4 @@
-"""The true pair on the whole ladder: every engine, both variants, both lanes, both paths."""
+"""The true pair on the whole ladder; `make prove` climbs with every engine and variant."""
 
 import pytest
 
@@ -8,10 +8,8 @@ PAIRS = [
     ("keras-tensorflow", Route("base")),
     ("keras-tensorflow", Route("dropout")),
     ("keras-torch", Route("base")),
-    ("keras-tensorflow", Route("base", plain=True)),
     ("keras-tensorflow", Route("dropout", plain=True)),
     ("keras-tensorflow", Route("base", "32")),
-    ("keras-tensorflow", Route("dropout", "32")),
 ]
 
 
@@ -28,7 +26,8 @@ def test_two_engines_are_the_same_computation(climber, engine, route):
 
 
 def test_jax_parts_by_the_slope_at_zero_and_by_nothing_else(climber):
-    verdict = climber.climb(REFERENCE, "keras-jax", Route("base"))
+    rungs = ("contract", "architecture", "gradients", "optimizer", "training", "evaluation")
+    verdict = climber.climb(REFERENCE, "keras-jax", Route("base", rungs=rungs))
     assert verdict.passed, verdict.first_failure
     explained = {rung.name for rung in verdict.rungs if rung.status == "explained"}
     assert explained == {"gradients", "optimizer", "training", "evaluation"}

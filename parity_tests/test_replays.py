@@ -1,4 +1,7 @@
-"""Disagreements that people report are replayed, and the ladder names the cause of each."""
+"""Disagreements that people report are replayed, and the ladder names the cause of each.
+
+Here each is looked for on its rung alone; `scripts/prove.py --replays` climbs up to it.
+"""
 
 import pytest
 
@@ -8,7 +11,7 @@ from proof.replays import REPLAYS
 
 @pytest.mark.parametrize("replay", REPLAYS, ids=lambda replay: replay.name)
 def test_a_reported_disagreement_is_named(climber, strided, replay):
-    (replayed,) = replay_all(climber, strided, [replay])
+    (replayed,) = replay_all(climber, strided, [replay], is_whole=False)
     assert list(replayed.mistakes()) == []
 
 

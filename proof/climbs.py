@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.datasets import Dataset
 from portproof.exchange import Question, Trace
 from portproof.ladder import Verdict, climb, explain
-from proof.engine_room import EngineRoom
+from proof.engine_room import EngineRoom, at_once
 from proof.questions import (
     Material,
     ladder_question,
@@ -108,7 +108,9 @@ class Climber:
         question = self.question(replace(route, rungs=()), material)
         if route.rungs:
             question = only(question, route.rungs)
-        answers = self.answer(left, question), self.answer(right, question, fault)
+        answers = at_once(
+            lambda: self.answer(left, question), lambda: self.answer(right, question, fault)
+        )
         title = f"{route.title} · {fault}" if fault else route.title
         return climb(question, *answers, terms_of(route.lane, (left, right)), title)
 

@@ -2,7 +2,8 @@
 
 import tempfile
 import threading
-from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.engines import ENGINES
@@ -21,7 +22,7 @@ class EngineRoom:
         self._leaves = leaves
         self._timeout_seconds = timeout_seconds
         self._servers: dict[tuple[str, str], Server] = {}
-        self._locks: dict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
+        self._locks: dict[tuple[str, str], threading.Lock] = {}
 
     def __enter__(self) -> "EngineRoom":
         """Return the room itself."""
@@ -49,7 +50,7 @@ class EngineRoom:
         with tempfile.TemporaryDirectory(prefix="question-") as folder:
             question_path, trace_path = Path(folder, "question"), Path(folder, "trace")
             write_question(question_path, question)
-            with self._locks[key]:
+            with self._locks.setdefault(key, threading.Lock()):
                 self._server(key).answer(question_path, trace_path, fault)
             return read_trace(trace_path, question)
 
@@ -64,3 +65,10 @@ class EngineRoom:
                 self._timeout_seconds,
             )
         return self._servers[key]
+
+
+def at_once(left: Callable[[], Trace], right: Callable[[], Trace]) -> tuple[Trace, Trace]:
+    """Return what two engines answer, asked at the same time."""
+    with ThreadPoolExecutor(2) as pool:
+        answers = pool.submit(left), pool.submit(right)
+        return answers[0].result(), answers[1].result()

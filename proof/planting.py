@@ -64,15 +64,21 @@ class Outcome:
             yield f"found first at {self.where}, expected {fault.where}"
 
 
-def route_of(fault: Fault, is_whole: bool = True) -> Route:
-    """Return the climb that a fault is planted in: of the whole ladder, or of its rung.
+def rungs_around(rung: str) -> tuple[str, ...]:
+    """Return a rung with what it takes to look for a mistake there alone.
 
-    With its rung go the contract, which must pass where the fault is no setting, and what
-    diagnoses read: the architecture and, of whole trainings, the batches and the first steps.
+    That is the contract, which must pass where the mistake is no setting, and what diagnoses read:
+    the architecture and, of whole trainings, the batches and the first steps.
     """
-    read = ("data", "optimizer") if fault.rung in ("training", "evaluation") else ()
-    rungs = ("contract", "architecture", *read, fault.rung)
-    return Route(fault.variant, rungs=() if is_whole or fault.is_harmless else rungs)
+    read = ("data", "optimizer") if rung in ("training", "evaluation") else ()
+    return ("contract", "architecture", *read, rung)
+
+
+def route_of(fault: Fault, is_whole: bool = True) -> Route:
+    """Return the climb that a fault is planted in: of the whole ladder, or of its rung alone."""
+    return Route(
+        fault.variant, rungs=() if is_whole or fault.is_harmless else rungs_around(fault.rung)
+    )
 
 
 def plant(climber: Climber, fault: Fault, is_whole: bool = True) -> Outcome:

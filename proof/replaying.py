@@ -8,6 +8,7 @@ from typing import Any
 from portproof.ladder import EXPLAINED, FAILED, RungResult, Verdict
 from proof.catalogue import LIGHTNING, RUNG_NAMES, TENSORFLOW
 from proof.climbs import Climber, Route
+from proof.planting import rungs_around
 from proof.replays import Replay
 from proof.strided import StridedClimber
 
@@ -42,9 +43,12 @@ class Replayed:
 
 
 def replay_all(
-    tutorial: Climber, strided: StridedClimber, replays: Sequence[Replay]
+    tutorial: Climber, strided: StridedClimber, replays: Sequence[Replay], is_whole: bool = True
 ) -> Iterator[Replayed]:
     """Yield what came of each disagreement, planted on one side of the pair it is reduced to.
+
+    With the tutorial's pair, the ladder is climbed up to where the numbers part or, where not
+    whole, there alone.
 
     Raises:
         EngineError: an engine died, left no trace or took too long.
@@ -55,7 +59,8 @@ def replay_all(
             verdict = strided.climb(other, replay.engine, replay.variant, replay.fault)
         else:
             below = RUNG_NAMES[: RUNG_NAMES.index(replay.rung) + 1]
-            route = Route(replay.variant or "base", rungs=below)
+            rungs = below if is_whole else rungs_around(replay.rung)
+            route = Route(replay.variant or "base", rungs=rungs)
             verdict = tutorial.climb(other, replay.engine, route, replay.fault)
         yield Replayed(replay, verdict)
 

@@ -11,7 +11,7 @@ import numpy as np
 from portproof.exchange import Array, Question, Trace
 from portproof.ladder import Terms, Verdict, climb
 from portproof.pair import PAIR_FLOAT64, pair_question, points_question
-from proof.engine_room import EngineRoom
+from proof.engine_room import EngineRoom, at_once
 from proof.terms import WAIVERS
 
 POINTS = ("conv1", "norm1", "act1", "conv2", "norm2", "act2", "pool", "flatten", "logits")
@@ -53,12 +53,15 @@ class StridedClimber:
             EngineError: an engine died, left no trace or took too long.
         """
         question = self._question(variant)
-        reference = self._answer(left, question)
-        suspect = self.room.ask(right, question, fault) if fault else self._answer(right, question)
+        reference, suspect = at_once(
+            lambda: self._answer(left, question, ""), lambda: self._answer(right, question, fault)
+        )
         title = " · ".join(word for word in ("strided", variant, fault) if word)
         return climb(question, reference, suspect, terms_of(variant), title)
 
-    def _answer(self, engine: str, question: Question) -> Trace:
+    def _answer(self, engine: str, question: Question, fault: str) -> Trace:
+        if fault:
+            return self.room.ask(engine, question, fault)
         key = (engine, question.identity)
         if key not in self._answers:
             self._answers[key] = self.room.ask(engine, question)
