@@ -83,14 +83,11 @@ def practice_lines(planted: Rows, practice: Mapping[str, Any]) -> Iterator[str]:
         "them; these stand first."
     )
     yield ""
-    rows = [
-        [
-            _cell(row["mistake"]),
-            row["engine"],
-            *(WORDS[checks[_place(row)][name]] for name in CHECKS),
-        ]
-        for row in sorted(known, key=lambda row: row not in blind)
-    ]
+    rows = []
+    for row in sorted(known, key=lambda row: row not in blind):
+        made = checks[_place(row)]
+        shown = [WORDS[made.get(name, "left out")] for name in CHECKS]
+        rows.append([_cell(row["mistake"]), row["engine"], *shown])
     yield from table(("mistake", "planted in", *CHECKS), rows)
 
 
