@@ -13,6 +13,8 @@ LOCK_FLAGS ?=
 
 VENV_PYTHON := .venv/bin/python
 PYTEST := $(VENV_PYTHON) -m pytest
+# Two processes with a thread each; each starts its own engines, so a file's tests stay together.
+IN_TWO := OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile
 SET_UP := .venv/.set-up
 SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 # No header and no addresses: a lock says what is installed, not where from.
@@ -66,7 +68,7 @@ $(VENV_PYTHON) -m mypy
 $(PYTEST) tests --ignore=tests/keras --ignore=tests/lightning $(1)
 $(PYTEST) tests/keras $(1)
 $(PYTEST) tests/lightning $(1)
-$(PYTEST) parity_tests $(1)
+$(IN_TWO) parity_tests $(1)
 endef
 
 $(SET_UP): pyproject.toml requirements/dev.txt requirements/uv.txt

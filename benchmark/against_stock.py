@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.command import OneLineParser, guarded
-from pipeline.datasets import Dataset, find_dataset, load_dataset
-from pipeline.drawn import write_idx_set
+from pipeline.datasets import find_dataset, load_dataset
+from pipeline.drawn import write_first_images
 from pipeline.engines import ENGINES, trainer_arguments
 from pipeline.environment import describe_machine, package_versions
 from pipeline.errors import RunError
@@ -124,17 +124,6 @@ def summarize(
     return rows
 
 
-def write_quarter(dataset: Dataset, folder: Path) -> None:
-    """Write the first images of a set as IDX files."""
-    write_idx_set(
-        folder,
-        dataset.train_images[:NUM_TRAIN],
-        dataset.train_labels[:NUM_TRAIN],
-        dataset.test_images[:NUM_TEST],
-        dataset.test_labels[:NUM_TEST],
-    )
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the flags."""
     flags = OneLineParser(prog="benchmark.against_stock", description=__doc__)
@@ -150,7 +139,8 @@ def run(arguments: argparse.Namespace) -> None:
     chosen = arms(arguments.epochs)
     measurements: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in chosen}
     with tempfile.TemporaryDirectory() as folder:
-        write_quarter(load_dataset(find_dataset(arguments.data_dir)), Path(folder))
+        dataset = load_dataset(find_dataset(arguments.data_dir))
+        write_first_images(dataset, Path(folder), NUM_TRAIN, NUM_TEST)
         for number in range(arguments.rounds):
             for arm in chosen if number % 2 == 0 else chosen[::-1]:
                 measured = measure(arm, Path(folder))

@@ -25,12 +25,20 @@ def test_two_engines_are_the_same_computation(climber, engine, route):
     assert set(statuses.values()) == {"passed"}
 
 
-def test_jax_parts_by_the_slope_at_zero_and_by_nothing_else(climber):
-    rungs = ("contract", "architecture", "gradients", "optimizer", "training", "evaluation")
+@pytest.mark.parametrize(
+    "parting",
+    [
+        ("gradients",),
+        pytest.param(("gradients", "optimizer", "training", "evaluation"), marks=pytest.mark.slow),
+    ],
+    ids="-".join,
+)
+def test_jax_parts_by_the_slope_at_zero_and_by_nothing_else(climber, parting):
+    rungs = ("contract", "architecture", *parting)
     verdict = climber.climb(REFERENCE, "keras-jax", Route("base", rungs=rungs))
     assert verdict.passed, verdict.first_failure
     explained = {rung.name for rung in verdict.rungs if rung.status == "explained"}
-    assert explained == {"gradients", "optimizer", "training", "evaluation"}
+    assert explained == set(parting)
     assert verdict.rung("gradients").diagnoses[0].cause == "gradient-at-zero"
 
 

@@ -20,6 +20,7 @@ from pipeline.datasets import (
     TEST_LABELS,
     TRAIN_IMAGES,
     TRAIN_LABELS,
+    Dataset,
 )
 from pipeline.errors import UsageError
 from portproof.files import write_bytes
@@ -64,6 +65,17 @@ def write_idx_set(
         (TEST_LABELS, LABELS_MAGIC, test_labels),
     ):
         write_bytes(folder / file.name, idx_bytes(magic, values))
+
+
+def write_first_images(dataset: Dataset, folder: Path, num_train: int, num_test: int) -> None:
+    """Write the first images of a data set, and their labels, as four IDX files to `folder`."""
+    write_idx_set(
+        folder,
+        dataset.train_images[:num_train],
+        dataset.train_labels[:num_train],
+        dataset.test_images[:num_test],
+        dataset.test_labels[:num_test],
+    )
 
 
 def draw_images(count: int, generator: np.random.Generator) -> tuple[Array, Array]:

@@ -15,6 +15,14 @@ PAIR_LEAVES = LEAVES.parent / "pairs"
 """Programs of the two halves and of the second pair: `in_keras.py` and `in_lightning.py`."""
 
 
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+}
+"""Two engines answer at a time, and the questions are small: threads would wait for each other."""
+
+
 class EngineRoom:
     """Answers questions, one at a time an engine; a block that it is entered for ends them."""
 
@@ -61,7 +69,7 @@ class EngineRoom:
             self._servers[key] = Server(
                 engine,
                 [str(self._leaves / leaf)],
-                ENGINES[engine].environment(precision),
+                ENGINES[engine].environment(precision) | ONE_THREAD,
                 self._timeout_seconds,
             )
         return self._servers[key]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.datasets import Dataset
-from pipeline.drawn import write_idx_set
+from pipeline.drawn import write_first_images, write_idx_set
 from pipeline.network import shared_first_weights
 from pipeline.preprocess import rescale
 from pipeline.recipe import Recipe, preset, recipe_to_dict
@@ -54,13 +54,8 @@ class Material:
 
 def real_material(dataset: Dataset, folder: Path) -> Material:
     """Write the first images of a data set to `folder`, and return them as material."""
-    return _write(
-        folder,
-        dataset.train_images[:NUM_TRAIN],
-        dataset.train_labels[:NUM_TRAIN],
-        dataset.test_images[:NUM_TEST],
-        dataset.test_labels[:NUM_TEST],
-    )
+    write_first_images(dataset, folder, NUM_TRAIN, NUM_TEST)
+    return _material(folder, dataset.test_images, dataset.test_labels)
 
 
 def tie_free_material(folder: Path) -> Material:
@@ -70,12 +65,11 @@ def tie_free_material(folder: Path) -> Material:
     for count in (NUM_TRAIN, NUM_TEST):
         parts.append(random.integers(256, size=(count, 28, 28), dtype=np.uint8))
         parts.append((np.arange(count) % 10).astype(np.uint8))
-    return _write(folder, *parts)
-
-
-def _write(folder: Path, *parts: Array) -> Material:
     write_idx_set(folder, *parts)
-    _, _, images, labels = parts
+    return _material(folder, *parts[2:])
+
+
+def _material(folder: Path, images: Array, labels: Array) -> Material:
     return Material(folder, images[:BATCH_SIZE, ..., np.newaxis], labels[:BATCH_SIZE].astype(int))
 
 

@@ -33,8 +33,8 @@ def results(between=400, own=400, num_seeds=NUM_SEEDS):
     stages = dict.fromkeys(("base-0-keras-tensorflow", "dropout-0-keras-tensorflow"), quiet)
     stages |= {SYNCHRONISED: quiet}
     for seed in range(num_seeds):
-        stages[f"hot-{seed}-keras-tensorflow"] = [0.0] * (between - 1) + [1e-5]
-        stages[f"hot-{seed}-{MOVED}"] = [0.0] * (own - 1) + [1e-5]
+        stages[f"small-{seed}-keras-tensorflow"] = [0.0] * (between - 1) + [1e-5]
+        stages[f"small-{seed}-{MOVED}"] = [0.0] * (own - 1) + [1e-5]
     epochs = [{"epoch": n + 1, "other_labels": 0} for n in range(20)]
     return {
         "stages": {name: {"steps": rows(*gaps)} for name, gaps in stages.items()},
@@ -52,7 +52,7 @@ def test_a_stage_follows_one_that_stands_before_it():
 
 def test_each_horizon_is_measured_for_every_seed():
     starts = horizons({stage.name: {"steps": rows(0.0)} for stage in full_stages(NUM_SEEDS)})
-    for kind in ("base", "hot"):
+    for kind in ("base", "small"):
         assert sum(start.startswith(kind) for start in starts) == NUM_SEEDS
 
 
@@ -78,7 +78,7 @@ def test_the_largest_gap_counts_every_look_up_to_a_step():
 
 def test_reached_targets_are_not_missed():
     assert list(missed_targets(results())) == []
-    assert horizon_shares(results(200, 400)["stages"]) == {"hot": [0.5] * NUM_SEEDS}
+    assert horizon_shares(results(200, 400)["stages"]) == {"small": [0.5] * NUM_SEEDS}
 
 
 @pytest.mark.parametrize("gap", [1e-13, float("nan")])
@@ -97,5 +97,5 @@ def test_pieces_labels_and_horizons_are_targets_too():
     broken["test_images_after_each_epoch"]["epochs"][3]["other_labels"] = 1
     assert list(missed_targets(broken)) == ["the halves label test images differently"]
     assert list(missed_targets(results(200, 400))) == [
-        "hot: the median horizon is 0.50 of the engine's own"
+        "small: the median horizon is 0.50 of the engine's own"
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise, product
 
 import numpy as np
@@ -52,12 +53,12 @@ class Updates:
         adam = self.adams[step]
         return replace(adam, decay=0.0) if name in self.spared else adam
 
-    @property
+    @cached_property
     def few(self) -> list[int]:
         """The steps that hypotheses are computed on: from the first one on that differs."""
         return [step for step in self.numbers if step >= self.first_difference][:MAX_STEPS]
 
-    @property
+    @cached_property
     def first_difference(self) -> int:
         """The first step after which weights or slots differ; 1 where none does."""
         return next((step for step in self.numbers if not self._are_equal(step)), 1)
@@ -79,6 +80,12 @@ def read_updates(evidence: Evidence) -> Updates:
     Raises:
         UnexaminableError: no steps, or the reference's settings do not explain its own.
     """
+    if "updates" not in evidence.readings:
+        evidence.readings["updates"] = _read_updates(evidence)
+    return evidence.readings["updates"]
+
+
+def _read_updates(evidence: Evidence) -> Updates:
     settings = optimizer_settings(evidence)
     is_decoupled = "decoupled" in str(settings.get("weight_decay_kind", ""))
     adam = Adam(

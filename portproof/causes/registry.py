@@ -2,8 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,8 @@ class Evidence:
     """The reference."""
     right: Trace
     """The suspect."""
+    readings: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What one recogniser has worked out and others need too."""
 
 
 @dataclass(frozen=True)
