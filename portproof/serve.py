@@ -54,11 +54,16 @@ class Server:
     ) -> None:
         self.name = name
         self._timeout_seconds = timeout_seconds
+        # What an answer's process leaves behind where it is killed is gone with this folder.
+        self._temporary = tempfile.TemporaryDirectory(prefix="engine-")
+        self.folder = Path(self._temporary.name)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         self._process = subprocess.Popen(
             [sys.executable, *program],
-            env={**os.environ, **environment},
+            env={**os.environ, "TMPDIR": str(self.folder), **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
             start_new_session=True,  # so that it ends with the process that it has forked
         )
@@ -76,12 +81,12 @@ class Server:
         try:
             print(json.dumps(request), file=self._process.stdin, flush=True)
         except OSError as error:
-            raise EngineError(f"{self.name} died") from error
+            raise EngineError(self._last_words()) from error
         line, is_late = self._read_reply()
         if is_late:
             raise EngineError(f"{self.name} gave no answer in {self._timeout_seconds:g} s")
         if not line:
-            raise EngineError(f"{self.name} died with {self._process.wait()}")
+            raise EngineError(self._last_words())
         reply = json.loads(line)
         if reply["exit"] != 0 or not trace.is_file():
             raise EngineError(f"{self.name} exited with {reply['exit']}:\n{reply['stderr']}")
@@ -90,6 +95,15 @@ class Server:
         """End the engine, and an answer that it is at."""
         self._kill()
         self._process.communicate()
+        self._errors.close()
+        self._temporary.cleanup()
+
+    def _last_words(self) -> str:
+        """Return how the engine ended and what it has written to stderr."""
+        code = self._process.wait()
+        self._errors.seek(0)
+        stderr = self._errors.read().decode(errors="replace")[-4000:].strip()
+        return f"{self.name} died with {code}" + (f":\n{stderr}" if stderr else "")
 
     def _read_reply(self) -> tuple[str, bool]:
         """Return a line, empty where the engine has ended, and whether it was ended for time."""

@@ -326,6 +326,33 @@ def prove_training(
     return list(missed_targets(found))
 
 
+def prove_one_epoch(dataset: Dataset, output_dir: Path, say: Callable[[str], None]) -> list[str]:
+    """Follow an epoch of the small training by TensorFlow; return which target was missed.
+
+    Raises:
+        EngineError: an engine cannot run here or died.
+    """
+    folder = output_dir / "training"
+    write_first_images(dataset, folder / CUT, SMALL_IMAGES, SMALL_TEST_IMAGES)
+    stages = [
+        dataclasses.replace(
+            stage,
+            name=f"one-epoch-{stage.name}",
+            follows=stage.follows and f"one-epoch-{stage.follows}",
+            recipe=dataclasses.replace(stage.recipe, num_epochs=1),
+        )
+        for stage in small_stages(0)
+        if not stage.moved_by_one_ulp
+    ]
+    results = run_stages(stages, dataset.folder, folder, say)
+    name = stages[-1].name
+    steps = results[name]["steps"]
+    gap = float(np.max([row["weight"] for row in steps.values()]))
+    say(f"{name}: weights within {gap:.1e} over {max(map(int, steps))} steps")
+    limit = FREE_LIMITS[1]
+    return [] if gap <= limit else [f"{name} is {gap} apart after an epoch, target {limit:g}"]
+
+
 def compare_predictions(dataset: Dataset, folder: Path) -> list[dict[str, Any]]:
     """Return, after each epoch, how the two halves predict the test images.
 

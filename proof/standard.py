@@ -12,14 +12,14 @@ from portproof.files import write_json, write_text
 from portproof.ladder import Verdict
 from portproof.verdict import conclusion, verdict_lines
 from proof.catalogue import Fault
-from proof.climbs import REFERENCE, Attempt, Route, climb_all, new_climber
+from proof.climbs import REFERENCE, Attempt, Climber, Route, climb_all
 from proof.engine_room import PAIR_LEAVES, EngineRoom
 from proof.ladder_report import markdown, verdicts_to_dict
 from proof.pages import faults_page, replays_page
 from proof.planting import Outcome, alternating, outcome_to_dict, plant_all
 from proof.practice import Practice, checks_of
 from proof.replaying import Replayed, replay_all, replayed_to_dict
-from proof.replays import REPLAYS
+from proof.replays import Replay
 from proof.strided import StridedClimber
 
 LADDER_JSON, LADDER_PAGE = "ladder.json", "ladder.md"
@@ -46,6 +46,24 @@ def standard_attempts(
             yield Attempt(REFERENCE, KERAS_TENSORFLOW.name, Route(variant, plain=True))
 
 
+def short_attempts(engines: Sequence[str]) -> Iterator[Attempt]:
+    """Yield one climb of each engine, and of the default pair one of each variant and lane."""
+    for engine in engines:
+        yield Attempt(REFERENCE, engine, Route())
+    if KERAS_TENSORFLOW.name in engines:
+        for route in (Route("dropout"), Route("dropout", plain=True), Route("base", "32")):
+            yield Attempt(REFERENCE, KERAS_TENSORFLOW.name, route)
+
+
+def short_faults(faults: Sequence[Fault]) -> list[Fault]:
+    """Return the first quick fault of each rung."""
+    quick = (fault for fault in faults if fault.quick and not fault.is_harmless)
+    by_rung: dict[str, Fault] = {}
+    for fault in quick:
+        by_rung.setdefault(fault.rung, fault)
+    return list(by_rung.values())
+
+
 def runnable(names: Sequence[str] | None, say: Callable[[str], None]) -> list[str]:
     """Return the engines to compare with Lightning; those that can't run here are named.
 
@@ -63,6 +81,7 @@ def runnable(names: Sequence[str] | None, say: Callable[[str], None]) -> list[st
 
 
 def prove_ladder(
+    climber: Climber,
     dataset: Dataset,
     output_dir: Path,
     attempts: Sequence[Attempt],
@@ -75,15 +94,13 @@ def prove_ladder(
         EngineError: an engine died, left no trace or took too long.
     """
     verdicts = []
-    with EngineRoom() as room:
-        climber = new_climber(room, dataset, output_dir / "material")
-        for verdict in climb_all(climber, attempts):
-            verdicts.append(verdict)
-            place = f"{verdict.right} · {verdict.lane} · {verdict.title}"
-            say(f"{place}: {conclusion(verdict)}")
-            if not verdict.passed:
-                for line in verdict_lines(verdict):
-                    say(f"  {line}")
+    for verdict in climb_all(climber, attempts):
+        verdicts.append(verdict)
+        place = f"{verdict.right} · {verdict.lane} · {verdict.title}"
+        say(f"{place}: {conclusion(verdict)}")
+        if not verdict.passed:
+            for line in verdict_lines(verdict):
+                say(f"  {line}")
     write_proof(output_dir, verdicts, command, dataset)
     return verdicts
 
@@ -106,28 +123,29 @@ def origin_of(command: str, dataset: Dataset) -> dict[str, Any]:
 
 
 def prove_faults(
+    climber: Climber,
     dataset: Dataset,
     output_dir: Path,
     faults: Sequence[Fault],
     say: Callable[[str], None],
     command: str,
     *,
+    is_whole: bool = True,
     with_practice: bool = False,
 ) -> list[Outcome]:
-    """Plant each fault, climb the whole ladder, and write `faults.json` and `faults.md`.
+    """Plant each fault, climb, and write `faults.json` and `faults.md`.
 
-    With practice, what usual checks see of each is measured too, going on where it was left.
+    The whole ladder is climbed or, where not `is_whole`, a fault's own rung alone. With practice,
+    what usual checks see of each is measured too, going on where it was left.
     """
     outcomes = []
-    with EngineRoom() as room:
-        climber = new_climber(room, dataset, output_dir / "material")
-        for outcome in plant_all(climber, alternating(faults)):
-            outcomes.append(outcome)
-            fault, wrong = outcome.fault, "; ".join(outcome.mistakes())
-            words = f"{outcome.cause} at {outcome.where}" if outcome.caught_on else "no alarm"
-            say(f"{fault.engine} · {fault.name}: {f'NOT AS EXPECTED: {wrong}' if wrong else words}")
-        if with_practice:
-            checks_of(Practice(room, dataset), faults, output_dir / PRACTICE_JSON, say)
+    for outcome in plant_all(climber, alternating(faults), is_whole):
+        outcomes.append(outcome)
+        fault, wrong = outcome.fault, "; ".join(outcome.mistakes())
+        words = f"{outcome.cause} at {outcome.where}" if outcome.caught_on else "no alarm"
+        say(f"{fault.engine} · {fault.name}: {f'NOT AS EXPECTED: {wrong}' if wrong else words}")
+    if with_practice:
+        checks_of(Practice(climber.room, dataset), faults, output_dir / PRACTICE_JSON, say)
     order = {(fault.engine, fault.name): number for number, fault in enumerate(faults)}
     outcomes.sort(key=lambda outcome: order[outcome.fault.engine, outcome.fault.name])
     rows = [outcome_to_dict(outcome) for outcome in outcomes]
@@ -140,17 +158,25 @@ def prove_faults(
 
 
 def prove_replays(
-    dataset: Dataset, output_dir: Path, say: Callable[[str], None], command: str
+    climber: Climber,
+    dataset: Dataset,
+    output_dir: Path,
+    replays: Sequence[Replay],
+    say: Callable[[str], None],
+    command: str,
+    *,
+    is_whole: bool = True,
 ) -> list[Replayed]:
-    """Replay each reported disagreement and write `replays.json` and `replays.md`.
+    """Replay reported disagreements and write `replays.json` and `replays.md`.
+
+    The ladder is climbed up to where the numbers part or, where not `is_whole`, there alone.
 
     Raises:
         EngineError: an engine died, left no trace or took too long.
     """
     replayed = []
-    with EngineRoom() as room, EngineRoom(leaves=PAIR_LEAVES) as pair_room:
-        climber = new_climber(room, dataset, output_dir / "material")
-        for each in replay_all(climber, StridedClimber(pair_room), REPLAYS):
+    with EngineRoom(leaves=PAIR_LEAVES) as pair_room:
+        for each in replay_all(climber, StridedClimber(pair_room), replays, is_whole):
             replayed.append(each)
             wrong = "; ".join(each.mistakes())
             say(f"{each.replay.name}: {f'NOT AS EXPECTED: {wrong}' if wrong else each.cause}")

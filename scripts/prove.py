@@ -10,10 +10,12 @@ from pipeline.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from pipeline.datasets import Dataset
+    from proof.climbs import Climber
 
 ENGINE_NAMES = ("keras-tensorflow", "keras-jax", "keras-torch")
 VARIANTS = ("base", "dropout")
 LANES = ("float64", "float32")
+SHORT_REPLAYS = 4
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,6 +32,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--lanes", metavar="A,B", default=",".join(LANES), help="(both)")
     parser.add_argument("--seeds", type=int, metavar="N", default=1, help="repeat for N seeds (1)")
     work = parser.add_mutually_exclusive_group()
+    work.add_argument(
+        "--short", action="store_true", help="a little of all that `--full` does: three minutes"
+    )
     work.add_argument(
         "--faults", action="store_true", help="plant each porting mistake of the catalogue instead"
     )
@@ -62,23 +67,39 @@ def chosen(text: str, known: tuple[str, ...], flag: str) -> list[str]:
     return names
 
 
+def takes_all(arguments: argparse.Namespace) -> bool:
+    """Return whether variants, lanes and seeds are the defaults."""
+    usual = parser().parse_args([])
+    return all(
+        getattr(arguments, name) == getattr(usual, name) for name in ("variants", "lanes", "seeds")
+    )
+
+
 def conduct(arguments: argparse.Namespace) -> None:
+    from proof.climbs import new_climber
+    from proof.engine_room import EngineRoom
+
     if arguments.seeds < 1:
         raise UsageError(f"`--seeds` must be at least 1; received {arguments.seeds}")
     if arguments.practice and not (arguments.faults or arguments.full):
         raise UsageError("`--practice` goes with `--faults`")
+    if arguments.short and not takes_all(arguments):
+        raise UsageError("`--short` has its own variants, lanes and seed")
     engines = arguments.engines and chosen(arguments.engines, ENGINE_NAMES, "--engines")
     variants = chosen(arguments.variants, VARIANTS, "--variants")
     lanes = chosen(arguments.lanes, LANES, "--lanes")
     dataset = prepared(arguments)
+    is_all = arguments.full or arguments.short
     failures = []
-    if not (arguments.faults or arguments.replays):
-        failures += climb_ladder(arguments, dataset, engines, variants, lanes)
-    if arguments.faults or arguments.full:
-        failures += plant_faults(arguments, dataset)
-    if arguments.replays or arguments.full:
-        failures += replay(arguments, dataset)
-    if arguments.full:
+    with EngineRoom() as room:
+        climber = new_climber(room, dataset, arguments.output_dir / "material")
+        if not (arguments.faults or arguments.replays):
+            failures += climb_ladder(arguments, climber, dataset, engines, variants, lanes)
+        if arguments.faults or is_all:
+            failures += plant_faults(arguments, climber, dataset)
+        if arguments.replays or is_all:
+            failures += replay(arguments, climber, dataset)
+    if is_all:
         failures += follow_trainings(arguments, dataset)
     if failures:
         raise RunError("; ".join(failures))
@@ -100,6 +121,7 @@ def prepared(arguments: argparse.Namespace) -> "Dataset":
 
 def climb_ladder(
     arguments: argparse.Namespace,
+    climber: "Climber",
     dataset: "Dataset",
     engines: list[str] | None,
     variants: list[str],
@@ -112,11 +134,23 @@ def climb_ladder(
     from pipeline.terminal import say
     from portproof.engines import EngineError
     from proof.ladder_report import matrices
-    from proof.standard import LADDER_PAGE, prove_ladder, runnable, standard_attempts
+    from proof.standard import (
+        LADDER_PAGE,
+        prove_ladder,
+        runnable,
+        short_attempts,
+        standard_attempts,
+    )
 
     try:
-        attempts = standard_attempts(runnable(engines, say), variants, lanes, arguments.seeds)
-        verdicts = prove_ladder(dataset, arguments.output_dir, list(attempts), say, command())
+        names = runnable(engines, say)
+        attempts = (
+            short_attempts(names)
+            if arguments.short
+            else standard_attempts(names, variants, lanes, arguments.seeds)
+        )
+        folder = arguments.output_dir
+        verdicts = prove_ladder(climber, dataset, folder, list(attempts), say, command())
     except ValueError as error:
         raise UsageError(str(error)) from error
     except EngineError as error:
@@ -131,23 +165,29 @@ def climb_ladder(
     return [f"{len(failed)} of {len(verdicts)} climbs failed"] if failed else []
 
 
-def plant_faults(arguments: argparse.Namespace, dataset: "Dataset") -> list[str]:
+def plant_faults(
+    arguments: argparse.Namespace, climber: "Climber", dataset: "Dataset"
+) -> list[str]:
     """Plant every fault whose engine can run here, and return what was not as expected."""
     from pipeline.engines import ENGINES
     from pipeline.terminal import say
     from proof.catalogue import FAULTS
-    from proof.standard import FAULTS_PAGE, prove_faults
+    from proof.standard import FAULTS_PAGE, prove_faults, short_faults
 
     runnable = {name for name, engine in ENGINES.items() if not engine.why_not()}
     faults = [fault for fault in FAULTS if fault.engine in runnable]
     if missing := len(FAULTS) - len(faults):
         say(f"{missing} faults are left out: their engines cannot run here")
+    if arguments.short:
+        faults = short_faults(faults)
     outcomes = prove_faults(
+        climber,
         dataset,
         arguments.output_dir,
         faults,
         say,
         command(),
+        is_whole=not arguments.short,
         with_practice=arguments.practice or arguments.full,
     )
     say(f"written: {arguments.output_dir / FAULTS_PAGE}")
@@ -155,14 +195,24 @@ def plant_faults(arguments: argparse.Namespace, dataset: "Dataset") -> list[str]
     return [f"{len(wrong)} of {len(outcomes)} faults not as expected"] if wrong else []
 
 
-def replay(arguments: argparse.Namespace, dataset: "Dataset") -> list[str]:
+def replay(arguments: argparse.Namespace, climber: "Climber", dataset: "Dataset") -> list[str]:
     """Replay the reported disagreements, and return what was not as expected."""
     from pipeline.terminal import say
     from portproof.engines import EngineError
+    from proof.replays import REPLAYS
     from proof.standard import REPLAYS_PAGE, prove_replays
 
+    replays = [each for each in REPLAYS if each.pair == "tutorial"][:SHORT_REPLAYS]
     try:
-        replayed = prove_replays(dataset, arguments.output_dir, say, command())
+        replayed = prove_replays(
+            climber,
+            dataset,
+            arguments.output_dir,
+            replays if arguments.short else REPLAYS,
+            say,
+            command(),
+            is_whole=not arguments.short,
+        )
     except EngineError as error:
         raise RunError(str(error)) from error
     say(f"written: {arguments.output_dir / REPLAYS_PAGE}")
@@ -171,12 +221,14 @@ def replay(arguments: argparse.Namespace, dataset: "Dataset") -> list[str]:
 
 
 def follow_trainings(arguments: argparse.Namespace, dataset: "Dataset") -> list[str]:
-    """Follow whole trainings, and return which targets were missed."""
+    """Follow whole trainings or, in short, an epoch, and return which targets were missed."""
     from pipeline.terminal import say
     from portproof.engines import EngineError
-    from proof.full import NUM_SEEDS, prove_training
+    from proof.full import NUM_SEEDS, prove_one_epoch, prove_training
 
     try:
+        if arguments.short:
+            return prove_one_epoch(dataset, arguments.output_dir, say)
         return prove_training(
             dataset, arguments.output_dir, max(arguments.seeds, NUM_SEEDS), say, command()
         )

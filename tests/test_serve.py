@@ -111,8 +111,21 @@ def test_a_dead_engine_is_named(ask):
 
 
 def test_an_engine_that_cannot_start_is_named(tmp_path):
-    (tmp_path / "broken.py").write_text("raise SystemExit(3)")
+    (tmp_path / "broken.py").write_text("raise SystemExit('no library')")
     broken = Server("broken", [str(tmp_path / "broken.py")], {})
-    with pytest.raises(EngineError, match="broken died"):
+    with pytest.raises(EngineError, match=r"(?s)broken died.*no library"):
         broken.answer(tmp_path / "q", tmp_path / "t")
     broken.close()
+
+
+def test_what_a_killed_answer_leaves_behind_is_removed(tmp_path):
+    program = PROGRAM.replace('if ask == "kill":', 'tempfile.mkdtemp()\n    if ask == "kill":')
+    (tmp_path / "toy.py").write_text(program.replace("import os,", "import tempfile, os,"))
+    toy = Server("toy", [str(tmp_path / "toy.py")], {})
+    write_question(tmp_path / "q", Question(("kill",)))
+    with pytest.raises(EngineError):
+        toy.answer(tmp_path / "q", tmp_path / "t")
+    (left,) = [path for path in toy.folder.iterdir() if path.is_dir()]
+    toy.close()
+    assert not left.exists()
+    assert not toy.folder.exists()
