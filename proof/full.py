@@ -26,7 +26,7 @@ from pipeline.network import shared_first_weights
 from pipeline.recipe import Recipe, preset, recipe_to_dict
 from portproof.compare import gap
 from portproof.engines import answer
-from portproof.exchange import Array, Question, read_arrays, read_trace, write_question
+from portproof.exchange import Array, Question, Trace, read_arrays, read_trace, write_question
 from portproof.files import write_json
 from portproof.following import ROWS, group_of, horizon, state_path
 from proof.catalogue import JAX, LIGHTNING, TENSORFLOW, TORCH
@@ -44,6 +44,8 @@ CUT = "first-images"
 SMALL_IMAGES, SMALL_TEST_IMAGES, SMALL_BATCH, SMALL_EPOCHS = 5000, 100, 16, 40
 """Of the data set's first images 4,000 train, 250 steps an epoch; they part before the last."""
 MOVED = "lightning-moved"
+JAX_FREE, JAX_EXPLAINED, ONE_AT_ZERO = "jax", "jax-one-at-zero", "gradient-at-zero"
+"""Of the runs that JAX follows, and the planted change that makes Lightning's gradient JAX's."""
 SYNCHRONISED = "base-0-keras-tensorflow-synchronised"
 PARTED = 1e-3
 """Gap of weights past which a run is followed no further."""
@@ -73,6 +75,8 @@ class Stage:
     keeps_every: int | None = None
     moved_by_one_ulp: bool = False
     """Start from first weights of which each is the next float64 above."""
+    fault: str = ""
+    """Planted in the engine; empty for none."""
     num_images: int | None = None
     """Of the data set's images for training and validation, only so many; None for all."""
 
@@ -104,11 +108,27 @@ def small_stages(seed: int) -> list[Stage]:
     return horizon_stages(f"{SMALL}-{seed}", recipe, SMALL_IMAGES)
 
 
+def jax_stages() -> list[Stage]:
+    """Return five epochs of the small training by JAX, which follows Lightning twice.
+
+    Once as it is, and once with an activation whose gradient at zero is 1, as JAX has it.
+    """
+    recipe = preset("base", precision="64", batch_size=SMALL_BATCH, num_epochs=FREE_EPOCHS)
+    stages = []
+    for name, fault in ((JAX_FREE, ""), (JAX_EXPLAINED, ONE_AT_ZERO)):
+        reference = f"{name}-lightning"
+        stages += [
+            Stage(reference, LIGHTNING, recipe, keeps_every=EVERY, fault=fault),
+            Stage(f"{name}-{JAX}", JAX, recipe, follows=reference),
+        ]
+    return [dataclasses.replace(stage, num_images=SMALL_IMAGES) for stage in stages]
+
+
 def full_stages(num_seeds: int) -> list[Stage]:
     """Return every run of the long proof.
 
-    The tutorial's 20 epochs re-synchronised; five epochs with dropout and of each other Keras
-    backend, running free; and for each seed the horizon, of the tutorial's training and the small
+    The tutorial's 20 epochs re-synchronised; five epochs with dropout and of the other Keras
+    backends, running free; and for each seed the horizon, of the tutorial's training and the small
     one.
     """
     recipes = [preset("base", precision="64", seed=seed) for seed in range(num_seeds)]
@@ -127,7 +147,7 @@ def full_stages(num_seeds: int) -> list[Stage]:
             keeps_every=STEPS_PER_EPOCH,
         ),
         Stage(f"base-0-{TORCH}", TORCH, five, follows=reference),
-        Stage(f"base-0-{JAX}", JAX, five, follows=reference),
+        *jax_stages(),
         Stage("dropout-0-lightning", LIGHTNING, dropout, keeps_every=EVERY),
         Stage(f"dropout-0-{TENSORFLOW}", TENSORFLOW, dropout, follows="dropout-0-lightning"),
         *(
@@ -194,19 +214,27 @@ def run_stage(
         kept = json.loads(result.read_text())
         if kept["question"] == question.identity:
             return kept
-    write_question(run_dir / "question.safetensors", question)
-    trace_path = run_dir / "trace.safetensors"
-    answer(
-        ENGINES[stage.engine],
-        run_dir / "question.safetensors",
-        trace_path,
-        precision=stage.recipe.precision,
-        timeout_seconds=TIMEOUT_SECONDS,
-    )
-    facts = read_trace(trace_path, question).facts
+    facts = (_ask_with_fault if stage.fault else _ask)(stage, question, run_dir).facts
     kept = {"question": question.identity, "stage": stage_to_dict(stage), **facts}
     write_json(result, kept)
     return kept
+
+
+def _ask(stage: Stage, question: Question, run_dir: Path) -> Trace:
+    write_question(run_dir / "question.safetensors", question)
+    answer(
+        ENGINES[stage.engine],
+        run_dir / "question.safetensors",
+        run_dir / "trace.safetensors",
+        precision=stage.recipe.precision,
+        timeout_seconds=TIMEOUT_SECONDS,
+    )
+    return read_trace(run_dir / "trace.safetensors", question)
+
+
+def _ask_with_fault(stage: Stage, question: Question, run_dir: Path) -> Trace:
+    with EngineRoom(TIMEOUT_SECONDS) as room:
+        return room.ask(stage.engine, question, stage.fault)
 
 
 def forget_states(folder: Path) -> None:
@@ -406,6 +434,10 @@ def missed_targets(found: Mapping[str, Any]) -> Iterator[str]:
         reached = largest_gap(stages[name], num_epochs * STEPS_PER_EPOCH)
         if reached is None or not reached <= limit:
             yield f"{name} is {reached} apart after {num_epochs} epochs, target {limit:g}"
+    steps = stages[f"{JAX_EXPLAINED}-{JAX}"]["steps"]
+    reached = largest_gap({"steps": steps}, max(map(int, steps)))
+    if reached is None or not reached <= FREE_LIMITS[FREE_EPOCHS]:
+        yield f"JAX is {reached} apart though the gradient at zero is its own"
     pieces = [row["weight"] for row in stages[SYNCHRONISED]["steps"].values()]
     largest = float(np.max(pieces))
     if len(pieces) != 200 or not largest <= PIECE_LIMIT:

@@ -8,6 +8,7 @@ import pytest
 from portproof.following import state_path
 from proof.full import (
     EVERY,
+    JAX_EXPLAINED,
     MOVED,
     NUM_SEEDS,
     STEPS_PER_EPOCH,
@@ -31,7 +32,7 @@ def results(between=400, own=400, num_seeds=NUM_SEEDS):
     """Return results that reach every target; the horizons are in looks."""
     quiet = [1e-15] * 200
     stages = dict.fromkeys(("base-0-keras-tensorflow", "dropout-0-keras-tensorflow"), quiet)
-    stages |= {SYNCHRONISED: quiet}
+    stages |= {SYNCHRONISED: quiet, f"{JAX_EXPLAINED}-keras-jax": quiet[:16]}
     for seed in range(num_seeds):
         stages[f"small-{seed}-keras-tensorflow"] = [0.0] * (between - 1) + [1e-5]
         stages[f"small-{seed}-{MOVED}"] = [0.0] * (own - 1) + [1e-5]
@@ -87,6 +88,13 @@ def test_a_free_run_that_parts_is_a_miss(name, gap):
     found = results()
     found["stages"][name]["steps"][str(STEPS_PER_EPOCH)]["weight"] = gap
     assert any(words.startswith(name) for words in missed_targets(found))
+
+
+def test_a_gap_that_jax_has_for_another_reason_is_a_miss():
+    found = results()
+    found["stages"][f"{JAX_EXPLAINED}-keras-jax"]["steps"][str(EVERY)]["weight"] = 1e-9
+    (words,) = missed_targets(found)
+    assert words.startswith("JAX is 1e-09 apart")
 
 
 def test_pieces_labels_and_horizons_are_targets_too():
