@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup data compare prove explore doctor test test-all lock readme clean
+.PHONY: help setup data compare prove benchmark explore doctor test test-all lock readme clean
 
 EPOCHS ?= 5
 # The interpreter that .venv is made with; empty takes the first supported one.
@@ -34,6 +34,9 @@ compare: data ## train both halves, both variants, and write the comparison (EPO
 
 prove: data ## prove the port in short: the ladder, planted faults, replays, an epoch followed
 	$(VENV_PYTHON) scripts/prove.py --short
+
+benchmark: data ## measure both halves against stock programs and hand-written loops
+	$(VENV_PYTHON) scripts/benchmark.py
 
 explore: data ## show what the data set holds
 	$(VENV_PYTHON) scripts/explore.py

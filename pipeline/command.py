@@ -120,6 +120,19 @@ def trainer_main(half: str, load_half: Callable[[], Any], argv: list[str] | None
     return guarded(parser.prog, lambda: _train(engine, arguments, load_half))
 
 
+def chosen(text: str, known: tuple[str, ...], flag: str) -> list[str]:
+    """Return the names in a list with commas, each once.
+
+    Raises:
+        UsageError: an unknown name, or none.
+    """
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in known:
+            raise UsageError(f"`{flag}` takes {', '.join(known)}; received {name!r}")
+    return names
+
+
 def guarded(prog: str, work: Callable[[], None]) -> int:
     """Do `work` and turn what it raises into an exit code and a line on stderr."""
     open_missing_streams()

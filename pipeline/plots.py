@@ -161,6 +161,26 @@ def plot_class_changes(
     )
 
 
+def plot_measurements(path: Path, groups: Mapping[str, Sequence[float]], unit: str) -> None:
+    """Draw every measurement of each group, with a line at the group's median."""
+    figure = Figure(figsize=(8, 1.2 + 0.4 * len(groups)), layout=_layout())
+    axis = figure.subplots()
+    for row, values in enumerate(groups.values()):
+        axis.plot(values, [row] * len(values), "o", color=BLUE, markersize=5, alpha=0.6)
+        axis.plot([np.median(values)] * 2, [row - 0.3, row + 0.3], color=VERMILLION, linewidth=2)
+    axis.set_yticks(range(len(groups)), list(groups))
+    axis.invert_yaxis()
+    axis.set_xlim(left=0)
+    axis.set_xlabel(unit)
+    _clear_frame(axis, grid="x")
+    handles = [
+        Line2D([], [], color=BLUE, marker="o", linestyle="", alpha=0.6, label="a process"),
+        Line2D([], [], color=VERMILLION, linewidth=2, label="median"),
+    ]
+    _outside_legend(figure, handles)
+    _save(figure, path)
+
+
 def _plot_bars(
     path: Path,
     groups: Mapping[str, Sequence[float]],

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.command import OneLineParser, execution_of, guarded, recipe_of
+from pipeline.command import OneLineParser, chosen, execution_of, guarded, recipe_of
 from pipeline.errors import RunError, UsageError
 from pipeline.execution import DEVICES
 from pipeline.recipe import PRECISIONS, VARIANTS
@@ -52,19 +52,6 @@ def parser() -> argparse.ArgumentParser:
     # What the trainers' parser has besides, for the checks that this script shares with them.
     parser.set_defaults(config=None, resume=False, run_dir=None, logger="csv")
     return parser
-
-
-def chosen(text: str, known: tuple[str, ...], flag: str) -> list[str]:
-    """Return the names in a list with commas, each once.
-
-    Raises:
-        UsageError: an unknown name, or none.
-    """
-    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        if name not in known:
-            raise UsageError(f"`{flag}` takes {', '.join(known)}; received {name!r}")
-    return names
 
 
 def chosen_engines(text: str | None) -> list[str]:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.command import OneLineParser, guarded
+from pipeline.command import OneLineParser, chosen, guarded
 from pipeline.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -52,19 +52,6 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--output-dir", type=Path, metavar="D", default=Path("runs/proof"))
     parser.add_argument("--data-dir", type=Path, metavar="D", help="folder of the four IDX files")
     return parser
-
-
-def chosen(text: str, known: tuple[str, ...], flag: str) -> list[str]:
-    """Return the names in a list with commas, each once.
-
-    Raises:
-        UsageError: an unknown name.
-    """
-    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        if name not in known:
-            raise UsageError(f"`{flag}` takes {', '.join(known)}; received {name!r}")
-    return names
 
 
 def takes_all(arguments: argparse.Namespace) -> bool:

@@ -1,0 +1,162 @@
+"""What `scripts/benchmark.py` does: its flags, the rounds, and what is written."""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.command import OneLineParser, chosen, guarded
+from pipeline.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from benchmark.runner import Arm, Conditions, Measured
+
+ENGINE_NAMES = ("lightning", "keras-tensorflow", "keras-jax", "keras-torch")
+TRACKS = ("stock", "ours", "raw")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the flags."""
+    parser = OneLineParser(
+        description="Measure arms in fresh processes, interleaved, and write benchmark.json, "
+        "benchmark.md and benchmark.png. Leave the machine alone meanwhile.",
+        epilog="Exit codes: 0 done, 1 an arm failed or was thrown out, 2 wrong call, "
+        "130 interrupted.",
+    )
+    parser.add_argument("--engines", metavar="A,B", default=",".join(ENGINE_NAMES), help="(all)")
+    parser.add_argument("--tracks", metavar="A,B", default=",".join(TRACKS), help="(all three)")
+    parser.add_argument("--rounds", type=int, metavar="N", default=4, help="(4)")
+    parser.add_argument("--epochs", type=int, metavar="N", default=3, help="a process (3)")
+    parser.add_argument(
+        "--images", type=int, metavar="N", default=15_000, help="of the training files (15000)"
+    )
+    parser.add_argument("--batch-size", type=int, metavar="N", default=64, help="(64)")
+    parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="(32)")
+    parser.add_argument("--threads", type=int, metavar="N", help="cores of a process (all)")
+    parser.add_argument("--output-dir", type=Path, metavar="D", default=Path("runs/benchmark"))
+    parser.add_argument("--data-dir", type=Path, metavar="D", help="folder of the four IDX files")
+    return parser
+
+
+def conduct(arguments: argparse.Namespace) -> None:
+    """Check the call, prepare the data and measure.
+
+    Raises:
+        UsageError: the call cannot be carried out.
+        RunError: an arm failed, or its training is another.
+    """
+    from benchmark.runner import Conditions, arms_of
+    from pipeline.datasets import find_dataset, load_dataset
+    from pipeline.drawn import write_first_images
+    from pipeline.environment import usable_cores
+    from pipeline.terminal import say
+
+    for name, minimum in (("rounds", 1), ("epochs", 2), ("images", 1000), ("batch_size", 1)):
+        if getattr(arguments, name) < minimum:
+            flag = name.replace("_", "-")
+            raise UsageError(
+                f"`--{flag}` must be at least {minimum}; received {getattr(arguments, name)}"
+            )
+    if arguments.threads is not None and not 1 <= arguments.threads <= usable_cores():
+        raise UsageError(
+            f"`--threads` must be between 1 and {usable_cores()}; received {arguments.threads}"
+        )
+    engines = chosen(arguments.engines, ENGINE_NAMES, "--engines")
+    tracks = chosen(arguments.tracks, TRACKS, "--tracks")
+    dataset = load_dataset(find_dataset(arguments.data_dir))
+    arms, left_out = arms_of(engines, tracks, arguments.precision)
+    for name, reason in left_out.items():
+        say(f"{name} cannot run here: {reason}; left out")
+    try:
+        arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {arguments.output_dir}: {error.strerror or error}"
+        ) from error
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        write_first_images(dataset, Path(folder), arguments.images, arguments.images // 6)
+        conditions = Conditions(
+            Path(folder),
+            arguments.epochs,
+            arguments.batch_size,
+            arguments.precision,
+            arguments.threads,
+        )
+        measure_all(arguments, arms, conditions, left_out)
+
+
+def measure_all(
+    arguments: argparse.Namespace,
+    arms: list["Arm"],
+    conditions: "Conditions",
+    left_out: dict[str, str],
+) -> None:
+    """Measure in rounds, every other one in reverse order, and write what was found.
+
+    Raises:
+        RunError: an arm failed, or its training is another.
+    """
+    from benchmark import report
+    from benchmark.runner import measure, reference_history, steady_seconds, with_best_workers
+    from pipeline.environment import describe_machine, package_versions
+    from pipeline.terminal import say
+    from portproof.files import write_json, write_text
+
+    reference = reference_history(conditions)
+    arms = [
+        with_best_workers(arm, conditions, say) if arm.name == "stock lightning" else arm
+        for arm in arms
+    ]
+    measurements: dict[str, list[Measured]] = {arm.name: [] for arm in arms}
+    for number in range(arguments.rounds):
+        for arm in arms if number % 2 == 0 else arms[::-1]:
+            measured = measure(arm, conditions)
+            measurements[arm.name].append(measured)
+            say(f"round {number + 1}  {arm.name:24} {steady_seconds(measured):6.2f} s an epoch")
+    num_validation = -(-arguments.images // 5)
+    images = arguments.images - num_validation, num_validation
+    peak = peak_flops(conditions)
+    found: dict[str, Any] = {
+        "command": " ".join(["python", "scripts/benchmark.py", *sys.argv[1:]]),
+        "rounds": arguments.rounds,
+        "conditions": {
+            "train_images": images[0],
+            "validation_images": images[1],
+            "num_epochs": conditions.num_epochs,
+            "batch_size": conditions.batch_size,
+            "precision": conditions.precision,
+            "num_threads": conditions.num_threads,
+            "device": "cpu",
+        },
+        "environment": {**describe_machine(), "packages": package_versions()},
+        "peak_flops": peak,
+        "left_out": left_out,
+        "reference": reference,
+        "arms": report.summarize(arms, measurements, reference, images, peak),
+        "measurements": measurements,
+    }
+    write_json(arguments.output_dir / "benchmark.json", found)
+    write_text(arguments.output_dir / "benchmark.md", "\n".join([*report.markdown(found), ""]))
+    report.draw(arguments.output_dir / "benchmark.png", measurements)
+    for line in report.table_lines(found):
+        say(line)
+    say(f"written: {arguments.output_dir / 'benchmark.md'}")
+    if thrown := [row["arm"] for row in found["arms"] if row["thrown_out"]]:
+        raise RunError(f"thrown out: {', '.join(thrown)}")
+
+
+def peak_flops(conditions: "Conditions") -> float | None:
+    """Return the machine's measured peak in float32; None where torch is not installed."""
+    from benchmark.runner import Arm, measure
+    from pipeline.engines import ENGINES
+
+    if ENGINES["lightning"].why_not():
+        return None
+    return float(measure(Arm("peak torch", "peak", "torch"), conditions)["flops_per_second"])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit code."""
+    arguments = parser().parse_args(argv)
+    return guarded("benchmark.py", lambda: conduct(arguments))

@@ -1,0 +1,189 @@
+"""What a benchmark found: which arms count, the table, and the picture."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.runner import Arm, Measured, baselines, steady_seconds
+from benchmark.statistics import paired_ratio, spread
+from pipeline.network import parameter_shapes
+from pipeline.plots import plot_measurements
+from pipeline.recipe import Recipe, preset
+
+STRAY = 0.02
+"""Largest gap of an epoch's loss from the reference trajectory, as the parity tests have it."""
+ACCURACY_RANGE = 0.03
+"""By how much a stock program's validation accuracy may stay below our arms' lowest."""
+GIB = 2**30
+
+
+def training_flops(recipe: Recipe) -> float:
+    """Return the floating-point operations of one image's training step.
+
+    A product and a sum count as two; the forward pass once, the backward pass twice, but the
+    first convolution, whose input needs no gradient, once.
+    """
+    forward = _forward_flops(recipe)
+    return 3 * sum(forward) - forward[0]
+
+
+def evaluation_flops(recipe: Recipe) -> float:
+    """Return the floating-point operations of one image's forward pass."""
+    return sum(_forward_flops(recipe))
+
+
+def _forward_flops(recipe: Recipe) -> list[float]:
+    shapes, size, found = parameter_shapes(recipe), recipe.image_size, []
+    for name, shape in shapes.items():
+        if not name.endswith(".kernel"):
+            continue
+        is_convolution = len(shape) == 4
+        found.append(2.0 * math.prod(shape) * (size**2 if is_convolution else 1))
+        if is_convolution:
+            size = math.ceil(size / recipe.pool_size)
+    return found
+
+
+def why_thrown_out(
+    arm: Arm,
+    runs: Sequence[Measured],
+    reference: Sequence[Mapping[str, float]],
+    lowest_accuracy: float,
+) -> str:
+    """Return why an arm's times do not count; empty where they do.
+
+    Ours and raw arms start alike and must follow the reference trajectory; a stock program must
+    come as far as ours do.
+    """
+    for measured in runs:
+        history = measured["history"]
+        if arm.track == "stock":
+            reached = history[-1]["val_accuracy"]
+            if not reached >= lowest_accuracy - ACCURACY_RANGE:
+                return f"validation accuracy {reached:.3f}, ours {lowest_accuracy:.3f}"
+            continue
+        for epoch, (row, expected) in enumerate(zip(history, reference, strict=False), 1):
+            for name in ("loss", "val_loss"):
+                gap = abs(row[name] - expected[name])
+                if not gap <= STRAY:
+                    return f"{name} of epoch {epoch} is {gap:.3f} off the reference trajectory"
+    return ""
+
+
+def summarize(
+    arms: Sequence[Arm],
+    measurements: Mapping[str, Sequence[Measured]],
+    reference: Sequence[Mapping[str, float]],
+    images: tuple[int, int],
+    peak_flops: float | None,
+) -> list[dict[str, Any]]:
+    """Return a row for each arm; `images` are the training and validation images of an epoch."""
+    ours = [
+        measured["history"][-1]["val_accuracy"]
+        for arm in arms
+        if arm.track != "stock"
+        for measured in measurements[arm.name]
+    ]
+    lowest = min(ours, default=0.0)
+    recipe = preset("base")
+    flops = images[0] * training_flops(recipe) + images[1] * evaluation_flops(recipe)
+    rows = []
+    for arm in arms:
+        runs = measurements[arm.name]
+        seconds = [steady_seconds(measured) for measured in runs]
+        epoch = spread(seconds)
+        row: dict[str, Any] = {
+            "arm": arm.name,
+            "options": list(arm.options),
+            "thrown_out": why_thrown_out(arm, runs, reference, lowest),
+            "epoch_seconds": dataclasses.asdict(epoch),
+            "images_per_second": images[0] / epoch.median,
+            "flops_per_second": flops / epoch.median,
+            "share_of_peak": flops / epoch.median / peak_flops if peak_flops else None,
+            "to_first_step_seconds": dataclasses.asdict(
+                spread([run["startup_seconds"] + run["first_step_seconds"] for run in runs])
+            ),
+            "startup_seconds": dataclasses.asdict(spread([run["startup_seconds"] for run in runs])),
+            "wall_seconds": dataclasses.asdict(spread([run["wall_seconds"] for run in runs])),
+            "peak_memory_bytes": max(run["peak_memory_bytes"] for run in runs),
+            "val_accuracy": [run["history"][-1]["val_accuracy"] for run in runs],
+            "test_accuracy": [run["test_accuracy"] for run in runs],
+            "faster_than": {},
+        }
+        for other in baselines(arm):
+            if other in measurements:
+                theirs = [steady_seconds(measured) for measured in measurements[other]]
+                row["faster_than"][other] = dataclasses.asdict(paired_ratio(theirs, seconds))
+        rows.append(row)
+    return rows
+
+
+def markdown(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the page."""
+    yield "# Benchmark"
+    yield ""
+    yield from table_lines(found)
+    yield ""
+    yield "![Seconds an epoch of each process](benchmark.png)"
+
+
+def table_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the table and where it comes from."""
+    yield (
+        "| arm | s an epoch (quartiles) | images/s | against stock | against raw | "
+        "share of peak | to first step, s | memory, GiB | val. accuracy |"
+    )
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    for row in found["arms"]:
+        epoch, ratios = row["epoch_seconds"], row["faster_than"]
+        share = row["share_of_peak"]
+        cells = [
+            row["arm"] + (f" (thrown out: {row['thrown_out']})" if row["thrown_out"] else ""),
+            f"{epoch['median']:.2f} ({epoch['lower']:.2f}–{epoch['upper']:.2f})",
+            f"{row['images_per_second']:,.0f}",
+            *(_ratio(ratios, track) for track in ("stock", "raw")),
+            "–" if share is None else f"{share:.0%}",
+            f"{row['to_first_step_seconds']['median']:.1f}",
+            f"{row['peak_memory_bytes'] / GIB:.2f}",
+            f"{min(row['val_accuracy']):.3f}–{max(row['val_accuracy']):.3f}",
+        ]
+        yield f"| {' | '.join(cells)} |"
+    machine, conditions = found["environment"], found["conditions"]
+    versions = ", ".join(
+        f"{name} {version}" for name, version in machine["packages"].items() if version
+    )
+    peak = found["peak_flops"]
+    yield ""
+    yield (
+        f"`{found['command']}`: {conditions['train_images']:,} training and "
+        f"{conditions['validation_images']:,} validation images an epoch, batches of "
+        f"{conditions['batch_size']}, precision {conditions['precision']}, fresh processes, "
+        f"interleaved A B B A, n = {found['rounds']} rounds; the median of the epochs after the "
+        f"first of {conditions['num_epochs']}. Ratios are paired by round, with 95 % bootstrap "
+        f"intervals of their median. {machine['cpu']}, {machine['cores']} cores"
+        + (f", {peak / 1e9:.0f} GFLOP/s in a float32 matrix product" if peak else "")
+        + f"; {versions}."
+    )
+    for name, reason in found["left_out"].items():
+        yield ""
+        yield f"Not measured: {name}: {reason}."
+
+
+def _ratio(ratios: Mapping[str, Mapping[str, Any]], track: str) -> str:
+    for name, ratio in ratios.items():
+        if name.startswith(f"{track} "):
+            words = f"{ratio['median']:.2f}×"
+            if ratio["low"] is not None:
+                words += f" ({ratio['low']:.2f}–{ratio['high']:.2f})"
+            return words
+    return "–"
+
+
+def draw(path: Path, measurements: Mapping[str, Sequence[Measured]]) -> None:
+    """Draw the seconds an epoch of each process, a row for each arm."""
+    seconds = {
+        name: [steady_seconds(measured) for measured in runs] for name, runs in measurements.items()
+    }
+    plot_measurements(path, seconds, "seconds an epoch, validation included")

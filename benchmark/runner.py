@@ -1,0 +1,182 @@
+"""Measuring programs in fresh processes, interleaved: which arms there are, and one run of each."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.engines import ENGINES, trainer_arguments
+from pipeline.errors import RunError
+from pipeline.record import EPOCH_METRICS, read_record
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = ROOT / "benchmark" / "arms"
+TRACKS = ("stock", "ours", "raw")
+RAW_OF = {
+    "lightning": "torch",
+    "keras-torch": "torch",
+    "keras-tensorflow": "tensorflow",
+    "keras-jax": "jax",
+}
+"""The framework whose hand-written loop is an engine's control."""
+WORKERS = (0, 1, 2)
+"""Numbers of loader workers of which the stock Lightning program takes the fastest."""
+
+Measured = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What every arm of a benchmark is run with."""
+
+    data_dir: Path
+    num_epochs: int = 3
+    batch_size: int = 64
+    precision: str = "32"
+    num_threads: int | None = None
+    """Cores that each process may use; None for all."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One program to measure."""
+
+    name: str
+    track: str
+    """`stock`, `ours` or `raw`."""
+    engine: str
+    """The engine or, of a raw arm, the framework."""
+    options: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def arms_of(
+    engines: Sequence[str], tracks: Sequence[str], precision: str
+) -> tuple[list[Arm], dict[str, str]]:
+    """Return the arms that can run here, and the reasons of those that cannot, by name."""
+    arms, left_out = [], {}
+    for track in TRACKS:
+        for name in dict.fromkeys(RAW_OF[e] if track == "raw" else e for e in engines):
+            arm = _arm(track, name)
+            needed = [engine for engine in engines if name in (engine, RAW_OF[engine])]
+            reasons = [reason for engine in needed if (reason := ENGINES[engine].why_not())]
+            if track not in tracks:
+                continue
+            if len(reasons) == len(needed):
+                left_out[arm.name] = reasons[0]
+            elif track == "raw" and name != "torch" and precision != "32":
+                left_out[arm.name] = "this loop is written for float32"
+            else:
+                arms.append(arm)
+    return arms, left_out
+
+
+def _arm(track: str, engine: str) -> Arm:
+    environment = {} if track == "raw" else ENGINES[engine].environment()
+    if track == "stock":  # a newcomer sets no more than the backend
+        environment = {k: v for k, v in environment.items() if k == "KERAS_BACKEND"}
+    return Arm(f"{track} {engine}", track, engine, environment=environment)
+
+
+def baselines(arm: Arm) -> Iterator[str]:
+    """Yield the names of the arms that `arm` is compared with."""
+    if arm.track == "ours":
+        yield f"stock {arm.engine}"
+        yield f"raw {RAW_OF[arm.engine]}"
+
+
+def measure(arm: Arm, conditions: Conditions) -> Measured:
+    """Run an arm in a fresh process and return what it measured; see `benchmark.raw.Clock`.
+
+    Raises:
+        RunError: the arm failed, or printed no measurement.
+    """
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, *_command(arm, conditions, Path(scratch))],
+            env={**os.environ, "PYTHONPATH": str(ROOT), **arm.environment},
+            preexec_fn=_limit(conditions.num_threads),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        wall_seconds = time.perf_counter() - began
+        if done.returncode != 0:
+            raise RunError(f"{arm.name} exited with {done.returncode}:\n{done.stderr[-2000:]}")
+        if arm.track == "ours":
+            measured = _from_record(Path(scratch) / "run")
+        else:
+            try:
+                measured = json.loads(done.stdout)
+            except ValueError as error:
+                raise RunError(f"{arm.name} printed no measurement:\n{done.stdout}") from error
+    return {**measured, "wall_seconds": wall_seconds}
+
+
+def steady_seconds(measured: Measured) -> float:
+    """Return the median of the epochs after the first, which warms up."""
+    return statistics.median(measured["epoch_seconds"][1:] or measured["epoch_seconds"])
+
+
+def with_best_workers(arm: Arm, conditions: Conditions, say: Callable[[str], None]) -> Arm:
+    """Return the stock Lightning arm with the number of loader workers that is fastest here."""
+    seconds = {}
+    for workers in WORKERS:
+        tried = Arm(arm.name, arm.track, arm.engine, ("--workers", str(workers)))
+        seconds[workers] = steady_seconds(measure(tried, conditions))
+        say(f"{arm.name}, {workers} workers: {seconds[workers]:.2f} s an epoch")
+    best = min(seconds, key=lambda workers: seconds[workers])
+    return Arm(arm.name, arm.track, arm.engine, ("--workers", str(best)))
+
+
+def reference_history(conditions: Conditions) -> list[dict[str, float]]:
+    """Return the epochs that Lightning's plain path goes through in float64, one epoch of it.
+
+    Raises:
+        RunError: it failed.
+    """
+    arm = Arm("the reference", "ours", "lightning", ("--plain",))
+    changed = {"num_epochs": 1, "precision": "64"}
+    return measure(arm, Conditions(**{**vars(conditions), **changed}))["history"]
+
+
+def _command(arm: Arm, conditions: Conditions, scratch: Path) -> list[str]:
+    if arm.track == "peak":
+        return [str(PROGRAMS / "peak_torch.py")]
+    shared = ["--data-dir", str(conditions.data_dir), "--epochs", str(conditions.num_epochs)]
+    shared += ["--batch-size", str(conditions.batch_size), "--precision", conditions.precision]
+    if arm.track == "ours":
+        script, *first = trainer_arguments(arm.engine)
+        place = ["--run-dir", str(scratch / "run"), "--device", "cpu"]
+        return [str(ROOT / "scripts" / script), *first, *shared, *place, *arm.options]
+    framework = "lightning" if arm.engine == "lightning" else "keras"
+    program = f"raw_{arm.engine}.py" if arm.track == "raw" else f"stock_{framework}.py"
+    return [str(PROGRAMS / program), *shared, *arm.options]
+
+
+def _limit(num_threads: int | None) -> Callable[[], None] | None:
+    """Return what binds a new process to its first cores, which every framework heeds."""
+    if num_threads is None:
+        return None
+    cores = sorted(os.sched_getaffinity(0))[:num_threads]
+    return lambda: os.sched_setaffinity(0, cores)
+
+
+def _from_record(run_dir: Path) -> Measured:
+    record = read_record(run_dir)
+    return {
+        "epoch_seconds": [float(row["seconds"]) for row in record.history],
+        "history": [{name: row[name] for name in EPOCH_METRICS} for row in record.history],
+        "startup_seconds": record.timing["startup_seconds"],
+        "first_step_seconds": record.timing["first_step_seconds"],
+        "test_accuracy": record.test["accuracy"],
+        "peak_memory_bytes": record.timing["peak_memory_bytes"],
+    }

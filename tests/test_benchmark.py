@@ -1,0 +1,205 @@
+"""The benchmark: arms, statistics, what is thrown out, and the hand-written loops."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmark import report, runner
+from benchmark.runner import Arm, Conditions, arms_of, baselines, measure, steady_seconds
+from benchmark.statistics import paired_ratio, spread
+from pipeline.drawn import draw_dataset
+from pipeline.errors import RunError
+from pipeline.recipe import preset
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
+ENGINES = ("lightning", "keras-tensorflow", "keras-jax", "keras-torch")
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--rounds", "0"], "`--rounds` must be at least 1; received 0"),
+        (["--epochs", "1"], "`--epochs` must be at least 2; received 1"),
+        (["--images", "10"], "`--images` must be at least 1000; received 10"),
+        (["--threads", "9999"], "`--threads` must be between 1 and"),
+        (["--engines", "theano"], "`--engines` takes lightning, keras-tensorflow"),
+        (["--tracks", "theirs"], "`--tracks` takes stock, ours, raw; received 'theirs'"),
+        (["--data-dir", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_wrong_call_is_refused_in_a_line(arguments, words, tmp_path):
+    done = run(*arguments, "--output-dir", tmp_path / "out")
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_arm_has_its_controls():
+    arms, left_out = arms_of(ENGINES, ("stock", "ours", "raw"), "32")
+    assert left_out == {}
+    names = [arm.name for arm in arms]
+    assert len(names) == len(set(names)) == 4 + 4 + 3
+    for arm in arms:
+        assert set(baselines(arm)) <= set(names)
+        assert len(list(baselines(arm))) == (2 if arm.track == "ours" else 0)
+
+
+def test_what_cannot_run_is_named(monkeypatch):
+    gone = {"keras-tensorflow": "no tensorflow"}
+    for name, engine in runner.ENGINES.items():
+        why_not = partial(gone.get, name)
+        there = SimpleNamespace(why_not=why_not, environment=engine.environment)
+        monkeypatch.setitem(runner.ENGINES, name, there)
+    arms, left_out = arms_of(ENGINES, ("stock", "ours", "raw"), "32")
+    missing = {"stock keras-tensorflow", "ours keras-tensorflow", "raw tensorflow"}
+    assert left_out == dict.fromkeys(missing, "no tensorflow")
+    assert not missing & {arm.name for arm in arms}
+    _, left_out = arms_of(("lightning", "keras-jax"), ("raw",), "bf16")
+    assert left_out == {"raw jax": "this loop is written for float32"}
+
+
+def test_ratios_are_paired_by_round():
+    ratio = paired_ratio([4.0, 8.0, 6.0], [2.0, 4.0, 2.0])
+    assert ratio.median == 2.0
+    assert ratio.low == 2.0
+    assert ratio.high == 3.0
+    assert paired_ratio([3.0], [2.0]).low is None
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        paired_ratio([1.0, 2.0], [1.0])
+    with pytest.raises(ValueError, match="no values"):
+        spread([])
+    assert spread([1.0, 2.0, 3.0]).median == 2.0
+
+
+def test_warm_up_is_apart():
+    assert steady_seconds({"epoch_seconds": [9.0, 1.0, 3.0]}) == 2.0
+
+
+def test_flops_are_those_of_the_network():
+    # 45.8 MFLOP for a training image, from the shapes by hand: see the docstring.
+    assert report.training_flops(preset("base")) == pytest.approx(45.8e6, rel=0.01)
+    assert report.evaluation_flops(preset("base")) == pytest.approx(15.4e6, rel=0.01)
+
+
+def measured(*losses, val_accuracy=0.8, seconds=1.0):
+    history = [
+        {"loss": loss, "val_loss": loss, "accuracy": 0.8, "val_accuracy": val_accuracy}
+        for loss in losses
+    ]
+    return {
+        "epoch_seconds": [seconds] * len(losses),
+        "history": history,
+        "startup_seconds": 1.0,
+        "first_step_seconds": 1.0,
+        "wall_seconds": 9.0,
+        "test_accuracy": val_accuracy,
+        "peak_memory_bytes": 2**30,
+    }
+
+
+REFERENCE = [{"loss": 0.5, "val_loss": 0.5}]
+OURS, RAW = Arm("ours lightning", "ours", "lightning"), Arm("raw torch", "raw", "torch")
+STOCK = Arm("stock lightning", "stock", "lightning")
+
+
+def test_a_training_that_strays_is_thrown_out():
+    def why(arm, *runs):
+        return report.why_thrown_out(arm, runs, REFERENCE, 0.8)
+
+    assert why(OURS, measured(0.5, 0.3)) == ""
+    words = why(RAW, measured(0.5, 0.3), measured(0.53, 0.3))
+    assert words == "loss of epoch 1 is 0.030 off the reference trajectory"
+    assert why(RAW, measured(float("nan"), 0.3))
+    assert why(STOCK, measured(0.9, val_accuracy=0.78)) == ""
+    assert "0.700" in why(STOCK, measured(0.5, val_accuracy=0.7))
+
+
+def test_the_table_has_ratios_and_what_was_thrown_out():
+    arms = [STOCK, OURS, RAW]
+    runs = {
+        STOCK.name: [measured(0.9, 0.8, seconds=4.0)] * 2,
+        OURS.name: [measured(0.5, 0.4, seconds=2.0)] * 2,
+        RAW.name: [measured(0.7, 0.4, seconds=1.0)] * 2,
+    }
+    rows = report.summarize(arms, runs, REFERENCE, (12_000, 3_000), 1e12)
+    assert rows[1]["faster_than"]["stock lightning"]["median"] == 2.0
+    assert rows[1]["faster_than"]["raw torch"]["median"] == 0.5
+    found = {
+        "arms": rows, "environment": {"cpu": "C", "cores": 2, "packages": {"torch": "2"}},
+        "conditions": {
+            "train_images": 12_000, "validation_images": 3_000, "batch_size": 64,
+            "precision": "32", "num_epochs": 2,
+        },
+        "command": "x", "rounds": 2, "peak_flops": 1e12, "left_out": {"raw jax": "no jax"},
+    }  # fmt: skip
+    text = "\n".join(report.markdown(found))
+    assert "| ours lightning | 2.00 (2.00–2.00) | 6,000 | 2.00× (2.00–2.00) |" in text
+    assert "raw torch (thrown out: loss of epoch 1" in text
+    assert "Not measured: raw jax: no jax." in text
+
+
+@pytest.fixture(scope="module")
+def conditions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn")
+    draw_dataset(folder, 700, 110)
+    return Conditions(folder, num_epochs=2)
+
+
+@pytest.fixture(scope="module")
+def reference(conditions):
+    return runner.reference_history(conditions)
+
+
+@pytest.mark.parametrize("framework", ["torch", "tensorflow", "jax"])
+def test_a_hand_written_loop_is_the_same_training(conditions, reference, framework):
+    arm = Arm(f"raw {framework}", "raw", framework)
+    found = measure(arm, conditions)
+    assert len(found["epoch_seconds"]) == 2
+    for name, value in reference[0].items():
+        assert found["history"][0][name] == pytest.approx(value, abs=2e-4), name
+    assert found["first_step_seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("raise SystemExit('planted')", "(?s)raw torch exited with 1:.*planted"),
+        ("print('no JSON')", "(?s)raw torch printed no measurement:.*no JSON"),
+    ],
+)
+def test_an_arm_that_fails_is_named(conditions, monkeypatch, tmp_path, program, words):
+    (tmp_path / "raw_torch.py").write_text(program)
+    monkeypatch.setattr(runner, "PROGRAMS", tmp_path)
+    with pytest.raises(RunError, match=words):
+        measure(Arm("raw torch", "raw", "torch"), conditions)
+
+
+def test_a_small_benchmark_is_written_whole(tmp_path):
+    draw_dataset(tmp_path / "drawn", 1000, 200)
+    done = run(
+        "--data-dir", tmp_path / "drawn", "--images", 1000, "--rounds", 1, "--epochs", 2,
+        "--engines", "keras-tensorflow", "--tracks", "ours,raw", "--output-dir", tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert [row["arm"] for row in found["arms"]] == ["ours keras-tensorflow", "raw tensorflow"]
+    assert all(len(runs) == 1 for runs in found["measurements"].values())
+    assert found["arms"][0]["faster_than"]["raw tensorflow"]["n"] == 1
+    assert (tmp_path / "out" / "benchmark.md").read_text().startswith("# Benchmark")
+    assert (tmp_path / "out" / "benchmark.png").stat().st_size > 1000
