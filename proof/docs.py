@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from portproof.files import write_text
-from proof.pages import faults_page, ladder_lines, replays_page, training_lines
+from proof.horizon_plot import horizon_picture
+from proof.pages import (
+    faults_page,
+    horizon_lines,
+    jax_lines,
+    ladder_lines,
+    replays_page,
+    training_lines,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCS = ROOT / "results" / "proof", ROOT / "docs"
@@ -20,14 +28,18 @@ def made_pages() -> dict[Path, str]:
         DOCS / "faults.md": "\n".join([*faults_page(faults), ""]),
         DOCS / "replays.md": "\n".join([*replays_page(result("replays.json")), ""]),
         PARITY: with_parts(PARITY.read_text()),
+        DOCS / "horizon.svg": horizon_picture(result("training.json")["stages"]),
     }
 
 
 def with_parts(text: str) -> str:
     """Return a page's text with its marked parts made anew."""
+    training = result("training.json")
     parts = {
         "ladder": ladder_lines((RESULTS / "ladder.md").read_text()),
-        "training": training_lines(result("training.json")),
+        "training": training_lines(training),
+        "jax": jax_lines(training["stages"]),
+        "horizon": horizon_lines(training["stages"]),
     }
     for name, lines in parts.items():
         start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from pipeline.datasets import Dataset
-from pipeline.drawn import write_first_images
+from pipeline.drawn import write_first_images, write_idx_set
 from pipeline.engines import ENGINES
 from pipeline.environment import describe_machine, package_versions, usable_cores
 from pipeline.network import shared_first_weights
 from pipeline.recipe import Recipe, preset, recipe_to_dict
 from portproof.compare import gap
 from portproof.engines import answer
-from portproof.exchange import Array, Question, Trace, read_arrays, read_trace, write_question
+from portproof.exchange import Array, Question, read_arrays, read_trace, write_question
 from portproof.files import write_json
 from portproof.following import ROWS, group_of, horizon, state_path
 from proof.catalogue import JAX, LIGHTNING, TENSORFLOW, TORCH
@@ -38,14 +38,17 @@ STEPS_PER_EPOCH = 750
 """Of the tutorial: 48,000 images in batches of 64."""
 FREE_EPOCHS = 5
 NUM_SEEDS = 5
-SMALL = "small"
-CUT = "first-images"
-"""Folder of the smaller training's data set."""
+SMALL, SMALL_STEPS = "small", 250
+"""The smaller training and its steps an epoch."""
+CUT, GRAINY = "first-images", "grainy-images"
+"""Folders of smaller data sets: the first images, and the same with noise on every pixel."""
+GRAIN = 64
+"""Grey levels of that noise, of which the image keeps the rest."""
 SMALL_IMAGES, SMALL_TEST_IMAGES, SMALL_BATCH, SMALL_EPOCHS = 5000, 100, 16, 40
 """Of the data set's first images 4,000 train, 250 steps an epoch; they part before the last."""
 MOVED = "lightning-moved"
-JAX_FREE, JAX_EXPLAINED, ONE_AT_ZERO = "jax", "jax-one-at-zero", "gradient-at-zero"
-"""Of the runs that JAX follows, and the planted change that makes Lightning's gradient JAX's."""
+JAX_FREE, JAX_EXPLAINED = "jax", "jax-grainy"
+"""What JAX is followed on: the small training, and the same on images without flat ground."""
 SYNCHRONISED = "base-0-keras-tensorflow-synchronised"
 PARTED = 1e-3
 """Gap of weights past which a run is followed no further."""
@@ -57,6 +60,8 @@ FREE_LIMITS = {1: 1e-14, FREE_EPOCHS: 1e-12}
 PIECE_LIMIT = 1e-12
 HORIZON_GAP = 1e-6
 """Gap of weights at which two runs have parted."""
+HORIZON_KINDS = (SMALL, "base")
+"""Trainings that are followed until they part."""
 HORIZON_SHARE = 0.8
 """Share of the engine's own horizon that the one between engines must reach in the median."""
 TIMEOUT_SECONDS = 24 * 3600.0
@@ -75,25 +80,29 @@ class Stage:
     keeps_every: int | None = None
     moved_by_one_ulp: bool = False
     """Start from first weights of which each is the next float64 above."""
-    fault: str = ""
-    """Planted in the engine; empty for none."""
-    num_images: int | None = None
-    """Of the data set's images for training and validation, only so many; None for all."""
+    images: str = ""
+    """Folder of a smaller data set, `CUT` or `GRAINY`; empty for the whole one."""
 
 
-def horizon_stages(name: str, recipe: Recipe, num_images: int | None = None) -> list[Stage]:
+def horizon_stages(name: str, recipe: Recipe, images: str = "") -> list[Stage]:
     """Return a training with its states kept, and two that follow it until they part.
 
     One is the other framework's; the other is the engine's own, its first weights moved by one
     ulp: what rounding alone does.
     """
     reference = f"{name}-lightning"
-    stages = [
-        Stage(reference, LIGHTNING, recipe, keeps_every=EVERY),
-        Stage(f"{name}-{TENSORFLOW}", TENSORFLOW, recipe, follows=reference),
-        Stage(f"{name}-{MOVED}", LIGHTNING, recipe, follows=reference, moved_by_one_ulp=True),
+    return [
+        Stage(reference, LIGHTNING, recipe, keeps_every=EVERY, images=images),
+        Stage(f"{name}-{TENSORFLOW}", TENSORFLOW, recipe, follows=reference, images=images),
+        Stage(
+            f"{name}-{MOVED}",
+            LIGHTNING,
+            recipe,
+            follows=reference,
+            moved_by_one_ulp=True,
+            images=images,
+        ),
     ]
-    return [dataclasses.replace(stage, num_images=num_images) for stage in stages]
 
 
 def small_stages(seed: int) -> list[Stage]:
@@ -105,23 +114,36 @@ def small_stages(seed: int) -> list[Stage]:
     recipe = preset(
         "base", precision="64", seed=seed, batch_size=SMALL_BATCH, num_epochs=SMALL_EPOCHS
     )
-    return horizon_stages(f"{SMALL}-{seed}", recipe, SMALL_IMAGES)
+    return horizon_stages(f"{SMALL}-{seed}", recipe, CUT)
 
 
 def jax_stages() -> list[Stage]:
-    """Return five epochs of the small training by JAX, which follows Lightning twice.
+    """Return five epochs of the small training by JAX, on two sets of images.
 
-    Once as it is, and once with an activation whose gradient at zero is 1, as JAX has it.
+    On flat ground activations are exactly 0, where JAX's LeakyReLU has another gradient, and equal,
+    where its max pool passes the gradient another way. Grainy images have no flat ground.
     """
     recipe = preset("base", precision="64", batch_size=SMALL_BATCH, num_epochs=FREE_EPOCHS)
     stages = []
-    for name, fault in ((JAX_FREE, ""), (JAX_EXPLAINED, ONE_AT_ZERO)):
+    for name, images in ((JAX_FREE, CUT), (JAX_EXPLAINED, GRAINY)):
         reference = f"{name}-lightning"
         stages += [
-            Stage(reference, LIGHTNING, recipe, keeps_every=EVERY, fault=fault),
-            Stage(f"{name}-{JAX}", JAX, recipe, follows=reference),
+            Stage(reference, LIGHTNING, recipe, keeps_every=EVERY, images=images),
+            Stage(f"{name}-{JAX}", JAX, recipe, follows=reference, images=images),
         ]
-    return [dataclasses.replace(stage, num_images=SMALL_IMAGES) for stage in stages]
+    return stages
+
+
+def write_smaller_sets(dataset: Dataset, folder: Path) -> None:
+    """Write the data sets `CUT` and `GRAINY` to `folder`."""
+    write_first_images(dataset, folder / CUT, SMALL_IMAGES, SMALL_TEST_IMAGES)
+    random = np.random.default_rng(0)
+    images, test_images = (
+        (part * ((256 - GRAIN) / 256) + random.integers(GRAIN, size=part.shape)).astype(np.uint8)
+        for part in (dataset.train_images[:SMALL_IMAGES], dataset.test_images[:SMALL_TEST_IMAGES])
+    )
+    labels = dataset.train_labels[:SMALL_IMAGES], dataset.test_labels[:SMALL_TEST_IMAGES]
+    write_idx_set(folder / GRAINY, images, labels[0], test_images, labels[1])
 
 
 def full_stages(num_seeds: int) -> list[Stage]:
@@ -163,10 +185,9 @@ def question_of(
     stage: Stage, data_dir: Path, folder: Path, followers: Iterable[str] = ()
 ) -> Question:
     """Return the question that carries a stage out in `folder`; it ends with its `followers`."""
-    cut = folder / CUT if stage.num_images else data_dir
     settings: dict[str, Any] = {
         "recipe": recipe_to_dict(stage.recipe),
-        "data_dir": str(cut),
+        "data_dir": str(folder / stage.images if stage.images else data_dir),
         "run_dir": str(folder / stage.name),
         "every": EVERY,
         "threads": 1,
@@ -214,27 +235,19 @@ def run_stage(
         kept = json.loads(result.read_text())
         if kept["question"] == question.identity:
             return kept
-    facts = (_ask_with_fault if stage.fault else _ask)(stage, question, run_dir).facts
-    kept = {"question": question.identity, "stage": stage_to_dict(stage), **facts}
-    write_json(result, kept)
-    return kept
-
-
-def _ask(stage: Stage, question: Question, run_dir: Path) -> Trace:
     write_question(run_dir / "question.safetensors", question)
+    trace_path = run_dir / "trace.safetensors"
     answer(
         ENGINES[stage.engine],
         run_dir / "question.safetensors",
-        run_dir / "trace.safetensors",
+        trace_path,
         precision=stage.recipe.precision,
         timeout_seconds=TIMEOUT_SECONDS,
     )
-    return read_trace(run_dir / "trace.safetensors", question)
-
-
-def _ask_with_fault(stage: Stage, question: Question, run_dir: Path) -> Trace:
-    with EngineRoom(TIMEOUT_SECONDS) as room:
-        return room.ask(stage.engine, question, stage.fault)
+    facts = read_trace(trace_path, question).facts
+    kept = {"question": question.identity, "stage": stage_to_dict(stage), **facts}
+    write_json(result, kept)
+    return kept
 
 
 def forget_states(folder: Path) -> None:
@@ -335,7 +348,7 @@ def prove_training(
         EngineError: an engine cannot run here or died.
     """
     folder = output_dir / "training"
-    write_first_images(dataset, folder / CUT, SMALL_IMAGES, SMALL_TEST_IMAGES)
+    write_smaller_sets(dataset, folder)
     results = run_stages(full_stages(num_seeds), dataset.folder, folder, say)
     found = {
         "origin": {
@@ -361,7 +374,7 @@ def prove_one_epoch(dataset: Dataset, output_dir: Path, say: Callable[[str], Non
         EngineError: an engine cannot run here or died.
     """
     folder = output_dir / "training"
-    write_first_images(dataset, folder / CUT, SMALL_IMAGES, SMALL_TEST_IMAGES)
+    write_smaller_sets(dataset, folder)
     stages = [
         dataclasses.replace(
             stage,
@@ -374,9 +387,10 @@ def prove_one_epoch(dataset: Dataset, output_dir: Path, say: Callable[[str], Non
     ]
     results = run_stages(stages, dataset.folder, folder, say)
     name = stages[-1].name
-    steps = results[name]["steps"]
-    gap = float(np.max([row["weight"] for row in steps.values()]))
-    say(f"{name}: weights within {gap:.1e} over {max(map(int, steps))} steps")
+    gap = largest_gap(results[name], SMALL_STEPS)
+    if gap is None:
+        return [f"{name} ended before its epoch did"]
+    say(f"{name}: weights within {gap:.1e} at every {EVERY}th of {SMALL_STEPS} steps")
     limit = FREE_LIMITS[1]
     return [] if gap <= limit else [f"{name} is {gap} apart after an epoch, target {limit:g}"]
 
@@ -418,13 +432,16 @@ def _logits(
     return room.ask(engine, question).arrays["logits"]
 
 
-def largest_gap(stage: Mapping[str, Any], last_step: int) -> float | None:
-    """Return the largest gap of weights up to a step; None where the run did not get there."""
+def largest_gap(stage: Mapping[str, Any], num_steps: int) -> float | None:
+    """Return the largest gap of weights in the first steps; None where the run ended before.
+
+    The last look that counts is the last one due by then.
+    """
     steps = {int(step): row["weight"] for step, row in stage["steps"].items()}
-    if last_step not in steps:
+    if num_steps // EVERY * EVERY not in steps:
         return None
     # NumPy's largest of NaN and anything is NaN, which is within no limit.
-    return float(np.max([gap for step, gap in steps.items() if step <= last_step]))
+    return float(np.max([gap for step, gap in steps.items() if step <= num_steps]))
 
 
 def missed_targets(found: Mapping[str, Any]) -> Iterator[str]:
@@ -434,10 +451,9 @@ def missed_targets(found: Mapping[str, Any]) -> Iterator[str]:
         reached = largest_gap(stages[name], num_epochs * STEPS_PER_EPOCH)
         if reached is None or not reached <= limit:
             yield f"{name} is {reached} apart after {num_epochs} epochs, target {limit:g}"
-    steps = stages[f"{JAX_EXPLAINED}-{JAX}"]["steps"]
-    reached = largest_gap({"steps": steps}, max(map(int, steps)))
+    reached = largest_gap(stages[f"{JAX_EXPLAINED}-{JAX}"], SMALL_STEPS * FREE_EPOCHS)
     if reached is None or not reached <= FREE_LIMITS[FREE_EPOCHS]:
-        yield f"JAX is {reached} apart though the gradient at zero is its own"
+        yield f"JAX is {reached} apart on images without flat ground"
     pieces = [row["weight"] for row in stages[SYNCHRONISED]["steps"].values()]
     largest = float(np.max(pieces))
     if len(pieces) != 200 or not largest <= PIECE_LIMIT:
@@ -445,21 +461,25 @@ def missed_targets(found: Mapping[str, Any]) -> Iterator[str]:
     rows = found["test_images_after_each_epoch"]["epochs"]
     if len(rows) != 20 or any(row["other_labels"] for row in rows):
         yield "the halves label test images differently"
-    for start, shares in horizon_shares(stages).items():
-        if len(shares) >= NUM_SEEDS and not np.median(shares) >= HORIZON_SHARE:
-            yield f"{start}: the median horizon is {np.median(shares):.2f} of the engine's own"
+    shares = horizon_shares(stages)
+    for kind in HORIZON_KINDS:
+        measured = shares.get(kind, [])
+        if len(measured) < NUM_SEEDS:
+            yield f"{kind}: {len(measured)} seeds have both horizons, target {NUM_SEEDS}"
+        elif not np.median(measured) >= HORIZON_SHARE:
+            yield f"{kind}: the median horizon is {np.median(measured):.2f} of the engine's own"
 
 
 def horizons(stages: Mapping[str, Any]) -> dict[str, dict[str, int | None]]:
     """Return, by recipe and seed, the step at which each follower's weights part.
 
-    None where they are still together at its end.
+    None where they are still together at its end; a follower that was not run is missing.
     """
     found: dict[str, dict[str, int | None]] = {}
     for name, stage in stages.items():
         for follower in (TENSORFLOW, MOVED):
             start = name.removesuffix(f"-{follower}")
-            if start != name and f"{start}-{MOVED}" in stages:
+            if start != name and start.partition("-")[0] in HORIZON_KINDS:
                 found.setdefault(start, {})[follower] = horizon(stage["steps"], HORIZON_GAP)
     return found
 

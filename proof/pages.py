@@ -1,15 +1,21 @@
 """The proof's results as Markdown, for the run's folder and for `docs/`."""
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from proof.catalogue import JAX, TENSORFLOW
 from proof.full import (
     EVERY,
     FREE,
     FREE_EPOCHS,
-    HORIZON_GAP,
+    GRAIN,
+    JAX_EXPLAINED,
+    JAX_FREE,
+    MOVED,
     STEPS_PER_EPOCH,
     SYNCHRONISED,
+    horizon_shares,
     horizons,
     largest_gap,
 )
@@ -175,9 +181,35 @@ def training_lines(found: Mapping[str, Any]) -> Iterator[str]:
         f"`{origin['command']}`, n = 1, {origin['machine']['cpu']}, "
         f"{origin['machine']['cores']} cores."
     )
+
+
+def jax_lines(stages: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how far JAX lies from Lightning, on images with flat ground and without."""
+    rows = []
+    for name, words in (
+        (JAX_FREE, "as they are"),
+        (JAX_EXPLAINED, f"with up to {GRAIN - 1} grey levels of noise on each pixel"),
+    ):
+        steps = stages[f"{name}-{JAX}"]["steps"]
+        last = max(map(int, steps))
+        rows.append([words, f"{last:,}", f"{largest_gap({'steps': steps}, last):.1e}"])
+    headings = ("keras-jax, the small training; the images", "steps", "largest gap of any weight")
+    yield from table(headings, rows)
+
+
+def horizon_lines(stages: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the step at which each pair of runs has parted, and the median of the shares."""
+    rows = []
     for start, own in horizons(stages).items():
-        yield ""
-        shown = {name: f"step {step:,}" if step else "not by its end" for name, step in own.items()}
-        yield f"Parted by more than {HORIZON_GAP:g}, {start}: " + ", ".join(
-            f"{name} {words}" for name, words in shown.items()
-        )
+        between, alone = own.get(TENSORFLOW), own.get(MOVED)
+        share = f"{between / alone:.2f}" if between and alone else "–"
+        rows.append([start, *(f"{step:,}" if step else "–" for step in (between, alone)), share])
+    headings = ("training, seed", "Keras against Lightning", "Lightning against itself", "share")
+    yield from table(headings, rows)
+    for kind, shares in horizon_shares(stages).items():
+        if len(shares) > 1:
+            yield ""
+            yield (
+                f"Median share of the {kind} training: {statistics.median(shares):.2f}, "
+                f"n = {len(shares)} seeds, {min(shares):.2f} to {max(shares):.2f}."
+            )

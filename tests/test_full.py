@@ -1,6 +1,7 @@
 """The long proof's stages and what is read off their results."""
 
 import copy
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,11 @@ def results(between=400, own=400, num_seeds=NUM_SEEDS):
     quiet = [1e-15] * 200
     stages = dict.fromkeys(("base-0-keras-tensorflow", "dropout-0-keras-tensorflow"), quiet)
     stages |= {SYNCHRONISED: quiet, f"{JAX_EXPLAINED}-keras-jax": quiet[:16]}
-    for seed in range(num_seeds):
-        stages[f"small-{seed}-keras-tensorflow"] = [0.0] * (between - 1) + [1e-5]
-        stages[f"small-{seed}-{MOVED}"] = [0.0] * (own - 1) + [1e-5]
+    stages["base-0-keras-tensorflow"] = [1e-15] * 50 + [0.0] * 349 + [1e-5]
+    for kind, seed in product(("base", "small"), range(num_seeds)):
+        parted = {"base": (400, 400), "small": (between, own)}[kind]
+        for who, looks in zip(("keras-tensorflow", MOVED), parted, strict=True):
+            stages.setdefault(f"{kind}-{seed}-{who}", [0.0] * (looks - 1) + [1e-5])
     epochs = [{"epoch": n + 1, "other_labels": 0} for n in range(20)]
     return {
         "stages": {name: {"steps": rows(*gaps)} for name, gaps in stages.items()},
@@ -74,12 +77,14 @@ def test_only_states_of_whole_epochs_are_kept(tmp_path):
 def test_the_largest_gap_counts_every_look_up_to_a_step():
     stage = {"steps": rows(1.0, 3.0, 2.0, 9.0)}
     assert largest_gap(stage, 3 * EVERY) == 3.0
+    assert largest_gap(stage, 4 * EVERY - 1) == 3.0
     assert largest_gap(stage, 5 * EVERY) is None
 
 
 def test_reached_targets_are_not_missed():
     assert list(missed_targets(results())) == []
-    assert horizon_shares(results(200, 400)["stages"]) == {"small": [0.5] * NUM_SEEDS}
+    shares = horizon_shares(results(200, 400)["stages"])
+    assert shares == {"base": [1.0] * NUM_SEEDS, "small": [0.5] * NUM_SEEDS}
 
 
 @pytest.mark.parametrize("gap", [1e-13, float("nan")])
@@ -88,6 +93,15 @@ def test_a_free_run_that_parts_is_a_miss(name, gap):
     found = results()
     found["stages"][name]["steps"][str(STEPS_PER_EPOCH)]["weight"] = gap
     assert any(words.startswith(name) for words in missed_targets(found))
+
+
+def test_a_run_that_ended_early_or_has_no_horizon_is_a_miss():
+    found = results()
+    found["stages"][f"{JAX_EXPLAINED}-keras-jax"]["steps"] = rows(1e-15)
+    assert list(missed_targets(found)) == ["JAX is None apart on images without flat ground"]
+    found = results()
+    found["stages"][f"small-3-{MOVED}"]["steps"] = rows(*[0.0] * 400)
+    assert list(missed_targets(found)) == ["small: 4 seeds have both horizons, target 5"]
 
 
 def test_a_gap_that_jax_has_for_another_reason_is_a_miss():
