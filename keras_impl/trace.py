@@ -31,6 +31,7 @@ from pipeline.answers import (
 from pipeline.batches import batch_dtype, training_batches
 from pipeline.preprocess import rescale
 from pipeline.recipe import Recipe
+from portproof.engines import end_with_parent
 from portproof.exchange import Array, Arrays, Question
 from portproof.following import EnoughSeenError
 from portproof.sides.keras import AfterEachStep, KerasSubject, call
@@ -198,4 +199,5 @@ def main(question: Path, trace: Path) -> int:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main(*map(Path, sys.argv[1:])))

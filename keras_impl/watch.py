@@ -1,6 +1,5 @@
 """What a proof hangs into production training: noting batches, masks from NumPy, states."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -115,26 +114,6 @@ class Follow(keras.callbacks.Callback):
         go_on_from = self.follower.look(step, export_training_state(self.model))
         if go_on_from is not None:
             load_training_state(self.model, go_on_from)
-
-
-class AfterSteps(keras.callbacks.Callback):
-    """Call `note(step, state, loss)` after each of the first `num_steps` steps, from 1.
-
-    `loss` is Keras's running mean over the epoch so far.
-    """
-
-    def __init__(self, num_steps: int, note: Callable[[int, Any, float], None]) -> None:
-        super().__init__()
-        self.num_steps, self.note = num_steps, note
-        self.step = 0
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Hand on the state."""
-        self.step += 1
-        if self.step <= self.num_steps:
-            synchronise(self.model)
-            assert logs is not None
-            self.note(self.step, export_training_state(self.model), float(logs["loss"]))
 
 
 def synchronise(model: keras.Model) -> None:

@@ -1,6 +1,5 @@
 """What a proof hangs into production training: noting batches, masks from NumPy, states."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -112,31 +111,3 @@ class Follow(L.Callback):
         go_on_from = self.follower.look(step, state)
         if go_on_from is not None:
             load_training_state(network, optimizer, go_on_from, self.recipe)
-
-
-class AfterSteps(L.Callback):
-    """Call `note(step, state, loss)` after each of the first `num_steps` steps, from 1.
-
-    `loss` is the batch's own mean.
-    """
-
-    def __init__(
-        self, recipe: Recipe, num_steps: int, note: Callable[[int, Any, float], None]
-    ) -> None:
-        self.recipe, self.num_steps, self.note = recipe, num_steps, note
-        self.step = 0
-
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Hand on the state."""
-        self.step += 1
-        if self.step <= self.num_steps:
-            assert isinstance(pl_module, Classifier)
-            state = export_training_state(pl_module.network, trainer.optimizers[0], self.recipe)
-            self.note(self.step, state, outputs["loss"].item())

@@ -23,7 +23,7 @@ MAX_WIDTH = 65_536
 def nearest_float32(value: float) -> float:
     """Return the float32 nearest to `value`, as a double.
 
-    TensorFlow stores LeakyReLU's slope, and Keras casts Adam's betas, as float32 even in a
+    TensorFlow stores LeakyReLU's slope, and Keras there casts Adam's betas, as float32 even in a
     float64 model. A number that float32 can hold is the same number on both sides.
     """
     return struct.unpack("=f", struct.pack("=f", value))[0]  # native "f" would overflow to inf

@@ -1,6 +1,7 @@
 """Following one training run by another: states at regular steps, gaps, synchronisation."""
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from portproof.exchange import Array, Arrays, read_arrays, write_arrays
 from portproof.files import write_json
 
 ROWS = "steps.json"
+MOST = sys.float_info.max
 
 
 class EnoughSeenError(RuntimeError):
@@ -69,7 +71,9 @@ class Follower:
         self.rows[str(step)] = {}
         if self.reference is not None:
             reference = self._reference_state(step)
-            self.rows[str(step)] = group_gaps(reference, state)
+            gaps = group_gaps(reference, state)
+            # JSON holds no infinity: a gap that is none is the largest number.
+            self.rows[str(step)] = {name: min(gap, MOST) for name, gap in gaps.items()}
         write_json(self.folder / ROWS, self.rows)
         weight_gap = self.rows[str(step)].get("weight", 0.0)
         if self.stop_gap is not None and weight_gap > self.stop_gap:

@@ -12,6 +12,7 @@ import numpy as np
 
 from portproof.causes import Diagnosis, Evidence, diagnose
 from portproof.compare import (
+    EXACT,
     Difference,
     Tolerance,
     compare_arrays,
@@ -23,7 +24,7 @@ from portproof.exchange import Array, Question, Trace
 from portproof.statistics import compare_initialisation
 
 MAX_FINDINGS = 20
-"""Findings that a rung keeps; the worst come first."""
+"""Findings that a rung keeps: the first ones, in the order of what is compared."""
 
 ARCHITECTURE = ("name", "kind", "output_shape", "parameters")
 """What a layer table's row is compared in."""
@@ -61,7 +62,7 @@ class Report:
     compared: int = 0
     """Values compared, single numbers or settings."""
     worst: Difference | None = None
-    """The largest gap, also where it passes."""
+    """The place whose gap is the largest share of what is allowed, also where it passes."""
     findings: tuple[Difference, ...] = ()
 
 
@@ -271,7 +272,10 @@ def _check_logits(pair: Pair) -> Report:
 
 
 def _check_gradients(pair: Pair) -> Report:
-    report = _compare_keys(pair, "gradients", _keys(pair, "gradient."))
+    cases = [str(case) for case in pair.question.settings.get("gradient_cases", [])]
+    expected = [f"gradient.{case}.{name}" for case in cases for name in _trained(pair)]
+    keys = [*_keys(pair, "gradient."), *expected]
+    report = _compare_keys(pair, "gradients", list(dict.fromkeys(keys)))
     zero = [
         key
         for key in _keys(pair, "gradient.")
@@ -282,7 +286,10 @@ def _check_gradients(pair: Pair) -> Report:
 
 def _check_optimizer(pair: Pair) -> Report:
     num_steps = int(pair.question.settings["steps"])
-    keys = sorted(_keys(pair, "step."), key=lambda key: int(key.split(".")[1]))
+    expected = [
+        f"step.{step}.weight.{name}" for step in range(1, num_steps + 1) for name in _trained(pair)
+    ]
+    keys = sorted({*_keys(pair, "step."), *expected}, key=lambda key: int(key.split(".")[1]))
     report = _compare_keys(pair, "optimizer", keys)
     vacuous = []
     for step in range(1, num_steps + 1):
@@ -312,13 +319,16 @@ def _check_dropout(pair: Pair) -> Report:
 
 
 def _check_training(pair: Pair) -> Report:
-    keys = [*_keys(pair, "trained."), "trained_logits"]
+    expected = [f"trained.{name}" for name in _trained(pair)]
+    keys = list(dict.fromkeys([*_keys(pair, "trained."), *expected, "trained_logits"]))
     report = _compare_keys(pair, "training", keys)
     vacuous = [
         _vacuous(key, "the weights have not moved")
         for key in _keys(pair, "trained.")
         if _has_not_moved(pair, key, key.removeprefix("trained."))
     ]
+    if _is_constant(pair, "trained_logits"):
+        vacuous.append(_vacuous("trained_logits", "the logits are constant"))
     return _add(report, vacuous)
 
 
@@ -345,7 +355,7 @@ def _recomputed(pair: Pair, side: Trace) -> list[Difference]:
     logits = side.arrays.get("validation_logits")
     classes = validation_classes(side)
     if logits is None or classes is None:
-        return []
+        return [Difference("validation_logits", "there", "missing", side.engine)]
     if len(classes) != len(logits):
         note = f"{side.engine}'s validation images"
         return [Difference("validation_logits", len(classes), len(logits), note)]
@@ -404,6 +414,10 @@ def _own_dropout(pair: Pair, key: str) -> list[Difference]:
             found.append(Difference(key, "there", "missing", side.engine))
             continue
         scale = largest(kept)
+        if not scale >= 1:
+            note = f"{side.engine} scales what it keeps by {scale:.6g}"
+            found.append(Difference(key, "1 or more", scale, note))
+            continue
         values = np.unique(drawn)
         if not np.isin(values, [0.0, scale]).all():
             note = f"{side.engine}'s own draw on ones; expected 0 or {scale:.6g}"
@@ -418,6 +432,12 @@ def _own_dropout(pair: Pair, key: str) -> list[Difference]:
             note = f"{side.engine} drops whole channels"
             found.append(Difference(key, "single values", "whole channels", note))
     return found
+
+
+def _trained(pair: Pair) -> list[str]:
+    """Return the parameters that the question gives weights of, moving statistics aside."""
+    given = [key.removeprefix("weights.") for key in pair.question.arrays if key[:8] == "weights."]
+    return [name for name in given if ".moving_" not in name]
 
 
 def _keys(pair: Pair, prefix: str) -> list[str]:
@@ -444,19 +464,24 @@ def _compare_arrays(
     """Compare by key, each with its own tolerance; findings stand in the order of `keys`."""
     findings: list[Difference] = []
     worst: Difference | None = None
+    share = 0.0
     compared = 0
     for key in keys:
         one, other = left.get(key), right.get(key)
         if one is None and other is None:
             findings.append(Difference(key, "missing", "missing"))
             continue
+        tolerance = EXACT
         if one is not None and other is not None and one.shape == other.shape and one.size:
             compared += one.size
+            tolerance = pair.terms.tolerance(rung, key)
             place = worst_place(key, one, other)
-            if worst is None or place.ulps > worst.ulps:
-                worst = place
+            allowed = tolerance.allowed(largest(one))
+            place_share = place.gap / allowed if allowed else place.ulps
+            if worst is None or place_share > share:
+                worst, share = place, place_share
         present = ({key: array} if array is not None else {} for array in (one, other))
-        findings += compare_arrays(next(present), next(present), pair.terms.tolerance(rung, key))
+        findings += compare_arrays(next(present), next(present), tolerance)
     return Report(compared, worst, tuple(findings[:MAX_FINDINGS]))
 
 

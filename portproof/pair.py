@@ -110,6 +110,8 @@ def pair_question(
     asked = points_question(weights, batches, points, **settings)
     images, classes = batches[0]
     arrays = dict(asked.arrays)
+    if failed := seen.facts.get("failed"):
+        raise ValueError("; ".join(f"{ask}: {words}" for ask, words in failed.items()))
     before = [images, *(seen.arrays[f"point.{name}"] for name in points[:-1])]
     arrays |= {f"input.{name}": array for name, array in zip(points, before, strict=True)}
     sizes = {"full": len(images), "partial": max(len(images) // 3, 1), "single": 1}

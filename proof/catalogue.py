@@ -58,11 +58,25 @@ class Fault:
             )
 
 
+FLOAT64_ONLY = frozenset(
+    {
+        "double-slope",
+        "double-beta",
+        "float32-promotion",
+        "float32-layer",
+        "float32-loss",
+        "float32-gradient",
+        "rescaled-in-float32",
+        "no-x64",
+    }
+)
+"""Faults that are none in float32."""
+
 EPSILON = "Adam's ε: 1e-7 outside the bias correction in Keras, 1e-8 inside it in torch"
-BETAS = "Keras casts Adam's betas to float32"
+BETAS = "Keras on TensorFlow casts Adam's betas to float32"
 SLOPE = "LeakyReLU's default slope: 0.3 in Keras, 0.01 in torch"
 FLOAT32_SLOPE = "TensorFlow stores LeakyReLU's slope as float32"
-FUNCTIONAL_SLOPE = "functional forms have other default slopes than layers"
+FUNCTIONAL_SLOPE = "Keras's functional leaky_relu has the default slope 0.2, its layer 0.3"
 INITIALISERS = "Keras draws Glorot uniform kernels and zero biases, torch U(±1/√fan_in) for both"
 SAME_POOL = "Keras's same padding of an odd size is at the end; torch's `padding` is on both sides"
 PADDING = "convolutions have no padding by default"
@@ -282,7 +296,7 @@ LAYER_FAULTS = (
           mistake="the hidden layer's activation is never called"),
     Fault("one-slope", LIGHTNING, "layers", "forced.pool2", "leaky-slope",
           mistake="one activation is functional, with torch's default slope",
-          difference=FUNCTIONAL_SLOPE),
+          difference=SLOPE),
     Fault("one-slope", TENSORFLOW, "layers", "forced.hidden_act", "leaky-slope",
           mistake="one activation is functional, with Keras's default slope",
           difference=FUNCTIONAL_SLOPE, quick=False),

@@ -1,4 +1,4 @@
-"""The long proof: every step of the tutorial's training, and how far two runs can be followed.
+"""The long proof: the tutorial's whole training in pieces, and how far two runs can be followed.
 
 A stage is one production training run in one engine, in a folder of its own, where an interrupted
 stage goes on. They run side by side, one thread each; one that follows another waits for its
@@ -6,12 +6,15 @@ states, and one that is followed ends with the last that follows it.
 """
 
 import dataclasses
+import hashlib
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,9 +28,9 @@ from pipeline.environment import describe_machine, package_versions, usable_core
 from pipeline.network import shared_first_weights
 from pipeline.recipe import Recipe, preset, recipe_to_dict
 from portproof.compare import gap
-from portproof.engines import answer
+from portproof.engines import EngineError, answer
 from portproof.exchange import Array, Question, read_arrays, read_trace, write_question
-from portproof.files import write_json
+from portproof.files import write_json, write_text
 from portproof.following import ROWS, group_of, horizon, state_path
 from proof.catalogue import JAX, LIGHTNING, TENSORFLOW, TORCH
 from proof.engine_room import EngineRoom
@@ -53,6 +56,10 @@ SYNCHRONISED = "base-0-keras-tensorflow-synchronised"
 PARTED = 1e-3
 """Gap of weights past which a run is followed no further."""
 RESULT, TRAINING_JSON = "result.json", "training.json"
+SIGN = "made-by.txt"
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("pipeline", "portproof", "keras_impl", "lightning_impl")
+"""What a stage's process runs."""
 KEPT = ("stage", "steps")
 FREE = (f"base-0-{TENSORFLOW}", f"dropout-0-{TENSORFLOW}")
 FREE_LIMITS = {1: 1e-14, FREE_EPOCHS: 1e-12}
@@ -181,6 +188,15 @@ def full_stages(num_seeds: int) -> list[Stage]:
     ]
 
 
+def runnable_stages(num_seeds: int, say: Callable[[str], None]) -> list[Stage]:
+    """Return the stages whose engines can run here, and say which cannot."""
+    stages = full_stages(num_seeds)
+    for engine in dict.fromkeys(stage.engine for stage in stages):
+        if reason := ENGINES[engine].why_not():
+            say(f"{engine} cannot run here: {reason}; its stages are left out")
+    return [stage for stage in stages if not ENGINES[stage.engine].why_not()]
+
+
 def question_of(
     stage: Stage, data_dir: Path, folder: Path, followers: Iterable[str] = ()
 ) -> Question:
@@ -228,13 +244,16 @@ def run_stage(
         EngineError: the engine cannot run here or died.
     """
     run_dir = folder / stage.name
-    run_dir.mkdir(parents=True, exist_ok=True)
     question = question_of(stage, data_dir, folder, followers)
-    result = run_dir / RESULT
+    # What another question, other sources or other versions have left is no beginning of this.
+    sign, result = run_dir / SIGN, run_dir / RESULT
+    mark = f"{question.identity} {code_digest()}"
+    if run_dir.exists() and not (sign.exists() and sign.read_text() == mark):
+        shutil.rmtree(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_text(sign, mark)
     if result.exists():
-        kept = json.loads(result.read_text())
-        if kept["question"] == question.identity:
-            return kept
+        return json.loads(result.read_text())
     write_question(run_dir / "question.safetensors", question)
     trace_path = run_dir / "trace.safetensors"
     answer(
@@ -245,9 +264,21 @@ def run_stage(
         timeout_seconds=TIMEOUT_SECONDS,
     )
     facts = read_trace(trace_path, question).facts
+    if failed := facts.get("failed"):
+        raise EngineError(f"{stage.name} failed: {'; '.join(failed.values())}")
     kept = {"question": question.identity, "stage": stage_to_dict(stage), **facts}
     write_json(result, kept)
     return kept
+
+
+@cache
+def code_digest() -> str:
+    """Return a digest of what a run depends on besides its question: sources and versions."""
+    digest = hashlib.sha256(json.dumps(package_versions(), sort_keys=True).encode())
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def forget_states(folder: Path) -> None:
@@ -349,7 +380,7 @@ def prove_training(
     """
     folder = output_dir / "training"
     write_smaller_sets(dataset, folder)
-    results = run_stages(full_stages(num_seeds), dataset.folder, folder, say)
+    results = run_stages(runnable_stages(num_seeds, say), dataset.folder, folder, say)
     found = {
         "origin": {
             "command": command,
@@ -451,7 +482,8 @@ def missed_targets(found: Mapping[str, Any]) -> Iterator[str]:
         reached = largest_gap(stages[name], num_epochs * STEPS_PER_EPOCH)
         if reached is None or not reached <= limit:
             yield f"{name} is {reached} apart after {num_epochs} epochs, target {limit:g}"
-    reached = largest_gap(stages[f"{JAX_EXPLAINED}-{JAX}"], SMALL_STEPS * FREE_EPOCHS)
+    jax = stages.get(f"{JAX_EXPLAINED}-{JAX}", {"steps": {}})
+    reached = largest_gap(jax, SMALL_STEPS * FREE_EPOCHS)
     if reached is None or not reached <= FREE_LIMITS[FREE_EPOCHS]:
         yield f"JAX is {reached} apart on images without flat ground"
     pieces = [row["weight"] for row in stages[SYNCHRONISED]["steps"].values()]

@@ -35,7 +35,10 @@ def _variant(verdict: Verdict) -> str:
 
 
 def cell(rung: RungResult) -> str:
-    """Say what came of a rung in a word: the largest gap, `equal`, `failed`, `explained` or –."""
+    """Say what came of a rung in a word: its gap, `equal`, `failed`, `explained` or –.
+
+    The gap is the one nearest to its limit.
+    """
     if rung.status == "skipped":
         return "–"
     if rung.status != "passed":

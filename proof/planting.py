@@ -81,11 +81,17 @@ def route_of(fault: Fault, is_whole: bool = True) -> Route:
     )
 
 
+def other_engine(engine: str) -> str:
+    """Return the engine that one with a fault is compared with."""
+    return TENSORFLOW if engine == LIGHTNING else LIGHTNING
+
+
 def plant(climber: Climber, fault: Fault, is_whole: bool = True) -> Outcome:
     """Climb with one fault planted, against the other framework without it."""
-    other = TENSORFLOW if fault.engine == LIGHTNING else LIGHTNING
     try:
-        verdict = climber.climb(other, fault.engine, route_of(fault, is_whole), fault.name)
+        verdict = climber.climb(
+            other_engine(fault.engine), fault.engine, route_of(fault, is_whole), fault.name
+        )
     except (EngineError, ValueError) as error:
         return Outcome(fault, None, str(error))
     return Outcome(fault, verdict)

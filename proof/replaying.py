@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from portproof.ladder import EXPLAINED, FAILED, RungResult, Verdict
-from proof.catalogue import LIGHTNING, RUNG_NAMES, TENSORFLOW
+from proof.catalogue import RUNG_NAMES
 from proof.climbs import Climber, Route
-from proof.planting import rungs_around
+from proof.planting import other_engine, rungs_around
 from proof.replays import Replay
 from proof.strided import StridedClimber
 
@@ -54,7 +54,7 @@ def replay_all(
         EngineError: an engine died, left no trace or took too long.
     """
     for replay in replays:
-        other = TENSORFLOW if replay.engine == LIGHTNING else LIGHTNING
+        other = other_engine(replay.engine)
         if replay.pair == "strided":
             verdict = strided.climb(other, replay.engine, replay.variant, replay.fault)
         else:

@@ -149,7 +149,11 @@ def prove_faults(
     order = {(fault.engine, fault.name): number for number, fault in enumerate(faults)}
     outcomes.sort(key=lambda outcome: order[outcome.fault.engine, outcome.fault.name])
     rows = [outcome_to_dict(outcome) for outcome in outcomes]
-    found: dict[str, Any] = {**origin_of(command, dataset), "faults": rows}
+    found: dict[str, Any] = {
+        **origin_of(command, dataset),
+        "rungs": "whole" if is_whole else "own",
+        "faults": rows,
+    }
     if (output_dir / PRACTICE_JSON).exists():
         found["practice"] = json.loads((output_dir / PRACTICE_JSON).read_text())
     write_json(output_dir / FAULTS_JSON, found)

@@ -39,6 +39,8 @@ FLOAT32_ULP = 2.0**-23
 """The spacing of float32 at 1, the least gap that a measurement stands for."""
 HEADROOM = 8.0
 """How far beyond the measured gaps of an engine with itself a float32 gap between two may go."""
+MOST_FLOAT32 = 0.5
+"""Share of the largest value that a float32 gap may never exceed: zeros for values are seen."""
 MEASURED = Path(__file__).parent / "float32-gaps.json"
 
 
@@ -70,8 +72,9 @@ def float32_tolerance(engines: Sequence[str], rung: str, key: str) -> Tolerance:
     return Tolerance(
         "MEASURED_FLOAT32",
         absolute=0.0,
-        relative=HEADROOM * max(gap, FLOAT32_ULP),
-        reason=f"{HEADROOM:g} times the gap of an engine with itself, its weights moved by one ulp",
+        relative=min(HEADROOM * max(gap, FLOAT32_ULP), MOST_FLOAT32),
+        reason=f"{HEADROOM:g} times the gap of an engine with itself, its weights moved by one "
+        f"ulp, and at most {MOST_FLOAT32:g}",
         measured=f"{gap:.3g} of the largest value; {measured['origin']['command']}",
     )
 

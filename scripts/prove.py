@@ -49,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --faults: also what usual checks see of each, an epoch of training a fault",
     )
-    parser.add_argument("--output-dir", type=Path, metavar="D", default=Path("runs/proof"))
+    parser.add_argument(
+        "--output-dir", type=Path, metavar="D", help="(runs/proof; with --short runs/proof-short)"
+    )
     parser.add_argument("--data-dir", type=Path, metavar="D", help="folder of the four IDX files")
     return parser
 
@@ -72,9 +74,21 @@ def conduct(arguments: argparse.Namespace) -> None:
         raise UsageError("`--practice` goes with `--faults`")
     if arguments.short and not takes_all(arguments):
         raise UsageError("`--short` has its own variants, lanes and seed")
+    if arguments.engines is not None:
+        chosen(arguments.engines, ENGINE_NAMES, "--engines")
+    if (arguments.faults or arguments.replays) and not (
+        takes_all(arguments) and arguments.engines is None
+    ):
+        raise UsageError(
+            "`--faults` and `--replays` have their own engines, variants, lanes and seeds"
+        )
+    if arguments.full and arguments.engines is not None:
+        raise UsageError("`--full` takes every engine that can run here; leave `--engines` out")
     engines = arguments.engines and chosen(arguments.engines, ENGINE_NAMES, "--engines")
     variants = chosen(arguments.variants, VARIANTS, "--variants")
     lanes = chosen(arguments.lanes, LANES, "--lanes")
+    if arguments.output_dir is None:
+        arguments.output_dir = Path("runs/proof-short" if arguments.short else "runs/proof")
     dataset = prepared(arguments)
     is_all = arguments.full or arguments.short
     failures = []
@@ -131,16 +145,18 @@ def climb_ladder(
 
     try:
         names = runnable(engines, say)
-        attempts = (
-            short_attempts(names)
-            if arguments.short
-            else standard_attempts(names, variants, lanes, arguments.seeds)
-        )
-        folder = arguments.output_dir
-        verdicts = prove_ladder(climber, dataset, folder, list(attempts), say, command())
     except ValueError as error:
         raise UsageError(str(error)) from error
-    except EngineError as error:
+    attempts = list(
+        short_attempts(names)
+        if arguments.short
+        else standard_attempts(names, variants, lanes, arguments.seeds)
+    )
+    if not attempts:
+        raise UsageError("no engine that could be compared with lightning can run here")
+    try:
+        verdicts = prove_ladder(climber, dataset, arguments.output_dir, attempts, say, command())
+    except (EngineError, ValueError) as error:
         raise RunError(str(error)) from error
     for name, headings, rows in matrices(verdicts):
         table = Table(*headings, title=name, title_justify="left")
@@ -167,6 +183,8 @@ def plant_faults(
         say(f"{missing} faults are left out: their engines cannot run here")
     if arguments.short:
         faults = short_faults(faults)
+    if not faults:
+        raise UsageError("no engine that a fault could be planted in can run here")
     outcomes = prove_faults(
         climber,
         dataset,
@@ -184,18 +202,28 @@ def plant_faults(
 
 def replay(arguments: argparse.Namespace, climber: "Climber", dataset: "Dataset") -> list[str]:
     """Replay the reported disagreements, and return what was not as expected."""
+    from pipeline.engines import ENGINES
     from pipeline.terminal import say
     from portproof.engines import EngineError
+    from proof.planting import other_engine
     from proof.replays import REPLAYS
     from proof.standard import REPLAYS_PAGE, prove_replays
 
-    replays = [each for each in REPLAYS if each.pair == "tutorial"][:SHORT_REPLAYS]
+    replays = [
+        each
+        for each in REPLAYS
+        if not any(ENGINES[name].why_not() for name in (each.engine, other_engine(each.engine)))
+    ]
+    if missing := len(REPLAYS) - len(replays):
+        say(f"{missing} replays are left out: their engines cannot run here")
+    if arguments.short:
+        replays = [each for each in replays if each.pair == "tutorial"][:SHORT_REPLAYS]
     try:
         replayed = prove_replays(
             climber,
             dataset,
             arguments.output_dir,
-            replays if arguments.short else REPLAYS,
+            replays,
             say,
             command(),
             is_whole=not arguments.short,

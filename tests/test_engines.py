@@ -1,3 +1,7 @@
+import subprocess
+import sys
+
+import psutil
 import pytest
 
 from pipeline.engines import DEFAULT_ENGINES, ENGINES, trainer_arguments
@@ -82,3 +86,23 @@ def test_keras_engines_name_their_backend_whatever_keras_json_says():
             assert engine.environment()["KERAS_BACKEND"] == name.removeprefix("keras-")
     assert "JAX_ENABLE_X64" in ENGINES["keras-jax"].environment("64")
     assert "JAX_ENABLE_X64" not in ENGINES["keras-jax"].environment("32")
+
+
+PARENT = """
+import subprocess, sys, time
+child = "from portproof.engines import end_with_parent as end; end(); print(1, flush=True)"
+started = subprocess.Popen([sys.executable, "-c", child + "; import time; time.sleep(60)"])
+print(started.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl")
+def test_an_engine_ends_when_what_started_it_is_killed():
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    with parent:
+        child = psutil.Process(int(parent.stdout.readline()))
+        assert parent.stdout.readline() == "1\n"
+        parent.kill()
+    gone, _ = psutil.wait_procs([child], timeout=10)
+    assert gone

@@ -58,6 +58,14 @@ def test_a_run_that_has_parted_is_followed_no_further(tmp_path, reference):
     assert horizon(follower.rows, 1.0) is None
 
 
+def test_a_run_that_is_not_finite_any_more_has_parted(tmp_path, reference):
+    follower = Follower(tmp_path / "run", every=5, reference=reference, stop_gap=0.3)
+    with pytest.raises(EnoughSeenError, match="parted"):
+        follower.look(5, state(np.nan))
+    again = Follower(tmp_path / "run", every=5, reference=reference)
+    assert horizon(again.rows, 1e300) == 5
+
+
 def test_states_with_other_entries_are_not_compared():
     with pytest.raises(ValueError, match=r"adam\.v\.dense\.kernel"):
         group_gaps(state(), {**state(), "adam.v.dense.kernel": np.ones(4)})

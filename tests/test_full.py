@@ -3,10 +3,15 @@
 import copy
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from portproof.engines import EngineError
+from portproof.exchange import Trace, read_question, write_trace
 from portproof.following import state_path
+from proof import full
 from proof.full import (
     EVERY,
     JAX_EXPLAINED,
@@ -121,3 +126,39 @@ def test_pieces_labels_and_horizons_are_targets_too():
     assert list(missed_targets(results(200, 400))) == [
         "small: the median horizon is 0.50 of the engine's own"
     ]
+
+
+@pytest.fixture
+def answered(monkeypatch, tmp_path):
+    """Let a stage be answered at once, by the facts that the test puts in; count the answers."""
+    facts, asked = {"steps": {}}, []
+
+    def answer(engine, question, trace, **_):
+        asked.append(engine.name)
+        identity = read_question(question).identity
+        write_trace(trace, Trace(engine.name, identity, facts, {"one": np.ones(1)}))
+
+    monkeypatch.setattr(full, "answer", answer)
+    stage = full_stages(1)[0]
+    return SimpleNamespace(
+        facts=facts, asked=asked, run=lambda: full.run_stage(stage, tmp_path, tmp_path)
+    )
+
+
+def test_a_finished_stage_is_kept_for_the_same_sources_only(answered, monkeypatch, tmp_path):
+    assert answered.run() == answered.run()
+    assert len(answered.asked) == 1
+    left = next(tmp_path.iterdir()) / "steps.json"
+    left.touch()
+    monkeypatch.setattr(full, "code_digest", lambda: "other sources")
+    answered.run()
+    assert len(answered.asked) == 2
+    assert not left.exists()
+
+
+def test_a_failed_stage_is_not_kept(answered):
+    answered.facts["failed"] = {"follow": "ValueError: the disk is full"}
+    for _ in range(2):
+        with pytest.raises(EngineError, match="small-0-lightning failed: ValueError: the disk"):
+            answered.run()
+    assert len(answered.asked) == 2

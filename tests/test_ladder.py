@@ -37,7 +37,7 @@ CLASSES = np.array([0, 1, 1, 0, 1])
 
 
 def make_question(**changes):
-    settings = {"points": ["dense"], "cases": ["full"], "steps": 2}
+    settings = {"points": ["dense"], "cases": ["full"], "gradient_cases": ["full"], "steps": 2}
     arrays = {"weights.dense.kernel": KERNEL, "input.dense": INPUTS}
     return dataclasses.replace(Question(ASKS, settings, arrays), **changes)
 
@@ -171,14 +171,23 @@ def test_nan_on_both_sides_fails(key):
 
 @pytest.mark.parametrize("key", sorted(make_trace(make_question()).arrays))
 def test_a_missing_array_fails(key):
-    if key == "validation_logits":
-        pytest.skip("compared with its own side's history only")
     assert not climb_with(lambda trace: without_array(trace, key)).passed
 
 
 @pytest.mark.parametrize(
     "key",
-    ["point.dense", "forced.dense", "logits.full", "loss.full", "step.1.loss", "trained_logits"],
+    [
+        "point.dense",
+        "forced.dense",
+        "logits.full",
+        "loss.full",
+        "gradient.full.dense.kernel",
+        "step.1.loss",
+        "step.2.weight.dense.kernel",
+        "trained.dense.kernel",
+        "trained_logits",
+        "validation_logits",
+    ],
 )
 def test_an_array_missing_on_both_sides_fails(key):
     assert not climb_with(both=lambda trace: without_array(trace, key)).passed

@@ -1,8 +1,9 @@
 """Check a pair of your own: name two functions, give weights and batches, read the verdict.
 
-    python docs/examples/own_pair.py my_keras:build my_lightning:build
+    python docs/examples/own_pair.py [KERAS_MODULE:FUNCTION LIGHTNING_MODULE:FUNCTION]
 
-The shapes and layers here are those of the second pair in `proof/pairs`, which are the defaults.
+Copy this file and put in your own weights, batches and points: those here are of the second pair in
+`proof/pairs`, whose two functions are the defaults.
 """
 
 import sys
@@ -13,6 +14,8 @@ from portproof.pair import check_pair, keras_engine, lightning_engine
 from portproof.verdict import verdict_lines
 
 PAIR = ("proof.pairs.strided_keras:build", "proof.pairs.strided_lightning:build")
+if len(sys.argv) not in (1, 3):
+    sys.exit(__doc__)
 keras_function, lightning_function = sys.argv[1:] or PAIR
 random = np.random.default_rng(0)
 weights = {

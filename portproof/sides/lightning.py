@@ -670,9 +670,9 @@ def layer_row(layer: Layer) -> Facts:
             left, right, top, bottom = module.padding
             row |= {"padding": [[top, bottom], [left, right]]}
         case nn.LeakyReLU():
-            row |= {"negative_slope": module.negative_slope}
+            row |= {"negative_slope": float(module.negative_slope)}
         case nn.Dropout():
-            row |= {"rate": module.p}
+            row |= {"rate": float(module.p)}
         case nn.BatchNorm2d() | nn.BatchNorm1d():
             row |= {
                 # Keras's momentum is the share that is kept, torch's the share that is new.
@@ -783,15 +783,30 @@ def _pool_padding(layer: nn.MaxPool2d | nn.AvgPool2d, sizes: Sequence[int]) -> s
             for axis in axes
         )
         return "same" if same else explicit
-    if padding == [0, 0]:
-        same = all(same_padding(*axis[:3])[0] == 0 for axis in axes)
-        return "same" if same else "valid"
-    return explicit
+    return _rounded_up(axes, explicit)
 
 
 def outputs(size: int, kernel: int, stride: int, padding: int) -> int:
     """Return how many windows torch places on an axis."""
     return (size + 2 * padding - kernel) // stride + 1
+
+
+def _rounded_up(axes: Sequence[tuple[int, int, int, int]], explicit: str) -> str:
+    """Say what Keras would call the padding of a pool with `ceil_mode`; an axis as in `outputs`."""
+    counts = [ceil_outputs(*axis[:3]) for axis in axes]
+    if not any(padding for *_, padding in axes):
+        is_at_end = all(same_padding(*axis[:3])[0] == 0 for axis in axes)
+        if is_at_end and counts == [-(-size // stride) for size, _, stride, _ in axes]:
+            return "same"
+        if counts == [outputs(*axis) for axis in axes]:
+            return "valid"
+    return f"{explicit}, rounded up"
+
+
+def ceil_outputs(size: int, kernel: int, stride: int) -> int:
+    """Return how many windows torch places with `ceil_mode`: none begins past the axis's end."""
+    count = -(-(size - kernel) // stride) + 1
+    return count - 1 if (count - 1) * stride >= size else count
 
 
 def _moving_variance(layer: nn.BatchNorm2d | nn.BatchNorm1d) -> str:

@@ -104,7 +104,7 @@ def beta_2() -> None:
 
 @fault
 def double_beta() -> None:
-    """Adam with 0.999 as a double, which Keras casts to float32."""
+    """Adam with 0.999 as a double, which Keras on TensorFlow casts to float32."""
     build_adam_with(betas=(BETA_1, 0.999))
 
 

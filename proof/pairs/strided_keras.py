@@ -13,8 +13,8 @@ NUM_CLASSES = 10
 def single(value: float) -> float:
     """Return the float32 nearest to `value`.
 
-    Keras casts an optimizer's numbers and a schedule's through float32 even in a float64 model; a
-    number that float32 can hold is the same number on both sides.
+    Keras on TensorFlow casts an optimizer's numbers and a schedule's through float32 even in a
+    float64 model; a number that float32 can hold is the same number on both sides.
     """
     return float(np.float32(value))
 

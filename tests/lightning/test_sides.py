@@ -185,6 +185,7 @@ class Biased(nn.BatchNorm2d):
         (Odd(2, 2, 3, stride=2), {"padding": "same", "kind": "convolution"}),
         (nn.MaxPool2d(2), {"padding": "valid"}),
         (nn.MaxPool2d(3, ceil_mode=True), {"padding": "same"}),
+        (nn.MaxPool2d(2, stride=1, ceil_mode=True), {"padding": "valid"}),
         (nn.MaxPool2d(2, padding=1), {"padding": "explicit (1, 1)"}),
         (nn.AvgPool2d(5, padding=1, count_include_pad=False), {"padding": "same"}),
         (nn.AvgPool2d(5, padding=1), {"padding": "explicit (1, 1)"}),
