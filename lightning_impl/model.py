@@ -58,6 +58,28 @@ def accuracy_metric(recipe: Recipe) -> MulticlassAccuracy:
     return MulticlassAccuracy(recipe.num_classes, average="micro", validate_args=False)
 
 
+class EpochMean(Metric):
+    """The mean over an epoch's images of batches' means, summed in float64 where they are."""
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, mean: Tensor, num_images: int) -> None:
+        """Take the mean of a batch of `num_images`."""
+        self.total += mean.detach().double() * num_images
+        self.count += num_images
+
+    def compute(self) -> Tensor:
+        """Return the mean over all images."""
+        return self.total / self.count
+
+
 class Classifier(L.LightningModule):
     """The network with its loss, metrics and optimizer."""
 
@@ -67,8 +89,8 @@ class Classifier(L.LightningModule):
         self.network = build_model(recipe)
         # A list, not a module: the layers belong to `network`, and are saved once.
         self.fast_layers = make_fast(self.network) if fast else None
-        self.train_accuracy = accuracy_metric(recipe)
-        self.val_accuracy = accuracy_metric(recipe)
+        self.train_loss, self.val_loss = EpochMean(), EpochMean()
+        self.train_accuracy, self.val_accuracy = accuracy_metric(recipe), accuracy_metric(recipe)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, classes) of images (N, 1, H, W)."""
@@ -84,11 +106,11 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the batch's mean loss; log loss and accuracy over the epoch."""
-        return self._shared_step(batch, "", self.train_accuracy)
+        return self._shared_step(batch, batch_idx, "", self.train_loss, self.train_accuracy)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Log validation loss and accuracy over the epoch."""
-        return self._shared_step(batch, "val_", self.val_accuracy)
+        return self._shared_step(batch, batch_idx, "val_", self.val_loss, self.val_accuracy)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return logits (N, classes)."""
@@ -106,14 +128,22 @@ class Classifier(L.LightningModule):
         )
 
     def _shared_step(
-        self, batch: tuple[Tensor, Tensor], prefix: str, accuracy: MulticlassAccuracy
+        self,
+        batch: tuple[Tensor, Tensor],
+        batch_idx: int,
+        prefix: str,
+        mean_loss: EpochMean,
+        accuracy: MulticlassAccuracy,
     ) -> Tensor:
         images, one_hot = batch
         logits = self(images)
         loss = functional.cross_entropy(logits, one_hot)
+        # Keras's epoch values are means over images, and the last batch has fewer.
+        mean_loss.update(loss, len(images))
         accuracy.update(logits, one_hot.argmax(dim=1))
-        # Keras's epoch values are means over images; Lightning's are too only if it is told the
-        # batch size, which differs in the last batch.
-        values: dict[str, Tensor | Metric] = {f"{prefix}loss": loss, f"{prefix}accuracy": accuracy}
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(images))
+        # A metric that was logged once is computed when the epoch ends; each further call only
+        # takes its time, a millisecond or two.
+        if batch_idx == 0 or self.fast_layers is None:
+            values = {f"{prefix}loss": mean_loss, f"{prefix}accuracy": accuracy}
+            self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(images))
         return loss
