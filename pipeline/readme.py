@@ -11,7 +11,7 @@ from portproof.files import write_text
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 COMPARISON = ROOT / "results" / "compare-20-epochs" / "comparison.json"
-STOCK = ROOT / "results" / "against-stock.json"
+BENCHMARK = ROOT / "results" / "benchmark-cpu" / "benchmark.md"
 
 
 def render(text: str) -> str:
@@ -31,20 +31,10 @@ def results_part() -> str:
 
 
 def stock_part() -> str:
-    """Return what the measurement against the stock programs found."""
-    measured = json.loads(STOCK.read_text())
-    rows = ["| | s an epoch (median) | faster than stock (by round) |", "|---|---|---|"]
-    for arm in measured["arms"]:
-        ratios = ", ".join(f"{ratio:.2f}×" for ratio in arm.get("speed_up", []))
-        rows.append(f"| {arm['arm']} | {arm['epoch_seconds_median']:.1f} | {ratios or '–'} |")
-    machine, num_rounds = measured["environment"], len(measured["arms"][0]["epoch_seconds"])
-    words = (
-        f"`{' '.join(measured['command'])}`: {measured['train_images']:,} training and "
-        f"{measured['validation_images']:,} validation images, fresh processes, interleaved, "
-        f"{num_rounds} rounds, on {machine['cores']} cores of {machine['cpu']}. The stock programs "
-        "are in [`benchmark/arms/`](benchmark/arms)."
-    )
-    return "\n".join([*rows, "", words])
+    """Return the benchmark's table and what it was measured with, without title and picture."""
+    _, _, rest = BENCHMARK.read_text().partition("\n\n")
+    table, _, _ = rest.rpartition("![")
+    return table.strip()
 
 
 def models_part() -> str:
