@@ -25,6 +25,15 @@ def test_two_engines_are_the_same_computation(climber, engine, route):
     assert set(statuses.values()) == {"passed"}
 
 
+@pytest.mark.parametrize("engine", ["keras-torch", "keras-jax"])
+def test_the_keras_backends_are_the_same_computation(climber, engine):
+    rungs = ("contract", "architecture", "layers", "logits", "gradients")
+    verdict = climber.climb("keras-tensorflow", engine, Route("base", rungs=rungs))
+    assert verdict.passed, verdict.first_failure
+    explained = {rung.name for rung in verdict.rungs if rung.status == "explained"}
+    assert explained == ({"gradients"} if engine == "keras-jax" else set())
+
+
 @pytest.mark.parametrize(
     "parting",
     [

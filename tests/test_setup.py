@@ -20,6 +20,7 @@ TARGETS = [
     "data",
     "compare",
     "prove",
+    "benchmark",
     "explore",
     "doctor",
     "test",
