@@ -16,7 +16,7 @@ BENCHMARK = ROOT / "results" / "benchmark-cpu" / "benchmark.md"
 
 def render(text: str) -> str:
     """Return a README's text with its marked parts made anew."""
-    parts = {"results": results_part(), "stock": stock_part(), "models": models_part()}
+    parts = {"results": results_part(), "benchmark": benchmark_part(), "models": models_part()}
     for name, part in parts.items():
         start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         before, rest = text.split(start)
@@ -30,7 +30,7 @@ def results_part() -> str:
     return readme_table(comparison_from_json(json.loads(COMPARISON.read_text())))
 
 
-def stock_part() -> str:
+def benchmark_part() -> str:
     """Return the benchmark's table and what it was measured with, without title and picture."""
     _, _, rest = BENCHMARK.read_text().partition("\n\n")
     table, _, _ = rest.rpartition("![")

@@ -289,7 +289,8 @@ def _check_optimizer(pair: Pair) -> Report:
     expected = [
         f"step.{step}.weight.{name}" for step in range(1, num_steps + 1) for name in _trained(pair)
     ]
-    keys = sorted({*_keys(pair, "step."), *expected}, key=lambda key: int(key.split(".")[1]))
+    keys = list(dict.fromkeys([*_keys(pair, "step."), *expected]))
+    keys.sort(key=lambda key: int(key.split(".")[1]))
     report = _compare_keys(pair, "optimizer", keys)
     vacuous = []
     for step in range(1, num_steps + 1):

@@ -96,4 +96,4 @@ def _worst(report: Report) -> str:
     worst = report.worst
     if worst is None or worst.gap == 0:
         return f"{compared}, all equal"
-    return f"{compared}, widest gap {worst.gap:.2g} ({worst.ulps:.3g} ulp) at {worst.where}"
+    return f"{compared}, nearest its limit {worst.gap:.2g} ({worst.ulps:.3g} ulp) at {worst.where}"
