@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.datasets import load_dataset
 from pipeline.environment import peak_memory_bytes, seconds_since_process_start
+from pipeline.memory import keep_freed_memory
 from pipeline.network import shared_first_weights
 from pipeline.preprocess import PreparedData, prepare
 from pipeline.recipe import Recipe, preset
@@ -60,7 +61,8 @@ def flags(description: str | None) -> argparse.ArgumentParser:
 
 
 def read_run(arguments: argparse.Namespace) -> RawRun:
-    """Read the data and draw the shared first weights."""
+    """Read the data and draw the shared first weights; what is freed from then on is kept."""
+    keep_freed_memory()
     recipe = preset(
         "base",
         num_epochs=arguments.epochs,

@@ -8,6 +8,7 @@ import keras
 from pipeline.environment import usable_cores
 from pipeline.errors import UsageError
 from pipeline.execution import Execution
+from pipeline.memory import keep_freed_memory
 from pipeline.recipe import Recipe
 
 DTYPE_POLICIES = {"32": "float32", "64": "float64", "bf16": "mixed_bfloat16"}
@@ -22,6 +23,8 @@ def configure(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     Raises:
         UsageError: a GPU is asked for and there is none, or threads can't be limited here.
     """
+    if not execution.plain:
+        keep_freed_memory()
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float64" if recipe.precision == "64" else "float32")
     keras.config.set_epsilon(1e-7)

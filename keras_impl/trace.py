@@ -29,6 +29,7 @@ from pipeline.answers import (
     weights_of,
 )
 from pipeline.batches import batch_dtype, training_batches
+from pipeline.journal import Journal
 from pipeline.preprocess import rescale
 from pipeline.recipe import Recipe
 from portproof.engines import end_with_parent
@@ -143,24 +144,33 @@ def answer_batches(question: Question, recipe: Recipe) -> Answer:
 
 
 def answer_training(question: Question, recipe: Recipe) -> Answer:
-    """Train once for `steps` and `training`: states, history, last weights and logits."""
+    """Train for `steps` and for `training`: states, history, last weights and logits.
+
+    Apart, as TensorFlow's fast path takes several steps at once unless each is looked at.
+    """
     data, execution = data_of(question, recipe), execution_of(question)
     num_steps = question.settings.get("steps", 0) if "steps" in question.asks else 0
-    after = AfterEachStep(
-        lambda model: HalfSubject(model, recipe), num_steps, stops="training" not in question.asks
-    )
-    masks = [InjectMasks(recipe)] if question.settings.get("masks", False) else []
+    after = AfterEachStep(lambda model: HalfSubject(model, recipe), num_steps, stops=True)
+    has_masks = question.settings.get("masks", False)
+
+    def run(journal: Journal, *callbacks: keras.callbacks.Callback) -> keras.Model:
+        masks = [InjectMasks(recipe)] if has_masks else []
+        start = start_of(question, recipe)
+        return train(recipe, data, execution, journal, start, [*masks, *callbacks])
 
     def finish() -> Answer:
-        with scratch_folder() as folder, suppress(AfterEachStep.Reached):
+        if num_steps:
+            with scratch_folder() as folder, suppress(AfterEachStep.Reached):
+                run(scratch_journal(recipe, data, folder), after)
+        if "training" not in question.asks:
+            return Answer()
+        with scratch_folder() as folder:
             journal = scratch_journal(recipe, data, folder)
-            start = start_of(question, recipe)
-            model = train(recipe, data, execution, journal, start, callbacks=[*masks, after])
+            model = run(journal)
             arrays = tagged("trained", export_weights(model))
             arrays["trained_logits"] = predict_logits(model, data.test, recipe, execution)
             arrays["validation_logits"] = predict_logits(model, data.validation, recipe, execution)
             return Answer({"history": list(journal.record.history)}, arrays)
-        return Answer()
 
     return states_and(question, finish, after.states)
 
@@ -170,7 +180,9 @@ def answer_follow(question: Question, recipe: Recipe) -> Answer:
     data, execution = data_of(question, recipe), execution_of(question)
     journal, follower = followed_run(question, recipe, data)
     steps = len(training_batches(data.train, recipe))
-    callbacks = [InjectMasks(recipe), Follow(follower, steps)]
+    callbacks: list[keras.callbacks.Callback] = [Follow(follower, steps)]
+    if any(recipe.dropout_rates):
+        callbacks.insert(0, InjectMasks(recipe))
     with suppress(EnoughSeenError):
         train(recipe, data, execution, journal, start_of(question, recipe), callbacks)
     return Answer({"steps": follower.rows, "history": list(journal.record.history)})

@@ -28,6 +28,8 @@ __all__ = ["configure", "predict_logits", "train"]
 
 Array = np.ndarray[Any, Any]
 STATE = "training-state.safetensors"
+STEPS_PER_EXECUTION = 25
+"""Training steps in one call of TensorFlow's compiled function, on the fast path."""
 
 
 def compile_model(model: keras.Model, recipe: Recipe) -> None:
@@ -59,7 +61,8 @@ def train(
 ) -> keras.Model:
     """Train, from the journal's last whole epoch on, and return the model.
 
-    `weights` are the canonical first weights; None keeps Keras's own.
+    `weights` are the canonical first weights; None keeps Keras's own. `callbacks` see each step,
+    or, on the fast path of TensorFlow, no more than their `max_steps_per_execution` at once.
     """
     model = build_model(recipe)
     compile_model(model, recipe)
@@ -68,6 +71,7 @@ def train(
     first_epoch = _restore(model, journal)
     training = training_batches(data.train, recipe)
     validation = evaluation_batches(data.validation, recipe)
+    model.steps_per_execution = steps_per_execution(execution, callbacks)
     model.fit(
         batch_source(training, execution.plain),
         validation_data=batch_source(validation, execution.plain),
@@ -77,12 +81,24 @@ def train(
         verbose=1 if execution.show_progress else 0,
         callbacks=[
             EpochStart(recipe, training),
-            JournalCallback(journal),
+            JournalCallback(journal, len(training)),
             *_checkpoints_and_logs(journal, execution),
             *callbacks,
         ],
     )
+    model.steps_per_execution = 1  # `predict` would unroll as many networks
     return model
+
+
+def steps_per_execution(execution: Execution, callbacks: Sequence[keras.callbacks.Callback]) -> int:
+    """Return how many steps Keras takes between two calls of the callbacks.
+
+    Only TensorFlow's gain by more than one: on JAX they are a loop in Python, on torch refused.
+    """
+    if execution.plain or keras.backend.backend() != "tensorflow":
+        return 1
+    limits = (getattr(callback, "max_steps_per_execution", 1) for callback in callbacks)
+    return min((STEPS_PER_EXECUTION, *limits))
 
 
 def predict_logits(
@@ -115,9 +131,9 @@ class EpochStart(keras.callbacks.Callback):
 class JournalCallback(keras.callbacks.Callback):
     """Tell the journal of each step and epoch, then save what `--resume` goes on from."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, steps_per_epoch: int) -> None:
         super().__init__()
-        self.journal = journal
+        self.journal, self.steps_per_epoch = journal, steps_per_epoch
         self.epoch = 0
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
@@ -130,9 +146,14 @@ class JournalCallback(keras.callbacks.Callback):
         self.journal.begin_epoch()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Hand on the loss: Keras's is the epoch's running mean, NaN from the first NaN on."""
+        """Hand on the loss after a step, or after the last of several in one execution.
+
+        Keras's is the epoch's running mean, NaN from the first NaN on.
+        """
         assert logs is not None
-        self.journal.end_step(self.epoch, batch, float(logs["loss"]))
+        # The last execution of an epoch is counted as if it were whole.
+        step = min(batch, self.steps_per_epoch - 1)
+        self.journal.end_step(self.epoch, step, float(logs["loss"]))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Hand on the epoch's metrics and weights; the state comes last, see `_restore`."""

@@ -1,9 +1,11 @@
 """What a proof hangs into production training: noting batches, masks from NumPy, states."""
 
+import math
 from typing import Any
 
 import keras
 
+from keras_impl.train import STEPS_PER_EXECUTION
 from keras_impl.weights import export_training_state, load_training_state
 from pipeline.answers import FedBatches
 from pipeline.masks import keep_mask
@@ -99,6 +101,10 @@ class Follow(keras.callbacks.Callback):
     def __init__(self, follower: Follower, steps_per_epoch: int) -> None:
         super().__init__()
         self.follower, self.steps_per_epoch = follower, steps_per_epoch
+        # Every step at which it looks is the last of an execution.
+        self.max_steps_per_execution = math.gcd(
+            follower.every, steps_per_epoch, STEPS_PER_EXECUTION
+        )
         self.epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:

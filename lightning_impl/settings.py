@@ -6,6 +6,7 @@ import torch
 
 from pipeline.errors import UsageError
 from pipeline.execution import Execution
+from pipeline.memory import keep_freed_memory
 from pipeline.recipe import Recipe
 
 PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}
@@ -17,6 +18,8 @@ def configure(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     Raises:
         UsageError: a GPU is asked for and there is none.
     """
+    if not execution.plain:
+        keep_freed_memory()
     has_gpu = torch.cuda.is_available()
     if execution.device == "gpu" and not has_gpu:
         raise UsageError(

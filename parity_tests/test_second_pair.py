@@ -12,7 +12,7 @@ import pytest
     [
         ("keras-tensorflow", ""),
         ("keras-tensorflow", "momentum-sgd"),
-        ("keras-jax", ""),
+        pytest.param("keras-jax", "", marks=pytest.mark.slow),
         ("keras-torch", ""),
         ("keras-torch", "counted-windows"),
     ],

@@ -26,12 +26,15 @@ Weights = dict[str, np.ndarray[Any, Any]]
 
 
 class NonFiniteLossError(RunError):
-    """The loss became NaN or infinite in a training step."""
+    """The loss became NaN or infinite in a training step, or in one of several up to `step`."""
 
-    def __init__(self, epoch: int, step: int, loss: float) -> None:
+    def __init__(self, epoch: int, step: int, loss: float, num_steps: int = 1) -> None:
         self.epoch, self.step = epoch, step
+        steps, hint = f"step {step}", ""
+        if num_steps > 1:
+            steps, hint = f"steps {step - num_steps + 1} to {step}", " (--plain tells which)"
         super().__init__(
-            f"the loss became {loss} in epoch {epoch}, step {step}; "
+            f"the loss became {loss} in epoch {epoch}, {steps}{hint}; "
             "a smaller --learning-rate may help"
         )
 
@@ -83,17 +86,22 @@ class Journal:
     def begin_epoch(self) -> None:
         """Start the clock of an epoch."""
         self._epoch_began = time.perf_counter()
+        self._steps_done = 0
 
     def end_step(self, epoch: int, step: int, loss: float) -> None:
         """Note a finished training step (from 0) and its loss.
 
+        Where several were taken since the last call, it is the last of them.
+
         Raises:
             NonFiniteLossError: the loss is NaN or infinite.
         """
+        num_steps = step + 1 - self._steps_done
+        self._steps_done = step + 1
         if "first_step_seconds" not in self.record.timing:
             self.record.timing["first_step_seconds"] = time.perf_counter() - self._began
         if not math.isfinite(loss):
-            raise NonFiniteLossError(epoch + 1, step + 1, loss)
+            raise NonFiniteLossError(epoch + 1, step + 1, loss, num_steps)
 
     def end_epoch(self, epoch: int, metrics: dict[str, float], weights: Weights) -> None:
         """Write the record with the epoch's row, and the last and best canonical weights.

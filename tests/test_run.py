@@ -446,3 +446,6 @@ def test_the_error_names_epoch_and_step_from_one():
     assert (error.epoch, error.step) == (3, 7)
     assert "in epoch 3, step 7" in str(error)
     assert json.dumps({"reason": str(error)})
+    error = NonFiniteLossError(3, 25, float("nan"), num_steps=25)
+    assert (error.epoch, error.step) == (3, 25)
+    assert "in epoch 3, steps 1 to 25 (--plain tells which);" in str(error)

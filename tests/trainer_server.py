@@ -1,7 +1,8 @@
 """A trainer whose framework is imported once: each call is a forked process, as in portproof.serve.
 
 A question file holds the call's arguments as JSON, the answer file its exit code, stdout and
-stderr. A fault, "interrupt 2 1" or "kill 2 1", ends the call in that epoch and step, both from 0.
+stderr. A fault, "interrupt 2 1" or "kill 2 1", ends the call in that epoch and step, both from 0,
+or after the steps among which that one is.
 """
 
 import importlib
@@ -29,10 +30,11 @@ for picture in ("plot_curves", "plot_confusion", "plot_classified"):
 
 def plant(fault):
     how, *place = fault.split()
+    last_epoch, last_step = map(int, place)
     end_step = Journal.end_step
 
     def end_early(self, epoch, step, loss):
-        if [epoch, step] == list(map(int, place)):
+        if epoch == last_epoch and step >= last_step:
             os.kill(os.getpid(), signal.SIGINT if how == "interrupt" else signal.SIGKILL)
         end_step(self, epoch, step, loss)
 

@@ -5,15 +5,18 @@ import numpy as np
 import pytest
 
 from keras_impl.model import build_model
-from keras_impl.train import compile_model
+from keras_impl.train import compile_model, steps_per_execution
+from keras_impl.watch import Follow
 from keras_impl.weights import (
     export_training_state,
     export_weights,
     load_training_state,
     load_weights,
 )
+from pipeline.execution import Execution
 from pipeline.network import feature_map_shape, parameter_shapes, shared_first_weights
 from pipeline.recipe import preset
+from portproof.following import Follower
 
 VARIANTS = ("base", "dropout")
 pytestmark = pytest.mark.filterwarnings(  # Keras's own, on NumPy 2
@@ -133,3 +136,22 @@ def test_own_first_weights_are_glorots_and_follow_the_seed():
     assert 0.99 * limit < np.abs(draws[0]).max() <= np.float32(limit)
     assert np.array_equal(draws[0], draws[1])
     assert not np.array_equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize(
+    ("every", "steps_per_epoch", "expected"),
+    [(75, 750, 25), (75, 250, 25), (10, 250, 5), (75, 40, 5), (1, 750, 1)],
+)
+def test_who_follows_a_run_sees_each_step_that_is_due(tmp_path, every, steps_per_epoch, expected):
+    follow = Follow(Follower(tmp_path, every), steps_per_epoch)
+    num_steps = steps_per_execution(Execution(), [follow])
+    assert num_steps == expected
+    # Executions begin anew with each epoch.
+    ends = {step % steps_per_epoch for step in range(every, 10 * steps_per_epoch, every)}
+    assert all(end % num_steps == 0 for end in ends)
+
+
+def test_any_other_callback_sees_each_step():
+    assert steps_per_execution(Execution(), []) == 25
+    assert steps_per_execution(Execution(), [keras.callbacks.Callback()]) == 1
+    assert steps_per_execution(Execution(plain=True), []) == 1

@@ -42,10 +42,11 @@ def test_other_runs_have_other_bits(trainings):
     assert len({run.bits for run in runs}) == 3
 
 
-@pytest.mark.parametrize("precision", ["32", "64"])
-def test_the_fast_path_trains_as_the_plain_one(trainings, precision):
+# Of batches of 4 an epoch has 40: a whole execution and one of the rest.
+@pytest.mark.parametrize("flags", [(), ("--precision", "64"), ("--batch-size", "4")], ids=str)
+def test_the_fast_path_trains_as_the_plain_one(trainings, flags):
     """They differ in how batches come to the steps, and in nothing else: the same bits."""
-    flags = ("--variant", "dropout", *(["--precision", "64"] if precision == "64" else []))
+    flags = ("--variant", "dropout", *flags)
     fast, plain = (trainings.once(*flags, *more) for more in ([], ["--plain"]))
     assert fast.metrics == plain.metrics
     assert fast.bits == plain.bits
@@ -103,14 +104,19 @@ def test_a_keras_json_does_change_what_is_not_a_trainer(tmp_path):
     assert done.stdout.split() == ["channels_first", "float16", "0.001"]
 
 
-def test_a_loss_that_is_not_a_number_is_recorded(trainings):
-    run = trainings.forked("nan", "--learning-rate", "1e30")
+@pytest.mark.parametrize(
+    ("flags", "steps", "last"),
+    [(["--plain"], "step 2", 2), ([], "steps 1 to 3 (--plain tells which)", 3)],
+    ids=["plain", "fast"],
+)
+def test_a_loss_that_is_not_a_number_is_recorded(trainings, flags, steps, last):
+    run = trainings.forked(f"nan{len(flags)}", "--learning-rate", "1e30", *flags)
     assert run.code == 1
     assert run.err.startswith("train_keras.py: the loss became ")
-    assert " in epoch 1, step 2; a smaller --learning-rate may help" in run.err
+    assert f" in epoch 1, {steps}; a smaller --learning-rate may help" in run.err
     assert run.err.count("\n") == 1
     assert run.record.status == "failed"
-    assert (run.record.failure["epoch"], run.record.failure["step"]) == (1, 2)
+    assert (run.record.failure["epoch"], run.record.failure["step"]) == (1, last)
 
 
 def test_a_gpu_that_is_not_there_is_a_wrong_call(trainings):
