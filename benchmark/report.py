@@ -163,7 +163,9 @@ def table_lines(found: Mapping[str, Any]) -> Iterator[str]:
         f"{conditions['batch_size']}, precision {conditions['precision']}, fresh processes, "
         f"interleaved A B B A, n = {found['rounds']} rounds; the median of the epochs after the "
         f"first of {conditions['num_epochs']}. Ratios are paired by round, with 95 % bootstrap "
-        f"intervals of their median. {machine['cpu']}, {machine['cores']} cores"
+        f"intervals of their median. The first step ends with the "
+        "first call: of 25 steps in our TensorFlow arm, of an epoch in the raw one. "
+        f"{machine['cpu']}, {machine['cores']} cores"
         + (f", {peak / 1e9:.0f} GFLOP/s in a float32 matrix product" if peak else "")
         + f"; {versions}."
     )

@@ -53,7 +53,7 @@ def batch_source(batches: Batches, plain: bool) -> Any:
         one_hot.set_shape((None, batches.num_classes))
         return images, one_hot
 
-    # The order of an epoch is taken when its first batch is asked for, after `on_epoch_begin`.
     options = tf.data.Options()
     options.autotune.enabled = False
+    # The order of an epoch is taken when its first batch is asked for, after `on_epoch_begin`.
     return tf.data.Dataset.range(len(batches)).map(batch).prefetch(2).with_options(options)

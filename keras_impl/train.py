@@ -71,7 +71,7 @@ def train(
     first_epoch = _restore(model, journal)
     training = training_batches(data.train, recipe)
     validation = evaluation_batches(data.validation, recipe)
-    model.steps_per_execution = steps_per_execution(execution, callbacks)
+    model.steps_per_execution = min(steps_per_execution(execution, callbacks), len(training))
     model.fit(
         batch_source(training, execution.plain),
         validation_data=batch_source(validation, execution.plain),
@@ -86,7 +86,9 @@ def train(
             *callbacks,
         ],
     )
-    model.steps_per_execution = 1  # `predict` would unroll as many networks
+    # `predict` would unroll as many networks; the functions made with it go too.
+    model.steps_per_execution = 1
+    model.train_function = model.test_function = None
     return model
 
 

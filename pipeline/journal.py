@@ -32,7 +32,10 @@ class NonFiniteLossError(RunError):
         self.epoch, self.step = epoch, step
         steps, hint = f"step {step}", ""
         if num_steps > 1:
-            steps, hint = f"steps {step - num_steps + 1} to {step}", " (--plain tells which)"
+            steps, hint = (
+                f"steps {step - num_steps + 1} to {step}",
+                " (a new run with --plain tells which)",
+            )
         super().__init__(
             f"the loss became {loss} in epoch {epoch}, {steps}{hint}; "
             "a smaller --learning-rate may help"

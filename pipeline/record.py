@@ -52,11 +52,13 @@ class Record:
     test: dict[str, float] = field(default_factory=dict)
     """`loss` and `accuracy` of the last weights on the test images; empty until complete."""
     timing: dict[str, float] = field(default_factory=dict)
-    """`startup_seconds` (from the process's start until all is built), `first_step_seconds`,
+    """`startup_seconds` (from the process's start until all is built), `first_step_seconds` (until
+    the first step ends, or the first steps where several are one call),
     `train_seconds` (all epochs, validation included), `images_per_second` (training images over
     the median epoch, validation included) and `peak_memory_bytes` (of the process)."""
     failure: dict[str, Any] | None = None
-    """Why the run failed: `reason`, and for a loss that is not finite `epoch` and `step`."""
+    """Why the run failed: `reason`, and for a loss that is not finite `epoch` and `step`, the last
+    of those where several are one call."""
     schema: int = SCHEMA
 
 

@@ -448,4 +448,4 @@ def test_the_error_names_epoch_and_step_from_one():
     assert json.dumps({"reason": str(error)})
     error = NonFiniteLossError(3, 25, float("nan"), num_steps=25)
     assert (error.epoch, error.step) == (3, 25)
-    assert "in epoch 3, steps 1 to 25 (--plain tells which);" in str(error)
+    assert "in epoch 3, steps 1 to 25 (a new run with --plain tells which);" in str(error)

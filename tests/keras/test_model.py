@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_impl import settings
+from keras_impl.data import batch_source
 from keras_impl.model import build_model
 from keras_impl.train import compile_model, steps_per_execution
 from keras_impl.watch import Follow
@@ -13,8 +15,10 @@ from keras_impl.weights import (
     load_training_state,
     load_weights,
 )
+from pipeline.batches import evaluation_batches
 from pipeline.execution import Execution
 from pipeline.network import feature_map_shape, parameter_shapes, shared_first_weights
+from pipeline.preprocess import LabeledImages
 from pipeline.recipe import preset
 from portproof.following import Follower
 
@@ -155,3 +159,18 @@ def test_any_other_callback_sees_each_step():
     assert steps_per_execution(Execution(), []) == 25
     assert steps_per_execution(Execution(), [keras.callbacks.Callback()]) == 1
     assert steps_per_execution(Execution(plain=True), []) == 1
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_only_the_fast_path_keeps_freed_memory(monkeypatch, plain):
+    calls = []
+    monkeypatch.setattr(settings, "keep_freed_memory", lambda: calls.append("kept"))
+    settings.configure(preset("base"), Execution(plain=plain))
+    assert calls == ([] if plain else ["kept"])
+
+
+def test_the_fast_path_leaves_its_batches_untuned():
+    images = LabeledImages(np.zeros((70, 28, 28, 1), np.uint8), np.zeros(70, np.uint8))
+    source = batch_source(evaluation_batches(images, preset("base")), plain=False)
+    assert source.options().autotune.enabled is False
+    assert int(source.cardinality()) == 2

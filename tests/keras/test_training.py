@@ -18,6 +18,8 @@ TENSORFLOWS_OWN = {"jax"}  # tensorflow.lite imports it where it is installed
         (("--variant", "dropout"), "kill 2 1"),
         (("--variant", "dropout", "--plain"), "interrupt 2 1"),
         (("--variant", "base"), "interrupt 1 0"),
+        # After the first 25 of 40 steps, which are one execution.
+        (("--variant", "dropout", "--batch-size", "4"), "kill 2 1"),
     ],
 )
 def test_a_resumed_run_ends_with_the_same_bits(trainings, flags, fault):
@@ -45,7 +47,7 @@ def test_other_runs_have_other_bits(trainings):
 # Of batches of 4 an epoch has 40: a whole execution and one of the rest.
 @pytest.mark.parametrize("flags", [(), ("--precision", "64"), ("--batch-size", "4")], ids=str)
 def test_the_fast_path_trains_as_the_plain_one(trainings, flags):
-    """They differ in how batches come to the steps, and in nothing else: the same bits."""
+    """They differ in how batches come to the steps, and how many are one call: the same bits."""
     flags = ("--variant", "dropout", *flags)
     fast, plain = (trainings.once(*flags, *more) for more in ([], ["--plain"]))
     assert fast.metrics == plain.metrics
@@ -106,7 +108,7 @@ def test_a_keras_json_does_change_what_is_not_a_trainer(tmp_path):
 
 @pytest.mark.parametrize(
     ("flags", "steps", "last"),
-    [(["--plain"], "step 2", 2), ([], "steps 1 to 3 (--plain tells which)", 3)],
+    [(["--plain"], "step 2", 2), ([], "steps 1 to 3 (a new run with --plain tells which)", 3)],
     ids=["plain", "fast"],
 )
 def test_a_loss_that_is_not_a_number_is_recorded(trainings, flags, steps, last):

@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_impl import settings
 from lightning_impl.fast import make_fast
 from lightning_impl.model import Classifier, build_model
 from lightning_impl.weights import export_weights, load_weights
+from pipeline.execution import Execution
 from pipeline.network import feature_map_shape, parameter_shapes, shared_first_weights
 from pipeline.recipe import preset
 
@@ -111,3 +113,11 @@ def test_a_slope_that_falls_does_not_commute_with_the_pool():
     assert not torch.equal(nn.Sequential(*layers)(values), swapped)
     with pytest.raises(AssertionError):
         make_fast(nn.Sequential(*layers))
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_only_the_fast_path_keeps_freed_memory(monkeypatch, plain):
+    calls = []
+    monkeypatch.setattr(settings, "keep_freed_memory", lambda: calls.append("kept"))
+    settings.configure(preset("base"), Execution(plain=plain))
+    assert calls == ([] if plain else ["kept"])
