@@ -1,5 +1,6 @@
 """The shared batches, as Lightning takes them."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import lightning as L
@@ -44,11 +45,13 @@ class EpochSampler(Sampler[int]):
         return iter(range(len(self.batches)))
 
 
-def batch_loader(batches: Batches) -> DataLoader[tuple[Tensor, Tensor]]:
+def batch_loader(batches: Batches, steps_per_batch: int = 1) -> DataLoader[tuple[Tensor, Tensor]]:
     """Return a loader of ready batches, in this process: there is no decoding to hide.
 
-    Its own generator keeps it from drawing on torch's global one, on which dropout draws.
+    Each is as large as `steps_per_batch` of `batches`, in the same order. Its own generator keeps
+    the loader from drawing on torch's global one, on which dropout draws.
     """
+    batches = dataclasses.replace(batches, batch_size=batches.batch_size * steps_per_batch)
     return DataLoader(
         TorchBatches(batches),
         sampler=EpochSampler(batches),
@@ -60,14 +63,15 @@ def batch_loader(batches: Batches) -> DataLoader[tuple[Tensor, Tensor]]:
 class FashionData(L.LightningDataModule):
     """The prepared sets as a LightningDataModule."""
 
-    def __init__(self, data: PreparedData, recipe: Recipe) -> None:
+    def __init__(self, data: PreparedData, recipe: Recipe, steps_per_batch: int = 1) -> None:
         super().__init__()
-        self.data, self.recipe = data, recipe
+        self.data, self.recipe, self.steps_per_batch = data, recipe, steps_per_batch
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Return the shuffled training batches."""
-        return batch_loader(training_batches(self.data.train, self.recipe))
+        return batch_loader(training_batches(self.data.train, self.recipe), self.steps_per_batch)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Return the validation batches."""
-        return batch_loader(evaluation_batches(self.data.validation, self.recipe))
+        batches = evaluation_batches(self.data.validation, self.recipe)
+        return batch_loader(batches, self.steps_per_batch)

@@ -1,9 +1,42 @@
-"""All that the fast path does differently in the network; `--plain` goes without it."""
+"""All that the fast path does differently; `--plain` goes without it."""
 
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
+import lightning as L
 import torch
-from torch import nn
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, Tensor]
+STEPS_PER_BATCH = 25
+"""Training steps for which the Trainer is handed one batch."""
+
+
+def steps_of(batch: Batch, batch_size: int) -> Iterator[Batch]:
+    """Yield the batches of `batch_size` that a Trainer's batch consists of."""
+    return zip(*(part.split(batch_size) for part in batch), strict=True)
+
+
+def take_steps(
+    module: L.LightningModule, batch: Batch, batch_size: int, loss_of: Callable[[Batch], Tensor]
+) -> Tensor:
+    """Take a step for each `batch_size` of the batch; return the losses (steps,).
+
+    The Trainer's own work for a batch, hooks and progress and fetching, takes a few milliseconds,
+    which is a good part of a step. In return the module has to do by hand what the Trainer does
+    in automatic optimization.
+    """
+    optimizer = module.optimizers()
+    assert isinstance(optimizer, LightningOptimizer)
+    losses = []
+    for step in steps_of(batch, batch_size):
+        loss = loss_of(step)
+        optimizer.zero_grad()
+        module.manual_backward(loss)
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses)
 
 
 def make_fast(network: nn.Sequential) -> list[nn.Module]:

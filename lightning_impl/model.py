@@ -9,7 +9,7 @@ from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_impl.fast import make_fast
+from lightning_impl.fast import Batch, make_fast, steps_of, take_steps
 from lightning_impl.optimizer import KerasAdam
 from pipeline.batches import dropout_seed
 from pipeline.network import feature_map_shape
@@ -81,10 +81,15 @@ class EpochMean(Metric):
 
 
 class Classifier(L.LightningModule):
-    """The network with its loss, metrics and optimizer."""
+    """The network with its loss, metrics and optimizer.
 
-    def __init__(self, recipe: Recipe, fast: bool = True) -> None:
+    Where the Trainer's batches are those of several steps, the module takes the steps itself.
+    """
+
+    def __init__(self, recipe: Recipe, fast: bool = True, steps_per_batch: int = 1) -> None:
         super().__init__()
+        self.steps_per_batch = steps_per_batch
+        self.automatic_optimization = steps_per_batch == 1
         self.recipe = recipe
         self.network = build_model(recipe)
         # A list, not a module: the layers belong to `network`, and are saved once.
@@ -104,15 +109,26 @@ class Classifier(L.LightningModule):
         """Seed dropout from (seed, epoch), so that a resumed run draws the same masks."""
         torch.manual_seed(dropout_seed(self.recipe.seed, self.current_epoch))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the batch's mean loss; log loss and accuracy over the epoch."""
-        return self._shared_step(batch, batch_idx, "", self.train_loss, self.train_accuracy)
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the mean loss, or that of each step; log loss and accuracy over the epoch."""
+        if self.automatic_optimization:
+            loss = self._train_loss(batch)
+        else:
+            loss = take_steps(self, batch, self.recipe.batch_size, self._train_loss)
+        self._log_epoch("", batch_idx, self.train_loss, self.train_accuracy)
+        return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Log validation loss and accuracy over the epoch."""
-        return self._shared_step(batch, batch_idx, "val_", self.val_loss, self.val_accuracy)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the mean loss, or that of each step; log loss and accuracy over the epoch."""
+        if self.automatic_optimization:
+            loss = self._val_loss(batch)
+        else:
+            steps = steps_of(batch, self.recipe.batch_size)
+            loss = torch.stack([self._val_loss(step) for step in steps])
+        self._log_epoch("val_", batch_idx, self.val_loss, self.val_accuracy)
+        return loss
 
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return logits (N, classes)."""
         return self(batch[0])
 
@@ -127,13 +143,14 @@ class Classifier(L.LightningModule):
             fused=self.fast_layers is not None,
         )
 
-    def _shared_step(
-        self,
-        batch: tuple[Tensor, Tensor],
-        batch_idx: int,
-        prefix: str,
-        mean_loss: EpochMean,
-        accuracy: MulticlassAccuracy,
+    def _train_loss(self, batch: Batch) -> Tensor:
+        return self._measured_loss(batch, self.train_loss, self.train_accuracy)
+
+    def _val_loss(self, batch: Batch) -> Tensor:
+        return self._measured_loss(batch, self.val_loss, self.val_accuracy)
+
+    def _measured_loss(
+        self, batch: Batch, mean_loss: EpochMean, accuracy: MulticlassAccuracy
     ) -> Tensor:
         images, one_hot = batch
         logits = self(images)
@@ -141,9 +158,13 @@ class Classifier(L.LightningModule):
         # Keras's epoch values are means over images, and the last batch has fewer.
         mean_loss.update(loss, len(images))
         accuracy.update(logits, one_hot.argmax(dim=1))
+        return loss
+
+    def _log_epoch(
+        self, prefix: str, batch_idx: int, mean_loss: EpochMean, accuracy: MulticlassAccuracy
+    ) -> None:
         # A metric that was logged once is computed when the epoch ends; each further call only
         # takes its time, a millisecond or two.
         if batch_idx == 0 or self.fast_layers is None:
             values = {f"{prefix}loss": mean_loss, f"{prefix}accuracy": accuracy}
-            self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(images))
-        return loss
+            self.log_dict(values, on_step=False, on_epoch=True)

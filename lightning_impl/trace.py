@@ -33,6 +33,7 @@ from pipeline.answers import (
 )
 from pipeline.batches import batch_dtype, training_batches
 from pipeline.execution import Execution
+from pipeline.journal import Journal
 from pipeline.preprocess import rescale
 from pipeline.recipe import Recipe
 from portproof.engines import end_with_parent
@@ -162,26 +163,37 @@ def answer_batches(question: Question, recipe: Recipe) -> Answer:
 
 
 def answer_training(question: Question, recipe: Recipe) -> Answer:
-    """Train once for `steps` and `training`: states, history, last weights and logits."""
+    """Train for `steps` and for `training`: states, history, last weights and logits.
+
+    Apart, as the fast path is handed several steps at once unless each is looked at.
+    """
     data, execution = data_of(question, recipe), execution_of(question)
     num_steps = question.settings.get("steps", 0) if "steps" in question.asks else 0
     after = AfterEachStep(
         lambda module: HalfSubject(module, execution),
         num_steps,
-        stops="training" not in question.asks,
+        stops=True,
     )
-    masks = [InjectMasks(recipe)] if question.settings.get("masks", False) else []
+    has_masks = question.settings.get("masks", False)
+
+    def run(journal: Journal, *callbacks: L.Callback) -> Classifier:
+        masks = [InjectMasks(recipe)] if has_masks else []
+        start = start_of(question, recipe)
+        return train(recipe, data, execution, journal, start, [*masks, *callbacks])
 
     def finish() -> Answer:
-        with scratch_folder() as folder, suppress(AfterEachStep.Reached):
+        if num_steps:
+            with scratch_folder() as folder, suppress(AfterEachStep.Reached):
+                run(scratch_journal(recipe, data, folder), after)
+        if "training" not in question.asks:
+            return Answer()
+        with scratch_folder() as folder:
             journal = scratch_journal(recipe, data, folder)
-            start = start_of(question, recipe)
-            module = train(recipe, data, execution, journal, start, callbacks=[*masks, after])
+            module = run(journal)
             arrays = tagged("trained", export_weights(module.network, recipe))
             arrays["trained_logits"] = predict_logits(module, data.test, recipe, execution)
             arrays["validation_logits"] = predict_logits(module, data.validation, recipe, execution)
             return Answer({"history": list(journal.record.history)}, arrays)
-        return Answer()
 
     return states_and(question, finish, after.states)
 
@@ -191,7 +203,9 @@ def answer_follow(question: Question, recipe: Recipe) -> Answer:
     data, execution = data_of(question, recipe), execution_of(question)
     journal, follower = followed_run(question, recipe, data)
     steps = len(training_batches(data.train, recipe))
-    callbacks = [InjectMasks(recipe), Follow(follower, recipe, steps)]
+    callbacks: list[L.Callback] = [Follow(follower, recipe, steps)]
+    if any(recipe.dropout_rates):
+        callbacks.insert(0, InjectMasks(recipe))
     with suppress(EnoughSeenError):
         train(recipe, data, execution, journal, start_of(question, recipe), callbacks)
     return Answer({"steps": follower.rows, "history": list(journal.record.history)})

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lightning_impl.data import FashionData, batch_loader
+from lightning_impl.fast import STEPS_PER_BATCH
 from lightning_impl.model import Classifier
 from lightning_impl.settings import PRECISIONS, accelerator, configure
 from lightning_impl.weights import export_weights, load_weights
@@ -39,9 +40,11 @@ def train(
 ) -> Classifier:
     """Train, from the journal's last whole epoch on, and return the module.
 
-    `weights` are the canonical first weights; None keeps torch's own draw of them.
+    `weights` are the canonical first weights; None keeps torch's own draw of them. `callbacks` see
+    each step, or, on the fast path, batches of no more steps than their `max_steps_per_batch`.
     """
-    module = Classifier(recipe, fast=not execution.plain)
+    steps = steps_per_batch(execution, callbacks)
+    module = Classifier(recipe, fast=not execution.plain, steps_per_batch=steps)
     if recipe.precision == "64":
         module.double()
     if weights is not None:
@@ -53,6 +56,7 @@ def train(
         logger=_loggers(journal.run_dir, journal.epochs_done, execution),
         enable_progress_bar=execution.show_progress,
         num_sanity_val_steps=0,  # Keras validates only after an epoch
+        log_every_n_steps=1,  # epochs are logged; the default warns of those of few batches
         callbacks=[
             JournalCallback(journal, recipe),
             *_checkpoints(journal.run_dir),
@@ -62,11 +66,19 @@ def train(
     with _interrupts_of(trainer):
         trainer.fit(
             module,
-            datamodule=FashionData(data, recipe),
+            datamodule=FashionData(data, recipe, steps),
             ckpt_path=_restore(journal),
             weights_only=True,
         )
     return module
+
+
+def steps_per_batch(execution: Execution, callbacks: Sequence[L.Callback]) -> int:
+    """Return how many steps the Trainer is handed at once."""
+    if execution.plain:
+        return 1
+    limits = (getattr(callback, "max_steps_per_batch", 1) for callback in callbacks)
+    return min((STEPS_PER_BATCH, *limits))
 
 
 def predict_logits(
@@ -109,8 +121,11 @@ class JournalCallback(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Hand on the step's loss."""
-        self.journal.end_step(trainer.current_epoch, batch_idx, outputs["loss"].item())
+        """Hand on the loss of each step of the batch."""
+        assert isinstance(pl_module, Classifier)
+        first_step = batch_idx * pl_module.steps_per_batch
+        for step, loss in enumerate(outputs["loss"].reshape(-1).tolist(), first_step):
+            self.journal.end_step(trainer.current_epoch, step, loss)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Hand on the epoch's metrics and weights; ModelCheckpoint comes after this."""

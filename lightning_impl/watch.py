@@ -1,5 +1,6 @@
 """What a proof hangs into production training: noting batches, masks from NumPy, states."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -7,6 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from lightning_impl.fast import STEPS_PER_BATCH
 from lightning_impl.model import Classifier
 from lightning_impl.weights import export_training_state, load_training_state
 from pipeline.answers import FedBatches
@@ -92,6 +94,8 @@ class Follow(L.Callback):
 
     def __init__(self, follower: Follower, recipe: Recipe, steps_per_epoch: int) -> None:
         self.follower, self.recipe, self.steps_per_epoch = follower, recipe, steps_per_epoch
+        # Every step at which it looks is the last of a batch.
+        self.max_steps_per_batch = math.gcd(follower.every, steps_per_epoch, STEPS_PER_BATCH)
 
     def on_train_batch_end(
         self,
@@ -102,10 +106,11 @@ class Follow(L.Callback):
         batch_idx: int,
     ) -> None:
         """Look at the state where one is due."""
-        step = trainer.current_epoch * self.steps_per_epoch + batch_idx + 1
+        assert isinstance(pl_module, Classifier)
+        steps_in_epoch = (batch_idx + 1) * pl_module.steps_per_batch
+        step = trainer.current_epoch * self.steps_per_epoch + steps_in_epoch
         if not self.follower.is_due(step):
             return
-        assert isinstance(pl_module, Classifier)
         network, optimizer = pl_module.network, trainer.optimizers[0]
         state = export_training_state(network, optimizer, self.recipe)
         go_on_from = self.follower.look(step, state)

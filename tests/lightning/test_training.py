@@ -2,16 +2,22 @@
 
 import signal
 
+import lightning as L
 import numpy as np
 import pytest
+import torch
 
+from lightning_impl import train as training
 from lightning_impl.model import Classifier
-from lightning_impl.train import predict_logits
+from lightning_impl.train import predict_logits, steps_per_batch
+from lightning_impl.watch import Follow
+from pipeline.answers import scratch_journal
 from pipeline.datasets import load_dataset
 from pipeline.execution import Execution
 from pipeline.preprocess import prepare
 from pipeline.recipe import preset
 from pipeline.record import BEST_WEIGHTS
+from portproof.following import Follower
 from tests.training import scalars_of
 
 # The fast path takes LeakyReLU after the pool, and layouts and kernels that add up in another
@@ -25,6 +31,8 @@ FAST_AGAINST_PLAIN = 1e-12
         (("--variant", "dropout"), "kill 2 1"),
         (("--variant", "dropout", "--plain"), "interrupt 2 1"),
         (("--variant", "base"), "interrupt 1 0"),
+        # After the first 25 of 40 steps, which are one batch of the Trainer.
+        (("--variant", "dropout", "--batch-size", "4"), "kill 2 1"),
     ],
 )
 def test_a_resumed_run_ends_with_the_same_bits(trainings, flags, fault):
@@ -59,6 +67,64 @@ def test_the_fast_path_trains_as_the_plain_one(trainings, variant):
     flags = ("--variant", variant, "--precision", "64")
     fast, plain = (metrics_of(trainings.once(*flags, *more)) for more in ([], ["--plain"]))
     assert np.abs(fast - plain).max() < FAST_AGAINST_PLAIN
+
+
+class Trained(L.Callback):
+    """Keeps the Trainer, and what it was handed; sees batches of any number of steps."""
+
+    max_steps_per_batch = 1000
+
+    def __init__(self):
+        self.sizes = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.trainer = trainer
+        self.sizes.append(len(batch[0]))
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's own
+@pytest.mark.parametrize("precision", ["32", "64", "bf16"])
+def test_several_steps_in_a_batch_end_with_the_bits_of_single_ones(drawn_data, tmp_path, precision):
+    """Of batches of 4 an epoch has 40: 25 and the rest."""
+    recipe = preset("dropout", batch_size=4, num_epochs=2, precision=precision)
+    data, execution = prepare(load_dataset(drawn_data), recipe), Execution(device="cpu")
+    found = []
+    for name, callbacks in (("several", []), ("single", [L.Callback()])):
+        kept, folder = Trained(), tmp_path / name
+        folder.mkdir()
+        torch.manual_seed(0)
+        journal = scratch_journal(recipe, data, str(folder))
+        module = training.train(recipe, data, execution, journal, None, [kept, *callbacks])
+        optimizer = kept.trainer.optimizers[0].state_dict()
+        states = [value.numpy().tobytes() for slots in optimizer["state"].values()
+                  for value in slots.values()]  # fmt: skip
+        weights = [weight.detach().numpy().tobytes() for weight in module.parameters()]
+        history = [{**row, "seconds": None} for row in journal.record.history]
+        saved = sorted(path.name for path in (folder / "checkpoints").iterdir())
+        found.append((weights, states, optimizer["param_groups"], history, saved,
+                      kept.trainer.global_step))  # fmt: skip
+        assert kept.sizes == ([100, 60] * 2 if name == "several" else [4] * 80)
+    assert found[0] == found[1]
+    assert found[0][4:] == (["best.ckpt", "last.ckpt"], 80)
+
+
+@pytest.mark.parametrize(
+    ("every", "steps_per_epoch", "expected"),
+    [(75, 750, 25), (75, 250, 25), (10, 250, 5), (75, 40, 5), (1, 750, 1)],
+)
+def test_who_follows_a_run_sees_each_step_that_is_due(tmp_path, every, steps_per_epoch, expected):
+    follow = Follow(Follower(tmp_path, every), preset("base"), steps_per_epoch)
+    num_steps = steps_per_batch(Execution(), [follow])
+    assert num_steps == expected
+    # Batches begin anew with each epoch.
+    ends = {step % steps_per_epoch for step in range(every, 10 * steps_per_epoch, every)}
+    assert all(end % num_steps == 0 for end in ends)
+
+
+def test_any_other_callback_sees_each_step():
+    assert steps_per_batch(Execution(), []) == 25
+    assert steps_per_batch(Execution(), [L.Callback()]) == 1
+    assert steps_per_batch(Execution(plain=True), []) == 1
 
 
 def test_another_seed_trains_otherwise(trainings):
