@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.datasets import load_dataset
-from pipeline.environment import peak_memory_bytes, seconds_since_process_start
+from pipeline.environment import peak_memory_bytes
 from pipeline.memory import keep_freed_memory
 from pipeline.network import shared_first_weights
 from pipeline.preprocess import PreparedData, prepare
@@ -37,7 +37,7 @@ class Clock:
 
     def built(self) -> None:
         """Note that the first step is about to be taken."""
-        self.measured["startup_seconds"] = seconds_since_process_start()
+        self.measured["built_at"] = time.time()
         self._built = time.perf_counter()
 
     def stepped(self) -> None:

@@ -99,7 +99,7 @@ def measure(arm: Arm, conditions: Conditions) -> Measured:
         RunError: the arm failed, or printed no measurement.
     """
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
-        began = time.perf_counter()
+        began, began_at = time.perf_counter(), time.time()
         done = subprocess.run(
             [sys.executable, *_command(arm, conditions, Path(scratch))],
             env={**os.environ, "PYTHONPATH": str(ROOT), **arm.environment},
@@ -118,6 +118,8 @@ def measure(arm: Arm, conditions: Conditions) -> Measured:
                 measured = json.loads(done.stdout)
             except ValueError as error:
                 raise RunError(f"{arm.name} printed no measurement:\n{done.stdout}") from error
+            if "built_at" in measured:
+                measured["startup_seconds"] = measured.pop("built_at") - began_at
     return {**measured, "wall_seconds": wall_seconds}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_impl.fast import leave_maps_in_place
 from pipeline.environment import usable_cores
 from pipeline.errors import UsageError
 from pipeline.execution import Execution
@@ -125,6 +126,8 @@ def _configure_torch(execution: Execution) -> dict[str, Any]:
     torch.backends.cuda.matmul.allow_tf32 = execution.tf32
     torch.backends.cudnn.allow_tf32 = execution.tf32
     torch.use_deterministic_algorithms(execution.deterministic)
+    if not execution.plain:
+        leave_maps_in_place()
     on_gpu = has_gpu and execution.device != "cpu"
     return {
         "device": "gpu" if on_gpu else "cpu",

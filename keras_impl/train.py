@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_impl.data import batch_source
+from keras_impl.fast import steps_per_execution
 from keras_impl.model import build_model
 from keras_impl.settings import configure
 from keras_impl.weights import (
@@ -28,8 +29,6 @@ __all__ = ["configure", "predict_logits", "train"]
 
 Array = np.ndarray[Any, Any]
 STATE = "training-state.safetensors"
-STEPS_PER_EXECUTION = 25
-"""Training steps in one call of TensorFlow's compiled function, on the fast path."""
 
 
 def compile_model(model: keras.Model, recipe: Recipe) -> None:
@@ -90,17 +89,6 @@ def train(
     model.steps_per_execution = 1
     model.train_function = model.test_function = None
     return model
-
-
-def steps_per_execution(execution: Execution, callbacks: Sequence[keras.callbacks.Callback]) -> int:
-    """Return how many steps Keras takes between two calls of the callbacks.
-
-    Only TensorFlow's gain by more than one: on JAX they are a loop in Python, on torch refused.
-    """
-    if execution.plain or keras.backend.backend() != "tensorflow":
-        return 1
-    limits = (getattr(callback, "max_steps_per_execution", 1) for callback in callbacks)
-    return min((STEPS_PER_EXECUTION, *limits))
 
 
 def predict_logits(

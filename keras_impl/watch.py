@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_impl.train import STEPS_PER_EXECUTION
+from keras_impl.fast import STEPS_PER_EXECUTION
 from keras_impl.weights import export_training_state, load_training_state
 from pipeline.answers import FedBatches
 from pipeline.masks import keep_mask

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax
 
 from pipeline.errors import RunError
 
@@ -43,6 +42,7 @@ def evaluate_logits(logits: Array, labels: Array, class_names: Sequence[str]) ->
         ValueError: wrong shapes, no samples, or labels that are not integers in [0, C).
         RunError: a logit is NaN or infinite.
     """
+    from scipy.special import log_softmax
     from sklearn.metrics import classification_report, confusion_matrix
 
     logits = np.asarray(logits, np.float64)

@@ -42,14 +42,38 @@ class NonFiniteLossError(RunError):
         )
 
 
+class Startup:
+    """The phases from a process's start until its first step, and what each takes."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def end(self, phase: str) -> None:
+        """Note that a phase has ended; it began when the one before ended."""
+        self.seconds[f"{phase}_seconds"] = seconds_since_process_start() - self.total_seconds
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds of all phases that have ended."""
+        return sum(self.seconds.values())
+
+
 class Journal:
     """Follows a training run; both halves call it from their own callbacks.
 
     Epochs count from 0 in its methods, as in both frameworks, and from 1 in the record.
     """
 
-    def __init__(self, run_dir: Path, record: Record, num_images: int, say: Callable[[str], None]):
+    def __init__(
+        self,
+        run_dir: Path,
+        record: Record,
+        num_images: int,
+        say: Callable[[str], None],
+        startup: Startup | None = None,
+    ):
         self.run_dir = run_dir
+        self.startup = startup or Startup()
         self.record = record
         self._num_images = num_images
         self._say = say
@@ -80,11 +104,9 @@ class Journal:
     def begin_training(self, num_parameters: int) -> None:
         """Note that everything is built and the first step is about to be taken."""
         self._began = time.perf_counter()
-        startup_seconds = seconds_since_process_start()
-        self._update(
-            parameters=num_parameters,
-            timing={**self.record.timing, "startup_seconds": startup_seconds},
-        )
+        self.startup.end("build")
+        timing = {**self.startup.seconds, "startup_seconds": self.startup.total_seconds}
+        self._update(parameters=num_parameters, timing={**self.record.timing, **timing})
 
     def begin_epoch(self) -> None:
         """Start the clock of an epoch."""

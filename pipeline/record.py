@@ -52,8 +52,10 @@ class Record:
     test: dict[str, float] = field(default_factory=dict)
     """`loss` and `accuracy` of the last weights on the test images; empty until complete."""
     timing: dict[str, float] = field(default_factory=dict)
-    """`startup_seconds` (from the process's start until all is built), `first_step_seconds` (until
-    the first step ends, or the first steps where several are one call),
+    """`startup_seconds` (from the process's start until all is built) and what it consists of:
+    `program_seconds` (Python and the pipeline's imports), `data_seconds`, `framework_seconds`
+    (its import) and `build_seconds`; `first_step_seconds` (until the first step ends, or the
+    first steps where several are one call, and what is compiled for it),
     `train_seconds` (all epochs, validation included), `images_per_second` (training images over
     the median epoch, validation included) and `peak_memory_bytes` (of the process)."""
     failure: dict[str, Any] | None = None

@@ -20,7 +20,7 @@ from pipeline.environment import describe_machine, package_versions
 from pipeline.errors import RunError, UsageError
 from pipeline.evaluation import Evaluation, evaluate_logits
 from pipeline.execution import Execution, computed
-from pipeline.journal import Journal
+from pipeline.journal import Journal, Startup
 from pipeline.network import first_weights
 from pipeline.preprocess import LabeledImages, PreparedData, prepare
 from pipeline.recipe import Recipe, recipe_to_dict, write_recipe
@@ -76,12 +76,15 @@ def run_training(
         UsageError: the call cannot be carried out as it is; nothing is left behind.
         RunError: the run failed; the record says why.
     """
+    startup = Startup()
+    startup.end("program")
     reason = ENGINES[engine].why_not()
     if reason is not None:
         raise UsageError(f"{engine} cannot run here: {reason}")
     dataset = load_dataset(find_dataset(data_dir))
     data = prepare(dataset, recipe)
     weights = first_weights(recipe)
+    startup.end("data")
     with _claimed(run_dir, resume):
         record = _resumed(run_dir, engine, recipe, execution, data) if resume else None
         if record is not None and record.status == "complete":
@@ -89,12 +92,14 @@ def run_training(
             return record
         record = record or _new_record(engine, recipe, execution, data)
         write_recipe(run_dir / RECIPE, recipe)
-        journal = Journal(run_dir, record, len(data.train), _speaker(execution))
+        journal = Journal(run_dir, record, len(data.train), _speaker(execution), startup)
         say(f"{engine} {recipe.variant}: {run_dir}")
         os.environ.update(_environment(engine, recipe, execution))
         with _failures_recorded(journal):
             with noise_to(run_dir / LOG), _no_keras_home():
-                logits = _train_and_predict(load_half(), recipe, data, execution, journal, weights)
+                half = load_half()
+                startup.end("framework")
+                logits = _train_and_predict(half, recipe, data, execution, journal, weights)
             evaluation = evaluate_logits(logits, data.test.labels, data.class_names)
             write_predictions(run_dir, logits, data.test.labels)
             _write_report(journal, evaluation, data)

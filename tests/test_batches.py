@@ -124,13 +124,19 @@ def test_one_hot_rows_hold_a_single_one(dtype):
     np.testing.assert_array_equal(rows, expected, strict=True)
 
 
-def test_the_split_is_scikit_learns():
-    ours = train_validation_split(60_000, 0.2, 13)
-    theirs = train_test_split(np.arange(60_000), test_size=0.2, random_state=13)
+@pytest.mark.parametrize("num_images", [11, 101, 333, 60_000])
+@pytest.mark.parametrize("fraction", [0.2, 0.25, 0.3, 0.01, 0.9])
+@pytest.mark.parametrize("seed", [0, 13])
+def test_the_split_is_scikit_learns(num_images, fraction, seed):
+    ours = train_validation_split(num_images, fraction, seed)
+    theirs = train_test_split(np.arange(num_images), test_size=fraction, random_state=seed)
     for mine, other in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(mine, other)
-    assert [len(part) for part in ours] == [48_000, 12_000]
-    np.testing.assert_array_equal(np.sort(np.concatenate(ours)), np.arange(60_000))
+        np.testing.assert_array_equal(mine, other, strict=True)
+    np.testing.assert_array_equal(np.sort(np.concatenate(ours)), np.arange(num_images))
+
+
+def test_the_tutorials_split_leaves_48_000():
+    assert [len(part) for part in train_validation_split(60_000, 0.2, 13)] == [48_000, 12_000]
 
 
 def test_splitting_images_and_labels_themselves_gives_the_same():

@@ -134,8 +134,12 @@ def test_a_run_leaves_a_whole_folder(start, tmp_path, drawn_data, capsys):
     assert [row["val_loss"] for row in record.history] == list(VAL_LOSSES)
     assert record.test["accuracy"] == pytest.approx(59 / 60)
     assert record.failure is None
-    assert set(record.timing) == {"startup_seconds", "first_step_seconds", "train_seconds",
+    phases = [f"{phase}_seconds" for phase in ("program", "data", "framework", "build")]
+    assert set(record.timing) == {*phases, "startup_seconds", "first_step_seconds", "train_seconds",
                                   "images_per_second", "peak_memory_bytes"}  # fmt: skip
+    assert all(record.timing[phase] > 0 for phase in phases)
+    total = sum(record.timing[phase] for phase in phases)
+    assert record.timing["startup_seconds"] == pytest.approx(total)
     assert half.epochs == [0, 1, 2]
     assert half.began[0][2].keys() == shared_first_weights(preset("base")).keys()
     lines = capsys.readouterr().out.splitlines()

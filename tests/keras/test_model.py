@@ -6,8 +6,9 @@ import pytest
 
 from keras_impl import settings
 from keras_impl.data import batch_source
+from keras_impl.fast import steps_per_execution
 from keras_impl.model import build_model
-from keras_impl.train import compile_model, steps_per_execution
+from keras_impl.train import compile_model
 from keras_impl.watch import Follow
 from keras_impl.weights import (
     export_training_state,

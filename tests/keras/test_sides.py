@@ -261,6 +261,27 @@ print(sorted({"tensorflow", "torch"} & set(sys.modules)))
 """
 
 
+IMPORTED = """
+import sys
+import keras_impl
+print(sorted({"jax", "matplotlib", "sklearn", "tensorflow"} & set(sys.modules)))
+import matplotlib, sklearn
+from keras_impl.train import train
+"""
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_keras_is_imported_without_what_it_does_not_need(backend):
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED],
+        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, f"['{backend}']\n"), done.stderr
+
+
 def test_seeding_loads_no_tensorflow_beside_torch():
     done = subprocess.run(
         [sys.executable, "-c", SEEDED],
