@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 ENGINE_NAMES = ("lightning", "keras-tensorflow", "keras-jax", "keras-torch")
 TRACKS = ("stock", "ours", "raw")
+PRECISIONS = ("32", "bf16")
+COMMITTED = Path(__file__).parents[1] / "results" / "benchmark-cpu" / "benchmark.json"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,8 +34,18 @@ def parser() -> argparse.ArgumentParser:
         "--images", type=int, metavar="N", default=15_000, help="of the training files (15000)"
     )
     parser.add_argument("--batch-size", type=int, metavar="N", default=64, help="(64)")
-    parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="(32)")
+    parser.add_argument("--precision", metavar="A,B", default="32", help="32, bf16 or both (32)")
+    parser.add_argument(
+        "--accuracy", type=float, metavar="X", default=0.85, help="validation's, timed to (0.85)"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="cores of a process (all)")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="F",
+        default=COMMITTED,
+        help="an older benchmark.json, to say how this run differs (the committed one)",
+    )
     parser.add_argument("--output-dir", type=Path, metavar="D", default=Path("runs/benchmark"))
     parser.add_argument("--data-dir", type=Path, metavar="D", help="folder of the four IDX files")
     return parser
@@ -46,6 +58,7 @@ def conduct(arguments: argparse.Namespace) -> None:
         UsageError: the call cannot be carried out.
         RunError: an arm failed, or its training is another.
     """
+    from benchmark.difference import read_older
     from benchmark.runner import Conditions, arms_of
     from pipeline.datasets import find_dataset, load_dataset
     from pipeline.drawn import write_first_images
@@ -62,10 +75,14 @@ def conduct(arguments: argparse.Namespace) -> None:
         raise UsageError(
             f"`--threads` must be between 1 and {usable_cores()}; received {arguments.threads}"
         )
+    if not 0 < arguments.accuracy < 1:
+        raise UsageError(f"`--accuracy` must be in (0, 1); received {arguments.accuracy}")
+    precisions = chosen(arguments.precision, PRECISIONS, "--precision")
     engines = chosen(arguments.engines, ENGINE_NAMES, "--engines")
     tracks = chosen(arguments.tracks, TRACKS, "--tracks")
+    older = read_older(arguments.against)
     dataset = load_dataset(find_dataset(arguments.data_dir))
-    arms, left_out = arms_of(engines, tracks, arguments.precision)
+    arms, left_out = arms_of(engines, tracks, precisions)
     for name, reason in left_out.items():
         say(f"{name} cannot run here: {reason}; left out")
     try:
@@ -80,10 +97,9 @@ def conduct(arguments: argparse.Namespace) -> None:
             Path(folder),
             arguments.epochs,
             arguments.batch_size,
-            arguments.precision,
             arguments.threads,
         )
-        measure_all(arguments, arms, conditions, left_out)
+        measure_all(arguments, arms, conditions, left_out, older)
 
 
 def measure_all(
@@ -91,6 +107,7 @@ def measure_all(
     arms: list["Arm"],
     conditions: "Conditions",
     left_out: dict[str, str],
+    older: dict[str, Any] | None,
 ) -> None:
     """Measure in rounds, every other one in reverse order, and write what was found.
 
@@ -98,14 +115,15 @@ def measure_all(
         RunError: an arm failed, or its training is another.
     """
     from benchmark import report
+    from benchmark.difference import differences
     from benchmark.runner import measure, reference_history, steady_seconds, with_best_workers
-    from pipeline.environment import describe_machine, package_versions
+    from pipeline.environment import cpu_mhz, describe_machine, package_versions
     from pipeline.terminal import say
     from portproof.files import write_json, write_text
 
     reference = reference_history(conditions)
     arms = [
-        with_best_workers(arm, conditions, say) if arm.name == "stock lightning" else arm
+        with_best_workers(arm, conditions, say) if arm.name.startswith("stock lightning") else arm
         for arm in arms
     ]
     measurements: dict[str, list[Measured]] = {arm.name: [] for arm in arms}
@@ -125,15 +143,22 @@ def measure_all(
             "validation_images": images[1],
             "num_epochs": conditions.num_epochs,
             "batch_size": conditions.batch_size,
-            "precision": conditions.precision,
+            "precisions": list(dict.fromkeys(arm.precision for arm in arms)),
             "num_threads": conditions.num_threads,
             "device": "cpu",
+            "tf32": False,
+            "deterministic": False,
+            "accuracy": arguments.accuracy,
         },
-        "environment": {**describe_machine(), "packages": package_versions()},
+        "environment": {
+            **describe_machine(),
+            "cpu_mhz": cpu_mhz(),
+            "packages": package_versions(),
+        },
         "peak_flops": peak,
         "left_out": left_out,
         "reference": reference,
-        "arms": report.summarize(arms, measurements, reference, images, peak),
+        "arms": report.summarize(arms, measurements, reference, images, peak, arguments.accuracy),
         "measurements": measurements,
     }
     write_json(arguments.output_dir / "benchmark.json", found)
@@ -141,6 +166,10 @@ def measure_all(
     report.draw(arguments.output_dir / "benchmark.png", measurements)
     for line in report.table_lines(found):
         say(line)
+    if older is not None:
+        say(f"against {arguments.against}:")
+        for line in differences(older, found):
+            say(f"- {line}")
     say(f"written: {arguments.output_dir / 'benchmark.md'}")
     if thrown := [row["arm"] for row in found["arms"] if row["thrown_out"]]:
         raise RunError(f"thrown out: {', '.join(thrown)}")

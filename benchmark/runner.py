@@ -1,5 +1,6 @@
 """Measuring programs in fresh processes, interleaved: which arms there are, and one run of each."""
 
+import dataclasses
 import json
 import os
 import statistics
@@ -9,12 +10,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from pipeline.engines import ENGINES, trainer_arguments
 from pipeline.errors import RunError
-from pipeline.record import EPOCH_METRICS, read_record
+from pipeline.record import EPOCH_METRICS, STARTUP_PHASES, read_record
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "benchmark" / "arms"
@@ -39,7 +41,6 @@ class Conditions:
     data_dir: Path
     num_epochs: int = 3
     batch_size: int = 64
-    precision: str = "32"
     num_threads: int | None = None
     """Cores that each process may use; None for all."""
 
@@ -53,22 +54,21 @@ class Arm:
     """`stock`, `ours` or `raw`."""
     engine: str
     """The engine or, of a raw arm, the framework."""
+    precision: str = "32"
     options: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
 
 def arms_of(
-    engines: Sequence[str], tracks: Sequence[str], precision: str
+    engines: Sequence[str], tracks: Sequence[str], precisions: Sequence[str] = ("32",)
 ) -> tuple[list[Arm], dict[str, str]]:
     """Return the arms that can run here, and the reasons of those that cannot, by name."""
     arms, left_out = [], {}
-    for track in TRACKS:
+    for track, precision in product([one for one in TRACKS if one in tracks], precisions):
         for name in dict.fromkeys(RAW_OF[e] if track == "raw" else e for e in engines):
-            arm = _arm(track, name)
+            arm = _arm(track, name, precision)
             needed = [engine for engine in engines if name in (engine, RAW_OF[engine])]
             reasons = [reason for engine in needed if (reason := ENGINES[engine].why_not())]
-            if track not in tracks:
-                continue
             if len(reasons) == len(needed):
                 left_out[arm.name] = reasons[0]
             elif track == "raw" and name != "torch" and precision != "32":
@@ -78,18 +78,26 @@ def arms_of(
     return arms, left_out
 
 
-def _arm(track: str, engine: str) -> Arm:
+def arm_name(track: str, engine: str, precision: str) -> str:
+    """Return what an arm is called; float32 goes without saying."""
+    return f"{track} {engine}" if precision == "32" else f"{track} {engine} {precision}"
+
+
+def _arm(track: str, engine: str, precision: str) -> Arm:
     environment = {} if track == "raw" else ENGINES[engine].environment()
     if track == "stock":  # a newcomer sets no more than the backend
         environment = {k: v for k, v in environment.items() if k == "KERAS_BACKEND"}
-    return Arm(f"{track} {engine}", track, engine, environment=environment)
+    name = arm_name(track, engine, precision)
+    return Arm(name, track, engine, precision, environment=environment)
 
 
 def baselines(arm: Arm) -> Iterator[str]:
     """Yield the names of the arms that `arm` is compared with."""
     if arm.track == "ours":
-        yield f"stock {arm.engine}"
-        yield f"raw {RAW_OF[arm.engine]}"
+        yield arm_name("stock", arm.engine, arm.precision)
+        yield arm_name("raw", RAW_OF[arm.engine], arm.precision)
+    if arm.precision != "32":
+        yield arm_name(arm.track, arm.engine, "32")
 
 
 def measure(arm: Arm, conditions: Conditions) -> Measured:
@@ -132,11 +140,11 @@ def with_best_workers(arm: Arm, conditions: Conditions, say: Callable[[str], Non
     """Return the stock Lightning arm with the number of loader workers that is fastest here."""
     seconds = {}
     for workers in WORKERS:
-        tried = Arm(arm.name, arm.track, arm.engine, ("--workers", str(workers)))
+        tried = dataclasses.replace(arm, options=("--workers", str(workers)))
         seconds[workers] = steady_seconds(measure(tried, conditions))
         say(f"{arm.name}, {workers} workers: {seconds[workers]:.2f} s an epoch")
     best = min(seconds, key=lambda workers: seconds[workers])
-    return Arm(arm.name, arm.track, arm.engine, ("--workers", str(best)))
+    return dataclasses.replace(arm, options=("--workers", str(best)))
 
 
 def reference_history(conditions: Conditions) -> list[dict[str, float]]:
@@ -145,16 +153,15 @@ def reference_history(conditions: Conditions) -> list[dict[str, float]]:
     Raises:
         RunError: it failed.
     """
-    arm = Arm("the reference", "ours", "lightning", ("--plain",))
-    changed = {"num_epochs": 1, "precision": "64"}
-    return measure(arm, Conditions(**{**vars(conditions), **changed}))["history"]
+    arm = Arm("the reference", "ours", "lightning", "64", ("--plain",))
+    return measure(arm, dataclasses.replace(conditions, num_epochs=1))["history"]
 
 
 def _command(arm: Arm, conditions: Conditions, scratch: Path) -> list[str]:
     if arm.track == "peak":
         return [str(PROGRAMS / "peak_torch.py")]
     shared = ["--data-dir", str(conditions.data_dir), "--epochs", str(conditions.num_epochs)]
-    shared += ["--batch-size", str(conditions.batch_size), "--precision", conditions.precision]
+    shared += ["--batch-size", str(conditions.batch_size), "--precision", arm.precision]
     if arm.track == "ours":
         script, *first = trainer_arguments(arm.engine)
         place = ["--run-dir", str(scratch / "run"), "--device", "cpu"]
@@ -178,6 +185,7 @@ def _from_record(run_dir: Path) -> Measured:
         "epoch_seconds": [float(row["seconds"]) for row in record.history],
         "history": [{name: row[name] for name in EPOCH_METRICS} for row in record.history],
         "startup_seconds": record.timing["startup_seconds"],
+        "startup": {phase: record.timing[f"{phase}_seconds"] for phase in STARTUP_PHASES},
         "first_step_seconds": record.timing["first_step_seconds"],
         "test_accuracy": record.test["accuracy"],
         "peak_memory_bytes": record.timing["peak_memory_bytes"],

@@ -51,6 +51,12 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def cpu_mhz() -> dict[str, float] | None:
+    """Return the processor's present clock and the highest it says it has; None where unknown."""
+    found = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    return {"current": found.current, "max": found.max} if found else None
+
+
 def usable_cores() -> int:
     """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):

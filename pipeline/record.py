@@ -25,6 +25,7 @@ BEST_WEIGHTS = "weights-best.safetensors"
 SCHEMA = 1
 EPOCH_METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
 HISTORY_FIELDS = ("epoch", *EPOCH_METRICS, "seconds")
+STARTUP_PHASES = ("program", "data", "framework", "build")
 STATUSES = ("running", "complete", "failed", "interrupted")
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 MAX_PREDICTIONS_BYTES = 256 * 1024 * 1024

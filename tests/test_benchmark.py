@@ -10,11 +10,13 @@ from types import SimpleNamespace
 import pytest
 
 from benchmark import report, runner
+from benchmark.difference import differences, read_older
 from benchmark.runner import Arm, Conditions, arms_of, baselines, measure, steady_seconds
 from benchmark.statistics import paired_ratio, spread
 from pipeline.drawn import draw_dataset
-from pipeline.errors import RunError
+from pipeline.errors import RunError, UsageError
 from pipeline.recipe import preset
+from portproof.files import write_json
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
 ENGINES = ("lightning", "keras-tensorflow", "keras-jax", "keras-torch")
@@ -36,6 +38,9 @@ def run(*arguments):
         (["--rounds", "0"], "`--rounds` must be at least 1; received 0"),
         (["--epochs", "1"], "`--epochs` must be at least 2; received 1"),
         (["--images", "10"], "`--images` must be at least 1000; received 10"),
+        (["--accuracy", "85"], "`--accuracy` must be in (0, 1); received 85.0"),
+        (["--precision", "16"], "`--precision` takes 32, bf16; received '16'"),
+        (["--against", str(SCRIPT)], "cannot compare with"),
         (["--threads", "9999"], "`--threads` must be between 1 and"),
         (["--engines", "theano"], "`--engines` takes lightning, keras-tensorflow"),
         (["--tracks", "theirs"], "`--tracks` takes stock, ours, raw; received 'theirs'"),
@@ -51,13 +56,19 @@ def test_a_wrong_call_is_refused_in_a_line(arguments, words, tmp_path):
 
 
 def test_every_arm_has_its_controls():
-    arms, left_out = arms_of(ENGINES, ("stock", "ours", "raw"), "32")
+    arms, left_out = arms_of(ENGINES, ("stock", "ours", "raw"))
     assert left_out == {}
     names = [arm.name for arm in arms]
     assert len(names) == len(set(names)) == 4 + 4 + 3
     for arm in arms:
         assert set(baselines(arm)) <= set(names)
         assert len(list(baselines(arm))) == (2 if arm.track == "ours" else 0)
+    arms, _ = arms_of(["lightning"], ("stock", "ours", "raw"), ("32", "bf16"))
+    names = [arm.name for arm in arms]
+    assert len(set(names)) == 6
+    ours = next(arm for arm in arms if arm.name == "ours lightning bf16")
+    assert ours.precision == "bf16"
+    assert list(baselines(ours)) == ["stock lightning bf16", "raw torch bf16", "ours lightning"]
 
 
 def test_what_cannot_run_is_named(monkeypatch):
@@ -66,12 +77,12 @@ def test_what_cannot_run_is_named(monkeypatch):
         why_not = partial(gone.get, name)
         there = SimpleNamespace(why_not=why_not, environment=engine.environment)
         monkeypatch.setitem(runner.ENGINES, name, there)
-    arms, left_out = arms_of(ENGINES, ("stock", "ours", "raw"), "32")
+    arms, left_out = arms_of(ENGINES, ("stock", "ours", "raw"))
     missing = {"stock keras-tensorflow", "ours keras-tensorflow", "raw tensorflow"}
     assert left_out == dict.fromkeys(missing, "no tensorflow")
     assert not missing & {arm.name for arm in arms}
-    _, left_out = arms_of(("lightning", "keras-jax"), ("raw",), "bf16")
-    assert left_out == {"raw jax": "this loop is written for float32"}
+    _, left_out = arms_of(("lightning", "keras-jax"), ("raw",), ["bf16"])
+    assert left_out == {"raw jax bf16": "this loop is written for float32"}
 
 
 def test_ratios_are_paired_by_round():
@@ -116,6 +127,7 @@ def measured(*losses, val_accuracy=0.8, seconds=1.0):
 REFERENCE = [{"loss": 0.5, "val_loss": 0.5}]
 OURS, RAW = Arm("ours lightning", "ours", "lightning"), Arm("raw torch", "raw", "torch")
 STOCK = Arm("stock lightning", "stock", "lightning")
+NARROW = Arm("ours lightning bf16", "ours", "lightning", "bf16")
 
 
 def test_a_training_that_strays_is_thrown_out():
@@ -131,27 +143,78 @@ def test_a_training_that_strays_is_thrown_out():
 
 
 def test_the_table_has_ratios_and_what_was_thrown_out():
-    arms = [STOCK, OURS, RAW]
+    arms = [STOCK, OURS, RAW, NARROW]
+    startup = {"program": 0.1, "data": 0.2, "framework": 0.6, "build": 0.1}
     runs = {
-        STOCK.name: [measured(0.9, 0.8, seconds=4.0)] * 2,
-        OURS.name: [measured(0.5, 0.4, seconds=2.0)] * 2,
+        STOCK.name: [measured(0.9, 0.8, seconds=4.0, val_accuracy=0.9)] * 2,
+        OURS.name: [{**measured(0.5, 0.4, seconds=2.0), "startup": startup}] * 2,
         RAW.name: [measured(0.7, 0.4, seconds=1.0)] * 2,
+        NARROW.name: [measured(0.5, 0.4, seconds=1.0)] * 2,
     }
-    rows = report.summarize(arms, runs, REFERENCE, (12_000, 3_000), 1e12)
+    rows = report.summarize(arms, runs, REFERENCE, (12_000, 3_000), 1e12, 0.85)
     assert rows[1]["faster_than"]["stock lightning"]["median"] == 2.0
     assert rows[1]["faster_than"]["raw torch"]["median"] == 0.5
     found = {
         "arms": rows, "environment": {"cpu": "C", "cores": 2, "packages": {"torch": "2"}},
         "conditions": {
             "train_images": 12_000, "validation_images": 3_000, "batch_size": 64,
-            "precision": "32", "num_epochs": 2,
+            "precisions": ["32", "bf16"], "num_epochs": 2, "accuracy": 0.85,
         },
         "command": "x", "rounds": 2, "peak_flops": 1e12, "left_out": {"raw jax": "no jax"},
     }  # fmt: skip
     text = "\n".join(report.markdown(found))
-    assert "| ours lightning | 2.00 (2.00–2.00) | 6,000 | 2.00× (2.00–2.00) |" in text
+    assert "| ours lightning | 2.00 (2.00–2.00) | 6,000 | 2.00× (2.00–2.00) | 0.50× (" in text
+    assert "| ours lightning bf16 | 1.00 (1.00–1.00) | 12,000 | – | – | 2.00× (2" in text
+    start = "2.0 (2.0–2.0) | 0.1 + 0.2 + 0.6 + 0.1 + 1.0 | 0.0 | not in each run | 9.0 |"
+    assert f"| ours lightning | {start}" in text
+    # An epoch of 4 s after a second of start-up.
+    assert "| stock lightning | 2.0 (2.0–2.0) | – | 0.0 | 5.0 | 9.0 |" in text
     assert "raw torch (thrown out: loss of epoch 1" in text
     assert "Not measured: raw jax: no jax." in text
+
+
+def test_the_time_to_an_accuracy_ends_with_the_epoch_that_reaches_it():
+    run = measured(0.5, 0.4, 0.3, seconds=2.0)
+    run["history"][1]["val_accuracy"] = 0.9
+    assert report.to_accuracy(run, 0.85) == 1.0 + 2 * 2.0
+    assert report.to_accuracy(run, 0.8) == 1.0 + 2.0
+    assert report.to_accuracy(run, 0.95) is None
+    run["history"][0]["val_accuracy"] = float("nan")
+    assert report.to_accuracy(run, 0.85) == 5.0
+
+
+def ratio(median, low, high):
+    return {"median": median, "low": low, "high": high, "n": 4}
+
+
+def test_a_new_run_says_how_it_differs(tmp_path):
+    older = {
+        "conditions": {"batch_size": 64, "device": "cpu"},
+        "environment": {"cpu": "A", "packages": {"torch": "2.14", "jax": None}},
+        "arms": [{"arm": "ours lightning", "faster_than": {"stock lightning": ratio(2, 1.9, 2.1),
+                                                           "raw torch": ratio(1, 0.9, 1.1)}}],
+    }  # fmt: skip
+    write_json(tmp_path / "older.json", older)
+    newer = {
+        "conditions": {"batch_size": 64, "device": "cpu"},
+        "environment": {"cpu": "B", "packages": {"torch": "2.15", "jax": None}},
+        "arms": [{"arm": "ours lightning", "faster_than": {"stock lightning": ratio(3, 2.9, 3.1),
+                                                           "raw torch": ratio(1, 0.8, 1.0)}},
+                 {"arm": "ours keras-jax", "faster_than": {"raw jax": ratio(1, 1, 1)}}],
+    }  # fmt: skip
+    assert list(differences(read_older(tmp_path / "older.json"), newer)) == [
+        "cpu: A then, B now",
+        "packages.torch: 2.14 then, 2.15 now",
+        "ours lightning against stock lightning: 2.00× then, 3.00× now; "
+        "the intervals do not overlap",
+        "ours lightning against raw torch: 1.00× then, 1.00× now; the intervals overlap",
+    ]
+    assert next(iter(differences(older, older))).endswith("2.00× now; the intervals overlap")
+    assert read_older(tmp_path / "none.json") is None
+    for content in ("", "[]", "{}", '{"conditions": 1}'):
+        (tmp_path / "other.json").write_text(content)
+        with pytest.raises(UsageError, match=r"cannot compare with .*other\.json"):
+            read_older(tmp_path / "other.json")
 
 
 @pytest.fixture(scope="module")
