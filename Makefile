@@ -3,9 +3,10 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup data compare prove benchmark explore doctor test test-all lock readme clean
+.PHONY: help setup data compare prove benchmark explore doctor test test-all soak lock readme clean
 
 EPOCHS ?= 5
+KILLS ?= 20
 # The interpreter that .venv is made with; empty takes the first supported one.
 PYTHON ?=
 # `make lock LOCK_FLAGS=--upgrade` takes the newest versions that pyproject.toml allows.
@@ -49,6 +50,10 @@ test: data ## lint, types, unit and parity tests
 
 test-all: data ## the same with the slow tests
 	$(call run_tests,)
+
+soak: data ## kill runs of each half at random moments, many times (KILLS=20)
+	SOAK_KILLS=$(KILLS) $(PYTEST) tests/lightning/test_soak.py
+	SOAK_KILLS=$(KILLS) $(PYTEST) tests/keras/test_soak.py
 
 lock: setup ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) --extra dev pyproject.toml -o requirements/dev.txt

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from pipeline.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from benchmark.runner import Arm, Conditions, Measured
+    from benchmark.session import Session
 
 ENGINE_NAMES = ("lightning", "keras-tensorflow", "keras-jax", "keras-torch")
 TRACKS = ("stock", "ours", "raw")
@@ -60,6 +62,7 @@ def conduct(arguments: argparse.Namespace) -> None:
     """
     from benchmark.difference import read_older
     from benchmark.runner import Conditions, arms_of
+    from benchmark.session import claimed
     from pipeline.datasets import find_dataset, load_dataset
     from pipeline.drawn import write_first_images
     from pipeline.environment import usable_cores
@@ -85,21 +88,15 @@ def conduct(arguments: argparse.Namespace) -> None:
     arms, left_out = arms_of(engines, tracks, precisions)
     for name, reason in left_out.items():
         say(f"{name} cannot run here: {reason}; left out")
-    try:
-        arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to {arguments.output_dir}: {error.strerror or error}"
-        ) from error
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+    with (
+        claimed(arguments.output_dir),
+        tempfile.TemporaryDirectory(prefix="benchmark-") as folder,
+    ):
         write_first_images(dataset, Path(folder), arguments.images, arguments.images // 6)
         conditions = Conditions(
-            Path(folder),
-            arguments.epochs,
-            arguments.batch_size,
-            arguments.threads,
+            Path(folder), arguments.epochs, arguments.batch_size, arguments.threads
         )
-        measure_all(arguments, arms, conditions, left_out, older)
+        measure_all(arguments, arms, conditions, left_out, dataset.fingerprint, older)
 
 
 def measure_all(
@@ -107,61 +104,49 @@ def measure_all(
     arms: list["Arm"],
     conditions: "Conditions",
     left_out: dict[str, str],
+    fingerprint: str,
     older: dict[str, Any] | None,
 ) -> None:
     """Measure in rounds, every other one in reverse order, and write what was found.
+
+    An arm that fails costs its own rows; one that was stopped goes on where it was.
 
     Raises:
         RunError: an arm failed, or its training is another.
     """
     from benchmark import report
     from benchmark.difference import differences
-    from benchmark.runner import measure, reference_history, steady_seconds, with_best_workers
-    from pipeline.environment import cpu_mhz, describe_machine, package_versions
+    from benchmark.runner import reference_history
+    from benchmark.session import Session
+    from pipeline.environment import cpu_mhz
     from pipeline.terminal import say
-    from portproof.files import write_json, write_text
+    from portproof.files import finite, write_json, write_text
 
-    reference = reference_history(conditions)
-    arms = [
-        with_best_workers(arm, conditions, say) if arm.name.startswith("stock lightning") else arm
-        for arm in arms
-    ]
-    measurements: dict[str, list[Measured]] = {arm.name: [] for arm in arms}
-    for number in range(arguments.rounds):
-        for arm in arms if number % 2 == 0 else arms[::-1]:
-            measured = measure(arm, conditions)
-            measurements[arm.name].append(measured)
-            say(f"round {number + 1}  {arm.name:24} {steady_seconds(measured):6.2f} s an epoch")
-    num_validation = -(-arguments.images // 5)
-    images = arguments.images - num_validation, num_validation
-    peak = peak_flops(conditions)
+    described = describe(arguments, arms, conditions)
+    session = Session(
+        arguments.output_dir,
+        {**described, "arms": [arm.name for arm in arms], "data": fingerprint},
+    )
+    if session.num_kept:
+        say(f"going on: {session.num_kept} measurements are there")
+    reference = session.part("reference", lambda: reference_history(conditions))
+    found_arms, failed = measure_rounds(arguments.rounds, arms, conditions, session)
+    arms = list(found_arms)
+    measurements = {arm.name: runs for arm, runs in found_arms.items()}
+    images = tuple(described["conditions"][f"{part}_images"] for part in ("train", "validation"))
+    peak = session.part("peak", lambda: peak_flops(conditions))
     found: dict[str, Any] = {
         "command": " ".join(["python", "scripts/benchmark.py", *sys.argv[1:]]),
         "rounds": arguments.rounds,
-        "conditions": {
-            "train_images": images[0],
-            "validation_images": images[1],
-            "num_epochs": conditions.num_epochs,
-            "batch_size": conditions.batch_size,
-            "precisions": list(dict.fromkeys(arm.precision for arm in arms)),
-            "num_threads": conditions.num_threads,
-            "device": "cpu",
-            "tf32": False,
-            "deterministic": False,
-            "accuracy": arguments.accuracy,
-        },
-        "environment": {
-            **describe_machine(),
-            "cpu_mhz": cpu_mhz(),
-            "packages": package_versions(),
-        },
+        **described,
+        "environment": {**described["environment"], "cpu_mhz": cpu_mhz()},
         "peak_flops": peak,
-        "left_out": left_out,
+        "left_out": left_out | {name: f"failed: {reason}" for name, reason in failed.items()},
         "reference": reference,
         "arms": report.summarize(arms, measurements, reference, images, peak, arguments.accuracy),
         "measurements": measurements,
     }
-    write_json(arguments.output_dir / "benchmark.json", found)
+    write_json(arguments.output_dir / "benchmark.json", finite(found))
     write_text(arguments.output_dir / "benchmark.md", "\n".join([*report.markdown(found), ""]))
     report.draw(arguments.output_dir / "benchmark.png", measurements)
     for line in report.table_lines(found):
@@ -171,8 +156,76 @@ def measure_all(
         for line in differences(older, found):
             say(f"- {line}")
     say(f"written: {arguments.output_dir / 'benchmark.md'}")
-    if thrown := [row["arm"] for row in found["arms"] if row["thrown_out"]]:
-        raise RunError(f"thrown out: {', '.join(thrown)}")
+    session.finish()
+    thrown = [row["arm"] for row in found["arms"] if row["thrown_out"]]
+    problems = [f"failed: {', '.join(failed)}"] * bool(failed)
+    problems += [f"thrown out: {', '.join(thrown)}"] * bool(thrown)
+    if problems:
+        raise RunError("; ".join(problems))
+
+
+def describe(
+    arguments: argparse.Namespace, arms: list["Arm"], conditions: "Conditions"
+) -> dict[str, Any]:
+    """Return what is measured, on what."""
+    from pipeline.environment import describe_machine, package_versions
+
+    num_validation = -(-arguments.images // 5)
+    return {
+        "conditions": {
+            "train_images": arguments.images - num_validation,
+            "validation_images": num_validation,
+            "num_epochs": conditions.num_epochs,
+            "batch_size": conditions.batch_size,
+            "precisions": list(dict.fromkeys(arm.precision for arm in arms)),
+            "num_threads": conditions.num_threads,
+            "device": "cpu",
+            "tf32": False,
+            "deterministic": False,
+            "accuracy": arguments.accuracy,
+        },
+        "environment": {**describe_machine(), "packages": package_versions()},
+    }
+
+
+def measure_rounds(
+    num_rounds: int, arms: list["Arm"], conditions: "Conditions", session: "Session"
+) -> tuple[dict["Arm", list["Measured"]], dict[str, str]]:
+    """Return the measurements of each arm that came through, and why others did not, by name."""
+    from benchmark.runner import measure, steady_seconds
+    from pipeline.terminal import say
+
+    tuned: dict[str, Arm] = {}
+    measurements: dict[str, list[Measured]] = {arm.name: [] for arm in arms}
+    failed: dict[str, str] = {}
+    for number in range(1, num_rounds + 1):
+        for arm in arms if number % 2 else arms[::-1]:
+            if arm.name in failed:
+                continue
+            try:
+                if arm.name not in tuned:
+                    tuned[arm.name] = tune(arm, conditions, session)
+                work = partial(measure, tuned[arm.name], conditions)
+                measured = session.part(f"{arm.name}, round {number}", work)
+            except RunError as error:
+                say(str(error))
+                failed[arm.name] = str(error).splitlines()[0]
+                continue
+            measurements[arm.name].append(measured)
+            say(f"round {number}  {arm.name:24} {steady_seconds(measured):6.2f} s an epoch")
+    return {
+        tuned[arm.name]: measurements[arm.name] for arm in arms if arm.name not in failed
+    }, failed
+
+
+def tune(arm: "Arm", conditions: "Conditions", session: "Session") -> "Arm":
+    """Return the arm as it is measured: stock Lightning with its best number of workers."""
+    from benchmark.runner import with_best_workers
+    from pipeline.terminal import say
+
+    if arm.track != "stock" or arm.engine != "lightning":
+        return arm
+    return with_best_workers(arm, conditions, session.part, say)
 
 
 def peak_flops(conditions: "Conditions") -> float | None:

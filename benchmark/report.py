@@ -159,7 +159,7 @@ def markdown(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield from table_lines(found)
     yield ""
-    yield "## From the command on"
+    yield "### From the command on"
     yield ""
     yield from start_lines(found)
     yield ""

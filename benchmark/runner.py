@@ -10,12 +10,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from pipeline.engines import ENGINES, trainer_arguments
 from pipeline.errors import RunError
+from pipeline.launch import leashed
 from pipeline.record import EPOCH_METRICS, STARTUP_PHASES, read_record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,7 +58,7 @@ class Arm:
     """The engine or, of a raw arm, the framework."""
     precision: str = "32"
     options: tuple[str, ...] = ()
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict, hash=False)
 
 
 def arms_of(
@@ -109,7 +111,7 @@ def measure(arm: Arm, conditions: Conditions) -> Measured:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         began, began_at = time.perf_counter(), time.time()
         done = subprocess.run(
-            [sys.executable, *_command(arm, conditions, Path(scratch))],
+            leashed([sys.executable, *_command(arm, conditions, Path(scratch))]),
             env={**os.environ, "PYTHONPATH": str(ROOT), **arm.environment},
             preexec_fn=_limit(conditions.num_threads),
             capture_output=True,
@@ -136,13 +138,22 @@ def steady_seconds(measured: Measured) -> float:
     return statistics.median(measured["epoch_seconds"][1:] or measured["epoch_seconds"])
 
 
-def with_best_workers(arm: Arm, conditions: Conditions, say: Callable[[str], None]) -> Arm:
-    """Return the stock Lightning arm with the number of loader workers that is fastest here."""
+def with_best_workers(
+    arm: Arm,
+    conditions: Conditions,
+    part: Callable[[str, Callable[[], Measured]], Measured],
+    say: Callable[[str], None],
+) -> Arm:
+    """Return the stock Lightning arm with the number of loader workers that is fastest here.
+
+    `part` is `Session.part`.
+    """
     seconds = {}
     for workers in WORKERS:
         tried = dataclasses.replace(arm, options=("--workers", str(workers)))
-        seconds[workers] = steady_seconds(measure(tried, conditions))
-        say(f"{arm.name}, {workers} workers: {seconds[workers]:.2f} s an epoch")
+        name = f"{arm.name}, {workers} workers"
+        seconds[workers] = steady_seconds(part(name, partial(measure, tried, conditions)))
+        say(f"{name}: {seconds[workers]:.2f} s an epoch")
     best = min(seconds, key=lambda workers: seconds[workers])
     return dataclasses.replace(arm, options=("--workers", str(best)))
 

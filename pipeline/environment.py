@@ -51,10 +51,10 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def cpu_mhz() -> dict[str, float] | None:
+def cpu_mhz() -> dict[str, float | None] | None:
     """Return the processor's present clock and the highest it says it has; None where unknown."""
     found = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
-    return {"current": found.current, "max": found.max} if found else None
+    return {"current": found.current, "max": found.max or None} if found else None
 
 
 def usable_cores() -> int:

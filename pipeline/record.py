@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import RunError
-from portproof.files import read_limited, write_bytes, write_json, write_text
+from portproof.files import finite, read_limited, write_bytes, write_json, write_text
 
 RECORD = "record.json"
 RECIPE = "recipe.yaml"
@@ -67,7 +67,7 @@ class Record:
 
 def write_record(run_dir: Path, record: Record) -> None:
     """Write `record.json` and `history.csv`."""
-    write_json(run_dir / RECORD, _finite(dataclasses.asdict(record)))
+    write_json(run_dir / RECORD, finite(dataclasses.asdict(record)))
     rows = [",".join(HISTORY_FIELDS)]
     rows += [",".join(_cell(row[name]) for name in HISTORY_FIELDS) for row in record.history]
     write_text(run_dir / HISTORY, "\n".join(rows) + "\n")
@@ -157,15 +157,6 @@ def _check_numbers(path: Path, name: str, values: dict[str, Any]) -> None:
     for key, value in values.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise RunError(f"{path}: `{name}.{key}` must be a number; received {value!r}")
-
-
-def _finite(value: Any) -> Any:
-    """Replace NaN and infinities, which JSON cannot hold, by None."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cell(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Files that are whole or absent: written beside their final name, flushed, then renamed."""
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -45,6 +46,15 @@ def write_json(path: Path, value: Any) -> None:
         ValueError: `value` holds NaN or an infinity, for which JSON has no word.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """Return `value` with None for NaN and infinities, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_limited(path: Path, max_bytes: int) -> bytes:

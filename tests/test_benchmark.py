@@ -1,17 +1,22 @@
 """The benchmark: arms, statistics, what is thrown out, and the hand-written loops."""
 
 import json
+import math
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from benchmark import report, runner
+from benchmark.command import measure_rounds
 from benchmark.difference import differences, read_older
 from benchmark.runner import Arm, Conditions, arms_of, baselines, measure, steady_seconds
+from benchmark.session import Session, claimed
 from benchmark.statistics import paired_ratio, spread
 from pipeline.drawn import draw_dataset
 from pipeline.errors import RunError, UsageError
@@ -181,6 +186,98 @@ def test_the_time_to_an_accuracy_ends_with_the_epoch_that_reaches_it():
     assert report.to_accuracy(run, 0.95) is None
     run["history"][0]["val_accuracy"] = float("nan")
     assert report.to_accuracy(run, 0.85) == 5.0
+
+
+def test_a_stopped_benchmark_goes_on_where_it_was(tmp_path):
+    def session(**changes):
+        return Session(tmp_path, {"arms": ["a"], "cpu": "C", **changes})
+
+    calls = []
+
+    def work():
+        calls.append("work")
+        return {"loss": float("nan"), "seconds": 1.5}
+
+    assert session().num_kept == 0
+    first = session().part("a, round 1", work)
+    again = session().part("a, round 1", work)
+    assert calls == ["work"]
+    assert again["seconds"] == first["seconds"]
+    assert math.isnan(again["loss"])
+    assert session(cpu="D").num_kept == 0  # another machine: measured anew
+    assert session().num_kept == 1
+    for content in ("", "[]", '{"identity": 1}', "[" * 100_000):
+        (tmp_path / "measurements-so-far.json").write_text(content)
+        assert session().num_kept == 0
+    session().part("a, round 1", work)
+    session().finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_benchmark_in_the_folder_is_refused(tmp_path):
+    refused = pytest.raises(UsageError, match="is in use by another benchmark")
+    with claimed(tmp_path / "new"), refused, claimed(tmp_path / "new"):
+        pass
+    with claimed(tmp_path / "new"):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot write to"), claimed(tmp_path / "file"):
+        pass
+
+
+def test_an_arm_that_fails_costs_its_own_rows(monkeypatch, tmp_path, capsys):
+    def measure(arm, conditions):
+        if arm.name == "raw torch":
+            raise RunError("raw torch exited with 1:\nTraceback")
+        return measured(0.5, 0.4)
+
+    monkeypatch.setattr(runner, "measure", measure)
+    session = Session(tmp_path, {})
+    found, failed = measure_rounds(2, [OURS, RAW], Conditions(tmp_path), session)
+    assert {arm.name: len(runs) for arm, runs in found.items()} == {"ours lightning": 2}
+    assert failed == {"raw torch": "raw torch exited with 1:"}
+    assert capsys.readouterr().out.count("Traceback") == 1
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from benchmark import runner
+runner.PROGRAMS = Path(sys.argv[1])
+runner.measure(runner.Arm("raw torch", "raw", "torch"), runner.Conditions(Path(sys.argv[1])))
+"""
+ARM = """
+import os, sys, time
+path = sys.argv[sys.argv.index("--data-dir") + 1] + "/pid"
+open(path + ".new", "w").write(str(os.getpid()))
+os.rename(path + ".new", path)
+time.sleep(120)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the leash is Linux's")
+def test_a_killed_benchmark_leaves_no_arm_behind(tmp_path):
+    (tmp_path / "raw_torch.py").write_text(ARM)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path)], cwd=SCRIPT.parent.parent
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child = psutil.Process(int((tmp_path / "pid").read_text()))
+    parent.kill()
+    parent.wait()
+    while is_running(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def ratio(median, low, high):

@@ -25,6 +25,7 @@ TARGETS = [
     "doctor",
     "test",
     "test-all",
+    "soak",
     "lock",
     "readme",
     "clean",

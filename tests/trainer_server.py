@@ -2,7 +2,8 @@
 
 A question file holds the call's arguments as JSON, the answer file its exit code, stdout and
 stderr. A fault, "interrupt 2 1" or "kill 2 1", ends the call in that epoch and step, both from 0,
-or after the steps among which that one is.
+or after the steps among which that one is; "kill-after 0.5" ends it after so many seconds,
+wherever it is.
 """
 
 import importlib
@@ -30,6 +31,10 @@ for picture in ("plot_curves", "plot_confusion", "plot_classified"):
 
 def plant(fault):
     how, *place = fault.split()
+    if how == "kill-after":
+        # Nobody handles SIGALRM, so the kernel ends the process there and then, as kill -9 does.
+        signal.setitimer(signal.ITIMER_REAL, float(place[0]))
+        return
     last_epoch, last_step = map(int, place)
     end_step = Journal.end_step
 

@@ -47,20 +47,22 @@ class Run:
 
 
 class Trainings:
-    """Trains one half in `folder`; `fault` as in trainer_server.py."""
+    """Trains with one engine in `folder`; `fault` as in trainer_server.py."""
 
-    def __init__(self, half, folder, data):
-        self.half, self.folder, self.data = half, folder, data
-        environment = ENGINES["keras-tensorflow" if half == "keras" else half].environment()
+    def __init__(self, engine, folder, data):
+        half = engine.partition("-")[0]
+        self.engine, self.half, self.folder, self.data = engine, half, folder, data
+        environment = ENGINES[engine].environment()
         # An empty home and no GPU: what is on the machine can't change what is computed.
         self.environment = {**environment, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
         program = [str(ROOT / "tests" / "trainer_server.py"), half]
-        self.server = Server(half, program, self.environment)
+        self.server = Server(engine, program, self.environment)
         self.whole = {}
 
     def arguments(self, name, flags):
         files = ["--data-dir", str(self.data), "--run-dir", str(self.folder / name)]
-        return ["--epochs", "3", *files, *flags]
+        backend = ["--backend", self.engine.partition("-")[2]] if self.half == "keras" else []
+        return ["--epochs", "3", *files, *backend, *flags]
 
     def forked(self, name, *flags, fault=""):
         """Train in a forked process."""

@@ -11,6 +11,6 @@ os.environ.update({"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull})
 
 @pytest.fixture(scope="session")
 def trainings(drawn_data, tmp_path_factory):
-    made = Trainings("keras", tmp_path_factory.mktemp("runs"), drawn_data)
+    made = Trainings("keras-tensorflow", tmp_path_factory.mktemp("runs"), drawn_data)
     yield made
     made.server.close()

@@ -1,0 +1,43 @@
+"""Keras trainings that are killed at random moments; see tests/soaking.py."""
+
+import pytest
+
+from pipeline.engines import ENGINES
+from tests.soaking import NUM_KILLS, soak
+from tests.training import Trainings
+
+
+def state_of(run):
+    """Return what `--resume` goes on from."""
+    return (run.folder / "checkpoints" / "training-state.safetensors").read_bytes()
+
+
+@pytest.fixture
+def engine_trainings(request, drawn_data, tmp_path):
+    """Trainings of an engine; TensorFlow's are loaded anyway."""
+    if request.param == "keras-tensorflow":
+        yield request.getfixturevalue("trainings")
+        return
+    reason = ENGINES[request.param].why_not()
+    if reason is not None:
+        pytest.skip(f"{request.param}: {reason}")
+    made = Trainings(request.param, tmp_path, drawn_data)
+    yield made
+    made.server.close()
+
+
+@pytest.mark.parametrize(
+    ("engine_trainings", "flags"),
+    [
+        ("keras-tensorflow", ("--variant", "dropout")),
+        ("keras-tensorflow", ("--variant", "base", "--plain")),
+        pytest.param("keras-torch", ("--variant", "dropout"), marks=pytest.mark.slow),
+        pytest.param("keras-jax", ("--variant", "dropout"), marks=pytest.mark.slow),
+    ],
+    indirect=["engine_trainings"],
+)
+def test_a_run_killed_at_any_moment_ends_with_the_same_bits(engine_trainings, capsys, flags):
+    found = soak(engine_trainings, state_of, *flags)
+    assert found.kills.total() >= NUM_KILLS
+    with capsys.disabled():
+        print(f"\n{found}")
