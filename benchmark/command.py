@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 ENGINE_NAMES = ("lightning", "keras-tensorflow", "keras-jax", "keras-torch")
 TRACKS = ("stock", "ours", "raw")
 PRECISIONS = ("32", "bf16")
+ROOMS = ("benchmark", "pipeline", "portproof", "keras_impl", "lightning_impl", "scripts")
+"""Where the code is that is measured."""
 COMMITTED = Path(__file__).parents[1] / "results" / "benchmark-cpu" / "benchmark.json"
 
 
@@ -45,7 +47,6 @@ def parser() -> argparse.ArgumentParser:
         "--against",
         type=Path,
         metavar="F",
-        default=COMMITTED,
         help="an older benchmark.json, to say how this run differs (the committed one)",
     )
     parser.add_argument("--output-dir", type=Path, metavar="D", default=Path("runs/benchmark"))
@@ -83,7 +84,9 @@ def conduct(arguments: argparse.Namespace) -> None:
     precisions = chosen(arguments.precision, PRECISIONS, "--precision")
     engines = chosen(arguments.engines, ENGINE_NAMES, "--engines")
     tracks = chosen(arguments.tracks, TRACKS, "--tracks")
-    older = read_older(arguments.against)
+    if arguments.against is None and COMMITTED.exists():
+        arguments.against = COMMITTED
+    older = read_older(arguments.against) if arguments.against else None
     dataset = load_dataset(find_dataset(arguments.data_dir))
     arms, left_out = arms_of(engines, tracks, precisions)
     for name, reason in left_out.items():
@@ -118,19 +121,26 @@ def measure_all(
     from benchmark.difference import differences
     from benchmark.runner import reference_history
     from benchmark.session import Session
-    from pipeline.environment import cpu_mhz
+    from pipeline.environment import code_digest, cpu_mhz
     from pipeline.terminal import say
     from portproof.files import finite, write_json, write_text
 
     described = describe(arguments, arms, conditions)
     session = Session(
         arguments.output_dir,
-        {**described, "arms": [arm.name for arm in arms], "data": fingerprint},
+        {
+            **described,
+            "arms": [arm.name for arm in arms],
+            "data": fingerprint,
+            "code": code_digest(ROOMS),
+        },
     )
     if session.num_kept:
         say(f"going on: {session.num_kept} measurements are there")
     reference = session.part("reference", lambda: reference_history(conditions))
     found_arms, failed = measure_rounds(arguments.rounds, arms, conditions, session)
+    if not found_arms:
+        raise RunError(f"failed: {', '.join(failed)}")
     arms = list(found_arms)
     measurements = {arm.name: runs for arm, runs in found_arms.items()}
     images = tuple(described["conditions"][f"{part}_images"] for part in ("train", "validation"))
@@ -156,7 +166,8 @@ def measure_all(
         for line in differences(older, found):
             say(f"- {line}")
     say(f"written: {arguments.output_dir / 'benchmark.md'}")
-    session.finish()
+    if not failed:  # or the same call tries again what failed, and that alone
+        session.finish()
     thrown = [row["arm"] for row in found["arms"] if row["thrown_out"]]
     problems = [f"failed: {', '.join(failed)}"] * bool(failed)
     problems += [f"thrown out: {', '.join(thrown)}"] * bool(thrown)
@@ -209,13 +220,19 @@ def measure_rounds(
                 measured = session.part(f"{arm.name}, round {number}", work)
             except RunError as error:
                 say(str(error))
-                failed[arm.name] = str(error).splitlines()[0]
+                failed[arm.name] = in_a_line(error)
                 continue
             measurements[arm.name].append(measured)
             say(f"round {number}  {arm.name:24} {steady_seconds(measured):6.2f} s an epoch")
     return {
         tuned[arm.name]: measurements[arm.name] for arm in arms if arm.name not in failed
     }, failed
+
+
+def in_a_line(error: RunError) -> str:
+    """Return how an arm failed: its exit and the last thing that it said."""
+    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{first} {rest[-1]}" if rest else first
 
 
 def tune(arm: "Arm", conditions: "Conditions", session: "Session") -> "Arm":

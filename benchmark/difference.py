@@ -11,20 +11,17 @@ from portproof.files import read_limited
 MAX_BYTES = 16 * 1024 * 1024
 
 
-def read_older(path: Path) -> dict[str, Any] | None:
-    """Return an older `benchmark.json`; None where there is none.
+def read_older(path: Path) -> dict[str, Any]:
+    """Return an older `benchmark.json`.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: it cannot be read, or compared with.
     """
-    if not path.exists():
-        return None
     try:
         found = json.loads(read_limited(path, MAX_BYTES))
-        for key in ("conditions", "environment", "arms"):
-            found[key]
+        list(differences(found, found))  # so that nothing is wrong with it after the measuring
         return dict(found)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"cannot compare with {path}: {error}") from error
 
 

@@ -138,7 +138,10 @@ def summarize(
 
 
 def to_accuracy(measured: Measured, accuracy: float) -> float | None:
-    """Return the seconds from the command until an epoch ends at `accuracy` in validation."""
+    """Return the seconds from the command until an epoch ends at `accuracy` in validation.
+
+    Start-up and epochs, without what a program does between them.
+    """
     seconds = measured["startup_seconds"]
     for row, epoch_seconds in zip(measured["history"], measured["epoch_seconds"], strict=True):
         seconds += epoch_seconds
@@ -236,7 +239,8 @@ def start_lines(found: Mapping[str, Any]) -> Iterator[str]:
         "The first step ends when the program hears of it: where several steps are one call, "
         "after these, which are 25 in our TensorFlow and Lightning arms. Warm-up is what the "
         "first epoch takes longer than the later ones; what is compiled is in it. The time to an "
-        "accuracy ends with the epoch that reaches it in validation."
+        "accuracy ends with the epoch that reaches it in validation; what a program does between "
+        "epochs, as our trainers write checkpoints, is in that of the whole program only."
     )
 
 

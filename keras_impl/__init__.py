@@ -9,7 +9,8 @@ NOT_NEEDED = ("jax", "matplotlib", "sklearn")
 
 def _import_keras() -> None:
     """Import Keras without what it does not need, which takes a quarter of the time."""
-    needed = {os.environ.get("KERAS_BACKEND"), *sys.modules}
+    # Unset, the backend is what `keras.json` says, which may be JAX.
+    needed = {os.environ.get("KERAS_BACKEND", "jax"), *sys.modules}
     hidden = [name for name in NOT_NEEDED if name not in needed]
     sys.modules |= dict.fromkeys(hidden)  # type: ignore[arg-type]  # None: there is no such module
     try:

@@ -1,16 +1,20 @@
 """What a run ran on: versions, processor, memory. Nothing here imports a framework."""
 
+import hashlib
+import json
 import os
 import platform
 import resource
 import sys
 import time
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     "keras",
     "tensorflow",
@@ -27,6 +31,16 @@ PACKAGES = (
 def package_versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str | None]:
     """Return the installed version of each package, None where it is missing."""
     return {package: _version(package) for package in packages}
+
+
+@cache
+def code_digest(rooms: tuple[str, ...]) -> str:
+    """Return a digest of the sources in `rooms` and of the packages' versions."""
+    digest = hashlib.sha256(json.dumps(package_versions(), sort_keys=True).encode())
+    for room in rooms:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def describe_machine() -> dict[str, Any]:
@@ -53,7 +67,10 @@ def cpu_name() -> str:
 
 def cpu_mhz() -> dict[str, float | None] | None:
     """Return the processor's present clock and the highest it says it has; None where unknown."""
-    found = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    try:
+        found = psutil.cpu_freq()
+    except (AttributeError, NotImplementedError, OSError, RuntimeError, ValueError):
+        return None  # psutil raises each of these on some machine
     return {"current": found.current, "max": found.max or None} if found else None
 
 

@@ -6,7 +6,6 @@ states, and one that is followed ends with the last that follows it.
 """
 
 import dataclasses
-import hashlib
 import json
 import shutil
 import threading
@@ -14,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,12 @@ import numpy as np
 from pipeline.datasets import Dataset
 from pipeline.drawn import write_first_images, write_idx_set
 from pipeline.engines import ENGINES
-from pipeline.environment import describe_machine, package_versions, usable_cores
+from pipeline.environment import (
+    code_digest,
+    describe_machine,
+    package_versions,
+    usable_cores,
+)
 from pipeline.network import shared_first_weights
 from pipeline.recipe import Recipe, preset, recipe_to_dict
 from portproof.compare import gap
@@ -247,7 +250,7 @@ def run_stage(
     question = question_of(stage, data_dir, folder, followers)
     # What another question, other sources or other versions have left is no beginning of this.
     sign, result = run_dir / SIGN, run_dir / RESULT
-    mark = f"{question.identity} {code_digest()}"
+    mark = f"{question.identity} {code_digest(ROOMS)}"
     if run_dir.exists() and not (sign.exists() and sign.read_text() == mark):
         shutil.rmtree(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -269,16 +272,6 @@ def run_stage(
     kept = {"question": question.identity, "stage": stage_to_dict(stage), **facts}
     write_json(result, kept)
     return kept
-
-
-@cache
-def code_digest() -> str:
-    """Return a digest of what a run depends on besides its question: sources and versions."""
-    digest = hashlib.sha256(json.dumps(package_versions(), sort_keys=True).encode())
-    for room in ROOMS:
-        for path in sorted((ROOT / room).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def forget_states(folder: Path) -> None:

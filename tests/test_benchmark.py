@@ -46,6 +46,7 @@ def run(*arguments):
         (["--accuracy", "85"], "`--accuracy` must be in (0, 1); received 85.0"),
         (["--precision", "16"], "`--precision` takes 32, bf16; received '16'"),
         (["--against", str(SCRIPT)], "cannot compare with"),
+        (["--against", "nowhere.json"], "cannot compare with nowhere.json"),
         (["--threads", "9999"], "`--threads` must be between 1 and"),
         (["--engines", "theano"], "`--engines` takes lightning, keras-tensorflow"),
         (["--tracks", "theirs"], "`--tracks` takes stock, ours, raw; received 'theirs'"),
@@ -228,14 +229,14 @@ def test_a_second_benchmark_in_the_folder_is_refused(tmp_path):
 def test_an_arm_that_fails_costs_its_own_rows(monkeypatch, tmp_path, capsys):
     def measure(arm, conditions):
         if arm.name == "raw torch":
-            raise RunError("raw torch exited with 1:\nTraceback")
+            raise RunError("raw torch exited with 1:\nTraceback\nMemoryError: all of it\n")
         return measured(0.5, 0.4)
 
     monkeypatch.setattr(runner, "measure", measure)
     session = Session(tmp_path, {})
     found, failed = measure_rounds(2, [OURS, RAW], Conditions(tmp_path), session)
     assert {arm.name: len(runs) for arm, runs in found.items()} == {"ours lightning": 2}
-    assert failed == {"raw torch": "raw torch exited with 1:"}
+    assert failed == {"raw torch": "raw torch exited with 1: MemoryError: all of it"}
     assert capsys.readouterr().out.count("Traceback") == 1
 
 
@@ -307,8 +308,10 @@ def test_a_new_run_says_how_it_differs(tmp_path):
         "ours lightning against raw torch: 1.00× then, 1.00× now; the intervals overlap",
     ]
     assert next(iter(differences(older, older))).endswith("2.00× now; the intervals overlap")
-    assert read_older(tmp_path / "none.json") is None
-    for content in ("", "[]", "{}", '{"conditions": 1}'):
+    wrong = ({"conditions": 1}, {"environment": None}, {"arms": 1}, {"arms": [{}]},
+             {"arms": [{"arm": "a", "faster_than": {"b": {}}}]})  # fmt: skip
+    changed = [json.dumps({**older, **change}) for change in wrong]
+    for content in ("", "[]", "{}", *changed):
         (tmp_path / "other.json").write_text(content)
         with pytest.raises(UsageError, match=r"cannot compare with .*other\.json"):
             read_older(tmp_path / "other.json")

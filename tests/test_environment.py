@@ -3,6 +3,9 @@
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
+
+import pytest
 
 from pipeline import environment
 
@@ -22,9 +25,37 @@ def test_a_process_knows_its_age():
 
 
 def test_without_proc_it_asks_psutil(monkeypatch):
-    known = environment.seconds_since_process_start()
+    now = SimpleNamespace(create_time=lambda: time.time() - 1000)
+    monkeypatch.setattr(environment.psutil, "Process", lambda: now)
+    assert environment.seconds_since_process_start() < 900  # from /proc
     monkeypatch.setattr(environment, "Path", lambda path: Missing())
-    assert abs(environment.seconds_since_process_start() - known) < 2
+    assert abs(environment.seconds_since_process_start() - 1000) < 2
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, OSError, ValueError])
+def test_a_clock_that_cannot_be_read_is_none(monkeypatch, error):
+    def refuse():
+        raise error
+
+    monkeypatch.setattr(environment.psutil, "cpu_freq", refuse)
+    assert environment.cpu_mhz() is None
+    monkeypatch.setattr(environment.psutil, "cpu_freq", lambda: None)
+    assert environment.cpu_mhz() is None
+    clock = SimpleNamespace(current=2500.0, max=0.0)
+    monkeypatch.setattr(environment.psutil, "cpu_freq", lambda: clock)
+    assert environment.cpu_mhz() == {"current": 2500.0, "max": None}
+
+
+def test_other_sources_have_another_digest(monkeypatch, tmp_path):
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    (tmp_path / "room").mkdir()
+    found = set()
+    for content in ("a = 1", "a = 2", "a = 2"):
+        (tmp_path / "room" / "module.py").write_text(content)
+        environment.code_digest.cache_clear()
+        found.add(environment.code_digest(("room",)))
+    environment.code_digest.cache_clear()
+    assert len(found) == 2
 
 
 class Missing:

@@ -150,7 +150,7 @@ def test_a_finished_stage_is_kept_for_the_same_sources_only(answered, monkeypatc
     assert len(answered.asked) == 1
     left = next(tmp_path.iterdir()) / "steps.json"
     left.touch()
-    monkeypatch.setattr(full, "code_digest", lambda: "other sources")
+    monkeypatch.setattr(full, "code_digest", lambda rooms: "other sources")
     answered.run()
     assert len(answered.asked) == 2
     assert not left.exists()

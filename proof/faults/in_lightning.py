@@ -151,6 +151,7 @@ def accumulated_gradients() -> None:
 @fault
 def scheduler() -> None:
     """Add a scheduler, which Lightning steps once an epoch."""
+    take_single_steps()
     real = Classifier.configure_optimizers
 
     def configure_optimizers(self: Any) -> Any:
@@ -196,12 +197,14 @@ def softmax_before_loss() -> None:
 @fault
 def drop_last() -> None:
     """Drop the partial last batch."""
+    take_single_steps()
     pipeline.batches.Batches.__len__ = lambda self: max(len(self.data) // self.batch_size, 1)
 
 
 @fault
 def padded_last_batch() -> None:
     """Fill the last training batch up with the epoch's first images, as a distributed sampler."""
+    take_single_steps()
     real = pipeline.batches.Batches.__getitem__
 
     def batch(self: Any, index: int) -> Any:
@@ -239,6 +242,7 @@ def epochs_from_one() -> None:
 @fault
 def train_on_validation() -> None:
     """Train on the validation images."""
+    take_single_steps()
 
     def train_dataloader(self: Any) -> Any:
         batches = lightning_impl.data.training_batches(self.data.validation, self.recipe)
@@ -250,6 +254,7 @@ def train_on_validation() -> None:
 @fault
 def validate_on_training() -> None:
     """Validate on the training images."""
+    take_single_steps()
 
     def val_dataloader(self: Any) -> Any:
         batches = lightning_impl.data.evaluation_batches(self.data.train, self.recipe)
@@ -547,6 +552,7 @@ def stale_slots() -> None:
 @fault
 def gradients_kept() -> None:
     """Forget to set the gradients to zero."""
+    take_single_steps()
     Classifier.optimizer_zero_grad = lambda self, *arguments: None
 
 
@@ -565,6 +571,7 @@ def skipped_step() -> None:
 @fault
 def warm_up() -> None:
     """Raise the learning rate over the first 100 steps."""
+    take_single_steps()
 
     def optimizer_step(
         self: Any, epoch: int, batch_idx: int, optimizer: Any, closure: Any = None
@@ -786,10 +793,15 @@ def start_adam_at(num_steps: int, mean: float) -> None:
     Classifier.configure_optimizers = configure_optimizers
 
 
-def add_trainer_option(name: str, value: Any) -> None:
-    """Give every Trainer one more option, and each batch one step: Lightning demands it of some."""
-    real = lightning_impl.train._trainer_options
+def take_single_steps() -> None:
+    """Hand the Trainer single steps: a fault means something else, or nothing, in manual steps."""
     lightning_impl.train.STEPS_PER_BATCH = 1
+
+
+def add_trainer_option(name: str, value: Any) -> None:
+    """Give every Trainer one more option."""
+    take_single_steps()
+    real = lightning_impl.train._trainer_options
     replace_everywhere("_trainer_options", lambda *arguments: {**real(*arguments), name: value})
 
 

@@ -261,16 +261,47 @@ print(sorted({"tensorflow", "torch"} & set(sys.modules)))
 """
 
 
+PLACED = """
+import sys
+import torch
+from keras.src.backend.torch import nn
+from keras_impl.settings import configure
+from pipeline.execution import Execution
+from pipeline.recipe import preset
+configure(preset("base"), Execution(device="cpu", plain="plain" in sys.argv))
+maps = torch.zeros(2, 4, 4, 3)
+print(nn._transpose_spatial_inputs(maps).data_ptr() == maps.data_ptr())
+calls, real = [], nn._transpose_spatial_inputs
+nn._transpose_spatial_inputs = lambda inputs: calls.append(1) or real(inputs)
+nn.conv(maps, torch.zeros(3, 3, 3, 5), padding="same")
+nn.max_pool(maps, 2, padding="same")
+print(len(calls))
+"""
+
+
+@pytest.mark.parametrize(("path", "stays"), [("fast", True), ("plain", False)])
+def test_on_torch_the_fast_path_leaves_maps_in_place(path, stays):
+    """And Keras's convolution and pool do go through the function that is replaced."""
+    done = subprocess.run(
+        [sys.executable, "-c", PLACED, path],
+        env={**os.environ, "KERAS_BACKEND": "torch", "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == [str(stays), "2"], done.stderr
+
+
 IMPORTED = """
 import sys
 import keras_impl
-print(sorted({"jax", "matplotlib", "sklearn", "tensorflow"} & set(sys.modules)))
+print(sorted({"jax", "matplotlib", "sklearn", "tensorflow", "torch"} & set(sys.modules)))
 import matplotlib, sklearn
 from keras_impl.train import train
 """
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_keras_is_imported_without_what_it_does_not_need(backend):
     done = subprocess.run(
         [sys.executable, "-c", IMPORTED],
@@ -280,6 +311,19 @@ def test_keras_is_imported_without_what_it_does_not_need(backend):
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, f"['{backend}']\n"), done.stderr
+
+
+def test_a_keras_json_may_name_jax(tmp_path):
+    (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import keras_impl, keras; print(keras.backend.backend())"],
+        env={**environment, "KERAS_HOME": str(tmp_path), "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "jax\n", done.stderr
 
 
 def test_seeding_loads_no_tensorflow_beside_torch():

@@ -2,7 +2,6 @@
 
 import pytest
 
-from pipeline.engines import ENGINES
 from tests.soaking import NUM_KILLS, soak
 from tests.training import Trainings
 
@@ -18,9 +17,6 @@ def engine_trainings(request, drawn_data, tmp_path):
     if request.param == "keras-tensorflow":
         yield request.getfixturevalue("trainings")
         return
-    reason = ENGINES[request.param].why_not()
-    if reason is not None:
-        pytest.skip(f"{request.param}: {reason}")
     made = Trainings(request.param, tmp_path, drawn_data)
     yield made
     made.server.close()
