@@ -3,7 +3,7 @@
 import os
 import sys
 
-NOT_NEEDED = ("jax", "matplotlib", "sklearn")
+NOT_NEEDED = ("IPython", "jax", "matplotlib", "pandas", "sklearn")
 """What `import keras` loads on any backend, where it is installed, for parts not used here."""
 
 
