@@ -28,6 +28,25 @@ class TorchBatches(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(images_nhwc).permute(0, 3, 1, 2), torch.from_numpy(one_hot)
 
 
+class DeviceBatches(TorchBatches):
+    """The same, gathered on a device, in whose memory the whole set lies as bytes."""
+
+    def __init__(self, batches: Batches, device: torch.device) -> None:
+        super().__init__(batches)
+        dtype = getattr(torch, batches.dtype)
+        self.images = torch.from_numpy(batches.data.images).to(device).permute(0, 3, 1, 2)
+        self.labels = torch.from_numpy(batches.data.labels).to(device, torch.int64)
+        self.one_hot = torch.eye(batches.num_classes, dtype=dtype, device=device)
+        # A tensor: dividing by a number, CUDA multiplies by its reciprocal, which rounds twice.
+        self.full_scale = torch.tensor(255, dtype=dtype, device=device)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        chosen = torch.from_numpy(self.batches.positions(index)).to(self.labels.device)
+        images = self.images.index_select(0, chosen).to(self.full_scale.dtype)
+        labels = self.labels.index_select(0, chosen)
+        return images.div_(self.full_scale), self.one_hot.index_select(0, labels)
+
+
 class EpochSampler(Sampler[int]):
     """Walks through the batches; Lightning tells it each epoch's number."""
 
@@ -45,15 +64,18 @@ class EpochSampler(Sampler[int]):
         return iter(range(len(self.batches)))
 
 
-def batch_loader(batches: Batches, steps_per_batch: int = 1) -> DataLoader[tuple[Tensor, Tensor]]:
+def batch_loader(
+    batches: Batches, steps_per_batch: int = 1, device: torch.device | None = None
+) -> DataLoader[tuple[Tensor, Tensor]]:
     """Return a loader of ready batches, in this process: there is no decoding to hide.
 
-    Each is as large as `steps_per_batch` of `batches`, in the same order. Its own generator keeps
-    the loader from drawing on torch's global one, on which dropout draws.
+    Each is as large as `steps_per_batch` of `batches`, in the same order, and gathered on `device`
+    where one is named. Its own generator keeps the loader from drawing on torch's global one, on
+    which dropout draws.
     """
     batches = dataclasses.replace(batches, batch_size=batches.batch_size * steps_per_batch)
     return DataLoader(
-        TorchBatches(batches),
+        DeviceBatches(batches, device) if device else TorchBatches(batches),
         sampler=EpochSampler(batches),
         batch_size=None,
         generator=torch.Generator(),
@@ -61,17 +83,25 @@ def batch_loader(batches: Batches, steps_per_batch: int = 1) -> DataLoader[tuple
 
 
 class FashionData(L.LightningDataModule):
-    """The prepared sets as a LightningDataModule."""
+    """The prepared sets as a LightningDataModule, on `device` where one is named."""
 
-    def __init__(self, data: PreparedData, recipe: Recipe, steps_per_batch: int = 1) -> None:
+    def __init__(
+        self,
+        data: PreparedData,
+        recipe: Recipe,
+        steps_per_batch: int = 1,
+        device: torch.device | None = None,
+    ) -> None:
         super().__init__()
-        self.data, self.recipe, self.steps_per_batch = data, recipe, steps_per_batch
+        self.data, self.recipe = data, recipe
+        self.steps_per_batch, self.device = steps_per_batch, device
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Return the shuffled training batches."""
-        return batch_loader(training_batches(self.data.train, self.recipe), self.steps_per_batch)
+        batches = training_batches(self.data.train, self.recipe)
+        return batch_loader(batches, self.steps_per_batch, self.device)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Return the validation batches."""
         batches = evaluation_batches(self.data.validation, self.recipe)
-        return batch_loader(batches, self.steps_per_batch)
+        return batch_loader(batches, self.steps_per_batch, self.device)

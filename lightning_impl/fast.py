@@ -11,6 +11,8 @@ from torch import Tensor, nn
 Batch = tuple[Tensor, Tensor]
 STEPS_PER_BATCH = 25
 """Training steps for which the Trainer is handed one batch."""
+CAPTURED_STEPS_PER_BATCH = 250
+"""The same where steps come from a CUDA graph: the host waits for the device once a batch."""
 
 
 def steps_of(batch: Batch, batch_size: int) -> Iterator[Batch]:

@@ -9,6 +9,7 @@ from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_impl.captured import CapturedEvaluation, CapturedTraining, Outcome
 from lightning_impl.fast import Batch, make_fast, steps_of, take_steps
 from lightning_impl.optimizer import KerasAdam
 from pipeline.batches import dropout_seed
@@ -83,12 +84,22 @@ class EpochMean(Metric):
 class Classifier(L.LightningModule):
     """The network with its loss, metrics and optimizer.
 
-    Where the Trainer's batches are those of several steps, the module takes the steps itself.
+    Where the Trainer's batches are those of several steps, the module takes the steps itself, and
+    with `captured` replays them from a CUDA graph.
     """
 
-    def __init__(self, recipe: Recipe, fast: bool = True, steps_per_batch: int = 1) -> None:
+    captured_training: CapturedTraining | None = None
+    captured_evaluation: CapturedEvaluation | None = None
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        fast: bool = True,
+        steps_per_batch: int = 1,
+        captured: bool = False,
+    ) -> None:
         super().__init__()
-        self.steps_per_batch = steps_per_batch
+        self.steps_per_batch, self.captured = steps_per_batch, captured
         self.automatic_optimization = steps_per_batch == 1
         self.recipe = recipe
         self.network = build_model(recipe)
@@ -105,6 +116,12 @@ class Classifier(L.LightningModule):
             images = layer(images)
         return images
 
+    def on_fit_start(self) -> None:
+        """Make what takes captured steps, now that there is an optimizer."""
+        if self.captured:
+            self.captured_training = CapturedTraining(self, self.recipe.batch_size)
+            self.captured_evaluation = CapturedEvaluation(self, self.recipe.batch_size)
+
     def on_train_epoch_start(self) -> None:
         """Seed dropout from (seed, epoch), so that a resumed run draws the same masks."""
         torch.manual_seed(dropout_seed(self.recipe.seed, self.current_epoch))
@@ -113,6 +130,9 @@ class Classifier(L.LightningModule):
         """Return the mean loss, or that of each step; log loss and accuracy over the epoch."""
         if self.automatic_optimization:
             loss = self._train_loss(batch)
+        elif self.captured_training is not None:
+            outcomes = self.captured_training.train(batch)
+            loss = _measured(outcomes, self.train_loss, self.train_accuracy)
         else:
             loss = take_steps(self, batch, self.recipe.batch_size, self._train_loss)
         self._log_epoch("", batch_idx, self.train_loss, self.train_accuracy)
@@ -122,6 +142,9 @@ class Classifier(L.LightningModule):
         """Return the mean loss, or that of each step; log loss and accuracy over the epoch."""
         if self.automatic_optimization:
             loss = self._val_loss(batch)
+        elif self.captured_evaluation is not None:
+            outcomes = self.captured_evaluation.evaluate(batch)
+            loss = _measured(outcomes, self.val_loss, self.val_accuracy)
         else:
             steps = steps_of(batch, self.recipe.batch_size)
             loss = torch.stack([self._val_loss(step) for step in steps])
@@ -168,3 +191,16 @@ class Classifier(L.LightningModule):
         if batch_idx == 0 or self.fast_layers is None:
             values = {f"{prefix}loss": mean_loss, f"{prefix}accuracy": accuracy}
             self.log_dict(values, on_step=False, on_epoch=True)
+
+
+def _measured(
+    outcomes: list[Outcome], mean_loss: EpochMean, accuracy: MulticlassAccuracy
+) -> Tensor:
+    """Hand on what captured steps gave; return their losses (steps,).
+
+    Outside the graph: a metric's reset makes new tensors, and a graph writes to the old ones.
+    """
+    for outcome in outcomes:
+        mean_loss.update(outcome.losses.double().mean(), len(outcome.classes))
+        accuracy.update(outcome.predicted, outcome.classes)
+    return torch.cat([outcome.losses for outcome in outcomes])

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lightning_impl.data import FashionData, batch_loader
-from lightning_impl.fast import STEPS_PER_BATCH
+from lightning_impl.fast import CAPTURED_STEPS_PER_BATCH, STEPS_PER_BATCH
 from lightning_impl.model import Classifier
 from lightning_impl.settings import PRECISIONS, accelerator, configure
 from lightning_impl.weights import export_weights, load_weights
@@ -43,8 +43,9 @@ def train(
     `weights` are the canonical first weights; None keeps torch's own draw of them. `callbacks` see
     each step, or, on the fast path, batches of no more steps than their `max_steps_per_batch`.
     """
-    steps = steps_per_batch(execution, callbacks)
-    module = Classifier(recipe, fast=not execution.plain, steps_per_batch=steps)
+    captured = captures(recipe, execution)
+    steps = steps_per_batch(execution, callbacks, captured)
+    module = Classifier(recipe, not execution.plain, steps, captured and steps > 1)
     if recipe.precision == "64":
         module.double()
     if weights is not None:
@@ -66,19 +67,37 @@ def train(
     with _interrupts_of(trainer):
         trainer.fit(
             module,
-            datamodule=FashionData(data, recipe, steps),
+            datamodule=FashionData(data, recipe, steps, home_of_the_sets(execution)),
             ckpt_path=_restore(journal),
             weights_only=True,
         )
     return module
 
 
-def steps_per_batch(execution: Execution, callbacks: Sequence[L.Callback]) -> int:
+def captures(recipe: Recipe, execution: Execution) -> bool:
+    """Return whether steps are replayed from a CUDA graph.
+
+    In float64 they are not: the graph's learning rate is float32 in torch's kernel.
+    """
+    on_gpu = accelerator(execution) == "gpu"
+    return on_gpu and not execution.plain and recipe.precision != "64"
+
+
+def steps_per_batch(
+    execution: Execution, callbacks: Sequence[L.Callback], captured: bool = False
+) -> int:
     """Return how many steps the Trainer is handed at once."""
     if execution.plain:
         return 1
     limits = (getattr(callback, "max_steps_per_batch", 1) for callback in callbacks)
-    return min((STEPS_PER_BATCH, *limits))
+    return min((CAPTURED_STEPS_PER_BATCH if captured else STEPS_PER_BATCH, *limits))
+
+
+def home_of_the_sets(execution: Execution) -> torch.device | None:
+    """Return the GPU in whose memory the whole sets lie; None where batches come from the host."""
+    if execution.plain or accelerator(execution) == "cpu":
+        return None
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def predict_logits(
@@ -92,7 +111,10 @@ def predict_logits(
         enable_progress_bar=False,
     )
     with _interrupts_of(trainer):
-        batches = trainer.predict(model, batch_loader(evaluation_batches(images, recipe)))
+        batches = trainer.predict(
+            model,
+            batch_loader(evaluation_batches(images, recipe), device=home_of_the_sets(execution)),
+        )
     assert batches is not None
     logits = torch.cat([batch for batch in batches if isinstance(batch, torch.Tensor)])
     return logits.to(torch.float64 if recipe.precision == "64" else torch.float32).cpu().numpy()

@@ -68,10 +68,14 @@ class Batches:
     def __len__(self) -> int:
         return math.ceil(len(self.data) / self.batch_size)
 
-    def __getitem__(self, index: int) -> tuple[Array, Array]:
+    def positions(self, index: int) -> Array:
+        """Return the places in the set, int64 (B,), of the images of a batch."""
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
-        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        return self.order[index * self.batch_size : (index + 1) * self.batch_size]
+
+    def __getitem__(self, index: int) -> tuple[Array, Array]:
+        chosen = self.positions(index)
         images = rescale(self.data.images[chosen], self.dtype)
         return images, one_hot(self.data.labels[chosen], self.num_classes, self.dtype)
 
