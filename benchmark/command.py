@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 ENGINE_NAMES = ("lightning", "keras-tensorflow", "keras-jax", "keras-torch")
 TRACKS = ("stock", "ours", "raw")
 PRECISIONS = ("32", "bf16")
+DEVICES = ("cpu", "gpu")
 ROOMS = ("benchmark", "pipeline", "portproof", "keras_impl", "lightning_impl", "scripts")
 """Where the code is that is measured."""
-COMMITTED = Path(__file__).parents[1] / "results" / "benchmark-cpu" / "benchmark.json"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--accuracy", type=float, metavar="X", default=0.85, help="validation's, timed to (0.85)"
     )
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="(cpu)")
     parser.add_argument("--threads", type=int, metavar="N", help="cores of a process (all)")
     parser.add_argument(
         "--against",
@@ -62,6 +64,7 @@ def conduct(arguments: argparse.Namespace) -> None:
         RunError: an arm failed, or its training is another.
     """
     from benchmark.difference import read_older
+    from benchmark.nvidia import require_gpu
     from benchmark.runner import Conditions, arms_of
     from benchmark.session import claimed
     from pipeline.datasets import find_dataset, load_dataset
@@ -84,9 +87,12 @@ def conduct(arguments: argparse.Namespace) -> None:
     precisions = chosen(arguments.precision, PRECISIONS, "--precision")
     engines = chosen(arguments.engines, ENGINE_NAMES, "--engines")
     tracks = chosen(arguments.tracks, TRACKS, "--tracks")
-    if arguments.against is None and COMMITTED.exists():
-        arguments.against = COMMITTED
+    committed = RESULTS / f"benchmark-{arguments.device}" / "benchmark.json"
+    if arguments.against is None and committed.exists():
+        arguments.against = committed
     older = read_older(arguments.against) if arguments.against else None
+    if arguments.device == "gpu":
+        require_gpu()
     dataset = load_dataset(find_dataset(arguments.data_dir))
     arms, left_out = arms_of(engines, tracks, precisions)
     for name, reason in left_out.items():
@@ -97,7 +103,11 @@ def conduct(arguments: argparse.Namespace) -> None:
     ):
         write_first_images(dataset, Path(folder), arguments.images, arguments.images // 6)
         conditions = Conditions(
-            Path(folder), arguments.epochs, arguments.batch_size, arguments.threads
+            Path(folder),
+            arguments.epochs,
+            arguments.batch_size,
+            arguments.threads,
+            arguments.device,
         )
         measure_all(arguments, arms, conditions, left_out, dataset.fingerprint, older)
 
@@ -179,8 +189,10 @@ def describe(
     arguments: argparse.Namespace, arms: list["Arm"], conditions: "Conditions"
 ) -> dict[str, Any]:
     """Return what is measured, on what."""
+    from benchmark.nvidia import describe_gpu
     from pipeline.environment import describe_machine, package_versions
 
+    gpu = {"gpu": describe_gpu()} if conditions.device == "gpu" else {}
     num_validation = -(-arguments.images // 5)
     return {
         "conditions": {
@@ -190,12 +202,12 @@ def describe(
             "batch_size": conditions.batch_size,
             "precisions": list(dict.fromkeys(arm.precision for arm in arms)),
             "num_threads": conditions.num_threads,
-            "device": "cpu",
+            "device": conditions.device,
             "tf32": False,
             "deterministic": False,
             "accuracy": arguments.accuracy,
         },
-        "environment": {**describe_machine(), "packages": package_versions()},
+        "environment": {**describe_machine(), **gpu, "packages": package_versions()},
     }
 
 

@@ -125,6 +125,8 @@ def summarize(
             "to_accuracy_seconds": _spread_if_all([to_accuracy(run, accuracy) for run in runs]),
             "wall_seconds": dataclasses.asdict(spread([run["wall_seconds"] for run in runs])),
             "peak_memory_bytes": max(run["peak_memory_bytes"] for run in runs),
+            "peak_device_memory_bytes": _largest([r.get("peak_device_memory_bytes") for r in runs]),
+            "energy_joules": _spread_if_all([run.get("energy_joules") for run in runs]),
             "val_accuracy": [run["history"][-1]["val_accuracy"] for run in runs],
             "test_accuracy": [run["test_accuracy"] for run in runs],
             "faster_than": {},
@@ -150,6 +152,10 @@ def to_accuracy(measured: Measured, accuracy: float) -> float | None:
     return None
 
 
+def _largest(values: Sequence[int | None]) -> int | None:
+    return max((value for value in values if value is not None), default=None)
+
+
 def _spread_if_all(values: Sequence[float | None]) -> dict[str, Any] | None:
     """Return the spread; None where a run has no value: those that have would flatter the arm."""
     there = [value for value in values if value is not None]
@@ -165,6 +171,11 @@ def markdown(found: Mapping[str, Any]) -> Iterator[str]:
     yield "### From the command on"
     yield ""
     yield from start_lines(found)
+    if found["conditions"]["device"] == "gpu":
+        yield ""
+        yield "### On the GPU"
+        yield ""
+        yield from gpu_lines(found)
     yield ""
     yield "![Seconds an epoch of each process](benchmark.png)"
 
@@ -206,6 +217,7 @@ def table_lines(found: Mapping[str, Any]) -> Iterator[str]:
         f"interleaved A B B A, n = {found['rounds']} rounds; the median of the epochs after the "
         f"first of {conditions['num_epochs']}. Ratios are paired by round, with 95 % bootstrap "
         f"intervals of their median. {machine['cpu']}, {machine['cores']} cores"
+        + (f", {machine['gpu']['name']}" if conditions["device"] == "gpu" else "")
         + (f", {peak / 1e9:.0f} GFLOP/s in a float32 matrix product" if peak else "")
         + f"; {versions}."
     )
@@ -241,6 +253,30 @@ def start_lines(found: Mapping[str, Any]) -> Iterator[str]:
         "first epoch takes longer than the later ones; what is compiled is in it. The time to an "
         "accuracy ends with the epoch that reaches it in validation; what a program does between "
         "epochs, as our trainers write checkpoints, is in that of the whole program only."
+    )
+
+
+def gpu_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the table of what each program takes of the GPU."""
+    yield "| arm | memory, GiB | energy, J (quartiles) |"
+    yield "|---|---:|---:|"
+    for row in found["arms"]:
+        memory, energy = row["peak_device_memory_bytes"], row["energy_joules"]
+        cells = [
+            row["arm"],
+            "–" if memory is None else f"{memory / GIB:.2f}",
+            "–"
+            if energy is None
+            else f"{energy['median']:,.0f} ({energy['lower']:,.0f}–{energy['upper']:,.0f})",
+        ]
+        yield f"| {' | '.join(cells)} |"
+    gpu = found["environment"]["gpu"]
+    yield ""
+    yield (
+        f"{gpu['name']}, driver {gpu['driver']}. Memory is the most in use on the device above "
+        "what was in use before, the framework's own context included; energy is the whole "
+        "device's during the whole program. TensorFlow and JAX do not take the memory in advance "
+        "here, and no arm uses TF32."
     )
 
 

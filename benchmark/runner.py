@@ -9,12 +9,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmark.nvidia import Gauge
 from pipeline.engines import ENGINES, trainer_arguments
 from pipeline.errors import RunError
 from pipeline.launch import leashed
@@ -33,6 +35,18 @@ RAW_OF = {
 WORKERS = (0, 1, 2)
 """Numbers of loader workers of which the stock Lightning program takes the fastest."""
 
+DEVICE_VARIABLES = {
+    "cpu": {"CUDA_VISIBLE_DEVICES": "-1"},
+    "gpu": {
+        # float32 is float32 in every arm: cuDNN, TensorFlow and JAX take TF32 unless told.
+        "NVIDIA_TF32_OVERRIDE": "0",
+        # Or TensorFlow and JAX take most of the memory at once, whatever they need.
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    },
+}
+"""What keeps an arm on its device, and makes arms there comparable."""
+
 Measured = dict[str, Any]
 
 
@@ -45,6 +59,8 @@ class Conditions:
     batch_size: int = 64
     num_threads: int | None = None
     """Cores that each process may use; None for all."""
+    device: str = "cpu"
+    """`cpu`, or `gpu` for the first NVIDIA GPU."""
 
 
 @dataclass(frozen=True)
@@ -108,17 +124,20 @@ def measure(arm: Arm, conditions: Conditions) -> Measured:
     Raises:
         RunError: the arm failed, or printed no measurement.
     """
+    gauge = Gauge()
+    variables = {"PYTHONPATH": str(ROOT), **DEVICE_VARIABLES[conditions.device], **arm.environment}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
-        began, began_at = time.perf_counter(), time.time()
-        done = subprocess.run(
-            leashed([sys.executable, *_command(arm, conditions, Path(scratch))]),
-            env={**os.environ, "PYTHONPATH": str(ROOT), **arm.environment},
-            preexec_fn=_limit(conditions.num_threads),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        wall_seconds = time.perf_counter() - began
+        with gauge.running() if conditions.device == "gpu" else nullcontext():
+            began, began_at = time.perf_counter(), time.time()
+            done = subprocess.run(
+                leashed([sys.executable, *_command(arm, conditions, Path(scratch))]),
+                env={**os.environ, **variables},
+                preexec_fn=_limit(conditions.num_threads),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            wall_seconds = time.perf_counter() - began
         if done.returncode != 0:
             raise RunError(f"{arm.name} exited with {done.returncode}:\n{done.stderr[-2000:]}")
         if arm.track == "ours":
@@ -130,7 +149,7 @@ def measure(arm: Arm, conditions: Conditions) -> Measured:
                 raise RunError(f"{arm.name} printed no measurement:\n{done.stdout}") from error
             if "built_at" in measured:
                 measured["startup_seconds"] = measured.pop("built_at") - began_at
-    return {**measured, "wall_seconds": wall_seconds}
+    return {**measured, **gauge.found, "wall_seconds": wall_seconds}
 
 
 def steady_seconds(measured: Measured) -> float:
@@ -175,7 +194,7 @@ def _command(arm: Arm, conditions: Conditions, scratch: Path) -> list[str]:
     shared += ["--batch-size", str(conditions.batch_size), "--precision", arm.precision]
     if arm.track == "ours":
         script, *first = trainer_arguments(arm.engine)
-        place = ["--run-dir", str(scratch / "run"), "--device", "cpu"]
+        place = ["--run-dir", str(scratch / "run"), "--device", conditions.device]
         return [str(ROOT / "scripts" / script), *first, *shared, *place, *arm.options]
     framework = "lightning" if arm.engine == "lightning" else "keras"
     program = f"raw_{arm.engine}.py" if arm.track == "raw" else f"stock_{framework}.py"

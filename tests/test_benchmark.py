@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from benchmark import report, runner
+from benchmark import nvidia, report, runner
 from benchmark.command import measure_rounds
 from benchmark.difference import differences, read_older
 from benchmark.runner import Arm, Conditions, arms_of, baselines, measure, steady_seconds
@@ -47,6 +47,8 @@ def run(*arguments):
         (["--precision", "16"], "`--precision` takes 32, bf16; received '16'"),
         (["--against", str(SCRIPT)], "cannot compare with"),
         (["--against", "nowhere.json"], "cannot compare with nowhere.json"),
+        (["--device", "gpu"], "`--device gpu`: no NVIDIA GPU can be asked here: "),
+        (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
         (["--threads", "9999"], "`--threads` must be between 1 and"),
         (["--engines", "theano"], "`--engines` takes lightning, keras-tensorflow"),
         (["--tracks", "theirs"], "`--tracks` takes stock, ours, raw; received 'theirs'"),
@@ -164,7 +166,7 @@ def test_the_table_has_ratios_and_what_was_thrown_out():
         "arms": rows, "environment": {"cpu": "C", "cores": 2, "packages": {"torch": "2"}},
         "conditions": {
             "train_images": 12_000, "validation_images": 3_000, "batch_size": 64,
-            "precisions": ["32", "bf16"], "num_epochs": 2, "accuracy": 0.85,
+            "precisions": ["32", "bf16"], "num_epochs": 2, "accuracy": 0.85, "device": "cpu",
         },
         "command": "x", "rounds": 2, "peak_flops": 1e12, "left_out": {"raw jax": "no jax"},
     }  # fmt: skip
@@ -177,6 +179,94 @@ def test_the_table_has_ratios_and_what_was_thrown_out():
     assert "| stock lightning | 2.0 (2.0–2.0) | – | 0.0 | 5.0 | 9.0 |" in text
     assert "raw torch (thrown out: loss of epoch 1" in text
     assert "Not measured: raw jax: no jax." in text
+
+
+class FakeGpu(SimpleNamespace):
+    """NVML of a machine whose memory in use and energy go up with each question."""
+
+    NVML_CLOCK_SM, NVML_CLOCK_MEM = 1, 2
+    used, energy, sessions = 1000, 5000, 0
+
+    def nvmlInit(self):  # noqa: N802
+        self.sessions += 1
+
+    def nvmlShutdown(self):  # noqa: N802
+        self.sessions -= 1
+
+    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
+        return "gpu"
+
+    def nvmlDeviceGetMemoryInfo(self, gpu):  # noqa: N802
+        self.used = min(self.used + 500, 3000)
+        return SimpleNamespace(used=self.used, total=8 * 2**30)
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, gpu):  # noqa: N802
+        if self.energy is None:
+            raise OSError("Not Supported")
+        self.energy += 2500
+        return self.energy
+
+    def nvmlDeviceGetName(self, gpu):  # noqa: N802
+        return b"Card"
+
+    def nvmlSystemGetDriverVersion(self):  # noqa: N802
+        return "1.2"
+
+    def nvmlDeviceGetMaxClockInfo(self, gpu, which):  # noqa: N802
+        return 1000 * which
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, gpu):  # noqa: N802
+        raise OSError("Not Supported")
+
+
+@pytest.mark.parametrize("counts_energy", [True, False])
+def test_a_gauge_tells_energy_and_memory_of_what_ran(monkeypatch, counts_energy):
+    fake = FakeGpu()
+    fake.energy = 5000 if counts_energy else None
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    gauge = nvidia.Gauge()
+    with gauge.running():
+        deadline = time.monotonic() + 30
+        while fake.used < 3000 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert gauge.found == {
+        "energy_joules": 2.5 if counts_energy else None,
+        "peak_device_memory_bytes": 1500,
+    }
+    assert nvidia.describe_gpu() == {
+        "name": "Card", "driver": "1.2", "memory_bytes": 8 * 2**30, "sm_mhz_max": 1000.0,
+        "memory_mhz_max": 2000.0, "power_limit_watts": None,
+    }  # fmt: skip
+    with pytest.raises(ZeroDivisionError), gauge.running():
+        raise ZeroDivisionError
+    assert fake.sessions == 0
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with pytest.raises(UsageError, match=r"needs nvidia-ml-py: .*\[energy\]"):
+        nvidia.require_gpu()
+
+
+def test_what_a_gpu_gave_is_a_table_of_its_own():
+    taken = {"peak_device_memory_bytes": 3 * 2**29, "energy_joules": 1200.0}
+    runs = {OURS.name: [{**measured(0.5, 0.4), **taken}] * 2, STOCK.name: [measured(0.5)] * 2}
+    rows = report.summarize([OURS, STOCK], runs, REFERENCE, (12_000, 3_000), None, 0.85)
+    text = "\n".join(report.gpu_lines({
+        "arms": rows, "environment": {"gpu": {"name": "Card", "driver": "1.2"}},
+    }))  # fmt: skip
+    assert "| ours lightning | 1.50 | 1,200 (1,200–1,200) |" in text
+    assert "| stock lightning | – | – |" in text
+    assert "Card, driver 1.2." in text
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_an_arm_sees_the_device_it_is_measured_on(monkeypatch, tmp_path, device):
+    program = "import json, os; print(json.dumps(dict(os.environ)))"
+    (tmp_path / "raw_torch.py").write_text(program)
+    monkeypatch.setattr(runner, "PROGRAMS", tmp_path)
+    monkeypatch.setitem(sys.modules, "pynvml", FakeGpu())
+    found = measure(Arm("raw torch", "raw", "torch"), Conditions(tmp_path, device=device))
+    assert found.get("NVIDIA_TF32_OVERRIDE") == ("0" if device == "gpu" else None)
+    assert (found.get("CUDA_VISIBLE_DEVICES") == "-1") == (device == "cpu")
+    assert ("peak_device_memory_bytes" in found) == (device == "gpu")
 
 
 def test_the_time_to_an_accuracy_ends_with_the_epoch_that_reaches_it():
@@ -337,6 +427,27 @@ def test_a_hand_written_loop_is_the_same_training(conditions, reference, framewo
     for name, value in reference[0].items():
         assert found["history"][0][name] == pytest.approx(value, abs=2e-4), name
     assert found["first_step_seconds"] > 0
+
+
+GRAPH_LOOP = """
+import sys
+import torch
+from benchmark.arms import raw_torch as arm
+torch.cuda.synchronize = lambda: None
+arm.GraphLoop.replay_of = lambda loop, work: lambda: (work(), loop.at.add_(PACE))
+arm.Loop = arm.GraphLoop
+sys.exit(arm.main())
+"""
+
+
+@pytest.mark.parametrize("pace", [1, 0])
+def test_so_is_the_loop_for_a_gpu(conditions, reference, monkeypatch, tmp_path, pace):
+    """All but the capture; a counter that stands still trains another network."""
+    (tmp_path / "raw_torch.py").write_text(GRAPH_LOOP.replace("PACE", str(pace)))
+    monkeypatch.setattr(runner, "PROGRAMS", tmp_path)
+    found = measure(Arm("raw torch", "raw", "torch"), conditions)
+    gaps = [abs(found["history"][0][name] - value) for name, value in reference[0].items()]
+    assert (max(gaps) < 2e-4) == (pace == 1)
 
 
 @pytest.mark.parametrize(

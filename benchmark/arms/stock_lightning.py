@@ -122,7 +122,6 @@ def main() -> None:
         module, clock = Classifier(), EpochClock()
         trainer = L.Trainer(
             max_epochs=arguments.epochs,
-            accelerator="cpu",
             precision="bf16-mixed" if arguments.precision == "bf16" else "32-true",
             logger=False,
             enable_checkpointing=False,
