@@ -1,25 +1,75 @@
 """All that the fast path does differently; `--plain` goes without it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import keras
+import numpy as np
 
 from pipeline.execution import Execution
 
 STEPS_PER_EXECUTION = 25
-"""Training steps in one call of TensorFlow's compiled function."""
+"""Training steps in one call of a compiled function."""
 
 
 def steps_per_execution(execution: Execution, callbacks: Sequence[keras.callbacks.Callback]) -> int:
     """Return how many steps Keras takes between two calls of the callbacks.
 
-    Only TensorFlow's gain by more than one: on JAX they are a loop in Python, on torch refused.
+    More than one are refused by torch, and gain nothing on JAX where its steps are not scanned.
     """
-    if execution.plain or keras.backend.backend() != "tensorflow":
+    backend = keras.backend.backend()
+    if execution.plain or backend == "torch" or (backend == "jax" and not scans()):
         return 1
     limits = (getattr(callback, "max_steps_per_execution", 1) for callback in callbacks)
     return min((STEPS_PER_EXECUTION, *limits))
+
+
+def scans() -> bool:
+    """Return whether JAX takes several steps in one scan here: on a GPU, where launching costs.
+
+    On a CPU XLA computes convolutions inside a loop by another way, six times as slow.
+    """
+    import jax
+
+    return jax.default_backend() != "cpu"
+
+
+def scan_steps(model: keras.Model) -> None:
+    """Let Keras on JAX take the steps of one execution in a `lax.scan`, one call for all of them.
+
+    Keras 3.15.1 calls the compiled step in a loop in Python.
+    """
+    import jax
+
+    keras_makes = model._make_function
+
+    def make_function(step: Callable[..., Any], concatenate_outputs: bool = False) -> Any:
+        if concatenate_outputs:
+            return keras_makes(step, concatenate_outputs)
+
+        @jax.jit
+        def scan(state: Any, batches: Any) -> tuple[Any, Any]:
+            def one(state: Any, batch: Any) -> tuple[Any, Any]:
+                logs, state = step(state, batch)
+                return state, logs
+
+            state, logs = jax.lax.scan(one, state, batches)
+            return jax.tree.map(lambda values: values[-1], logs), state
+
+        def take(state: Any, iterator: Iterator[Any]) -> tuple[Any, Any]:
+            batches = [next(iterator), *islice(iterator, model.steps_per_execution - 1)]
+            sizes = [len(jax.tree.leaves(batch)[0]) for batch in batches]
+            num_full = sizes.count(sizes[0])  # only an epoch's last batch may be smaller
+            stacked = jax.tree.map(lambda *parts: np.stack(parts), *batches[:num_full])
+            logs, state = scan(state, stacked)
+            for batch in batches[num_full:]:
+                logs, state = step(state, batch)
+            return logs, state
+
+        return take
+
+    model._make_function = make_function
 
 
 def leave_maps_in_place() -> None:

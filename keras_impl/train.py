@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_impl.data import batch_source
-from keras_impl.fast import steps_per_execution
+from keras_impl.fast import scan_steps, steps_per_execution
 from keras_impl.model import build_model
 from keras_impl.settings import configure
 from keras_impl.weights import (
@@ -61,7 +61,7 @@ def train(
     """Train, from the journal's last whole epoch on, and return the model.
 
     `weights` are the canonical first weights; None keeps Keras's own. `callbacks` see each step,
-    or, on the fast path of TensorFlow, no more than their `max_steps_per_execution` at once.
+    or, where steps come several at once, no more than their `max_steps_per_execution`.
     """
     model = build_model(recipe)
     compile_model(model, recipe)
@@ -71,6 +71,8 @@ def train(
     training = training_batches(data.train, recipe)
     validation = evaluation_batches(data.validation, recipe)
     model.steps_per_execution = min(steps_per_execution(execution, callbacks), len(training))
+    if keras.backend.backend() == "jax" and model.steps_per_execution > 1:
+        scan_steps(model)
     model.fit(
         batch_source(training, execution.plain),
         validation_data=batch_source(validation, execution.plain),
