@@ -24,6 +24,7 @@ from pipeline.journal import Journal
 from pipeline.preprocess import LabeledImages, PreparedData
 from pipeline.recipe import Recipe
 from portproof.exchange import read_arrays, write_arrays
+from portproof.files import put_in_place
 
 __all__ = ["configure", "predict_logits", "train"]
 
@@ -155,6 +156,25 @@ class JournalCallback(keras.callbacks.Callback):
         write_arrays(path, export_training_state(self.model), {"epochs": str(epoch + 1)})
 
 
+class WholeCheckpoint(keras.callbacks.ModelCheckpoint):
+    """Save the model after an epoch, whole or not at all: beside `path` first, then renamed."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        self.path, self.written = path, path.with_name(f".{path.stem}.part{path.suffix}")
+        literal = str(self.written).replace("{", "{{").replace("}", "}}")  # it is formatted
+        super().__init__(literal, **options)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Save the model if it is the best, or whichever it is."""
+        try:
+            super().on_epoch_end(epoch, logs)
+            if self.written.exists():
+                put_in_place(self.written, self.path)
+        except BaseException:
+            self.written.unlink(missing_ok=True)
+            raise
+
+
 def _restore(model: keras.Model, journal: Journal) -> int:
     """Load the saved training state, if there is one, and return how many epochs it has seen.
 
@@ -176,11 +196,10 @@ def _restore(model: keras.Model, journal: Journal) -> int:
 def _checkpoints_and_logs(journal: Journal, execution: Execution) -> list[keras.callbacks.Callback]:
     run_dir, folder = journal.run_dir, _checkpoint_dir(journal.run_dir)
     (run_dir / "logs").mkdir(exist_ok=True)
-    literal = str(folder).replace("{", "{{").replace("}", "}}")  # ModelCheckpoint formats its path
     callbacks = [
-        keras.callbacks.ModelCheckpoint(f"{literal}/last.keras"),
-        keras.callbacks.ModelCheckpoint(
-            f"{literal}/best.keras",
+        WholeCheckpoint(folder / "last.keras"),
+        WholeCheckpoint(
+            folder / "best.keras",
             monitor="val_loss",
             mode="min",
             save_best_only=True,

@@ -1,5 +1,6 @@
 """Training and prediction with Lightning: Trainer, callbacks, loggers."""
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lightning_impl.data import FashionData, batch_loader
 from lightning_impl.fast import CAPTURED_STEPS_PER_BATCH, STEPS_PER_BATCH
@@ -23,6 +25,7 @@ from pipeline.journal import Journal
 from pipeline.preprocess import LabeledImages, PreparedData
 from pipeline.recipe import Recipe
 from pipeline.record import EPOCH_METRICS
+from portproof.files import write_bytes
 
 __all__ = ["configure", "predict_logits", "train"]
 
@@ -56,6 +59,7 @@ def train(
         deterministic=execution.deterministic,
         logger=_loggers(journal.run_dir, journal.epochs_done, execution),
         enable_progress_bar=execution.show_progress,
+        plugins=WholeCheckpoints(),
         num_sanity_val_steps=0,  # Keras validates only after an epoch
         log_every_n_steps=1,  # epochs are logged; the default warns of those of few batches
         callbacks=[
@@ -155,6 +159,22 @@ class JournalCallback(L.Callback):
         metrics = {name: float(trainer.callback_metrics[name]) for name in EPOCH_METRICS}
         weights = export_weights(pl_module.network, self.recipe)
         self.journal.end_epoch(trainer.current_epoch, metrics, weights)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Write each checkpoint whole or not at all.
+
+    Lightning's own moves it out of the temporary folder, which copies where that is another disk.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Save `checkpoint` as `path`, in a folder that is made where missing."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).parent.mkdir(exist_ok=True)
+        write_bytes(Path(path), content.getvalue())
 
 
 @contextmanager

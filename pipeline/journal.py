@@ -1,5 +1,6 @@
 """The journal of one run: epoch after epoch, what is measured and saved the same in both halves."""
 
+import contextlib
 import math
 import statistics
 import time
@@ -173,7 +174,8 @@ class Journal:
         failure: dict[str, Any] = {"reason": str(error) or type(error).__name__}
         if isinstance(error, NonFiniteLossError):
             failure |= {"epoch": error.epoch, "step": error.step}
-        self._update(status=status, failure=failure)
+        with contextlib.suppress(OSError):  # full or gone: what ended the run is what to tell
+            self._update(status=status, failure=failure)
 
     def _update(self, **changes: Any) -> None:
         self.record = replace(self.record, **changes)

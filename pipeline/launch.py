@@ -25,11 +25,8 @@ from pipeline.environment import cpu_name, package_versions
 from pipeline.errors import RunError, UsageError
 from pipeline.execution import Execution, computed
 from pipeline.recipe import Recipe, recipe_to_dict
-from pipeline.record import LOG, RECIPE, RECORD, Record, read_predictions, read_record
-from pipeline.run import LOCK
-
-# What a run has written before its first record; a kill in these seconds leaves only these.
-EARLY_FILES = {LOCK, LOG, RECIPE}
+from pipeline.record import RECORD, Record, read_predictions, read_record
+from pipeline.run import LOCK, is_early
 
 # How long a trainer that was interrupted gets: to end by itself, for the terminal sends Ctrl-C to
 # it too, and then, told once more, to write its record.
@@ -207,13 +204,12 @@ def check_replaceable(run_dir: Path) -> None:
         raise UsageError(
             f"{run_dir} is in the way: it is not a folder; choose another --output-dir"
         )
-    names = {path.name for path in run_dir.iterdir()}
-    if not names:
+    found = list(run_dir.iterdir())
+    if not found:
         return
-    is_early = {LOCK, RECIPE} <= names <= EARLY_FILES or names == {LOCK}
-    if not is_early:
+    if not is_early(found):
         _require_record(run_dir)
-    if LOCK in names:
+    if run_dir / LOCK in found:
         _require_unlocked(run_dir)
 
 

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,11 +31,15 @@ from pipeline.record import (
     Record,
     read_record,
     write_predictions,
+    write_record,
 )
 from pipeline.terminal import noise_to, say
+from portproof.files import is_unfinished
 
 Array = np.ndarray[Any, Any]
 LOCK = ".lock"
+EARLY_FILES = {LOCK, LOG, RECIPE}
+"""What a run has written before its first record; a kill in these seconds leaves only these."""
 
 
 class Half(Protocol):
@@ -92,6 +96,7 @@ def run_training(
             return record
         record = record or _new_record(engine, recipe, execution, data)
         write_recipe(run_dir / RECIPE, recipe)
+        write_record(run_dir, record)  # from here on there is something to go on with
         journal = Journal(run_dir, record, len(data.train), _speaker(execution), startup)
         say(f"{engine} {recipe.variant}: {run_dir}")
         os.environ.update(_environment(engine, recipe, execution))
@@ -125,11 +130,12 @@ def _train_and_predict(
 
 @contextmanager
 def _claimed(run_dir: Path, resume: bool) -> Iterator[None]:
-    """Hold the run folder against a second run; take it away again if the call was wrong."""
+    """Hold the run folder against a second run; leave it as it was if the call was wrong."""
+    was_empty = False
     try:
         created = not run_dir.exists()
         if resume and not (run_dir / RECORD).is_file():
-            raise UsageError(f"cannot resume: {run_dir} holds no {RECORD}")
+            raise UsageError(f"cannot resume: {run_dir} holds no {RECORD}; start without --resume")
         if not resume and not (run_dir / LOCK).exists():  # not a run's: don't even lock it
             _require_empty(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -140,12 +146,17 @@ def _claimed(run_dir: Path, resume: bool) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"cannot write to {run_dir}: {error.strerror or error}") from error
     try:
+        for left in filter(is_unfinished, run_dir.rglob(".*")):  # of a run that was killed
+            left.unlink()
         if not resume:
             _require_empty(run_dir)
+            was_empty = True
         yield
     except UsageError:
         if created:
             shutil.rmtree(run_dir, ignore_errors=True)
+        elif was_empty:
+            _empty(run_dir)
         raise
     except BrokenPipeError:  # nobody reads stdout any more
         raise
@@ -153,6 +164,14 @@ def _claimed(run_dir: Path, resume: bool) -> Iterator[None]:
         raise RunError(f"cannot write to {run_dir}: {error.strerror or error}") from error
     finally:
         lock.release()
+
+
+def _empty(run_dir: Path) -> None:
+    for path in run_dir.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def _environment(engine: str, recipe: Recipe, execution: Execution) -> dict[str, str]:
@@ -174,8 +193,15 @@ def _no_keras_home() -> Iterator[None]:
         yield
 
 
+def is_early(paths: Iterable[Path]) -> bool:
+    """Return whether `paths` are all that a run leaves which was ended before its first record."""
+    names = {path.name for path in paths if not is_unfinished(path)}
+    return LOCK in names and (names == {LOCK} or RECIPE in names) and names <= EARLY_FILES
+
+
 def _require_empty(run_dir: Path) -> None:
-    if run_dir.is_dir() and any(path.name != LOCK for path in run_dir.iterdir()):
+    found = list(run_dir.iterdir()) if run_dir.is_dir() else []
+    if found and not is_early(found):
         raise UsageError(
             f"{run_dir} is not empty; choose another --run-dir, or add --resume to go on in it"
         )

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+PART = ".part"
+
 
 def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it onto `path`.
@@ -15,18 +17,36 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
     Raises:
         OSError: the folder is missing, read-only or full; an earlier `path` is left as it was.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
-        os.replace(name, path)
-        _flush_folder(path.parent)
+        _rename(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def put_in_place(written: Path, path: Path) -> None:
+    """Flush the file `written`, which somebody else wrote beside `path`, and rename it onto that.
+
+    Raises:
+        OSError: the disk is full, or the folder is gone; an earlier `path` is left as it was.
+    """
+    descriptor = os.open(written, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    _rename(written, path)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Return whether `path` is what a killed process leaves of a file that it was writing."""
+    return path.name.startswith(".") and path.name.endswith(PART)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -74,9 +94,10 @@ def _write_all(file: BinaryIO, content: bytes) -> None:
     file.write(content)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make a rename in `folder` last through a power cut, so that renames keep their order."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _rename(written: str | Path, path: Path) -> None:
+    """Rename, and make it last through a power cut, so that renames keep their order."""
+    os.replace(written, path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

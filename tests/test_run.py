@@ -356,6 +356,35 @@ def test_an_empty_folder_is_taken(call, tmp_path):
     assert call(fake_half())[0] == 0
 
 
+@pytest.mark.parametrize(
+    "left", [[], [".recipe.yaml.a1b2.part"], ["recipe.yaml", "log.txt", ".record.json.c3.part"]]
+)
+def test_what_a_kill_left_before_the_first_record_is_no_hindrance(call, tmp_path, left):
+    (tmp_path / "run").mkdir()
+    for name in (LOCK, *left):
+        (tmp_path / "run" / name).write_text("")
+    assert call(fake_half(), "--resume")[0] == 2
+    assert call(fake_half())[0] == 0
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+
+
+def test_there_is_a_record_before_the_framework_is_configured(call, tmp_path):
+    def look(recipe, execution):
+        assert read_record(tmp_path / "run").status == "running"
+        return {}
+
+    assert call(fake_half(configure=look))[0] == 0
+
+
+def test_a_wrong_call_leaves_an_empty_folder_empty(call, tmp_path):
+    def refuse(recipe, execution):
+        raise UsageError("no such device")
+
+    (tmp_path / "run").mkdir()
+    assert call(fake_half(configure=refuse))[0] == 2
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
+
+
 @pytest.mark.parametrize("flags", [[], ["--resume"]])
 def test_a_folder_in_use_is_refused(call, interrupted, flags):
     before = content(interrupted)

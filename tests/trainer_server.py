@@ -2,13 +2,15 @@
 
 A question file holds the call's arguments as JSON, the answer file its exit code, stdout and
 stderr. A fault, "interrupt 2 1" or "kill 2 1", ends the call in that epoch and step, both from 0,
-or after the steps among which that one is; "kill-after 0.5" ends it after so many seconds,
-wherever it is.
+or after the steps among which that one is; there, "file-limit 2 1 1000" lets no file grow beyond
+so many bytes, and "move 2 1 DIR" moves that folder away. "kill-after 0.5" ends the call after so
+many seconds, wherever it is.
 """
 
 import importlib
 import json
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -29,18 +31,36 @@ for picture in ("plot_curves", "plot_confusion", "plot_classified"):
     setattr(run_report, picture, lambda *_, **__: None)
 
 
+def limit_files(num_bytes):
+    """Let no file grow beyond `num_bytes`; Python ignores the signal that comes with the error."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(num_bytes), resource.RLIM_INFINITY))
+
+
+def move_away(folder):
+    if Path(folder).exists():
+        os.rename(folder, f"{folder}.away")
+
+
+FAULTS = {
+    "interrupt": lambda: os.kill(os.getpid(), signal.SIGINT),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "file-limit": limit_files,
+    "move": move_away,
+}
+
+
 def plant(fault):
-    how, *place = fault.split()
+    how, *place = fault.split(maxsplit=3)
     if how == "kill-after":
         # Nobody handles SIGALRM, so the kernel ends the process there and then, as kill -9 does.
         signal.setitimer(signal.ITIMER_REAL, float(place[0]))
         return
-    last_epoch, last_step = map(int, place)
+    last_epoch, last_step = map(int, place[:2])
     end_step = Journal.end_step
 
     def end_early(self, epoch, step, loss):
         if epoch == last_epoch and step >= last_step:
-            os.kill(os.getpid(), signal.SIGINT if how == "interrupt" else signal.SIGKILL)
+            FAULTS[how](*place[2:])
         end_step(self, epoch, step, loss)
 
     Journal.end_step = end_early

@@ -64,9 +64,14 @@ class Trainings:
         backend = ["--backend", self.engine.partition("-")[2]] if self.half == "keras" else []
         return ["--epochs", "3", *files, *backend, *flags]
 
+    @property
+    def script_name(self):
+        return f"train_{self.half}.py"
+
     def forked(self, name, *flags, fault=""):
-        """Train in a forked process."""
-        question, answer = (self.folder / f"{name}.{kind}" for kind in ("call", "answer"))
+        """Train in a forked process; `name` may be a folder's whole path."""
+        stem = Path(name).name
+        question, answer = (self.folder / f"{stem}.{kind}" for kind in ("call", "answer"))
         question.write_text(json.dumps(self.arguments(name, flags)))
         try:
             self.server.answer(question, answer, fault)
