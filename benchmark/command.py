@@ -12,7 +12,7 @@ from pipeline.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from benchmark.runner import Arm, Conditions, Measured
-    from benchmark.session import Session
+    from pipeline.session import Session
 
 ENGINE_NAMES = ("lightning", "keras-tensorflow", "keras-jax", "keras-torch")
 TRACKS = ("stock", "ours", "raw")
@@ -20,6 +20,7 @@ PRECISIONS = ("32", "bf16")
 DEVICES = ("cpu", "gpu")
 ROOMS = ("benchmark", "pipeline", "portproof", "keras_impl", "lightning_impl", "scripts")
 """Where the code is that is measured."""
+SO_FAR = "measurements-so-far.json"
 RESULTS = Path(__file__).parents[1] / "results"
 
 
@@ -66,10 +67,10 @@ def conduct(arguments: argparse.Namespace) -> None:
     from benchmark.difference import read_older
     from benchmark.nvidia import require_gpu
     from benchmark.runner import Conditions, arms_of
-    from benchmark.session import claimed
     from pipeline.datasets import find_dataset, load_dataset
     from pipeline.drawn import write_first_images
     from pipeline.environment import usable_cores
+    from pipeline.session import claimed
     from pipeline.terminal import say
 
     for name, minimum in (("rounds", 1), ("epochs", 2), ("images", 1000), ("batch_size", 1)):
@@ -98,7 +99,7 @@ def conduct(arguments: argparse.Namespace) -> None:
     for name, reason in left_out.items():
         say(f"{name} cannot run here: {reason}; left out")
     with (
-        claimed(arguments.output_dir),
+        claimed(arguments.output_dir, "benchmark"),
         tempfile.TemporaryDirectory(prefix="benchmark-") as folder,
     ):
         write_first_images(dataset, Path(folder), arguments.images, arguments.images // 6)
@@ -130,14 +131,14 @@ def measure_all(
     from benchmark import report
     from benchmark.difference import differences
     from benchmark.runner import reference_history
-    from benchmark.session import Session
     from pipeline.environment import code_digest, cpu_mhz
+    from pipeline.session import Session
     from pipeline.terminal import say
     from portproof.files import finite, write_json, write_text
 
     described = describe(arguments, arms, conditions)
     session = Session(
-        arguments.output_dir,
+        arguments.output_dir / SO_FAR,
         {
             **described,
             "arms": [arm.name for arm in arms],

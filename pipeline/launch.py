@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,11 +84,12 @@ def run_jobs(
     jobs: Sequence[Job],
     scripts_dir: Path,
     say: Callable[[str], None],
-    kept: dict[str, Record] | None = None,
+    kept: Collection[str] = (),
+    begun: Collection[str] = (),
 ) -> list[Outcome]:
     """Run `jobs` one after the other and return their outcomes; a failure stops no other.
 
-    `kept` holds, by job name, the records of earlier runs that stand.
+    `kept` names the jobs whose earlier runs stand, `begun` those whose earlier runs go on.
 
     Raises:
         KeyboardInterrupt: interrupted; the trainer that was running has ended.
@@ -96,9 +97,12 @@ def run_jobs(
     outcomes = []
     for number, job in enumerate(jobs, start=1):
         heading = f"[{number}/{len(jobs)}] {job.name}"
-        if kept and job.name in kept:
+        if job.name in kept:
             say(f"{heading}: kept from an earlier call, {job.run_dir}")
             returncode = 0
+        elif job.name in begun:
+            say(f"{heading}: going on, {job.run_dir}")
+            returncode = run_child([*trainer_command(job, scripts_dir), "--resume"])
         else:
             say(heading)
             remove_run(job.run_dir)
@@ -174,17 +178,30 @@ def reusable_record(job: Job, fingerprint: str) -> Record | None:
 
     That is: a complete run of the same engine, recipe, execution, data set, versions and processor.
     """
+    record = _earlier_record(job, fingerprint)
+    try:
+        read_predictions(job.run_dir)
+    except RunError:
+        return None
+    return record if record is not None and record.status == "complete" else None
+
+
+def can_go_on(job: Job, fingerprint: str) -> bool:
+    """Return whether `job`'s folder holds the beginning of a run that would compute the same."""
+    record = _earlier_record(job, fingerprint)
+    return record is not None and record.status != "complete"
+
+
+def _earlier_record(job: Job, fingerprint: str) -> Record | None:
     try:
         record = read_record(job.run_dir)
         _check_is_of(job, record)
-        read_predictions(job.run_dir)
     except RunError:
         return None
     versions = package_versions(ENGINES[job.engine].packages)
     recorded = record.environment.get("packages", {})
     is_same = (
-        record.status == "complete"
-        and record.dataset.get("fingerprint") == fingerprint
+        record.dataset.get("fingerprint") == fingerprint
         and record.environment.get("cpu") == cpu_name()
         and computed(record.execution) == computed(dataclasses.asdict(job.execution))
         and all(recorded.get(package) == version for package, version in versions.items())

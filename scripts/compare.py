@@ -12,6 +12,7 @@ from pipeline.recipe import PRECISIONS, VARIANTS
 
 if TYPE_CHECKING:
     from pipeline.launch import Job
+    from pipeline.session import Session
 
 ENGINE_NAMES = ("keras-tensorflow", "lightning", "keras-jax", "keras-torch")
 NUM_EPOCHS = 5
@@ -20,6 +21,9 @@ VALUE_FLAGS = (
     "epochs", "batch_size", "learning_rate", "seed", "init", "precision",
     "data_dir", "device", "threads",
 )  # fmt: skip
+SO_FAR = "comparison-so-far.json"
+"""There until every run is complete: the same call goes on with what lies in the folder."""
+ROOMS = ("pipeline", "portproof", "keras_impl", "lightning_impl")
 SWITCHES = ("plain", "deterministic", "tf32")
 
 
@@ -34,7 +38,11 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--variants", metavar="A,B", default=",".join(VARIANTS), help="(both)")
     parser.add_argument("--output-dir", type=Path, metavar="D", default=Path("runs/compare"))
-    parser.add_argument("--reuse", action="store_true", help="keep earlier runs of the same call")
+    parser.add_argument(
+        "--reuse",
+        action="store_true",
+        help="keep earlier runs of the same call, also where that was not stopped",
+    )
     parser.add_argument("--data-dir", type=Path, metavar="D", help="folder of the four IDX files")
     recipe = parser.add_argument_group("what is computed")
     recipe.add_argument("--epochs", type=int, metavar="N", default=NUM_EPOCHS, help="(5)")
@@ -143,34 +151,70 @@ def settings_of(jobs: "list[Job]") -> dict[str, Any]:
     }
 
 
-def make_folder(folder: Path) -> None:
-    """Make `folder` if it is not there; UsageError where it can't be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from error
+def session_of(folder: Path, jobs: "list[Job]", dataset: dict[str, Any]) -> "Session":
+    """Return what tells a call whether it goes on with one that was stopped."""
+    from pipeline.environment import code_digest, cpu_name
+    from pipeline.session import Session
+
+    identity = {
+        "runs": [[job.name, *job.flags] for job in jobs],
+        "data": dataset["fingerprint"],
+        "cpu": cpu_name(),
+        "code": code_digest(ROOMS),
+    }
+    return Session(folder / SO_FAR, identity)
+
+
+def earlier_runs(
+    jobs: "list[Job]", dataset: dict[str, Any], goes_on: bool
+) -> tuple[set[str], set[str]]:
+    """Return the names of the jobs whose earlier runs stand, and of those whose runs go on.
+
+    Raises:
+        UsageError: a folder that would be written to holds something else, or is in use.
+    """
+    from pipeline.launch import can_go_on, check_replaceable, reusable_record
+
+    kept, begun = set(), set()
+    for job in jobs:
+        if goes_on and reusable_record(job, dataset["fingerprint"]):
+            kept.add(job.name)
+            continue
+        check_replaceable(job.run_dir)
+        if goes_on and can_go_on(job, dataset["fingerprint"]):
+            begun.add(job.name)
+    return kept, begun
 
 
 def conduct(arguments: argparse.Namespace, scripts_dir: Path) -> None:
+    from pipeline.session import claimed
+
+    jobs = planned(arguments)
+    dataset = check_data(arguments, jobs)
+    with claimed(arguments.output_dir, "comparison"):
+        train_and_compare(arguments, jobs, dataset, scripts_dir)
+
+
+def train_and_compare(
+    arguments: argparse.Namespace, jobs: "list[Job]", dataset: dict[str, Any], scripts_dir: Path
+) -> None:
+    """Train what is not there yet, and write and show the comparison.
+
+    Raises:
+        RunError: a run failed, or an accuracy is out of range.
+    """
     from rich.console import Console
 
     from pipeline.comparison import compare, problems
     from pipeline.comparison_page import tables, write_comparison
     from pipeline.environment import describe_machine, package_versions
-    from pipeline.launch import check_replaceable, reusable_record, run_jobs
+    from pipeline.launch import run_jobs
     from pipeline.terminal import say
 
-    jobs = planned(arguments)
-    dataset = check_data(arguments, jobs)
-    make_folder(arguments.output_dir)
-    kept = {}
-    for job in jobs:
-        record = reusable_record(job, dataset["fingerprint"]) if arguments.reuse else None
-        if record is None:
-            check_replaceable(job.run_dir)
-        else:
-            kept[job.name] = record
-    outcomes = run_jobs(jobs, scripts_dir, say, kept)
+    session = session_of(arguments.output_dir, jobs, dataset)
+    kept, begun = earlier_runs(jobs, dataset, arguments.reuse or session.was_begun)
+    session.begin()
+    outcomes = run_jobs(jobs, scripts_dir, say, kept, begun)
     comparison = compare(
         outcomes,
         command=["python", "scripts/compare.py", *sys.argv[1:]],
@@ -182,6 +226,8 @@ def conduct(arguments: argparse.Namespace, scripts_dir: Path) -> None:
     for table in tables(comparison):
         Console().print(table)
     say(f"written: {page}")
+    if all(outcome.record for outcome in outcomes):  # or the same call tries again what failed
+        session.finish()
     if found := problems(comparison):
         raise RunError("\n  ".join(["not as it should be:", *found]))
 

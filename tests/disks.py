@@ -1,6 +1,8 @@
 """Trainings whose disk fills up, can't be written to, or whose folder goes away meanwhile."""
 
 import contextlib
+import errno
+import os
 import shutil
 import subprocess
 import zipfile
@@ -36,6 +38,18 @@ def small_disk(folder, num_bytes):
         yield disk
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def no_space():
+    """Let every file that is written whole find the disk full, half-way."""
+
+    def fail(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        yield
 
 
 def mount(*arguments):

@@ -86,7 +86,7 @@ def write_trainers(folder: Path):
 
 
 def train(script: str):
-    """Be a trainer: `FAKE_TRAINER` is a mode, or `VARIANT:mode` for one variant only."""
+    """Be a trainer: `FAKE_TRAINER` is a mode, or `VARIANT:mode`, `ENGINE/mode` for those only."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--run-dir", type=Path)
     parser.add_argument("--variant")
@@ -103,7 +103,11 @@ def train(script: str):
     if ":" in mode:
         variant, mode = mode.split(":")
         mode = mode if variant == arguments.variant else "complete"
-    print(f"trained by {script}", flush=True)
+    if "/" in mode:
+        crashing, mode = mode.split("/")
+        mode = mode if crashing == engine else "complete"
+    resumed = ", --resume" if "--resume" in sys.argv else ""
+    print(f"trained by {script}{resumed}", flush=True)
     if mode == "complete":
         write_run(arguments.run_dir, record)
     elif mode == "nan":
@@ -115,7 +119,10 @@ def train(script: str):
         os.kill(os.getpid(), signal.SIGKILL)
     elif mode == "exit":
         sys.exit(7)
-    elif mode == "sleep":
+    elif mode in ("sleep", "part"):
+        if mode == "part":
+            begun = dataclasses.replace(record, status="running", history=record.history[:1])
+            write_run(arguments.run_dir, begun)
         Path(os.environ["FAKE_PID"]).write_text(str(os.getpid()))
         time.sleep(60)
     elif mode == "stubborn":

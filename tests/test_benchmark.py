@@ -13,15 +13,16 @@ import psutil
 import pytest
 
 from benchmark import nvidia, report, runner
-from benchmark.command import measure_rounds
+from benchmark.command import SO_FAR, measure_rounds
 from benchmark.difference import differences, read_older
 from benchmark.runner import Arm, Conditions, arms_of, baselines, measure, steady_seconds
-from benchmark.session import Session, claimed
 from benchmark.statistics import paired_ratio, spread
 from pipeline.drawn import draw_dataset
 from pipeline.errors import RunError, UsageError
 from pipeline.recipe import preset
+from pipeline.session import Session, claimed
 from portproof.files import write_json
+from tests.disks import no_space
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
 ENGINES = ("lightning", "keras-tensorflow", "keras-jax", "keras-torch")
@@ -281,7 +282,7 @@ def test_the_time_to_an_accuracy_ends_with_the_epoch_that_reaches_it():
 
 def test_a_stopped_benchmark_goes_on_where_it_was(tmp_path):
     def session(**changes):
-        return Session(tmp_path, {"arms": ["a"], "cpu": "C", **changes})
+        return Session(tmp_path / SO_FAR, {"arms": ["a"], "cpu": "C", **changes})
 
     calls = []
 
@@ -298,7 +299,7 @@ def test_a_stopped_benchmark_goes_on_where_it_was(tmp_path):
     assert session(cpu="D").num_kept == 0  # another machine: measured anew
     assert session().num_kept == 1
     for content in ("", "[]", '{"identity": 1}', "[" * 100_000):
-        (tmp_path / "measurements-so-far.json").write_text(content)
+        (tmp_path / SO_FAR).write_text(content)
         assert session().num_kept == 0
     session().part("a, round 1", work)
     session().finish()
@@ -307,13 +308,23 @@ def test_a_stopped_benchmark_goes_on_where_it_was(tmp_path):
 
 def test_a_second_benchmark_in_the_folder_is_refused(tmp_path):
     refused = pytest.raises(UsageError, match="is in use by another benchmark")
-    with claimed(tmp_path / "new"), refused, claimed(tmp_path / "new"):
+    with claimed(tmp_path / "new", "benchmark"), refused, claimed(tmp_path / "new", "benchmark"):
         pass
-    with claimed(tmp_path / "new"):
+    with claimed(tmp_path / "new", "benchmark"):
         pass
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="cannot write to"), claimed(tmp_path / "file"):
+    cannot = pytest.raises(RunError, match="cannot write to")
+    with cannot, claimed(tmp_path / "file", "benchmark"):
         pass
+
+
+def test_a_disk_that_fills_up_under_a_benchmark_is_told_in_a_line(tmp_path):
+    session = Session(tmp_path / SO_FAR, {})
+    session.keep("a", 1)
+    cannot = pytest.raises(RunError, match=r"cannot write to .*: No space left on device")
+    with cannot, claimed(tmp_path, "benchmark"), no_space():
+        session.keep("b", 2)
+    assert Session(tmp_path / SO_FAR, {}).kept("a") == 1
 
 
 def test_an_arm_that_fails_costs_its_own_rows(monkeypatch, tmp_path, capsys):
@@ -323,7 +334,7 @@ def test_an_arm_that_fails_costs_its_own_rows(monkeypatch, tmp_path, capsys):
         return measured(0.5, 0.4)
 
     monkeypatch.setattr(runner, "measure", measure)
-    session = Session(tmp_path, {})
+    session = Session(tmp_path / SO_FAR, {})
     found, failed = measure_rounds(2, [OURS, RAW], Conditions(tmp_path), session)
     assert {arm.name: len(runs) for arm, runs in found.items()} == {"ours lightning": 2}
     assert failed == {"raw torch": "raw torch exited with 1: MemoryError: all of it"}

@@ -28,8 +28,10 @@ from pipeline.launch import (
     trainer_command,
 )
 from pipeline.recipe import preset
+from tests.disks import small_disk
 from tests.fabricated import make_record, write_run, write_trainers
 
+SO_FAR = "comparison-so-far.json"
 SCRIPT = Path(__file__).parents[1] / "scripts" / "compare.py"
 DRIVER = """
 import runpy, sys
@@ -263,6 +265,81 @@ def test_runs_are_replaced_unless_they_are_to_be_reused(call, tmp_path):
     code, out, _ = finish(call(*arguments))
     assert code == 0
     assert "trained by" in out
+
+
+def test_a_killed_call_goes_on_where_it_was(call, tmp_path):
+    process = call("--engines", "lightning", mode="dropout:part")
+    child = pid_in(tmp_path / "pid")
+    process.kill()
+    process.communicate()
+    until(lambda: not is_running(child))
+    assert (tmp_path / "out" / SO_FAR).exists()
+    code, out, err = finish(call("--engines", "lightning"))
+    assert (code, err) == (0, "")
+    assert f"[1/2] lightning, base: kept from an earlier call, {tmp_path}" in out
+    assert f"[2/2] lightning, dropout: going on, {tmp_path}" in out
+    assert out.count("trained by") == out.count("trained by train_lightning.py, --resume") == 1
+    assert not (tmp_path / "out" / SO_FAR).exists()
+
+
+def test_another_call_does_not_go_on_with_it(call, tmp_path):
+    process = call("--engines", "lightning", mode="dropout:part")
+    pid_in(tmp_path / "pid")
+    process.kill()
+    process.communicate()
+    code, out, _ = finish(call("--engines", "lightning", "--epochs", "2"))
+    assert code == 0
+    assert "kept from" not in out
+    assert "going on" not in out
+    assert out.count("trained by") == 2
+
+
+def test_the_same_call_tries_again_what_failed_and_that_alone(call, tmp_path):
+    assert finish(call("--engines", "lightning", mode="base:exit"))[0] == 1
+    code, out, _ = finish(call("--engines", "lightning"))
+    assert code == 0
+    assert "[2/2] lightning, dropout: kept from an earlier call" in out
+    assert out.count("trained by") == 1
+
+
+def test_an_engine_that_crashes_costs_its_own_cells(call, tmp_path):
+    code, out, err = finish(call(mode="keras-tensorflow/killed"))
+    assert code == 1
+    assert "keras-tensorflow, base failed: ended by signal SIGKILL" in err
+    runs = json.loads((tmp_path / "out" / "comparison.json").read_text())["runs"]
+    assert [run["reason"] for run in runs] == ["ended by signal SIGKILL"] * 2 + [None] * 2
+    assert "[4/4] lightning, dropout: test accuracy 0.8900" in out
+
+
+def test_a_second_call_in_the_folder_is_refused(call, tmp_path):
+    call("--engines", "lightning", mode="sleep")
+    pid_in(tmp_path / "pid")
+    code, _, err = finish(call("--engines", "lightning"))
+    assert (code, err) == (
+        2, f"compare.py: error: {tmp_path / 'out'} is in use by another comparison\n"
+    )  # fmt: skip
+
+
+def test_a_disk_that_is_full_is_told_in_a_line(call, tmp_path):
+    with small_disk(tmp_path / "out", 64 * 1024) as disk:
+        code, out, err = finish(call("--engines", "lightning"))
+        assert (code, err) == (
+            1, f"compare.py: cannot write to {disk.folder}: No space left on device\n"
+        )  # fmt: skip
+        assert out.count("trained by") == 2
+        assert not list(disk.folder.rglob(".*.part"))
+        disk.grow(16 * 1024**2)
+        code, out, err = finish(call("--engines", "lightning"))
+        assert (code, err) == (0, "")
+        assert out.count("kept from an earlier call") == 2
+
+
+def test_a_disk_that_is_read_only_is_told_in_a_line(call, tmp_path):
+    with small_disk(tmp_path / "out", 20 * 1024) as disk:
+        disk.set_writable(False)
+        code, out, err = finish(call("--engines", "lightning"))
+        assert (code, out) == (1, "")
+        assert err == f"compare.py: cannot write to {disk.folder}: Read-only file system\n"
 
 
 def test_a_run_of_the_same_call_is_reused(tmp_path):

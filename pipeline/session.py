@@ -1,0 +1,91 @@
+"""Work in a folder, kept part by part, so that what was stopped goes on where it was."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipeline.errors import RunError, UsageError
+from portproof.files import read_limited, write_text
+
+LOCK = ".lock"
+MAX_BYTES = 64 * 1024 * 1024
+
+
+class Session:
+    """What has been done of one piece of work, in a file that is there until all of it is.
+
+    `identity` is all that makes it another piece of work: what was kept under another is dropped.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self._path = path
+        self._identity = json.loads(json.dumps(identity))
+        found = self._read()
+        self.was_begun = found is not None
+        self._parts: dict[str, Any] = found or {}
+        self.num_kept = len(self._parts)
+
+    def begin(self) -> None:
+        """Note that the work has begun; needed only where no part is kept."""
+        self._write()
+
+    def part(self, name: str, work: Callable[[], Any]) -> Any:
+        """Return a part that was kept, or do the work for it and keep it."""
+        if name not in self._parts:
+            self.keep(name, work())
+        return self._parts[name]
+
+    def kept(self, name: str) -> Any:
+        """Return a part that was kept, None where it was not."""
+        return self._parts.get(name)
+
+    def keep(self, name: str, part: Any) -> None:
+        """Keep a part: plain values, also NaN, which this file, unlike results, may hold."""
+        self._parts[name] = part
+        self._write()
+
+    def finish(self) -> None:
+        """Forget the parts; the results hold them."""
+        self._path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        write_text(self._path, json.dumps({"identity": self._identity, "parts": self._parts}))
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            found = json.loads(read_limited(self._path, MAX_BYTES))
+            if found["identity"] == self._identity:
+                return dict(found["parts"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            pass  # none, or of no use: what is missing is done again
+        return None
+
+
+@contextmanager
+def claimed(folder: Path, what: str) -> Iterator[None]:
+    """Make `folder` and hold it against a second process that does the same; `what` is done there.
+
+    Raises:
+        UsageError: another one is writing there.
+        RunError: it can't be written to, or not any more.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise UsageError(f"{folder} is in use by another {what}") from error
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
+    try:
+        yield
+    except BrokenPipeError:  # nobody reads stdout any more
+        raise
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
+    finally:
+        lock.release()
