@@ -6,6 +6,7 @@ macOS.
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -126,6 +127,14 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
+def _end_with_the_asker() -> None:
+    """End this process once nobody holds the other end of stdin: who asked was killed."""
+    asker = select.poll()
+    asker.register(0, 0)  # a hang-up is told unasked
+    asker.poll()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _answer_and_exit(
     plant: Callable[[str], None],
     answer: Callable[[Path, Path], int],
@@ -133,6 +142,7 @@ def _answer_and_exit(
     errors: IO[bytes],
 ) -> None:
     code = 1
+    threading.Thread(target=_end_with_the_asker, daemon=True).start()
     try:
         os.dup2(errors.fileno(), 2)
         if request["fault"]:

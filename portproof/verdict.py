@@ -1,9 +1,11 @@
 """A verdict as text and as plain values."""
 
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from portproof.causes import Diagnosis
 from portproof.compare import Difference
 from portproof.ladder import FAILED, PASSED, Report, RungResult, Verdict
 
@@ -50,6 +52,46 @@ def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
         "passed": verdict.passed,
         "rungs": [_rung_to_dict(rung) for rung in verdict.rungs],
     }
+
+
+def verdict_to_kept(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as plain values from which `verdict_from_kept` makes the same again."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, tuple):
+            return {"tuple": [plain(item) for item in value]}
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+    kept: dict[str, Any] = plain(dataclasses.asdict(verdict))
+    return kept
+
+
+def verdict_from_kept(kept: Mapping[str, Any]) -> Verdict:
+    """Return the verdict that `verdict_to_kept` was given."""
+
+    def tupled(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            if set(value) == {"tuple"}:
+                return tuple(tupled(item) for item in value["tuple"])
+            return {key: tupled(item) for key, item in value.items()}
+        return [tupled(item) for item in value] if isinstance(value, list) else value
+
+    fields = tupled(kept)
+    return Verdict(**{**fields, "rungs": tuple(_rung_from(rung) for rung in fields["rungs"])})
+
+
+def _rung_from(fields: Mapping[str, Any]) -> RungResult:
+    report = fields["report"]
+    worst = report["worst"] and Difference(**report["worst"])
+    findings = tuple(Difference(**found) for found in report["findings"])
+    diagnoses = tuple(Diagnosis(**found) for found in fields["diagnoses"])
+    return RungResult(
+        **{**fields, "report": Report(report["compared"], worst, findings), "diagnoses": diagnoses}
+    )
 
 
 def _rung_to_dict(rung: RungResult) -> dict[str, Any]:

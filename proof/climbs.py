@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.datasets import Dataset
+from portproof.engines import EngineError
 from portproof.exchange import Question, Trace
 from portproof.ladder import Verdict, climb, explain
 from proof.engine_room import EngineRoom, at_once
@@ -124,16 +125,26 @@ class Attempt:
     route: Route
     fault: str = ""
 
+    @property
+    def name(self) -> str:
+        """Return what the attempt is told apart by."""
+        route = self.route
+        rungs = f" · {', '.join(route.rungs)}" if route.rungs else ""
+        fault = f" · {self.fault}" if self.fault else ""
+        return f"{self.left} → {self.right} · {route.lane} · {route.title}{rungs}{fault}"
 
-def climb_all(climber: Climber, attempts: Iterable[Attempt]) -> Iterator[Verdict]:
-    """Yield the verdict of each attempt in turn; two engines answer at a time.
 
-    Raises:
-        EngineError: an engine died, left no trace or took too long.
+def climb_all(climber: Climber, attempts: Iterable[Attempt]) -> Iterator[Verdict | EngineError]:
+    """Yield what comes of each attempt in turn; two engines answer at a time.
+
+    An engine that died, left no trace or took too long costs the attempts that it has a part in.
     """
 
-    def carry_out(attempt: Attempt) -> Verdict:
-        return climber.climb(attempt.left, attempt.right, attempt.route, attempt.fault)
+    def carry_out(attempt: Attempt) -> Verdict | EngineError:
+        try:
+            return climber.climb(attempt.left, attempt.right, attempt.route, attempt.fault)
+        except EngineError as error:
+            return error
 
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(carry_out, attempt) for attempt in attempts]

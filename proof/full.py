@@ -294,7 +294,8 @@ def run_stages(
     One more at a time than there are cores: one that follows waits now and then.
 
     Raises:
-        EngineError: an engine cannot run here or died; the other stages under way finish first.
+        EngineError: an engine cannot run here or died; the stages that do not follow it, straight
+            or by another, are finished first.
     """
     waiting = {stage.name: stage for stage in stages}
     followers: dict[str, list[str]] = {name: [] for name in waiting}
@@ -303,6 +304,7 @@ def run_stages(
             followers[stage.follows].append(stage.name)
     num_slots = usable_cores() + 1
     results: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
     running: dict[Future[dict[str, Any]], str] = {}
     stop = threading.Event()
     watcher = threading.Thread(target=_tell_progress, args=(waiting.copy(), folder, say, stop))
@@ -319,11 +321,18 @@ def run_stages(
                     follow = followers[stage.name]
                     future = pool.submit(run_stage, stage, data_dir, folder, follow)
                     running[future] = stage.name
+                if not running and failed:
+                    break
                 assert running, f"stages wait for each other: {', '.join(waiting)}"
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     name = running.pop(future)
-                    results[name] = future.result()
+                    try:
+                        results[name] = future.result()
+                    except EngineError as error:
+                        failed[name] = str(error)
+                        say(f"{name}: {error}")
+                        continue
                     say(f"{name}: done")
                     for reference, names in followers.items():
                         if {reference, *names} <= set(results):
@@ -331,6 +340,8 @@ def run_stages(
     finally:
         stop.set()
         watcher.join()
+    if failed:
+        raise EngineError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
     return results
 
 

@@ -47,12 +47,17 @@ def cell(rung: RungResult) -> str:
     return "equal" if worst is None or worst.gap == 0 else f"{worst.gap:.0e}"
 
 
-def markdown(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Yield the lines of a Markdown page: the tables, then each climb."""
+def markdown(verdicts: Sequence[Verdict], lost: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the lines of a Markdown page: the tables, what has no verdict, then each climb."""
     for name, headings, rows in matrices(verdicts):
         yield f"## {name}"
         yield ""
         yield from table(headings, rows)
+        yield ""
+    if lost:
+        yield "## Without a verdict, as an engine died"
+        yield ""
+        yield from (f"- {name}" for name in lost)
         yield ""
     yield "## Each climb"
     for verdict in verdicts:

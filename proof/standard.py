@@ -8,9 +8,11 @@ from typing import Any
 from pipeline.datasets import Dataset
 from pipeline.engines import ENGINES, KERAS_TENSORFLOW
 from pipeline.environment import describe_machine, package_versions
+from pipeline.session import Session
+from portproof.engines import EngineError
 from portproof.files import write_json, write_text
 from portproof.ladder import Verdict
-from portproof.verdict import conclusion, verdict_lines
+from portproof.verdict import conclusion, verdict_from_kept, verdict_lines, verdict_to_kept
 from proof.catalogue import Fault
 from proof.climbs import REFERENCE, Attempt, Climber, Route, climb_all
 from proof.engine_room import PAIR_LEAVES, EngineRoom
@@ -87,29 +89,43 @@ def prove_ladder(
     attempts: Sequence[Attempt],
     say: Callable[[str], None],
     command: str,
-) -> list[Verdict]:
+    session: Session,
+) -> tuple[list[Verdict], dict[str, str]]:
     """Climb, say how each climb ended, and write `ladder.json` and `ladder.md`.
 
-    Raises:
-        EngineError: an engine died, left no trace or took too long.
+    Climbs that `session` has kept are not climbed again. An engine that dies costs its own: beside
+    the verdicts stand, by attempt, the reasons why there is none. Without any, nothing is written.
     """
-    verdicts = []
-    for verdict in climb_all(climber, attempts):
+    verdicts, lost = [], {}
+    missing = [attempt for attempt in attempts if not session.kept(attempt.name)]
+    climbing = climb_all(climber, missing)
+    for attempt in attempts:
+        kept = session.kept(attempt.name)
+        verdict = verdict_from_kept(kept) if kept else next(climbing)
+        if isinstance(verdict, EngineError):
+            lost[attempt.name] = str(verdict)
+            say(f"{attempt.name}: no verdict: {verdict}")
+            continue
+        if not kept:
+            session.keep(attempt.name, verdict_to_kept(verdict))
         verdicts.append(verdict)
         place = f"{verdict.right} · {verdict.lane} · {verdict.title}"
         say(f"{place}: {conclusion(verdict)}")
         if not verdict.passed:
             for line in verdict_lines(verdict):
                 say(f"  {line}")
-    write_proof(output_dir, verdicts, command, dataset)
-    return verdicts
+    if verdicts:
+        write_proof(output_dir, verdicts, lost, origin_of(command, dataset))
+    return verdicts, lost
 
 
-def write_proof(output_dir: Path, verdicts: list[Verdict], command: str, dataset: Dataset) -> None:
-    """Write the verdicts as JSON and as a Markdown page."""
-    origin = origin_of(command, dataset)
-    write_json(output_dir / LADDER_JSON, verdicts_to_dict(verdicts, origin=origin))
-    write_text(output_dir / LADDER_PAGE, "\n".join([*markdown(verdicts), ""]))
+def write_proof(
+    output_dir: Path, verdicts: list[Verdict], lost: dict[str, str], origin: dict[str, Any]
+) -> None:
+    """Write the verdicts as JSON and as a Markdown page, and what has none."""
+    found = verdicts_to_dict(verdicts, origin=origin, **({"no_verdict": lost} if lost else {}))
+    write_json(output_dir / LADDER_JSON, found)
+    write_text(output_dir / LADDER_PAGE, "\n".join([*markdown(verdicts, list(lost)), ""]))
 
 
 def origin_of(command: str, dataset: Dataset) -> dict[str, Any]:
@@ -129,6 +145,7 @@ def prove_faults(
     faults: Sequence[Fault],
     say: Callable[[str], None],
     command: str,
+    session: Session,
     *,
     is_whole: bool = True,
     with_practice: bool = False,
@@ -139,8 +156,18 @@ def prove_faults(
     what usual checks see of each is measured too, going on where it was left.
     """
     outcomes = []
-    for outcome in plant_all(climber, alternating(faults), is_whole):
+    rungs = "whole" if is_whole else "own"
+    names = {fault: f"fault {fault.engine}/{fault.name}, {rungs}" for fault in faults}
+    missing = [fault for fault in faults if not session.kept(names[fault])]
+    for fault in faults:
+        if kept := session.kept(names[fault]):
+            outcomes.append(Outcome(fault, verdict_from_kept(kept)))
+    if outcomes:
+        say(f"{len(outcomes)} faults are kept from an earlier call")
+    for outcome in plant_all(climber, alternating(missing), is_whole):
         outcomes.append(outcome)
+        if outcome.verdict:
+            session.keep(names[outcome.fault], verdict_to_kept(outcome.verdict))
         fault, wrong = outcome.fault, "; ".join(outcome.mistakes())
         words = f"{outcome.cause} at {outcome.where}" if outcome.caught_on else "no alarm"
         say(f"{fault.engine} · {fault.name}: {f'NOT AS EXPECTED: {wrong}' if wrong else words}")
@@ -151,7 +178,7 @@ def prove_faults(
     rows = [outcome_to_dict(outcome) for outcome in outcomes]
     found: dict[str, Any] = {
         **origin_of(command, dataset),
-        "rungs": "whole" if is_whole else "own",
+        "rungs": rungs,
         "faults": rows,
     }
     if (output_dir / PRACTICE_JSON).exists():
@@ -168,26 +195,39 @@ def prove_replays(
     replays: Sequence[Replay],
     say: Callable[[str], None],
     command: str,
+    session: Session,
     *,
     is_whole: bool = True,
-) -> list[Replayed]:
+) -> tuple[list[Replayed], dict[str, str]]:
     """Replay reported disagreements and write `replays.json` and `replays.md`.
 
-    The ladder is climbed up to where the numbers part or, where not `is_whole`, there alone.
-
-    Raises:
-        EngineError: an engine died, left no trace or took too long.
+    The ladder is climbed up to where the numbers part or, where not `is_whole`, there alone. What
+    `session` has kept, and an engine that dies, are as in `prove_ladder`.
     """
-    replayed = []
+    replayed, lost = [], {}
     with EngineRoom(leaves=PAIR_LEAVES) as pair_room:
-        for each in replay_all(climber, StridedClimber(pair_room), replays, is_whole):
+        strided = StridedClimber(pair_room)
+        for replay in replays:
+            name = f"replay {replay.name}, {'whole' if is_whole else 'own'}"
+            if kept := session.kept(name):
+                each = Replayed(replay, verdict_from_kept(kept))
+            else:
+                try:
+                    (each,) = replay_all(climber, strided, [replay], is_whole)
+                except EngineError as error:
+                    lost[replay.name] = str(error)
+                    say(f"{replay.name}: no verdict: {error}")
+                    continue
+                session.keep(name, verdict_to_kept(each.verdict))
             replayed.append(each)
             wrong = "; ".join(each.mistakes())
             say(f"{each.replay.name}: {f'NOT AS EXPECTED: {wrong}' if wrong else each.cause}")
+    if not replayed:
+        return replayed, lost
     found = {
         **origin_of(command, dataset),
         "replays": [replayed_to_dict(each) for each in replayed],
     }
     write_json(output_dir / REPLAYS_JSON, found)
     write_text(output_dir / REPLAYS_PAGE, "\n".join([*replays_page(found), ""]))
-    return replayed
+    return replayed, lost

@@ -10,12 +10,16 @@ from pipeline.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from pipeline.datasets import Dataset
-    from proof.climbs import Climber
+    from pipeline.session import Session
+    from proof.climbs import Attempt, Climber
 
 ENGINE_NAMES = ("keras-tensorflow", "keras-jax", "keras-torch")
 VARIANTS = ("base", "dropout")
 LANES = ("float64", "float32")
 SHORT_REPLAYS = 4
+ROOMS = ("pipeline", "portproof", "keras_impl", "lightning_impl", "proof")
+SO_FAR = "proof-so-far.json"
+"""There until every part has a verdict: the same call goes on with it."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,8 +69,8 @@ def takes_all(arguments: argparse.Namespace) -> bool:
 
 
 def conduct(arguments: argparse.Namespace) -> None:
-    from proof.climbs import new_climber
-    from proof.engine_room import EngineRoom
+    from pipeline.datasets import find_dataset, load_dataset
+    from pipeline.session import claimed
 
     if arguments.seeds < 1:
         raise UsageError(f"`--seeds` must be at least 1; received {arguments.seeds}")
@@ -89,59 +93,63 @@ def conduct(arguments: argparse.Namespace) -> None:
     lanes = chosen(arguments.lanes, LANES, "--lanes")
     if arguments.output_dir is None:
         arguments.output_dir = Path("runs/proof-short" if arguments.short else "runs/proof")
-    dataset = prepared(arguments)
-    is_all = arguments.full or arguments.short
-    failures = []
-    with EngineRoom() as room:
-        climber = new_climber(room, dataset, arguments.output_dir / "material")
-        if not (arguments.faults or arguments.replays):
-            failures += climb_ladder(arguments, climber, dataset, engines, variants, lanes)
-        if arguments.faults or is_all:
-            failures += plant_faults(arguments, climber, dataset)
-        if arguments.replays or is_all:
-            failures += replay(arguments, climber, dataset)
-    if is_all:
-        failures += follow_trainings(arguments, dataset)
-    if failures:
-        raise RunError("; ".join(failures))
-
-
-def prepared(arguments: argparse.Namespace) -> "Dataset":
-    """Make the output folder and return the data set."""
-    from pipeline.datasets import find_dataset, load_dataset
-
     dataset = load_dataset(find_dataset(arguments.data_dir))
-    try:
-        arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to {arguments.output_dir}: {error.strerror or error}"
-        ) from error
-    return dataset
+    with claimed(arguments.output_dir, "proof"):
+        prove(arguments, dataset, engines, variants, lanes)
 
 
-def climb_ladder(
+def prove(
     arguments: argparse.Namespace,
-    climber: "Climber",
     dataset: "Dataset",
     engines: list[str] | None,
     variants: list[str],
     lanes: list[str],
-) -> list[str]:
-    """Climb, show the tables, and return what failed."""
-    from rich.console import Console
-    from rich.table import Table
+) -> None:
+    """Carry out what is asked for, going on with what an earlier call has left unfinished.
 
+    Raises:
+        RunError: something did not hold, or an engine died.
+    """
+    from pipeline.environment import code_digest, cpu_name
+    from pipeline.session import Session
+    from proof.climbs import new_climber
+    from proof.engine_room import EngineRoom
+
+    identity = {"data": dataset.fingerprint, "cpu": cpu_name(), "code": code_digest(ROOMS)}
+    session = Session(arguments.output_dir / SO_FAR, identity)
+    is_all = arguments.full or arguments.short
+    failures: list[str] = []
+    lost: list[str] = []
+    with EngineRoom() as room:
+        climber = new_climber(room, dataset, arguments.output_dir / "material")
+        if not (arguments.faults or arguments.replays):
+            attempts = wanted_attempts(arguments, engines, variants, lanes)
+            failures += climb_ladder(arguments, climber, dataset, attempts, session, lost)
+        if arguments.faults or is_all:
+            failures += plant_faults(arguments, climber, dataset, session, lost)
+        if arguments.replays or is_all:
+            failures += replay(arguments, climber, dataset, session, lost)
+    if is_all:
+        failures += follow_trainings(arguments, dataset, lost)
+    if not lost:  # or the same call tries again what an engine's death has cost, and that alone
+        session.finish()
+    if failures or lost:
+        raise RunError("; ".join(dict.fromkeys([*failures, *lost])))
+
+
+def wanted_attempts(
+    arguments: argparse.Namespace,
+    engines: list[str] | None,
+    variants: list[str],
+    lanes: list[str],
+) -> "list[Attempt]":
+    """Return the climbs that are asked for.
+
+    Raises:
+        UsageError: an engine that is needed cannot run here.
+    """
     from pipeline.terminal import say
-    from portproof.engines import EngineError
-    from proof.ladder_report import matrices
-    from proof.standard import (
-        LADDER_PAGE,
-        prove_ladder,
-        runnable,
-        short_attempts,
-        standard_attempts,
-    )
+    from proof.standard import runnable, short_attempts, standard_attempts
 
     try:
         names = runnable(engines, say)
@@ -154,10 +162,34 @@ def climb_ladder(
     )
     if not attempts:
         raise UsageError("no engine that could be compared with lightning can run here")
+    return attempts
+
+
+def climb_ladder(
+    arguments: argparse.Namespace,
+    climber: "Climber",
+    dataset: "Dataset",
+    attempts: "list[Attempt]",
+    session: "Session",
+    lost: list[str],
+) -> list[str]:
+    """Climb, show the tables, and return what failed; `lost` gets why a climb has no verdict."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.terminal import say
+    from proof.ladder_report import matrices
+    from proof.standard import LADDER_PAGE, prove_ladder
+
     try:
-        verdicts = prove_ladder(climber, dataset, arguments.output_dir, attempts, say, command())
-    except (EngineError, ValueError) as error:
+        verdicts, without = prove_ladder(
+            climber, dataset, arguments.output_dir, attempts, say, command(), session
+        )
+    except ValueError as error:
         raise RunError(str(error)) from error
+    lost += without.values()
+    if not verdicts:
+        return []
     for name, headings, rows in matrices(verdicts):
         table = Table(*headings, title=name, title_justify="left")
         for row in rows:
@@ -169,7 +201,11 @@ def climb_ladder(
 
 
 def plant_faults(
-    arguments: argparse.Namespace, climber: "Climber", dataset: "Dataset"
+    arguments: argparse.Namespace,
+    climber: "Climber",
+    dataset: "Dataset",
+    session: "Session",
+    lost: list[str],
 ) -> list[str]:
     """Plant every fault whose engine can run here, and return what was not as expected."""
     from pipeline.engines import ENGINES
@@ -192,19 +228,26 @@ def plant_faults(
         faults,
         say,
         command(),
+        session,
         is_whole=not arguments.short,
         with_practice=arguments.practice or arguments.full,
     )
     say(f"written: {arguments.output_dir / FAULTS_PAGE}")
+    lost += [outcome.error for outcome in outcomes if outcome.verdict is None]
     wrong = [outcome for outcome in outcomes if list(outcome.mistakes())]
     return [f"{len(wrong)} of {len(outcomes)} faults not as expected"] if wrong else []
 
 
-def replay(arguments: argparse.Namespace, climber: "Climber", dataset: "Dataset") -> list[str]:
+def replay(
+    arguments: argparse.Namespace,
+    climber: "Climber",
+    dataset: "Dataset",
+    session: "Session",
+    lost: list[str],
+) -> list[str]:
     """Replay the reported disagreements, and return what was not as expected."""
     from pipeline.engines import ENGINES
     from pipeline.terminal import say
-    from portproof.engines import EngineError
     from proof.planting import other_engine
     from proof.replays import REPLAYS
     from proof.standard import REPLAYS_PAGE, prove_replays
@@ -218,24 +261,27 @@ def replay(arguments: argparse.Namespace, climber: "Climber", dataset: "Dataset"
         say(f"{missing} replays are left out: their engines cannot run here")
     if arguments.short:
         replays = [each for each in replays if each.pair == "tutorial"][:SHORT_REPLAYS]
-    try:
-        replayed = prove_replays(
-            climber,
-            dataset,
-            arguments.output_dir,
-            replays,
-            say,
-            command(),
-            is_whole=not arguments.short,
-        )
-    except EngineError as error:
-        raise RunError(str(error)) from error
+    replayed, without = prove_replays(
+        climber,
+        dataset,
+        arguments.output_dir,
+        replays,
+        say,
+        command(),
+        session,
+        is_whole=not arguments.short,
+    )
+    lost += without.values()
+    if not replayed:
+        return []
     say(f"written: {arguments.output_dir / REPLAYS_PAGE}")
     wrong = [each for each in replayed if list(each.mistakes())]
     return [f"{len(wrong)} of {len(replayed)} replays not as expected"] if wrong else []
 
 
-def follow_trainings(arguments: argparse.Namespace, dataset: "Dataset") -> list[str]:
+def follow_trainings(
+    arguments: argparse.Namespace, dataset: "Dataset", lost: list[str]
+) -> list[str]:
     """Follow whole trainings or, in short, an epoch, and return which targets were missed."""
     from pipeline.terminal import say
     from portproof.engines import EngineError
@@ -248,7 +294,8 @@ def follow_trainings(arguments: argparse.Namespace, dataset: "Dataset") -> list[
             dataset, arguments.output_dir, max(arguments.seeds, NUM_SEEDS), say, command()
         )
     except EngineError as error:
-        raise RunError(str(error)) from error
+        lost.append(str(error))
+        return []
 
 
 def command() -> str:

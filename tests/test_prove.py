@@ -1,13 +1,32 @@
 """`scripts/prove.py`: wrong calls, and engines that die: never a pass, never a hang."""
 
+import json
+import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
+from filelock import FileLock
 
+from pipeline.datasets import load_dataset
 from pipeline.drawn import draw_dataset
+from pipeline.errors import RunError
+from pipeline.session import LOCK, Session, claimed
+from portproof.causes import Diagnosis
+from portproof.compare import Difference
+from portproof.engines import EngineError
+from portproof.ladder import RUNGS, Report, RungResult, Verdict
+from portproof.verdict import verdict_from_kept, verdict_lines, verdict_to_kept
+from proof.catalogue import FAULTS
+from proof.replays import REPLAYS
+from proof.standard import prove_faults, prove_ladder, prove_replays, standard_attempts
+from tests.disks import no_space
 
 PROVE = Path(__file__).resolve().parent.parent / "scripts" / "prove.py"
 
@@ -71,3 +90,165 @@ def test_an_engine_that_dies_leaves_no_verdict(tmp_path, drawn, work):
         assert not list(output.glob("*.json"))
     else:
         assert "faults not as expected" in done.stderr
+
+
+def verdict(left, right, route, *_):
+    """Return a verdict with all kinds of values in it."""
+    places = (
+        Difference("conv1.kernel[0, 1]", 0.25, math.nan, "gap inf"),
+        Difference("logits.kernel", (128, 10), (10, 128), "shapes"),
+        Difference("optimizer", {"name": "adam", "betas": [0.9, 0.999]}, "missing"),
+        Difference("batches", True, None, gap=1e-7, ulps=math.inf),
+    )
+    failed = Report(7, places[0], places)
+    rungs = [RungResult(number, rung.name, "passed", Report(3, places[3]))
+             for number, rung in enumerate(RUNGS, start=1)]  # fmt: skip
+    causes = (Diagnosis("transposed", "logits", "it is transposed"),)
+    rungs[4] = RungResult(5, RUNGS[4].name, "failed", failed, causes, "")
+    rungs[5] = RungResult(6, RUNGS[5].name, "skipped", reason="not asked for")
+    return Verdict(left, right, route.lane, route.title, tuple(rungs))
+
+
+def test_a_verdict_that_was_kept_is_the_same(tmp_path):
+    (attempt, *_) = standard_attempts(["keras-jax"], ["base"], ["float64"], 1)
+    whole = verdict(attempt.left, attempt.right, attempt.route)
+    kept = Session(tmp_path / "so-far", {})
+    kept.keep("one", verdict_to_kept(whole))
+    again = verdict_from_kept(Session(tmp_path / "so-far", {}).kept("one"))
+    assert repr(again) == repr(whole)
+    assert list(verdict_lines(again)) == list(verdict_lines(whole))
+
+
+@pytest.fixture
+def ladder(tmp_path, drawn):
+    """Return a function that climbs with engines that are made up: verdicts, lost, and asked."""
+    dataset = load_dataset(drawn)
+    attempts = list(standard_attempts(["keras-tensorflow", "keras-jax"], ["base"], ["float64"], 1))
+
+    def climb_all(broken=()):
+        asked = []
+
+        def climb(left, right, route, fault=""):
+            asked.append(right)
+            if right in broken:
+                raise EngineError(f"{right} died with -9")
+            return verdict(left, right, route)
+
+        session = Session(tmp_path / "proof-so-far.json", {})
+        climber = SimpleNamespace(climb=climb)
+        found = prove_ladder(climber, dataset, tmp_path, attempts, lambda _: None, "me", session)
+        return *found, asked
+
+    return climb_all
+
+
+def test_an_engine_that_dies_costs_its_own_climbs(ladder, tmp_path):
+    verdicts, lost, _ = ladder(broken=["keras-jax"])
+    assert {found.right for found in verdicts} == {"keras-tensorflow"}
+    (name,) = lost
+    assert name == "lightning → keras-jax · float64 · base · fast path"
+    assert json.loads((tmp_path / "ladder.json").read_text())["no_verdict"] == {
+        name: "keras-jax died with -9"
+    }
+    assert f"died\n\n- {name}" in (tmp_path / "ladder.md").read_text()
+
+
+def test_the_next_call_climbs_what_has_no_verdict_and_that_alone(ladder, tmp_path):
+    ladder(broken=["keras-jax"])
+    verdicts, lost, asked = ladder()
+    assert (asked, lost) == (["keras-jax"], {})
+    page = (tmp_path / "ladder.md").read_text()
+    (tmp_path / "proof-so-far.json").unlink()
+    whole, _, asked = ladder()
+    assert len(asked) == len(whole) == 3
+    assert repr(verdicts) == repr(whole)
+    assert (tmp_path / "ladder.md").read_text() == page
+
+
+def test_faults_and_replays_are_kept_too(tmp_path, drawn):
+    dataset, asked = load_dataset(drawn), []
+    faults = [fault for fault in FAULTS if fault.variant == "base"][:3]
+    replays = [each for each in REPLAYS if each.pair == "tutorial"][:2]
+    dying = {faults[1].name, replays[1].fault}
+
+    def climb(left, right, route, fault=""):
+        asked.append(fault)
+        if fault in dying:
+            raise EngineError("died")
+        return verdict(left, right, route)
+
+    def call():
+        asked.clear()
+        session = Session(tmp_path / "proof-so-far.json", {})
+        fixed = (SimpleNamespace(climb=climb), dataset, tmp_path)
+        outcomes = prove_faults(*fixed, faults, lambda _: None, "me", session, is_whole=False)
+        return outcomes, *prove_replays(*fixed, replays, lambda _: None, "me", session)
+
+    outcomes, replayed, lost = call()
+    assert [outcome.verdict is None for outcome in outcomes] == [False, True, False]
+    assert [each.replay for each in replayed] == replays[:1]
+    assert lost == {replays[1].name: "died"}
+    again = sorted(dying)
+    dying.clear()
+    outcomes, replayed, lost = call()
+    assert sorted(asked) == again
+    assert all(outcome.verdict for outcome in outcomes)
+    assert (len(replayed), lost) == (2, {})
+
+
+def test_a_second_proof_in_the_folder_is_refused(tmp_path, drawn):
+    (tmp_path / "proof").mkdir()
+    with FileLock(tmp_path / "proof" / LOCK):
+        done = prove("--data-dir", drawn, "--output-dir", tmp_path / "proof")
+    assert done.returncode == 2
+    assert done.stderr == (f"prove.py: error: {tmp_path / 'proof'} is in use by another proof\n")
+
+
+def test_a_disk_that_is_full_is_told_in_a_line_and_costs_no_verdict(ladder, tmp_path):
+    ladder(broken=["keras-jax"])
+    cannot = pytest.raises(RunError, match=r"cannot write to .*: No space left on device")
+    before = (tmp_path / "ladder.json").read_bytes()
+    with cannot, claimed(tmp_path, "proof"), no_space():
+        ladder()
+    assert (tmp_path / "ladder.json").read_bytes() == before
+    assert ladder()[2] == ["keras-jax"]
+
+
+SLEEPING = """
+import os, time
+from pathlib import Path
+from portproof.serve import serve
+def answer(question, trace):
+    Path(__file__).with_name("pid.new").write_text(str(os.getpid()))
+    Path(__file__).with_name("pid.new").rename(Path(__file__).with_name("pid"))
+    time.sleep(60)
+serve(lambda fault: None, answer)
+"""
+ROOM = """
+import sys
+from pathlib import Path
+from portproof.exchange import Question
+from proof.engine_room import EngineRoom, at_once
+room = EngineRoom(leaves=Path(sys.argv[1]))
+ask = lambda: room.ask("lightning", Question(("all",), {"precision": "32"}))
+at_once(ask, ask)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what hangs up is told at once on Linux only")
+def test_a_killed_proof_leaves_no_engine_behind(tmp_path):
+    (tmp_path / "in_lightning.py").write_text(SLEEPING)
+    root = PROVE.parent.parent
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ROOM, str(tmp_path)], cwd=root, env={**os.environ, "PYTHONPATH": "."}
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    answering = psutil.Process(int((tmp_path / "pid").read_text()))
+    engine = answering.parent()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    gone, _ = psutil.wait_procs([answering, engine], timeout=10)
+    assert len(gone) == 2
