@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup data compare prove benchmark explore doctor test test-all soak lock readme clean
+.PHONY: help setup data compare prove benchmark explore doctor test test-all soak audit lock refresh readme clean
 
 EPOCHS ?= 5
 KILLS ?= 20
@@ -55,10 +55,17 @@ soak: data ## kill runs of each half at random moments, many times (KILLS=20)
 	SOAK_KILLS=$(KILLS) $(PYTEST) tests/lightning/test_soak.py
 	SOAK_KILLS=$(KILLS) $(PYTEST) tests/keras/test_soak.py
 
+audit: setup ## look the locked packages up among known vulnerabilities (needs pip-audit's service)
+	@$(VENV_PYTHON) scripts/audit.py
+
 lock: setup ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) --extra dev pyproject.toml -o requirements/dev.txt
 	$(COMPILE) -c requirements/dev.txt pyproject.toml -o requirements/base.txt
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
+
+# A release that was tampered with is mostly found within days.
+refresh: ## take the newest releases that are at least two weeks old into the locks
+	$(MAKE) lock LOCK_FLAGS="--upgrade --exclude-newer P14D"
 
 readme: setup ## make the README's and the documents' made parts anew
 	$(VENV_PYTHON) -m pipeline.readme

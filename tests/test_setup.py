@@ -26,7 +26,9 @@ TARGETS = [
     "test",
     "test-all",
     "soak",
+    "audit",
     "lock",
+    "refresh",
     "readme",
     "clean",
 ]
@@ -145,6 +147,13 @@ def test_make_test_runs_every_check_in_a_process_of_its_own() -> None:
     assert len(sessions) == 4
     assert all('-m "not slow"' in line for line in sessions)
     assert "not slow" not in make("-n", "test-all").stdout
+
+
+def test_a_refresh_takes_releases_of_two_weeks_ago_or_older() -> None:
+    compiled = [line for line in make("-n", "refresh").stdout.splitlines() if "uv pip comp" in line]
+    assert len(compiled) == len(LOCKS)
+    assert all("--upgrade --exclude-newer P14D" in line for line in compiled)
+    assert "--exclude-newer" not in make("-n", "lock").stdout
 
 
 def test_make_compare_takes_the_number_of_epochs() -> None:
