@@ -22,7 +22,7 @@ from portproof.engines import EngineError
 
 
 def serve(plant: Callable[[str], None], answer: Callable[[Path, Path], int]) -> None:
-    """Answer the requests on stdin, a JSON object a line, until it closes.
+    """Answer the requests on stdin, a JSON object a line, until it closes; then end the process.
 
     A request holds `fault` (planted first, unless empty), `question` and `trace` (paths); the
     reply, a line on stdout, the `exit` code and what was written to `stderr`.
@@ -41,6 +41,7 @@ def serve(plant: Callable[[str], None], answer: Callable[[Path, Path], int]) -> 
             stderr = errors.read().decode(errors="replace")[-4000:]
         reply = {"exit": os.waitstatus_to_exitcode(status), "stderr": stderr}
         print(json.dumps(reply), file=replies)
+    os._exit(0)  # at once: a framework's own end takes seconds
 
 
 class Server:

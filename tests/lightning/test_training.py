@@ -16,7 +16,7 @@ from pipeline.datasets import load_dataset
 from pipeline.execution import Execution
 from pipeline.preprocess import prepare
 from pipeline.recipe import preset
-from pipeline.record import BEST_WEIGHTS
+from pipeline.record import BEST_WEIGHTS, read_predictions
 from portproof.following import Follower
 from tests.training import scalars_of
 
@@ -49,6 +49,28 @@ def test_a_resumed_run_ends_with_the_same_bits(trainings, flags, fault):
     assert resumed.bits == whole.bits
     best = [(run.folder / BEST_WEIGHTS).read_bytes() for run in (resumed, whole)]
     assert best[0] == best[1]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--deterministic",), ("--precision", "bf16"), ("--precision", "64", "--plain")],
+    ids=" ".join,
+)
+def test_the_same_command_twice_gives_the_same_bits(trainings, flags):
+    flags = ("--variant", "dropout", *flags)
+    again = trainings.forked(f"again{''.join(flags)}", *flags)
+    assert again.code == 0
+    assert (again.metrics, again.bits) == (
+        trainings.once(*flags).metrics,
+        trainings.once(*flags).bits,
+    )
+
+
+def test_another_number_of_threads_rounds_otherwise_at_most(trainings):
+    """Sums may be split otherwise; in float64 the logits stay within rounding of nine steps."""
+    flags = ("--variant", "base", "--precision", "64", "--threads")
+    one, two = (read_predictions(trainings.once(*flags, n).folder)[0] for n in ("1", "2"))
+    assert np.abs(one - two).max() < 1e-9
 
 
 def test_other_runs_have_other_bits(trainings):
