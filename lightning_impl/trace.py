@@ -29,6 +29,7 @@ from pipeline.answers import (
     start_of,
     states_and,
     thinned,
+    unlabeled_images_of,
     weights_of,
 )
 from pipeline.batches import batch_dtype, training_batches
@@ -150,6 +151,15 @@ def answer_logits(question: Question, recipe: Recipe) -> Answer:
     return Answer(arrays={"logits": logits, **tagged("exported", exported)})
 
 
+def answer_predict(question: Question, recipe: Recipe) -> Answer:
+    """Return the logits of the question's images, computed as a run computes its test logits."""
+    execution = execution_of(question)
+    module = built_subject(recipe, execution).classifier
+    load_weights(module.network, weights_of(question), recipe)
+    images = unlabeled_images_of(question)
+    return Answer(arrays={"logits": predict_logits(module, images, recipe, execution)})
+
+
 def answer_batches(question: Question, recipe: Recipe) -> Answer:
     """Train, predict, and return a digest of each batch that a step was given."""
     fed, recipe = FedBatches(), thinned(question, recipe)
@@ -231,6 +241,7 @@ ANSWERERS = {
     "dropout": answer_dropout,
     "own_weights": answer_own_weights,
     "logits": answer_logits,
+    "predict": answer_predict,
     "batches": answer_batches,
     "steps": answer_training,
     "training": answer_training,

@@ -99,6 +99,12 @@ def weights_of(question: Question) -> dict[str, Array]:
     return arrays_under(question, "weights")
 
 
+def unlabeled_images_of(question: Question) -> LabeledImages:
+    """Return the images of a question, uint8 (N, H, W, 1), with labels that mean nothing."""
+    images = question.arrays["images"]
+    return LabeledImages(images, np.zeros(len(images), np.int64))
+
+
 def states_and(
     question: Question, finish: Callable[[], Answer], states: Sequence[Mapping[str, Array]]
 ) -> Answer:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline.readme import README, ROOT, render
 
@@ -33,7 +34,9 @@ def small(arguments):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("anywhere")
+    folder = tmp_path_factory.mktemp("anywhere")
+    Image.new("L", (90, 60), "white").save(folder / "photo.jpg")
+    return folder
 
 
 @pytest.mark.parametrize("command", SCRIPTS)

@@ -1,0 +1,90 @@
+"""Classify a person's own pictures with one run, or with several side by side."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.command import OneLineParser, guarded
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        description="Classify pictures of one's own: each is turned into the data set's form, "
+        "a light object on black, 28 × 28, grey.",
+        epilog="Exit codes: 0 done, 1 a file could not be classified, 2 wrong call, "
+        "130 interrupted.",
+    )
+    parser.add_argument(
+        "pictures", type=Path, nargs="+", metavar="IMAGE",
+        help="PNG, JPEG, WebP, GIF, BMP or TIFF file, or a folder of them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--run", type=Path, action="append", required=True, metavar="RUN",
+        help="folder of a run of either framework; several are shown side by side",
+    )  # fmt: skip
+    parser.add_argument(
+        "--background", choices=("auto", "light", "dark"), default="auto",
+        help="of the pictures (auto: what most of the border is)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=Path, metavar="PNG", default=Path("runs/predictions.png"),
+        help="picture of what the network saw and said (runs/predictions.png)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    return parser
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    from pipeline.errors import UsageError
+
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"`--output`: cannot write to {path}: {error.strerror or error}"
+        ) from error
+
+
+def show(arguments: argparse.Namespace) -> None:
+    from pipeline.errors import RunError
+    from pipeline.prediction import classify, draw, lines_of, printable, read_photos, to_json
+    from pipeline.terminal import say
+    from pipeline.trained import read_run
+
+    runs = [read_run(folder) for folder in arguments.run]
+    photos, failures = read_photos(arguments.pictures, arguments.background)
+    for failure in failures:
+        print(f"predict.py: {printable(failure.path)}: {failure.reason}", file=sys.stderr)
+    guesses = []
+    if photos:
+        with writable(arguments.output):
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        guesses = [classify(photos, run) for run in runs]
+        with writable(arguments.output):
+            draw(arguments.output, photos, guesses)
+    found = to_json(photos, failures, guesses)
+    if photos:
+        found["picture"] = str(arguments.output)
+    if arguments.json:
+        say(json.dumps(found, indent=2))
+    else:
+        for line in lines_of(photos, guesses):
+            say(line)
+        if photos:
+            say(f"written: {printable(arguments.output)}")
+    if failures:
+        total = len(photos) + len(failures)
+        raise RunError(f"{len(failures):,} of {total:,} could not be classified; see above")
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    return guarded("predict.py", lambda: show(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
