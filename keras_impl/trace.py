@@ -8,9 +8,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_impl.deploy import export_model, run_exported
 from keras_impl.model import build_model
 from keras_impl.settings import configure
 from keras_impl.train import compile_model, predict_logits, train
+from keras_impl.transfer import read_state, write_state
 from keras_impl.watch import Follow, InjectMasks, Watch
 from keras_impl.weights import export_weights, load_weights
 from pipeline.answers import (
@@ -31,13 +33,14 @@ from pipeline.answers import (
 )
 from pipeline.batches import batch_dtype, training_batches
 from pipeline.journal import Journal
+from pipeline.network import parameter_shapes
 from pipeline.preprocess import rescale
 from pipeline.recipe import Recipe
 from portproof.engines import end_with_parent
 from portproof.exchange import Array, Arrays, Question
 from portproof.following import EnoughSeenError
 from portproof.sides.keras import AfterEachStep, KerasSubject, call
-from portproof.subject import answer_subject, tagged
+from portproof.subject import answer_subject, arrays_under, tagged
 
 
 class HalfSubject(KerasSubject):
@@ -142,6 +145,38 @@ def answer_predict(question: Question, recipe: Recipe) -> Answer:
     return Answer(arrays={"logits": predict_logits(model, images, recipe, execution)})
 
 
+def answer_state(question: Question, recipe: Recipe) -> Answer:
+    """Return a run's training state, the epochs it has seen, and the logits of the images."""
+    state, epochs = read_state(Path(question.settings["run_dir"]), recipe)
+    weights = {name: state[name] for name in parameter_shapes(recipe)}
+    arrays = {**question.arrays, **tagged("weights", weights)}
+    answer = answer_predict(dataclasses.replace(question, arrays=arrays), recipe)
+    return Answer({"epochs": epochs}, {**answer.arrays, **tagged("state", state)})
+
+
+def answer_adopt(question: Question, recipe: Recipe) -> Answer:
+    """Write a training state into a run's checkpoint, and answer from that file."""
+    settings, state = question.settings, arrays_under(question, "state")
+    run_dir = Path(settings["run_dir"])
+    write_state(run_dir, recipe, state, settings["epochs"], settings["best_val_loss"])
+    return answer_state(question, recipe)
+
+
+def answer_export(question: Question, recipe: Recipe) -> Answer:
+    """Write the model with the question's weights as a file of the form that is asked for."""
+    settings = question.settings
+    export_model(settings["form"], Path(settings["path"]), recipe, weights_of(question))
+    return Answer()
+
+
+def answer_exported(question: Question, recipe: Recipe) -> Answer:
+    """Return the logits that an exported file gives for the question's batches."""
+    settings = question.settings
+    batches = list(question.arrays.values())
+    logits = run_exported(settings["form"], Path(settings["path"]), batches)
+    return Answer(arrays={"logits": np.concatenate(logits)})
+
+
 def answer_batches(question: Question, recipe: Recipe) -> Answer:
     """Train, predict, and return a digest of each batch that a step was given."""
     fed, recipe = FedBatches(), thinned(question, recipe)
@@ -209,6 +244,10 @@ ANSWERERS = {
     "own_weights": answer_own_weights,
     "logits": answer_logits,
     "predict": answer_predict,
+    "state": answer_state,
+    "adopt": answer_adopt,
+    "export": answer_export,
+    "exported": answer_exported,
     "batches": answer_batches,
     "steps": answer_training,
     "training": answer_training,

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_impl.deploy import export_model, run_exported
 from lightning_impl.model import Classifier
 from lightning_impl.settings import configure
 from lightning_impl.train import predict_logits, train
+from lightning_impl.transfer import read_state, write_state
 from lightning_impl.watch import Follow, InjectMasks, Watch
 from lightning_impl.weights import export_weights, load_weights
 from pipeline.answers import (
@@ -35,13 +38,14 @@ from pipeline.answers import (
 from pipeline.batches import batch_dtype, training_batches
 from pipeline.execution import Execution
 from pipeline.journal import Journal
+from pipeline.network import parameter_shapes
 from pipeline.preprocess import rescale
 from pipeline.recipe import Recipe
 from portproof.engines import end_with_parent
 from portproof.exchange import Array, Arrays, Question
 from portproof.following import EnoughSeenError
 from portproof.sides.lightning import AfterEachStep, LightningSubject, StopAtStart, quiet
-from portproof.subject import answer_subject, tagged
+from portproof.subject import answer_subject, arrays_under, tagged
 
 
 class HalfSubject(LightningSubject):
@@ -160,6 +164,46 @@ def answer_predict(question: Question, recipe: Recipe) -> Answer:
     return Answer(arrays={"logits": predict_logits(module, images, recipe, execution)})
 
 
+def answer_state(question: Question, recipe: Recipe) -> Answer:
+    """Return a run's training state, the epochs it has seen, and the logits of the images."""
+    state, epochs = read_state(Path(question.settings["run_dir"]), recipe)
+    weights = {name: state[name] for name in parameter_shapes(recipe)}
+    arrays = {**question.arrays, **tagged("weights", weights)}
+    answer = answer_predict(dataclasses.replace(question, arrays=arrays), recipe)
+    return Answer({"epochs": epochs}, {**answer.arrays, **tagged("state", state)})
+
+
+def answer_adopt(question: Question, recipe: Recipe) -> Answer:
+    """Write a training state into a run's checkpoint, and answer from that file."""
+    settings, state = question.settings, arrays_under(question, "state")
+    trainer, module = built_subject(recipe, execution_of(question)).started()
+    assert isinstance(module, Classifier)
+    write_state(
+        trainer,
+        module,
+        Path(settings["run_dir"]),
+        state,
+        settings["epochs"],
+        settings["best_val_loss"],
+    )
+    return answer_state(question, recipe)
+
+
+def answer_export(question: Question, recipe: Recipe) -> Answer:
+    """Write the model with the question's weights as a file of the form that is asked for."""
+    settings = question.settings
+    export_model(settings["form"], Path(settings["path"]), recipe, weights_of(question))
+    return Answer()
+
+
+def answer_exported(question: Question, recipe: Recipe) -> Answer:
+    """Return the logits that an exported file gives for the question's batches."""
+    settings = question.settings
+    batches = list(question.arrays.values())
+    logits = run_exported(settings["form"], Path(settings["path"]), batches)
+    return Answer(arrays={"logits": np.concatenate(logits)})
+
+
 def answer_batches(question: Question, recipe: Recipe) -> Answer:
     """Train, predict, and return a digest of each batch that a step was given."""
     fed, recipe = FedBatches(), thinned(question, recipe)
@@ -242,6 +286,10 @@ ANSWERERS = {
     "own_weights": answer_own_weights,
     "logits": answer_logits,
     "predict": answer_predict,
+    "state": answer_state,
+    "adopt": answer_adopt,
+    "export": answer_export,
+    "exported": answer_exported,
     "batches": answer_batches,
     "steps": answer_training,
     "training": answer_training,

@@ -1,0 +1,97 @@
+"""Files for other programs, each of which is run by itself before it is called exported."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import export as exporting
+from pipeline.datasets import load_dataset
+from pipeline.errors import RunError, UsageError
+from pipeline.export import FILES, FORMS, export
+from pipeline.record import LAST_WEIGHTS, read_predictions
+from pipeline.trained import read_run
+from portproof.exchange import read_arrays, write_arrays
+from tests.training import Trainings
+
+ROOT = Path(__file__).parents[1]
+ENGINES = {"lightning": "lightning", "keras": "keras-tensorflow"}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, drawn_data):
+    """A run of each half, after one epoch, by half."""
+    folder = tmp_path_factory.mktemp("it's a run")
+    found = {}
+    for half, engine in ENGINES.items():
+        trainings = Trainings(engine, folder, drawn_data)
+        found[half] = trainings.forked(half, "--epochs", "1")
+        trainings.server.close()
+    assert [run.code for run in found.values()] == [0, 0]
+    return {half: run.folder for half, run in found.items()}
+
+
+@pytest.mark.parametrize("half", FORMS)
+def test_each_form_gives_the_runs_logits(half, runs, drawn_data, tmp_path):
+    folder = tmp_path / "to give 'away'"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "export.py"), "--run", str(runs[half]),
+         "--output-dir", str(folder), "--data-dir", str(drawn_data)],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    files = {FILES[form] for form in FORMS[half]}
+    assert set(os.listdir(folder)) == {*files, "export.json"}
+    about = json.loads((folder / "export.json").read_text())
+    assert {file["file"] for file in about["files"]} == files
+    for file in about["files"]:
+        assert file["images"] == 60
+        assert 0 <= file["logit_gap"] <= file["allowed_gap"] < 1e-4
+        assert file["input"]["layout"] == ("NCHW" if half == "lightning" else "NHWC")
+    assert done.stdout.count("60 test images, logits at most") == len(files)
+    check_onnx(folder / "model.onnx", about, half, runs[half], drawn_data)
+
+
+def check_onnx(path, about, half, run, data):
+    """Run the file as a stranger would, from what it says of itself."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (taken,), (given,) = session.get_inputs(), session.get_outputs()
+    said = next(file for file in about["files"] if file["form"] == "onnx")
+    assert (taken.name, taken.shape) == ("image", said["input"]["shape"])
+    assert (given.name, given.shape) == ("logits", said["output"]["shape"])
+    assert "divided by 255" in session.get_modelmeta().custom_metadata_map["input"]
+    images = load_dataset(data).test_images.astype(np.float32) / 255
+    images = images[:, np.newaxis] if half == "lightning" else images[..., np.newaxis]
+    for number in (1, 7, 60):
+        logits = session.run(None, {"image": images[:number]})[0]
+        assert np.abs(logits - read_predictions(run)[0][:number]).max() < 1e-4
+
+
+def test_a_file_that_gives_other_logits_is_not_exported(runs, drawn_data, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for path in runs["lightning"].iterdir():
+        if path.is_file():
+            (run / path.name).write_bytes(path.read_bytes())
+    weights, _ = read_arrays(run / LAST_WEIGHTS)
+    write_arrays(run / LAST_WEIGHTS, {**weights, "logits.bias": weights["logits.bias"] + 0.01})
+    with pytest.raises(RunError, match=r"logits lie up to 0\.0\d+ apart"):
+        export(read_run(run), "onnx", tmp_path / "out", drawn_data)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_is_missing_or_in_the_way_is_a_wrong_call(runs, drawn_data, tmp_path, monkeypatch):
+    run = read_run(runs["lightning"])
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(UsageError, match="there already"):
+        export(run, "onnx", tmp_path, drawn_data)
+    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"keras-lightning-parity\[export\]"):
+        export(run, "onnx", tmp_path / "out", drawn_data)
+    assert not (tmp_path / "out").exists()
