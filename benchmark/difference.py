@@ -1,12 +1,11 @@
 """How a benchmark differs from an older one: what it ran on, and what came out."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
-from portproof.files import read_limited
+from portproof.files import read_json
 
 MAX_BYTES = 16 * 1024 * 1024
 
@@ -18,7 +17,7 @@ def read_older(path: Path) -> dict[str, Any]:
         UsageError: it cannot be read, or compared with.
     """
     try:
-        found = json.loads(read_limited(path, MAX_BYTES))
+        found = read_json(path, MAX_BYTES)
         list(differences(found, found))  # so that nothing is wrong with it after the measuring
         return dict(found)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

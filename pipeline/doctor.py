@@ -108,7 +108,8 @@ def examine_keras(environ: Mapping[str, str], timeout_seconds: float) -> Finding
     home = Path(environ.get("KERAS_HOME") or Path.home() / ".keras").expanduser()
     path = home / "keras.json"
     try:
-        content = path.read_text(errors="replace")[:4096]
+        with path.open("rb") as file:
+            content = file.read(4096).decode(errors="replace")
     except OSError:
         content = None  # Keras writes one with its defaults when it is first imported
     return {

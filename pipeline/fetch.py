@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -208,7 +208,8 @@ def _download(url: str, limits: Limits, start_bar: StartBar) -> Iterator[bytes]:
     received = 0
     try:
         request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT})
-        with urllib.request.urlopen(request, timeout=limits.stall_seconds) as response:
+        opener = urllib.request.build_opener(_KeepHttps)
+        with opener.open(request, timeout=limits.stall_seconds) as response:
             announced = _announced_bytes(response.headers.get("Content-Length"))
             advance = start_bar(url.rpartition("/")[2], announced)
             # Not `read`, which would wait for a whole chunk from a server that trickles.
@@ -222,6 +223,25 @@ def _download(url: str, limits: Limits, start_bar: StartBar) -> Iterator[bytes]:
                 yield chunk
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise SourceError(_one_line(error)) from error
+
+
+class _KeepHttps(urllib.request.HTTPRedirectHandler):
+    """Follow a redirect from https to https only, and never to anything but http and https."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """Refuse a redirect that gives up what the mirror's address promised."""
+        allowed = ("https://",) if req.full_url.startswith("https://") else ("https://", "http://")
+        if not newurl.lower().startswith(allowed):
+            raise SourceError(f"redirects to {newurl}; only {' and '.join(allowed)} are followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _announced_bytes(length: str | None) -> int | None:
@@ -274,9 +294,16 @@ def _fetch_from_package(job: Job, files: list[IdxFile]) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="fashion-mnist-") as work:
             job.say(f"no mirror works: trying Debian's package {PACKAGE}, without installing it")
+            work_dir = Path(work).resolve()
             unpacked = _unpacked_package(Path(work), job.limits)
             for file in files:
-                with (unpacked / f"{file.name}.gz").open("rb") as packed:
+                member = unpacked / f"{file.name}.gz"
+                # A link or a pipe that the package holds would lead out of its folder.
+                if not member.is_file() or member.resolve() != (
+                    work_dir / member.relative_to(work)
+                ):
+                    raise SourceError(f"it holds no file {file.name}.gz")
+                with member.open("rb") as packed:
                     _save(job.folder, file, _chunks(packed))
                 job.say(f"{file.name}: from Debian's package")
     except (SourceError, FileNotFoundError) as error:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import io
-import json
 import math
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import RunError
-from portproof.files import finite, read_limited, write_bytes, write_json, write_text
+from portproof.files import (
+    finite,
+    read_json,
+    read_limited,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 RECORD = "record.json"
 RECIPE = "recipe.yaml"
@@ -29,6 +36,12 @@ STARTUP_PHASES = ("program", "data", "framework", "build")
 STATUSES = ("running", "complete", "failed", "interrupted")
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 MAX_PREDICTIONS_BYTES = 256 * 1024 * 1024
+
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+"""NumPy's readers of what stands before an array, by the version of the form."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +94,10 @@ def read_record(run_dir: Path) -> Record:
     """
     path = run_dir / RECORD
     try:
-        fields = json.loads(read_limited(path, MAX_RECORD_BYTES))
+        fields = read_json(path, MAX_RECORD_BYTES)
     except FileNotFoundError as error:
         raise RunError(f"{run_dir} is not a run folder: it holds no {RECORD}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"cannot read {path}: {error}") from error
     _check(path, fields)
     return Record(**fields)
@@ -108,13 +121,33 @@ def read_predictions(run_dir: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[An
     path = run_dir / PREDICTIONS
     try:
         content = io.BytesIO(read_limited(path, MAX_PREDICTIONS_BYTES))
-        with np.load(content, allow_pickle=False) as arrays:
-            logits, labels = arrays["logits"], arrays["labels"]
+        with zipfile.ZipFile(content) as archive:
+            logits, labels = (_read_member(archive, name) for name in ("logits", "labels"))
     except Exception as error:  # zipfile, zlib and NumPy each raise their own
-        raise RunError(f"cannot read {path}: {error}") from error
+        raise RunError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise RunError(f"{path} holds logits {logits.shape} and labels {labels.shape}")
+    if logits.dtype.kind != "f" or labels.dtype != np.int64:
+        raise RunError(f"{path} holds {logits.dtype} logits and {labels.dtype} labels")
     return logits, labels
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
+    """Read an array of an npz, after a look at the sizes that the archive and its header name."""
+    member = archive.getinfo(f"{name}.npy")
+    if member.file_size > MAX_PREDICTIONS_BYTES:
+        raise ValueError(
+            f"{name} is larger than the {MAX_PREDICTIONS_BYTES:,} bytes allowed for its kind"
+        )
+    with archive.open(member) as stream:
+        content = io.BytesIO(stream.read())  # no more than `file_size`
+    # From memory NumPy would take what the header names before it finds that less is there.
+    read_header = HEADERS[np.lib.format.read_magic(content)]
+    shape, _, dtype = read_header(content)
+    if math.prod(shape) * dtype.itemsize > len(content.getbuffer()) - content.tell():
+        raise ValueError(f"{name} is too short for the {shape} values that its header names")
+    content.seek(0)
+    return np.lib.format.read_array(content, allow_pickle=False)
 
 
 def series(record: Record, name: str) -> list[float]:
@@ -125,7 +158,7 @@ def series(record: Record, name: str) -> list[float]:
 def _check(path: Path, fields: Any) -> None:
     if not isinstance(fields, dict):
         raise RunError(f"{path} must hold a JSON object")
-    if fields.get("schema") != SCHEMA:
+    if fields.get("schema") != SCHEMA or isinstance(fields["schema"], bool | float):
         raise RunError(f"{path} has schema {fields.get('schema')!r}; this version reads {SCHEMA}")
     known = {item.name: item for item in dataclasses.fields(Record)}
     if set(fields) != set(known):
@@ -139,6 +172,9 @@ def _check(path: Path, fields: Any) -> None:
     for name, kind in kinds.items():
         if not isinstance(fields[name], kind):
             raise RunError(f"{path}: `{name}` has the wrong type {type(fields[name]).__name__}")
+    for name in ("name", "fingerprint"):
+        if not isinstance(fields["dataset"].get(name), str):
+            raise RunError(f"{path}: `dataset.{name}` must be a word")
     if fields["status"] not in STATUSES:
         raise RunError(f"{path}: unknown status {fields['status']!r}")
     _check_history(path, fields["history"])

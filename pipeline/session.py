@@ -9,7 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline.errors import RunError, UsageError
-from portproof.files import read_limited, write_text
+from portproof.files import read_json, read_limited, write_text
 
 LOCK = ".lock"
 MAX_BYTES = 64 * 1024 * 1024
@@ -58,11 +58,26 @@ class Session:
     def _read(self) -> dict[str, Any] | None:
         try:
             found = json.loads(read_limited(self._path, MAX_BYTES))
-            if found["identity"] == self._identity:
-                return dict(found["parts"])
+            if found["identity"] == self._identity and isinstance(found["parts"], dict):
+                return found["parts"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass  # none, or of no use: what is missing is done again
         return None
+
+
+def read_kept(path: Path) -> dict[str, Any]:
+    """Read the JSON object that an earlier call has left in `path`.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        found = read_json(path, MAX_BYTES)
+        if not isinstance(found, dict):
+            raise ValueError("it must hold a JSON object")
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot go on from {path}: {error}; remove it to begin anew") from error
+    return found
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from portproof.files import write_bytes
+from portproof.files import parse_json, write_bytes
 
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
@@ -105,7 +105,9 @@ def read_question(path: Path) -> Question:
         ValueError: not a question, damaged, or of another schema.
     """
     arrays, metadata = read_arrays(path)
-    words = _open_envelope(path, "question", metadata, ("asks", "settings"))
+    words = _open_envelope(path, "question", metadata, {"asks": list, "settings": dict})
+    if not all(isinstance(asked, str) for asked in words["asks"]):
+        raise ValueError(f"{path} is not a question: its `asks` must be words")
     return Question(tuple(words["asks"]), words["settings"], arrays)
 
 
@@ -122,7 +124,7 @@ def read_trace(path: Path, question: Question) -> Trace:
         ValueError: not a trace, damaged, of another schema, or an answer to another question.
     """
     arrays, metadata = read_arrays(path)
-    words = _open_envelope(path, "trace", metadata, ("engine", "question", "facts"))
+    words = _open_envelope(path, "trace", metadata, {"engine": str, "question": str, "facts": dict})
     if words["question"] != question.identity:
         raise ValueError(f"{path} answers another question")
     return Trace(words["engine"], words["question"], words["facts"], arrays)
@@ -133,15 +135,18 @@ def _envelope(kind: str, words: dict[str, Any]) -> dict[str, str]:
 
 
 def _open_envelope(
-    path: Path, kind: str, metadata: dict[str, str], keys: tuple[str, ...]
+    path: Path, kind: str, metadata: dict[str, str], keys: Mapping[str, type]
 ) -> dict[str, Any]:
     try:
-        words = json.loads(metadata["portproof"])
-    except (KeyError, ValueError, RecursionError) as error:
+        words = parse_json(metadata["portproof"])
+    except (KeyError, ValueError) as error:
         raise ValueError(f"{path} is not a {kind}") from error
     if not isinstance(words, dict) or words.get("kind") != kind or not set(keys) <= set(words):
         raise ValueError(f"{path} is not a {kind}")
-    if words.get("schema") != SCHEMA:
+    for name, wanted in keys.items():
+        if not isinstance(words[name], wanted):
+            raise ValueError(f"{path} is not a {kind}: its `{name}` has the wrong type")
+    if words.get("schema") != SCHEMA or isinstance(words["schema"], bool | float):
         raise ValueError(f"{path} has schema {words.get('schema')!r}; this version reads {SCHEMA}")
     return words
 

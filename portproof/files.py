@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 PART = ".part"
+CHUNK_BYTES = 1024 * 1024
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -83,11 +84,66 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
     Raises:
         ValueError: the file is larger than `max_bytes`.
     """
+    content = bytearray()
     with path.open("rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise ValueError(f"{path} is larger than the {max_bytes:,} bytes allowed for its kind")
-    return content
+        # Piece by piece: Python takes all the memory for what is asked of `read` at once.
+        while piece := file.read(CHUNK_BYTES):
+            content += piece
+            if len(content) > max_bytes:
+                raise ValueError(
+                    f"{path} is larger than the {max_bytes:,} bytes allowed for its kind"
+                )
+    return bytes(content)
+
+
+def read_json(path: Path, max_bytes: int) -> Any:
+    """Read what JSON itself, and this project, would write to `path`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: larger than `max_bytes`, not JSON, nested too deeply, or with a name twice, a
+            number that is not finite as a double, or half a character.
+    """
+    return parse_json(read_limited(path, max_bytes).decode())
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON; what Python takes beyond it is refused.
+
+    Raises:
+        ValueError: as `read_json`.
+    """
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_float=_number,
+            parse_int=_integer,
+            parse_constant=_number,
+        )
+        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no character
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object names a field twice")
+    return found
+
+
+def _number(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits:.20} is not a finite number")
+    return value
+
+
+def _integer(digits: str) -> int:
+    _number(digits)  # so that it can be counted with as a double
+    return int(digits)
 
 
 def _write_all(file: BinaryIO, content: bytes) -> None:

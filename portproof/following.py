@@ -1,6 +1,5 @@
 """Following one training run by another: states at regular steps, gaps, synchronisation."""
 
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -10,9 +9,10 @@ from typing import Any
 
 from portproof.compare import gap
 from portproof.exchange import Array, Arrays, read_arrays, write_arrays
-from portproof.files import write_json
+from portproof.files import read_json, write_json
 
 ROWS = "steps.json"
+MAX_ROWS_BYTES = 64 * 1024 * 1024
 MOST = sys.float_info.max
 
 
@@ -51,7 +51,7 @@ class Follower:
         """Take up what an earlier part of the run has seen."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / ROWS).exists():
-            self.rows = json.loads((self.folder / ROWS).read_text())
+            self.rows = read_rows(self.folder / ROWS)
 
     def is_due(self, step: int) -> bool:
         """Say whether the state after `step` (from 1) is looked at."""
@@ -99,6 +99,25 @@ class Follower:
 def state_path(folder: Path, step: int) -> Path:
     """Return where the state after `step` is kept."""
     return folder / f"state-{step:06d}.safetensors"
+
+
+def read_rows(path: Path) -> dict[str, dict[str, float]]:
+    """Read the rows that a follower has kept.
+
+    Raises:
+        OSError: there are none.
+        ValueError: they are damaged.
+    """
+    rows = read_json(path, MAX_ROWS_BYTES)
+    if not isinstance(rows, dict) or not all(map(_is_row, rows.items())):
+        raise ValueError(f"{path} does not hold a row of gaps for each step")
+    return rows
+
+
+def _is_row(item: tuple[str, Any]) -> bool:
+    step, gaps = item
+    is_step = step.isascii() and step.isdecimal() and len(step) < 20
+    return is_step and isinstance(gaps, dict) and all(type(gap) is float for gap in gaps.values())
 
 
 def group_gaps(left: Arrays, right: Arrays) -> dict[str, float]:

@@ -71,7 +71,11 @@ def verdict_to_kept(verdict: Verdict) -> dict[str, Any]:
 
 
 def verdict_from_kept(kept: Mapping[str, Any]) -> Verdict:
-    """Return the verdict that `verdict_to_kept` was given."""
+    """Return the verdict that `verdict_to_kept` was given.
+
+    Raises:
+        ValueError: it has not been given what it could have written.
+    """
 
     def tupled(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -80,8 +84,15 @@ def verdict_from_kept(kept: Mapping[str, Any]) -> Verdict:
             return {key: tupled(item) for key, item in value.items()}
         return [tupled(item) for item in value] if isinstance(value, list) else value
 
-    fields = tupled(kept)
-    return Verdict(**{**fields, "rungs": tuple(_rung_from(rung) for rung in fields["rungs"])})
+    try:
+        fields = tupled(kept)
+        rungs = tuple(_rung_from(rung) for rung in fields["rungs"])
+        verdict = Verdict(**{**fields, "rungs": rungs})
+        if verdict_to_kept(verdict) == kept:
+            return verdict
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not a kept verdict: {error!r}") from error
+    raise ValueError("not a kept verdict")
 
 
 def _rung_from(fields: Mapping[str, Any]) -> RungResult:

@@ -6,7 +6,6 @@ states, and one that is followed ends with the last that follows it.
 """
 
 import dataclasses
-import json
 import shutil
 import threading
 import time
@@ -30,11 +29,12 @@ from pipeline.environment import (
 )
 from pipeline.network import shared_first_weights
 from pipeline.recipe import Recipe, preset, recipe_to_dict
+from pipeline.session import read_kept
 from portproof.compare import gap
 from portproof.engines import EngineError, answer
 from portproof.exchange import Array, Question, read_arrays, read_trace, write_question
 from portproof.files import write_json, write_text
-from portproof.following import ROWS, group_of, horizon, state_path
+from portproof.following import ROWS, group_of, horizon, read_rows, state_path
 from proof.catalogue import JAX, LIGHTNING, TENSORFLOW, TORCH
 from proof.engine_room import EngineRoom
 
@@ -256,7 +256,7 @@ def run_stage(
     run_dir.mkdir(parents=True, exist_ok=True)
     write_text(sign, mark)
     if result.exists():
-        return json.loads(result.read_text())
+        return dict(read_kept(result))
     write_question(run_dir / "question.safetensors", question)
     trace_path = run_dir / "trace.safetensors"
     answer(
@@ -363,7 +363,7 @@ def _tell_progress(
 
 def _rows(path: Path) -> dict[str, dict[str, float]]:
     try:
-        return json.loads(path.read_text())
+        return read_rows(path)
     except FileNotFoundError:
         return {}
 

@@ -5,7 +5,6 @@ gradients in evaluation mode, and the test accuracy after an epoch.
 """
 
 import hashlib
-import json
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from pipeline.comparison import EXPECTED_TEST_ACCURACY
 from pipeline.datasets import Dataset
 from pipeline.environment import package_versions
 from pipeline.recipe import Recipe, preset, recipe_to_dict
+from pipeline.session import read_kept
 from portproof.compare import gap
 from portproof.engines import EngineError
 from portproof.exchange import Array, Question, Trace
@@ -200,7 +200,7 @@ def checks_of(practice: Practice, faults: Sequence[Fault], path: Path, say: Say)
     What an older program of the faults or another set-up left is made anew.
     """
     origin = {"programs": _programs(), "packages": package_versions()}
-    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept = read_kept(path) if path.exists() else {}
     rows = kept["checks"] if kept.get("origin") == origin else {}
     missing = [fault for fault in faults if place_of(fault) not in rows]
     say(f"usual practice: {len(rows)} faults kept, {len(missing)} to check")

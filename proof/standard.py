@@ -1,6 +1,5 @@
 """The standard proof: every engine against Lightning, both variants, paths and lanes."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 from pipeline.datasets import Dataset
 from pipeline.engines import ENGINES, KERAS_TENSORFLOW
 from pipeline.environment import describe_machine, package_versions
-from pipeline.session import Session
+from pipeline.errors import RunError
+from pipeline.session import Session, read_kept
 from portproof.engines import EngineError
 from portproof.files import write_json, write_text
 from portproof.ladder import Verdict
@@ -101,7 +101,7 @@ def prove_ladder(
     climbing = climb_all(climber, missing)
     for attempt in attempts:
         kept = session.kept(attempt.name)
-        verdict = verdict_from_kept(kept) if kept else next(climbing)
+        verdict = _verdict_of(kept) if kept else next(climbing)
         if isinstance(verdict, EngineError):
             lost[attempt.name] = str(verdict)
             say(f"{attempt.name}: no verdict: {verdict}")
@@ -161,7 +161,7 @@ def prove_faults(
     missing = [fault for fault in faults if not session.kept(names[fault])]
     for fault in faults:
         if kept := session.kept(names[fault]):
-            outcomes.append(Outcome(fault, verdict_from_kept(kept)))
+            outcomes.append(Outcome(fault, _verdict_of(kept)))
     if outcomes:
         say(f"{len(outcomes)} faults are kept from an earlier call")
     for outcome in plant_all(climber, alternating(missing), is_whole):
@@ -182,7 +182,7 @@ def prove_faults(
         "faults": rows,
     }
     if (output_dir / PRACTICE_JSON).exists():
-        found["practice"] = json.loads((output_dir / PRACTICE_JSON).read_text())
+        found["practice"] = read_kept(output_dir / PRACTICE_JSON)
     write_json(output_dir / FAULTS_JSON, found)
     write_text(output_dir / FAULTS_PAGE, "\n".join([*faults_page(found), ""]))
     return outcomes
@@ -210,7 +210,7 @@ def prove_replays(
         for replay in replays:
             name = f"replay {replay.name}, {'whole' if is_whole else 'own'}"
             if kept := session.kept(name):
-                each = Replayed(replay, verdict_from_kept(kept))
+                each = Replayed(replay, _verdict_of(kept))
             else:
                 try:
                     (each,) = replay_all(climber, strided, [replay], is_whole)
@@ -231,3 +231,15 @@ def prove_replays(
     write_json(output_dir / REPLAYS_JSON, found)
     write_text(output_dir / REPLAYS_PAGE, "\n".join([*replays_page(found), ""]))
     return replayed, lost
+
+
+def _verdict_of(kept: dict[str, Any]) -> Verdict:
+    """Return a verdict that an earlier call has kept.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        return verdict_from_kept(kept)
+    except ValueError as error:
+        raise RunError(f"cannot go on from what is kept: {error}; use another folder") from error

@@ -91,7 +91,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send(gzip.compress(bytes(whole)))
 
     def bomb(self, _content: bytes, _name: str) -> None:
-        self.send(gzip.compress(bytes(50_000_000), 9))
+        self.send(gzip.compress(bytes(5_000_000), 1))
 
     def page(self, _content: bytes, _name: str) -> None:
         self.send(b"<html>Please log in</html>")

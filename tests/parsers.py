@@ -1,0 +1,360 @@
+"""Every parser of the project, each with a second reader, written apart, and with valid files.
+
+A parser that reads a file must find in it what the second reader finds, or raise one of its own
+errors; tests/test_hostile.py and tests/fuzzing.py hold it to that.
+"""
+
+import ast
+import gzip
+import io
+import json
+import math
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors.numpy import save
+
+from benchmark.difference import read_older
+from pipeline import fetch
+from pipeline.comparison import comparison_from_json, to_json
+from pipeline.datasets import TEST_IMAGES, TEST_LABELS, read_idx
+from pipeline.drawn import draw_images, idx_bytes
+from pipeline.errors import RunError, UsageError
+from pipeline.fetch import SourceError
+from pipeline.network import read_weights, shared_first_weights
+from pipeline.recipe import preset, read_recipe_fields, recipe_from_dict, recipe_to_dict
+from pipeline.record import read_predictions, read_record
+from pipeline.session import Session, read_kept
+from portproof.compare import Difference
+from portproof.exchange import Question, Trace, read_arrays, read_question, read_trace
+from portproof.exchange import write_question as write_question_file
+from portproof.exchange import write_trace as write_trace_file
+from portproof.following import read_rows
+from portproof.ladder import Report, RungResult, Verdict
+from portproof.verdict import verdict_from_kept, verdict_to_kept
+from tests.fabricated import make_record
+
+ROOT = Path(__file__).parents[1]
+MOST = 1 << 20
+"""Bytes; no file that is tried is longer."""
+ITEM_TYPES = {
+    "BOOL": "?", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "F16": "<f2",
+    "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
+    "C64": "<c8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Parser:
+    """One way by which a file comes into the project."""
+
+    name: str
+    file: str
+    """What the file is called in its folder."""
+    read: Callable[[Path], Any]
+    """The project's reader."""
+    reference: Callable[[bytes], Any]
+    """The second reader, of content that the first has read."""
+    seeds: tuple[bytes, ...]
+    """Valid files."""
+    errors: tuple[type[Exception], ...]
+    """What may be raised of a file that is not valid."""
+    value: Any = None
+    """What a valid file says, as JSON, where there is such a thing."""
+    built: Callable[[Any], bytes] | None = None
+    """Makes a file of such a value."""
+
+
+def tried(parser: Parser, content: bytes, folder: Path) -> str:
+    """Let `parser` read `content`; return `parsed` or `refused`.
+
+    Raises:
+        AssertionError: it found something else than the second reader.
+        Exception: whatever the parser raised that is none of its errors.
+    """
+    path = folder / parser.file
+    path.write_bytes(content)
+    try:
+        found = parser.read(path)
+    except parser.errors as error:
+        text = str(error)
+        assert text.strip(), "the error says nothing"
+        assert len(text.splitlines()) <= 2, f"an error of many lines: {text}"
+        return "refused"
+    expected = parser.reference(content)
+    assert same(found, expected), f"{parser.name} read {found!r:.300}, not {expected!r:.300}"
+    return "parsed"
+
+
+def same(left: Any, right: Any) -> bool:
+    """Compare by type, keys, lengths and bits; NaN is NaN."""
+    if isinstance(left, np.ndarray):
+        return (
+            isinstance(right, np.ndarray)
+            and (left.dtype, left.shape) == (right.dtype, right.shape)
+            and left.tobytes() == right.tobytes()
+        )
+    if isinstance(left, dict):
+        return (
+            isinstance(right, dict)
+            and left.keys() == right.keys()
+            and all(same(left[key], right[key]) for key in left)
+        )
+    if isinstance(left, list | tuple):
+        return (
+            isinstance(right, list | tuple)
+            and len(left) == len(right)
+            and all(map(same, left, right))
+        )
+    if isinstance(left, float) and isinstance(right, float) and math.isnan(left):
+        return math.isnan(right)
+    return type(left) is type(right) and left == right
+
+
+# IDX
+
+
+def unpacked(content: bytes) -> bytes:
+    return gzip.decompress(content)
+
+
+def plain_idx(num_dimensions: int) -> Callable[[bytes], Any]:
+    def reference(content: bytes) -> Any:
+        words = struct.unpack(f">{1 + num_dimensions}I", content[: 4 + 4 * num_dimensions])
+        assert words[0] == 0x0800 + num_dimensions
+        values = np.frombuffer(content[4 + 4 * num_dimensions :], np.uint8)
+        return values.reshape(words[1:])
+
+    return reference
+
+
+IMAGES, LABELS = draw_images(3, np.random.default_rng(0))
+IDX_IMAGES = idx_bytes(0x0803, IMAGES[:, :5, :5])
+IDX_LABELS = idx_bytes(0x0801, LABELS)
+GZ = gzip.compress(IDX_LABELS, mtime=0)
+
+
+def streamed(path: Path) -> bytes:
+    """Unpack as a download is unpacked."""
+    chunks = (path.read_bytes()[at : at + 7] for at in range(0, path.stat().st_size, 7))
+    return b"".join(fetch._unpack(chunks, len(IDX_LABELS)))
+
+
+def first_member(content: bytes) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+        return stream.read(len(IDX_LABELS))
+
+
+# safetensors
+
+
+def tensors(content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+    (length,) = struct.unpack("<Q", content[:8])
+    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    words = header.pop("__metadata__", {}) or {}
+    arrays = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        dtype = np.dtype(ITEM_TYPES[entry["dtype"]])
+        arrays[name] = np.frombuffer(data[begin:end], dtype).reshape(entry["shape"])
+    return arrays, words
+
+
+def with_header(header: Any) -> bytes:
+    """Return a safetensors file with the data of `ARRAYS` under another header."""
+    words = json.dumps(header).encode()
+    return struct.pack("<Q", len(words)) + words + bytes(64)
+
+
+def envelope(content: bytes) -> dict[str, Any]:
+    return json.loads(tensors(content)[1]["portproof"])
+
+
+def enveloped(words: Any) -> bytes:
+    return save(ARRAYS, metadata={"portproof": json.dumps(words)})
+
+
+ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.eye(2, dtype=np.uint8)}
+HEADER = {
+    "__metadata__": {"word": "ü"},
+    "a": {"dtype": "F32", "shape": [2, 4], "data_offsets": [0, 32]},
+    "b": {"dtype": "I64", "shape": [4], "data_offsets": [32, 64]},
+}
+QUESTION = Question(("layers", "logits"), {"recipe": {"seed": 1}, "rates": [0.5]}, ARRAYS)
+TRACE = Trace("toy", QUESTION.identity, {"layers": [{"name": "a"}], "loss": 0.1}, ARRAYS)
+QUESTION_WORDS = {"kind": "question", "schema": 1, "asks": ["layers"], "settings": {"seed": 1}}
+TRACE_WORDS = {
+    "kind": "trace",
+    "schema": 1,
+    "engine": "toy",
+    "question": QUESTION.identity,
+    "facts": {"loss": 0.1},
+}
+TINY = preset("base", conv_filters=(1,), dropout_rates=(0.0, 0.0), hidden_units=1, image_size=4)
+
+
+def bytes_of(write: Callable[[Path, Any], None], value: Any) -> bytes:
+    """Return what `write` writes of `value`."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        write(path, value)
+        return path.read_bytes()
+
+
+def question_fields(path: Path) -> Any:
+    question = read_question(path)
+    assert len(question.identity) == 64
+    return list(question.asks), question.settings, question.arrays
+
+
+def trace_fields(path: Path) -> Any:
+    trace = read_trace(path, QUESTION)
+    return trace.engine, trace.question, trace.facts, trace.arrays
+
+
+def question_reference(content: bytes) -> Any:
+    words = envelope(content)
+    return words["asks"], words["settings"], tensors(content)[0]
+
+
+def trace_reference(content: bytes) -> Any:
+    words = envelope(content)
+    return words["engine"], words["question"], words["facts"], tensors(content)[0]
+
+
+# JSON, YAML
+
+
+def as_json(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def recipe_fields(path: Path) -> Any:
+    fields = read_recipe_fields(path)
+    return fields, recipe_to_dict(recipe_from_dict(fields))
+
+
+def recipe_reference(content: bytes) -> Any:
+    fields = yaml.safe_load(content)
+    return fields, recipe_to_dict(recipe_from_dict(fields))
+
+
+def session_parts(path: Path) -> Any:
+    session = Session(path, {"work": 1})
+    if not session.was_begun:
+        raise ValueError("nothing of use")
+    return {name: session.kept(name) for name in json.loads(path.read_bytes())["parts"]}
+
+
+def record_fields(path: Path) -> Any:
+    record = read_record(path.parent)
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy", "seconds"):
+        assert len(make_series(record, name)) == len(record.history)
+    return asdict(record)
+
+
+def make_series(record: Any, name: str) -> list[float]:
+    from pipeline.record import series
+
+    return series(record, name)
+
+
+def verdict_fields(path: Path) -> Any:
+    return verdict_to_kept(verdict_from_kept(read_kept(path)))
+
+
+def comparison_fields(path: Path) -> Any:
+    return json.loads(json.dumps(to_json(comparison_from_json(read_kept(path)))))
+
+
+def npz(path: Path) -> Any:
+    return read_predictions(path.parent)
+
+
+def npz_reference(content: bytes) -> Any:
+    found = []
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for name in ("logits", "labels"):
+            member = archive.read(f"{name}.npy")
+            size, start = ("<H", 10) if member[6] == 1 else ("<I", 12)
+            (length,) = struct.unpack(size, member[8:start])
+            header = ast.literal_eval(member[start : start + length].decode("latin1"))
+            dtype, shape = np.dtype(header["descr"]), header["shape"]
+            values = np.frombuffer(member[start + length :], dtype, math.prod(shape))
+            found.append(values.reshape(shape, order="F" if header["fortran_order"] else "C"))
+    return tuple(np.array(array) for array in found)
+
+
+def predictions(path: Path, values: Any) -> None:
+    logits, labels = values
+    with path.open("wb") as file:
+        np.savez(file, logits=logits, labels=labels)
+
+
+ROWS = {"75": {"weight": 1e-16, "adam.m": 0.0}, "150": {"weight": 2e-16, "adam.m": 1e-17}}
+OLDER = {
+    "conditions": {"epochs": 3, "device": "cpu"},
+    "environment": {"cpu": "x", "packages": {"torch": "2"}},
+    "arms": [{"arm": "a", "faster_than": {"b": {"median": 1.5, "low": 1.2, "high": 1.9}}}],
+}
+PASSED = Report(1, Difference("a", 1.0, 1.0, "", 0.0, 0.0))
+KEPT_VERDICT = verdict_to_kept(
+    Verdict("lightning", "keras-jax", "float64", "", (RungResult(1, "contract", "passed", PASSED),))
+)
+SESSION = {"identity": {"work": 1}, "parts": {"a": {"seconds": 1.5}, "b": None}}
+RECORD = asdict(make_record())
+TRACED = bytes_of(write_trace_file, TRACE)
+ASKED = bytes_of(write_question_file, QUESTION)
+RECIPE = yaml.safe_dump(recipe_to_dict(TINY), sort_keys=False).encode()
+PREDICTIONS = bytes_of(predictions, (np.eye(3, 10), np.arange(3)))
+CLEAR = (UsageError, RunError)
+
+PARSERS = {
+    parser.name: parser
+    for parser in (
+        Parser("idx-images", "t10k-images-idx3-ubyte", lambda path: read_idx(path, TEST_IMAGES)[0],
+               plain_idx(3), (IDX_IMAGES,), CLEAR),
+        Parser("idx-labels", "t10k-labels-idx1-ubyte", lambda path: read_idx(path, TEST_LABELS)[0],
+               plain_idx(1), (IDX_LABELS,), CLEAR),
+        Parser("idx-gz", "t10k-labels-idx1-ubyte.gz", lambda path: read_idx(path, TEST_LABELS)[0],
+               lambda content: plain_idx(1)(unpacked(content)), (GZ,), CLEAR),
+        Parser("download-gz", "download.gz", streamed, first_member, (GZ,), (SourceError,)),
+        # For callers, `portproof` has no error but ValueError.
+        Parser("safetensors", "a.safetensors", read_arrays, tensors,
+               (save(ARRAYS, metadata={"word": "ü"}),), (ValueError,), HEADER, with_header),
+        Parser("weights", "w.safetensors", lambda path: read_weights(path, TINY),
+               lambda content: tensors(content)[0], (save(shared_first_weights(TINY)),),
+               (ValueError,)),
+        Parser("question", "question", question_fields, question_reference, (ASKED,),
+               (ValueError,), QUESTION_WORDS, enveloped),
+        Parser("trace", "trace", trace_fields, trace_reference, (TRACED,), (ValueError,),
+               TRACE_WORDS, enveloped),
+        Parser("record", "record.json", record_fields, json.loads, (as_json(RECORD),), CLEAR,
+               RECORD, as_json),
+        Parser("predictions", "predictions.npz", npz, npz_reference, (PREDICTIONS,), CLEAR),
+        Parser("recipe", "recipe.yaml", recipe_fields, recipe_reference, (RECIPE,), CLEAR,
+               recipe_to_dict(TINY), as_json),
+        Parser("older-benchmark", "benchmark.json", read_older, json.loads, (as_json(OLDER),),
+               CLEAR, OLDER, as_json),
+        Parser("work-so-far", "so-far.json", session_parts,
+               lambda content: json.loads(content)["parts"], (as_json(SESSION),), (ValueError,),
+               SESSION, as_json),
+        Parser("kept-results", "result.json", read_kept, json.loads,
+               (as_json({"stage": {"steps": [1, 2.5, None, "ü"]}}),), CLEAR,
+               {"stage": {"steps": [1, 2.5, None, "ü"]}}, as_json),
+        Parser("kept-verdict", "verdict.json", verdict_fields, json.loads,
+               (as_json(KEPT_VERDICT),), (*CLEAR, ValueError), KEPT_VERDICT, as_json),
+        Parser("followed-steps", "steps.json", read_rows, json.loads, (as_json(ROWS),),
+               (ValueError,), ROWS, as_json),
+        Parser("comparison", "comparison.json", comparison_fields, json.loads,
+               ((ROOT / "results" / "compare-20-epochs" / "comparison.json").read_bytes(),), CLEAR),
+    )
+}  # fmt: skip
