@@ -2,12 +2,15 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
+import http.client
 import http.server
+import io
 import os
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,6 +115,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Location", f"/circle/{name}")
         self.end_headers()
 
+    def elsewhere(self, _content: bytes, _name: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", "ftp://127.0.0.1:1/file")
+        self.end_headers()
+
+    def hang(self, _content: bytes, _name: str) -> None:
+        self.server.stop.wait(20)
+
     def stall(self, content: bytes, _name: str) -> None:
         self.send(content[:100], length=len(content))
         self.server.stop.wait(20)
@@ -201,6 +212,8 @@ BAD_MIRRORS = {
     "broken": "HTTP Error 500",
     "absent": "HTTP Error 404",
     "circle": "redirect",
+    "elsewhere": "redirects to ftp://127.0.0.1:1/file; only https:// and http:// are followed",
+    "hang": "timed out",
     "stall": "timed out",
     "trickle": r"not done after 1 s",
 }
@@ -221,6 +234,34 @@ def test_the_next_mirror_is_tried(behaviour: str, mirror: Mirror, tmp_path: Path
     ensure_dataset(tmp_path, mirrors=mirrors, limits=QUICK)
     assert contents(tmp_path) == sorted([*NAMES, LOCK])
     assert mirror.requests == {behaviour: 1, "good": 4}  # the bad one is not asked again
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "follows"),
+    [
+        ("https://a/x.gz", "https://b/x.gz", True),
+        ("http://a/x.gz", "https://b/x.gz", True),
+        ("http://a/x.gz", "http://b/x.gz", True),
+        ("https://a/x.gz", "http://a/x.gz", False),
+        ("https://a/x.gz", "HTTP://a/x.gz", False),
+        ("http://a/x.gz", "file:///etc/passwd", False),
+    ],
+)
+def test_no_redirect_gives_up_https(before: str, after: str, follows: bool) -> None:
+    asked = urllib.request.Request(before)
+    headers = http.client.HTTPMessage()
+
+    def redirected() -> urllib.request.Request | None:
+        handler = fetch._KeepHttps()
+        return handler.redirect_request(asked, io.BytesIO(), 302, "", headers, after)
+
+    if follows:
+        request = redirected()
+        assert request is not None
+        assert request.full_url == after
+    else:
+        with pytest.raises(fetch.SourceError, match="are followed"):
+            redirected()
 
 
 def test_a_mirror_that_is_not_there_is_passed_over(mirror: Mirror, tmp_path: Path) -> None:
@@ -326,6 +367,24 @@ def test_a_package_that_cannot_be_had_is_reported(
     limits = Limits(stall_seconds=0.5, file_seconds=1)
     with pytest.raises(RunError, match=message):
         ensure_dataset(tmp_path / "data", mirrors=[mirror.url("absent")], limits=limits)
+    assert contents(tmp_path / "data") == [LOCK]
+
+
+@pytest.mark.parametrize(
+    "plant",
+    ["ln -s /etc/passwd $NAME", "mkfifo $NAME", "mkdir $NAME", "ln -s $NAME.real $NAME"],
+    ids=["link", "pipe", "folder", "loop"],
+)
+def test_a_package_cannot_lead_out_of_its_folder(
+    plant: str, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tools").mkdir()
+    tools = fake_tools(tmp_path / "tools", {}, DOWNLOAD)
+    unpack = f'mkdir -p "$3{fetch.DEBIAN_DIR}"; cd "$3{fetch.DEBIAN_DIR}"; NAME={NAMES[0]}.gz'
+    (tools / "dpkg-deb").write_text(f"#!/bin/sh\n{unpack}\n{plant}\n")
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    with pytest.raises(RunError, match=f"it holds no file {NAMES[0]}.gz"):
+        ensure_dataset(tmp_path / "data", mirrors=[mirror.url("absent")])
     assert contents(tmp_path / "data") == [LOCK]
 
 
