@@ -3,10 +3,11 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup data compare prove benchmark explore doctor test test-all soak audit lock refresh readme clean
+.PHONY: help setup data compare prove benchmark explore doctor test test-all soak fuzz audit lock refresh readme clean
 
 EPOCHS ?= 5
 KILLS ?= 20
+FUZZ_SECONDS ?= 30
 # The interpreter that .venv is made with; empty takes the first supported one.
 PYTHON ?=
 # `make lock LOCK_FLAGS=--upgrade` takes the newest versions that pyproject.toml allows.
@@ -54,6 +55,9 @@ test-all: data ## the same with the slow tests
 soak: data ## kill runs of each half at random moments, many times (KILLS=20)
 	SOAK_KILLS=$(KILLS) $(PYTEST) tests/lightning/test_soak.py
 	SOAK_KILLS=$(KILLS) $(PYTEST) tests/keras/test_soak.py
+
+fuzz: setup ## feed every parser bytes that a fuzzer makes up (FUZZ_SECONDS=30 for each)
+	@$(VENV_PYTHON) -m tests.fuzzing --seconds $(FUZZ_SECONDS)
 
 audit: setup ## look the locked packages up among known vulnerabilities (needs pip-audit's service)
 	@$(VENV_PYTHON) scripts/audit.py

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fuzzing import PARSER_NAMES
 from tests.parsers import (
     PARSERS,
     QUESTION_WORDS,
@@ -291,6 +292,10 @@ REGRESSIONS = {
 def test_what_was_found_once_is_refused(case, tmp_path):
     name, content = REGRESSIONS[case]
     assert tried(PARSERS[name], content, tmp_path) == "refused"
+
+
+def test_the_fuzzer_knows_every_parser():
+    assert list(PARSERS) == list(PARSER_NAMES)
 
 
 # No loader that runs code

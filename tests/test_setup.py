@@ -26,6 +26,7 @@ TARGETS = [
     "test",
     "test-all",
     "soak",
+    "fuzz",
     "audit",
     "lock",
     "refresh",
