@@ -47,7 +47,7 @@ LOGITS = {
     ),
     "bf16": Tolerance(
         "converted logits, bf16", 0.02, "products of 8 significant bits, rounded layer by layer",
-        "not measured yet", relative=0.05,
+        "0.002 on 60 drawn images", relative=0.05,
     ),
 }  # fmt: skip
 """How far the same weights' logits may lie apart in two engines, by precision."""
