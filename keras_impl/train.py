@@ -187,6 +187,8 @@ def _restore(model: keras.Model, journal: Journal) -> int:
             state, words = read_arrays(path)
             load_training_state(model, state)
             epochs = int(words["epochs"])
+            if epochs < 0:
+                raise ValueError(f"it has seen {epochs} epochs")
         except (ValueError, KeyError) as error:
             raise RunError(f"cannot go on from {path}: {error}") from error
     journal.resume_at(epochs)

@@ -1,6 +1,7 @@
 """Training and prediction with Lightning: Trainer, callbacks, loggers."""
 
 import io
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from lightning_impl.model import Classifier
 from lightning_impl.settings import PRECISIONS, accelerator, configure
 from lightning_impl.weights import export_weights, load_weights
 from pipeline.batches import evaluation_batches
-from pipeline.errors import RunError
+from pipeline.errors import RunError, UsageError
 from pipeline.execution import Execution
 from pipeline.journal import Journal
 from pipeline.preprocess import LabeledImages, PreparedData
@@ -30,6 +31,7 @@ from portproof.files import write_bytes
 __all__ = ["configure", "predict_logits", "train"]
 
 Array = np.ndarray[Any, Any]
+MAX_CHECKPOINT_BYTES = 4 * 1024**3
 CHECKPOINTS = "checkpoints"
 
 
@@ -68,7 +70,7 @@ def train(
             *callbacks,
         ],
     )
-    with _interrupts_of(trainer):
+    with _interrupts_of(trainer), _restoring(journal):
         trainer.fit(
             module,
             datamodule=FashionData(data, recipe, steps, home_of_the_sets(execution)),
@@ -215,16 +217,67 @@ def _restore(journal: Journal) -> Path | None:
     """Return the checkpoint to go on from, if there is one.
 
     Raises:
-        RunError: it is damaged.
+        RunError: it is damaged, too large, or more than numbers.
     """
     path = journal.run_dir / CHECKPOINTS / "last.ckpt"
     if not path.exists():
         return None
     try:
-        torch.load(path, map_location="cpu", weights_only=True)
+        _check_archive(path)
+        _check_slots(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # pickle, zipfile and torch each raise their own
         raise RunError(f"cannot go on from {path}: it is not a whole checkpoint") from error
     return path
+
+
+def _check_archive(path: Path) -> None:
+    """Check that a checkpoint is a zip as torch writes it, which unpacks to what it is.
+
+    Raises:
+        ValueError: it is too large, or packed.
+        zipfile.BadZipFile: it is none.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("it is packed, which torch's own are not")
+    if sum(member.file_size for member in members) > min(MAX_CHECKPOINT_BYTES, path.stat().st_size):
+        raise ValueError("it names more than it holds, or than is allowed")
+
+
+def _check_slots(saved: dict[str, Any]) -> None:
+    """Check that each weight comes with Adam's slots, without which Lightning would go on too.
+
+    Raises:
+        ValueError: weights or slots are missing or misshapen.
+        LookupError, TypeError, AttributeError: there are none at all.
+    """
+    weights = [value.shape for value in saved["state_dict"].values()]
+    (optimizer,) = saved["optimizer_states"]
+    slots = [
+        (state["exp_avg"].shape, state["exp_avg_sq"].shape) for state in optimizer["state"].values()
+    ]
+    if not weights or slots != [(shape, shape) for shape in weights]:
+        raise ValueError("its weights and the optimizer's slots do not belong together")
+
+
+@contextmanager
+def _restoring(journal: Journal) -> Iterator[None]:
+    """Say which checkpoint it is from which Lightning cannot go on.
+
+    Raises:
+        RunError: training was to go on from one and never came to its first step.
+    """
+    checkpoint = journal.run_dir / CHECKPOINTS / "last.ckpt"
+    try:
+        yield
+    except (RunError, UsageError, MemoryError, OSError):
+        raise
+    except Exception as error:  # what it lacks shows as whatever Lightning trips over
+        if journal.has_begun or not checkpoint.exists():
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise RunError(f"cannot go on from {checkpoint}: {reason}") from error
 
 
 def _loggers(run_dir: Path, first_epoch: int, execution: Execution) -> list[Logger]:

@@ -1,6 +1,7 @@
 """The command line that both trainers share: the same flags, checks and exit codes."""
 
 import argparse
+import errno
 import os
 import sys
 import time
@@ -147,13 +148,24 @@ def guarded(prog: str, work: Callable[[], None]) -> int:
     except KeyboardInterrupt as error:
         print("; ".join([f"{prog}: interrupted", *map(str, error.args)]), file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # as with `| head`; what is still buffered must not fail again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+    except OSError as error:
+        return _output_lost(prog, error)
     except Exception:
         traceback.print_exc()
         return FAILED
     return DONE
+
+
+def _output_lost(prog: str, error: OSError) -> int:
+    """Say what became of stdout; anything else that the system refuses is a bug here."""
+    if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC):
+        traceback.print_exc()
+        return FAILED
+    if error.errno == errno.ENOSPC:
+        print(f"{prog}: cannot write what is to be printed: {error.strerror}", file=sys.stderr)
+    # As with `| head`: what is still buffered must not fail again at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
 
 
 def _train(engine: str, arguments: argparse.Namespace, load_half: Callable[[], Any]) -> None:

@@ -93,6 +93,11 @@ class Journal:
         self.record = replace(self.record, history=self.record.history[:epoch])
 
     @property
+    def has_begun(self) -> bool:
+        """Whether everything is built, and a checkpoint taken up."""
+        return "build_seconds" in self.startup.seconds
+
+    @property
     def epochs_done(self) -> int:
         """Whole epochs in the record."""
         return len(self.record.history)

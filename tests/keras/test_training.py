@@ -6,8 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from pipeline.record import BEST_WEIGHTS, read_predictions
+from portproof.exchange import read_arrays
 from tests.training import scalars_of
 
 
@@ -166,7 +168,11 @@ def test_a_damaged_checkpoint_fails_in_one_line(trainings):
     trainings.forked("damaged", fault="kill 1 0")
     checkpoint = trainings.folder / "damaged" / "checkpoints" / "training-state.safetensors"
     whole = checkpoint.read_bytes()
-    for content in (whole[:1000], b"", b"garbage" * 100):
+    arrays, words = read_arrays(checkpoint)
+    other = {name: array[..., None] for name, array in arrays.items()}
+    hostile = [save(arrays), save(arrays, {"epochs": "-1"}), save(arrays, {"epochs": "many"})]
+    hostile += [save({}, words), save(other, words)]
+    for content in (whole[:1000], b"", b"garbage" * 100, *hostile):
         checkpoint.write_bytes(content)
         run = trainings.forked("damaged", "--resume")
         assert run.code == 1

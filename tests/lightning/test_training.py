@@ -1,6 +1,10 @@
 """Whole trainings of the Lightning half on drawn data."""
 
+import io
+import os
+import pickle
 import signal
+import zipfile
 
 import lightning as L
 import numpy as np
@@ -224,3 +228,58 @@ def test_a_damaged_checkpoint_fails_in_one_line(trainings):
         assert run.err.count("\n") == 1
     checkpoint.write_bytes(whole)
     assert trainings.forked("damaged", "--resume").code == 0
+
+
+class Evil:
+    """What runs a command where it is unpickled."""
+
+    def __init__(self, sign):
+        self.sign = sign
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.sign}",)
+
+
+def packed_by_torch(value):
+    content = io.BytesIO()
+    torch.save(value, content)
+    return content.getvalue()
+
+
+def bomb():
+    """Return a zip like torch's that unpacks to 300 MB of zeros."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}))
+        archive.writestr("archive/data/0", bytes(300 << 20))
+    return content.getvalue()
+
+
+def test_a_hostile_checkpoint_fails_in_one_line_and_runs_nothing(trainings, tmp_path):
+    trainings.forked("hostile", fault="kill 1 0")
+    checkpoint = trainings.folder / "hostile" / "checkpoints" / "last.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    sign = tmp_path / "ran"
+    cases = {
+        "code": packed_by_torch({**saved, "state_dict": Evil(sign)}),
+        "bare pickle": pickle.dumps(Evil(sign)),
+        "bomb": bomb(),
+        "nothing": packed_by_torch({}),
+        "a list": packed_by_torch([1]),
+        "no weights": packed_by_torch({**saved, "state_dict": {}}),
+        "other shapes": packed_by_torch(
+            {**saved, "state_dict": {name: torch.zeros(1) for name in saved["state_dict"]}}
+        ),
+        "no optimizer": packed_by_torch({**saved, "optimizer_states": []}),
+        "no loops": packed_by_torch({**saved, "loops": {}}),
+    }
+    for name, content in cases.items():
+        checkpoint.write_bytes(content)
+        run = trainings.forked("hostile", "--resume")
+        assert run.code == 1, name
+        assert f"train_lightning.py: cannot go on from {checkpoint}" in run.err, name
+        assert run.err.count("\n") == 1, (name, run.err)
+    assert not sign.exists()
+    # The twin: what is refused would have run.
+    torch.load(io.BytesIO(cases["code"]), weights_only=False)
+    assert sign.exists()
