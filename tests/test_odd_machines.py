@@ -1,0 +1,207 @@
+"""Odd machines and settings: each changes no bit, or is named in a line; docs/odd-machines.md."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline.record import LAST_WEIGHTS, read_predictions
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "odd-machines.md"
+ROOMS = ("pipeline", "portproof", "keras_impl", "lightning_impl", "scripts")
+ODD_NAME = 'it\'s a "ü" dir $HOME %s'
+HALVES = ("keras", "lightning")
+# Root writes to what is read-only unless this right is taken from it.
+HELD = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+# As a package that is not installed looks to Python.
+WITHOUT = "import sys\nsys.modules[{!r}] = None\n"
+# The processes are not let into any network; it stands for one that is not there.
+NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:1")
+
+
+@dataclass(frozen=True)
+class Trained:
+    code: int
+    err: str
+    run_dir: Path
+
+    @property
+    def bits(self) -> tuple[bytes, bytes]:
+        logits, _ = read_predictions(self.run_dir)
+        return (self.run_dir / LAST_WEIGHTS).read_bytes(), logits.tobytes()
+
+
+def train(half, data, run_dir, root=ROOT, held=False, **options) -> Trained:
+    """Train an epoch with one thread as a user does."""
+    flags = ["--epochs", "1", "--threads", "1", "--data-dir", str(data), "--run-dir", str(run_dir)]
+    done = subprocess.run(
+        [
+            *(HELD if held else []),
+            sys.executable,
+            str(root / "scripts" / f"train_{half}.py"),
+            *flags,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        **{"env": {**os.environ, "CUDA_VISIBLE_DEVICES": ""}, **options},
+    )
+    return Trained(done.returncode, done.stderr, run_dir)
+
+
+@pytest.fixture
+def odd_folder():
+    """A folder with an odd name that any user may write to."""
+    with tempfile.TemporaryDirectory() as folder:
+        odd = Path(folder) / ODD_NAME
+        odd.mkdir()
+        for path in (Path(folder), odd):
+            path.chmod(0o777)
+        yield odd
+
+
+def read_only_sources(folder: Path) -> Path:
+    """Copy the sources to where they can't be written."""
+    for room in ROOMS:
+        shutil.copytree(
+            ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
+        )
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    return folder
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_all_at_once_changes_no_bit(half, drawn_data, tmp_path, odd_folder):
+    """One core, threads set, locale, zone, hash seed, paths, no home, no network, read-only."""
+    plain = train(half, drawn_data, tmp_path / "plain")
+    assert plain.code == 0, plain.err
+    data = odd_folder / "data"
+    shutil.copytree(drawn_data, data)
+    sources = read_only_sources(odd_folder / "sources")
+    environ = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(sources),
+        "CUDA_VISIBLE_DEVICES": "",
+        "LC_ALL": "de_DE.UTF-8",
+        "PYTHONHASHSEED": "7",
+        "TZ": "Pacific/Kiritimati",
+        "OMP_NUM_THREADS": "3",
+        "COLUMNS": "80",
+        "HOME": "/nonexistent",
+        **NO_NETWORK,
+    }
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        odd = train(half, data, odd_folder / "run", sources, env=environ, cwd=odd_folder, held=True)
+    finally:
+        os.sched_setaffinity(0, cores)
+        for path in (sources, *sources.rglob("*")):
+            path.chmod(0o755)
+    assert (odd.code, odd.err) == (0, "")
+    assert odd.bits == plain.bits
+    assert not list(sources.rglob("*.pyc"))
+
+
+@pytest.mark.parametrize(
+    ("half", "package"),
+    [
+        ("keras", "tensorflow"),
+        ("keras", "keras"),
+        ("lightning", "torch"),
+        ("lightning", "lightning"),
+    ],
+)
+def test_a_framework_that_is_missing_is_named(half, package, drawn_data, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT.format(package))
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    trained = train(half, drawn_data, tmp_path / "run", env=environ)
+    assert trained.code == 2
+    assert f"cannot run here: not installed: {package}" in trained.err
+    assert trained.err.count("\n") == 1
+    assert not trained.run_dir.exists()
+
+
+def test_jax_that_is_missing_is_named(drawn_data, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT.format("jax"))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "train_keras.py"), "--backend", "jax",
+         "--data-dir", str(drawn_data), "--run-dir", str(tmp_path / "run")],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "keras-jax cannot run here: not installed: jax" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+SHOW = '"$PYTHON" "$SCRIPT" --data-dir "$DATA" --output-dir "$OUT"'
+
+
+@pytest.mark.parametrize(
+    ("redirection", "codes"),
+    [
+        (">&-", {0}),
+        (">&- 2>&-", {0}),
+        ("</dev/null", {0}),
+        ("<&-", {0}),
+        ("| true", {0, 1}),
+        (">/dev/full", {1}),
+    ],
+)
+def test_streams_that_are_closed_or_break(redirection, codes, drawn_data, tmp_path):
+    """A reader that has gone, as with `| head`, is no bug: no traceback."""
+    line = f'{{ {SHOW}; echo $? >"$CODE"; }} {redirection}'
+    variables = {
+        "PYTHON": sys.executable,
+        "SCRIPT": str(ROOT / "scripts" / "explore.py"),
+        "DATA": str(drawn_data),
+        "OUT": str(tmp_path / "out"),
+        "CODE": str(tmp_path / "code"),
+    }
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, check=False,
+        env={**os.environ, **variables},
+    )  # fmt: skip
+    assert int((tmp_path / "code").read_text()) in codes
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") <= 1
+
+
+# The page
+
+CASES = {
+    "keras.json", "one core", "OMP_NUM_THREADS", "locale", "home folder", "read-only", "spaces",
+    "PYTHONHASHSEED", "time zone", "closed", "pipe", "terminal", "80 columns", "network",
+    "TensorFlow", "JAX", "torch",
+}  # fmt: skip
+
+
+def faults_of(page: str, root: Path = ROOT) -> list[str]:
+    """Return what is wrong with the page: a case without a row, a row whose test is gone."""
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "`tests" in line]
+    found = [f"no row of {case}" for case in sorted(CASES) if not any(case in row for row in rows)]
+    for row in rows:
+        for path, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row) or [("", row)]:
+            if not path or f"def {test}(" not in (root / path).read_text():
+                found.append(f"no test {path}::{test}")
+    return found
+
+
+def test_every_case_has_a_row_and_every_row_its_test():
+    assert faults_of(PAGE.read_text()) == []
+
+
+def test_a_row_or_a_test_that_is_gone_is_seen():
+    page = PAGE.read_text()
+    without = "\n".join(line for line in page.splitlines() if "PYTHONHASHSEED" not in line)
+    assert "no row of PYTHONHASHSEED" in faults_of(without)
+    assert faults_of(page.replace("::test_all_at_once", "::test_none_at_once"))
