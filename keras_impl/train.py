@@ -11,6 +11,7 @@ from keras_impl.data import batch_source
 from keras_impl.fast import scan_steps, steps_per_execution
 from keras_impl.model import build_model
 from keras_impl.settings import configure
+from keras_impl.tracking import TrackingCallback
 from keras_impl.weights import (
     export_training_state,
     export_weights,
@@ -84,7 +85,7 @@ def train(
         callbacks=[
             EpochStart(recipe, training),
             JournalCallback(journal, len(training)),
-            *_checkpoints_and_logs(journal, execution),
+            *_checkpoints_and_logs(journal),
             *callbacks,
         ],
     )
@@ -195,7 +196,7 @@ def _restore(model: keras.Model, journal: Journal) -> int:
     return epochs
 
 
-def _checkpoints_and_logs(journal: Journal, execution: Execution) -> list[keras.callbacks.Callback]:
+def _checkpoints_and_logs(journal: Journal) -> list[keras.callbacks.Callback]:
     run_dir, folder = journal.run_dir, _checkpoint_dir(journal.run_dir)
     (run_dir / "logs").mkdir(exist_ok=True)
     callbacks = [
@@ -209,8 +210,8 @@ def _checkpoints_and_logs(journal: Journal, execution: Execution) -> list[keras.
         ),
         keras.callbacks.CSVLogger(run_dir / "logs" / f"from-epoch-{journal.epochs_done + 1}.csv"),
     ]
-    if execution.logger == "tensorboard":
-        callbacks.append(TensorBoardScalars(run_dir / "logs" / "tensorboard"))
+    if journal.trackers:
+        callbacks.append(TrackingCallback(journal.trackers))
     return callbacks
 
 
@@ -218,21 +219,3 @@ def _checkpoint_dir(run_dir: Path) -> Path:
     folder = run_dir / "checkpoints"
     folder.mkdir(exist_ok=True)
     return folder
-
-
-class TensorBoardScalars(keras.callbacks.Callback):
-    """Write each epoch's metrics for TensorBoard.
-
-    Keras's own callback imports TensorFlow on every backend, and TensorFlow crashes beside
-    torch; this one needs neither.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        from pipeline.event_files import EventFile
-
-        self.events = EventFile(folder)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Write the epoch's metrics."""
-        self.events.write_scalars(epoch, logs or {})

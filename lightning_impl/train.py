@@ -11,13 +11,14 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lightning_impl.data import FashionData, batch_loader
 from lightning_impl.fast import CAPTURED_STEPS_PER_BATCH, STEPS_PER_BATCH
 from lightning_impl.model import Classifier
 from lightning_impl.settings import PRECISIONS, accelerator, configure
+from lightning_impl.tracking import TrackingLogger
 from lightning_impl.weights import export_weights, load_weights
 from pipeline.batches import evaluation_batches
 from pipeline.errors import RunError, UsageError
@@ -59,7 +60,7 @@ def train(
         **_trainer_options(recipe, execution),
         max_epochs=recipe.num_epochs,
         deterministic=execution.deterministic,
-        logger=_loggers(journal.run_dir, journal.epochs_done, execution),
+        logger=_loggers(journal),
         enable_progress_bar=execution.show_progress,
         plugins=WholeCheckpoints(),
         num_sanity_val_steps=0,  # Keras validates only after an epoch
@@ -280,15 +281,9 @@ def _restoring(journal: Journal) -> Iterator[None]:
         raise RunError(f"cannot go on from {checkpoint}: {reason}") from error
 
 
-def _loggers(run_dir: Path, first_epoch: int, execution: Execution) -> list[Logger]:
-    loggers: list[Logger] = [
-        CSVLogger(run_dir, name="logs", version=f"from-epoch-{first_epoch + 1}")
-    ]
-    if execution.logger == "tensorboard":
-        from pipeline.event_files import keep_tensorflow_out
-
-        keep_tensorflow_out()
-        loggers.append(
-            TensorBoardLogger(run_dir, name="logs", version="tensorboard", default_hp_metric=False)
-        )
+def _loggers(journal: Journal) -> list[Logger]:
+    version = f"from-epoch-{journal.epochs_done + 1}"
+    loggers: list[Logger] = [CSVLogger(journal.run_dir, name="logs", version=version)]
+    if journal.trackers:
+        loggers.append(TrackingLogger(journal.trackers))
     return loggers

@@ -66,10 +66,30 @@ def trainer_parser(half: str) -> argparse.ArgumentParser:
     machine.add_argument("--deterministic", action="store_true", help="only repeatable operations")
     machine.add_argument("--tf32", action="store_true", help="allow TensorFloat-32 on NVIDIA GPUs")
     machine.add_argument("--plain", action="store_true", help="the framework's ordinary path")
-    machine.add_argument("--logger", choices=LOGGERS, default="csv")
+    add_logger_flag(machine)
     if half == "keras":
         machine.add_argument("--backend", choices=KERAS_BACKENDS, default="tensorflow")
     return parser
+
+
+def add_logger_flag(group: argparse._ArgumentGroup) -> None:
+    """Add `--logger`, which may be repeated."""
+    group.add_argument(
+        "--logger",
+        action="append",
+        metavar="A,B",
+        help=f"of {', '.join(LOGGERS)}; CSV is always written (csv)",
+    )
+
+
+def loggers_of(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return the loggers of a call, each once, `csv` first.
+
+    Raises:
+        UsageError: an unknown one.
+    """
+    asked = chosen(",".join(arguments.logger or ["csv"]), LOGGERS, "--logger")
+    return tuple(name for name in LOGGERS if name == "csv" or name in asked)
 
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
@@ -104,7 +124,7 @@ def execution_of(arguments: argparse.Namespace) -> Execution:
         deterministic=arguments.deterministic,
         tf32=arguments.tf32,
         plain=arguments.plain,
-        logger=arguments.logger,
+        loggers=loggers_of(arguments),
         show_progress=sys.stdout is not None and sys.stdout.isatty(),
     )
 

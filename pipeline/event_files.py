@@ -1,9 +1,12 @@
 """TensorBoard's event files, written without a framework."""
 
 import sys
+import time
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 def keep_tensorflow_out() -> None:
@@ -17,25 +20,72 @@ def keep_tensorflow_out() -> None:
     sys.modules.setdefault(name, types.ModuleType(name))
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A node of the drawn graph: a layer of a chain, as the framework has built it."""
+
+    name: str
+    kind: str
+    """The framework's own class."""
+    output_shape: tuple[int | None, ...]
+    """In the framework's own layout; None is the batch."""
+
+
 class EventFile:
-    """An event file in a folder, for scalars by epoch."""
+    """An event file in a folder: scalars, pictures and a graph.
+
+    It begins with the mark of a session's start at step 0, at which readers forget what earlier
+    files in the folder hold: a run that goes on writes its epochs so far again.
+    """
 
     def __init__(self, folder: Path) -> None:
         keep_tensorflow_out()
+        from tensorboard.compat.proto.event_pb2 import SessionLog
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = EventFileWriter(str(folder))
+        self._add(0, session_log=SessionLog(status=SessionLog.START))
 
     def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one value for each name at `step`."""
-        import time
-
-        from tensorboard.compat.proto.event_pb2 import Event
+        """Write one value for each name at `step`; float32, as the format has it."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         entries = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._writer.add_event(
-            Event(wall_time=time.time(), step=step, summary=Summary(value=entries))
+        self._add(step, summary=Summary(value=entries))
+
+    def write_picture(self, step: int, name: str, path: Path) -> None:
+        """Write the PNG file at `path`."""
+        from PIL import Image
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        with Image.open(path) as picture:
+            width, height = picture.size
+        image = Summary.Image(
+            height=height, width=width, colorspace=4, encoded_image_string=path.read_bytes()
         )
-        self._writer.flush()
+        self._add(step, summary=Summary(value=[Summary.Value(tag=name, image=image)]))
+
+    def write_graph(self, layers: Sequence[Layer]) -> None:
+        """Write `layers` as a graph in which each feeds the next."""
+        from tensorboard.compat.proto.graph_pb2 import GraphDef
+
+        graph = GraphDef()
+        for before, layer in zip([None, *layers], layers, strict=False):
+            node = graph.node.add(name=layer.name, op=layer.kind)
+            if before is not None:
+                node.input.append(before.name)
+            shape = node.attr["_output_shapes"].list.shape.add()
+            for size in layer.output_shape:
+                shape.dim.add(size=-1 if size is None else size)
+        self._add(0, graph_def=graph.SerializeToString())
+
+    def close(self) -> None:
+        """Write what is left and end the writer's thread."""
+        self._writer.close()
+
+    def _add(self, step: int, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._writer.add_event(Event(wall_time=time.time(), step=step, **content))
+        self._writer.flush()  # so that a live TensorBoard sees it, and a kill loses nothing

@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.errors import UsageError
 
 DEVICES = ("auto", "cpu", "gpu")
-LOGGERS = ("csv", "tensorboard")
+LOGGERS = ("csv", "tensorboard", "mlflow")
 MAX_THREADS = 1024  # asked for 100,000, OpenMP crashes the process
 
 
@@ -28,18 +28,21 @@ class Execution:
     """Allow TensorFloat-32 in float32 products on NVIDIA GPUs."""
     plain: bool = False
     """Take the framework's ordinary path instead of the fast one."""
-    logger: str = "csv"
-    """`csv`, or `tensorboard` for CSV and TensorBoard."""
+    loggers: tuple[str, ...] = ("csv",)
+    """Where metrics go; to `csv` always."""
     show_progress: bool = False
     """Draw progress bars; meant for a terminal."""
 
     def __post_init__(self) -> None:
         """Check each field."""
-        for name, choices in (("device", DEVICES), ("logger", LOGGERS)):
-            if getattr(self, name) not in choices:
+        if self.device not in DEVICES:
+            raise UsageError(
+                f"`device` must be one of {', '.join(DEVICES)}; received device={self.device!r}"
+            )
+        for name in self.loggers:
+            if name not in LOGGERS:
                 raise UsageError(
-                    f"`{name}` must be one of {', '.join(choices)}; "
-                    f"received {name}={getattr(self, name)!r}"
+                    f"`loggers` must be of {', '.join(LOGGERS)}; received loggers={self.loggers!r}"
                 )
         if self.num_threads is not None and not 1 <= self.num_threads <= MAX_THREADS:
             raise UsageError(
@@ -50,4 +53,5 @@ class Execution:
 
 def computed(fields: dict[str, Any]) -> dict[str, Any]:
     """Return those of an execution's fields that may change rounding; some only show a run."""
-    return {name: fields[name] for name in fields if name not in {"show_progress", "logger"}}
+    shown_only = {"show_progress", "loggers", "logger"}  # the last in records of older versions
+    return {name: fields[name] for name in fields if name not in shown_only}

@@ -22,6 +22,7 @@ from pipeline.record import (
     series,
     write_record,
 )
+from pipeline.tracking import Trackers
 
 Weights = dict[str, np.ndarray[Any, Any]]
 
@@ -76,6 +77,7 @@ class Journal:
         self.run_dir = run_dir
         self.startup = startup or Startup()
         self.record = record
+        self.trackers = Trackers()
         self._num_images = num_images
         self._say = say
 
@@ -109,6 +111,7 @@ class Journal:
 
     def begin_training(self, num_parameters: int) -> None:
         """Note that everything is built and the first step is about to be taken."""
+        self.trackers.begin(self.record)
         self._began = time.perf_counter()
         self.startup.end("build")
         timing = {**self.startup.seconds, "startup_seconds": self.startup.total_seconds}

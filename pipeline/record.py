@@ -26,6 +26,8 @@ RECIPE = "recipe.yaml"
 HISTORY = "history.csv"
 PREDICTIONS = "predictions.npz"
 LOG = "log.txt"
+REPORT = "report.txt"
+PLOTS = "plots"
 LAST_WEIGHTS = "weights-last.safetensors"
 BEST_WEIGHTS = "weights-best.safetensors"
 

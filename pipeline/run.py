@@ -26,6 +26,7 @@ from pipeline.preprocess import LabeledImages, PreparedData, prepare
 from pipeline.recipe import Recipe, recipe_to_dict, write_recipe
 from pipeline.record import (
     LOG,
+    PLOTS,
     RECIPE,
     RECORD,
     Record,
@@ -34,6 +35,7 @@ from pipeline.record import (
     write_record,
 )
 from pipeline.terminal import noise_to, say
+from pipeline.tracking import SAMPLES, require_loggers, start_trackers
 from portproof.files import is_unfinished
 
 Array = np.ndarray[Any, Any]
@@ -85,6 +87,7 @@ def run_training(
     reason = ENGINES[engine].why_not()
     if reason is not None:
         raise UsageError(f"{engine} cannot run here: {reason}")
+    require_loggers(execution.loggers)
     dataset = load_dataset(find_dataset(data_dir))
     data = prepare(dataset, recipe)
     weights = first_weights(recipe)
@@ -100,14 +103,15 @@ def run_training(
         journal = Journal(run_dir, record, len(data.train), _speaker(execution), startup)
         say(f"{engine} {recipe.variant}: {run_dir}")
         os.environ.update(_environment(engine, recipe, execution))
-        with _failures_recorded(journal):
+        with _tracking_ended(journal), _failures_recorded(journal):
             with noise_to(run_dir / LOG), _no_keras_home():
                 half = load_half()
                 startup.end("framework")
                 logits = _train_and_predict(half, recipe, data, execution, journal, weights)
             evaluation = evaluate_logits(logits, data.test.labels, data.class_names)
             write_predictions(run_dir, logits, data.test.labels)
-            _write_report(journal, evaluation, data)
+            with noise_to(run_dir / LOG):  # matplotlib's, where it finds no home
+                _write_report(journal, evaluation, data)
             journal.complete({"loss": evaluation.loss, "accuracy": evaluation.accuracy})
         say(f"{engine} {recipe.variant}: {_headline(journal.record)}")
         return journal.record
@@ -123,9 +127,35 @@ def _train_and_predict(
 ) -> Array:
     resolved = half.configure(recipe, execution)
     journal.record.environment.update(resolved)
+    _start_tracking(execution, journal, data)
     model = half.train(recipe, data, execution, journal, weights)
     journal.end_training()
     return half.predict_logits(model, data.test, recipe, execution)
+
+
+def _start_tracking(execution: Execution, journal: Journal, data: PreparedData) -> None:
+    """Open what `--logger` asks for besides CSV; the pictures that it takes come first."""
+    if set(execution.loggers) == {"csv"}:
+        return
+    from pipeline.plots import plot_class_samples
+
+    plots = journal.run_dir / PLOTS
+    plots.mkdir(exist_ok=True)
+    plot_class_samples(
+        plots / f"{SAMPLES}.png", data.train.images, data.train.labels, data.class_names
+    )
+    journal.trackers = start_trackers(execution.loggers, journal.run_dir, journal.record, say)
+
+
+@contextmanager
+def _tracking_ended(journal: Journal) -> Iterator[None]:
+    """Tell the trackers what became of the run, once the record says it."""
+    try:
+        yield
+    finally:
+        if journal.trackers:
+            with noise_to(journal.run_dir / LOG):
+                journal.trackers.end(journal.record)
 
 
 @contextmanager
@@ -214,7 +244,7 @@ def _new_record(engine: str, recipe: Recipe, execution: Execution, data: Prepare
         variant=recipe.variant,
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
         recipe=recipe_to_dict(recipe),
-        execution=dataclasses.asdict(execution),
+        execution={**dataclasses.asdict(execution), "loggers": list(execution.loggers)},
         dataset={
             "name": data.name,
             "fingerprint": data.fingerprint,

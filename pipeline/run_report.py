@@ -8,11 +8,8 @@ import numpy as np
 
 from pipeline.evaluation import Evaluation
 from pipeline.plots import Curve, plot_classified, plot_confusion, plot_curves
-from pipeline.record import Record, series
+from pipeline.record import PLOTS, REPORT, Record, series
 from portproof.files import write_text
-
-REPORT = "report.txt"
-PLOTS = "plots"
 
 Array = np.ndarray[Any, Any]
 

@@ -5,7 +5,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.command import OneLineParser, chosen, execution_of, guarded, recipe_of
+from pipeline.command import (
+    OneLineParser,
+    add_logger_flag,
+    chosen,
+    execution_of,
+    guarded,
+    loggers_of,
+    recipe_of,
+)
 from pipeline.errors import RunError, UsageError
 from pipeline.execution import DEVICES
 from pipeline.recipe import PRECISIONS, VARIANTS
@@ -57,8 +65,9 @@ def parser() -> argparse.ArgumentParser:
     machine.add_argument("--plain", action="store_true", help="the framework's ordinary path")
     machine.add_argument("--deterministic", action="store_true", help="only repeatable operations")
     machine.add_argument("--tf32", action="store_true", help="allow TensorFloat-32 on NVIDIA GPUs")
+    add_logger_flag(machine)
     # What the trainers' parser has besides, for the checks that this script shares with them.
-    parser.set_defaults(config=None, resume=False, run_dir=None, logger="csv")
+    parser.set_defaults(config=None, resume=False, run_dir=None)
     return parser
 
 
@@ -88,13 +97,17 @@ def passed_on(arguments: argparse.Namespace) -> tuple[str, ...]:
         value = getattr(arguments, name)
         if value is not None and (name, value) != ("device", "auto"):
             flags += [f"--{name.replace('_', '-')}", str(value)]
+    if arguments.logger:
+        flags += ["--logger", ",".join(loggers_of(arguments))]
     return (*flags, *(f"--{name}" for name in SWITCHES if getattr(arguments, name)))
 
 
 def planned(arguments: argparse.Namespace) -> "list[Job]":
     """Return the runs that are wanted, each found possible as far as can be said beforehand."""
     from pipeline.launch import Job
+    from pipeline.tracking import require_loggers
 
+    require_loggers(loggers_of(arguments))
     engines = chosen_engines(arguments.engines)
     variants = chosen(arguments.variants, VARIANTS, "--variants")
     execution, flags = execution_of(arguments), passed_on(arguments)

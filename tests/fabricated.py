@@ -39,7 +39,7 @@ def make_record(engine="lightning", variant="base", **changes):
         variant=variant,
         command=["train.py"],
         recipe=recipe_to_dict(preset(variant, num_epochs=3)),
-        execution=dataclasses.asdict(Execution()),
+        execution={**dataclasses.asdict(Execution()), "loggers": ["csv"]},
         dataset={
             "name": "fashion-mnist",
             "fingerprint": "f",

@@ -47,8 +47,27 @@ def test_each_execution_flag_reaches_its_field():
     flags = ["--device", "cpu", "--threads", "2", "--deterministic", "--tf32", "--plain",
              "--logger", "tensorboard"]  # fmt: skip
     execution = execution_of(trainer_parser("lightning").parse_args(flags))
-    assert (execution.device, execution.num_threads, execution.logger) == ("cpu", 2, "tensorboard")
+    assert (execution.device, execution.num_threads) == ("cpu", 2)
+    assert execution.loggers == ("csv", "tensorboard")
     assert (execution.deterministic, execution.tf32, execution.plain) == (True, True, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], ("csv",)),
+        (["--logger", "csv"], ("csv",)),
+        (["--logger", "mlflow"], ("csv", "mlflow")),
+        (["--logger", "mlflow, tensorboard"], ("csv", "tensorboard", "mlflow")),
+        (
+            ["--logger", "mlflow", "--logger", "tensorboard,mlflow"],
+            ("csv", "tensorboard", "mlflow"),
+        ),
+    ],
+)
+def test_loggers_are_given_with_commas_or_one_by_one(flags, expected):
+    for half in ("keras", "lightning"):
+        assert execution_of(trainer_parser(half).parse_args(flags)).loggers == expected
 
 
 def test_flags_override_the_config_which_overrides_the_defaults(tmp_path):
@@ -101,7 +120,8 @@ WRONG_CALLS = [
     (["--epochs"], "argument --epochs: expected one argument"),
     (["--variant", "wide"], "argument --variant: invalid choice: 'wide'"),
     (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
-    (["--logger", "wandb"], "argument --logger: invalid choice: 'wandb'"),
+    (["--logger", "wandb"], "`--logger` takes csv, tensorboard, mlflow; received 'wandb'"),
+    (["--logger", "csv,"], "`--logger` takes csv, tensorboard, mlflow; received ''"),
     (["--precision", "16"], "argument --precision: invalid choice: '16'"),
     (["--epochs", "0"], "`num_epochs` must be an integer of at least 1; received num_epochs=0"),
     (["--batch-size", "-1"], "`batch_size` must be an integer of at least 1"),

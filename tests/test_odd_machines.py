@@ -95,7 +95,7 @@ def test_all_at_once_changes_no_bit(half, drawn_data, tmp_path, odd_folder):
         "TZ": "Pacific/Kiritimati",
         "OMP_NUM_THREADS": "3",
         "COLUMNS": "80",
-        "HOME": "/nonexistent",
+        "HOME": "/dev/null/home",  # root could make any other
         **NO_NETWORK,
     }
     cores = os.sched_getaffinity(0)

@@ -302,7 +302,7 @@ def test_other_versions_are_refused(start, interrupted, monkeypatch):
 
 
 def test_another_logger_goes_on(start, interrupted):
-    assert start(fake_half(), resume=True, logger="tensorboard").status == "complete"
+    assert start(fake_half(), resume=True, loggers=("csv", "tensorboard")).status == "complete"
 
 
 def test_other_data_are_refused(call, interrupted, tmp_path):

@@ -7,13 +7,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.engines import ENGINES
-from pipeline.record import LAST_WEIGHTS, read_predictions, read_record
+from pipeline.record import EPOCH_METRICS, LAST_WEIGHTS, read_predictions, read_record
 from portproof.engines import EngineError
 from portproof.serve import Server
 
 ROOT = Path(__file__).parents[1]
 FRAMEWORKS = {"torch", "lightning", "tensorflow", "keras", "jax"}
+TRACKERS = {"tensorboard", "mlflow"}
 
 # Written to a folder on the path, Python runs it at the start of every process.
 SITECUSTOMIZE = """
@@ -90,7 +93,7 @@ class Trainings:
         return self.whole[flags]
 
     def script(self, name, *flags, **environment):
-        """Train as a user does; return the run and which frameworks the process had loaded."""
+        """Train as a user does; return the run, and which frameworks and trackers were loaded."""
         site = self.folder / f"{name}.site"
         site.mkdir()
         (site / "sitecustomize.py").write_text(SITECUSTOMIZE)
@@ -103,20 +106,85 @@ class Trainings:
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **path, **environment},
         )  # fmt: skip
         run = Run(done.returncode, done.stdout, done.stderr, self.folder / name)
-        return run, FRAMEWORKS & set(modules.read_text().split())
+        return run, (FRAMEWORKS | TRACKERS) & set(modules.read_text().split())
 
 
-def scalars_of(folder):
-    """Return the scalars in a folder of TensorBoard event files: a list of values by tag."""
-    code = """
+# In a process of its own: neither package is loaded beside a framework for the reading's sake.
+READ_EVENTS = """
 import json, sys, types
 sys.modules["tensorboard.compat.notf"] = types.ModuleType("notf")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-events = EventAccumulator(sys.argv[1]).Reload()
-print(json.dumps({tag: [[e.step, e.value] for e in events.Scalars(tag)]
-                  for tag in events.Tags()["scalars"]}))
+events = EventAccumulator(sys.argv[1], size_guidance={"images": 0}).Reload()
+tags = events.Tags()
+print(json.dumps({
+    "scalars": {tag: [[e.step, e.value] for e in events.Scalars(tag)] for tag in tags["scalars"]},
+    "images": {tag: [[e.step, e.width, e.height] for e in events.Images(tag)]
+               for tag in tags["images"]},
+    "graph": [[node.name, node.op, list(node.input)] for node in events.Graph().node]
+             if tags["graph"] else [],
+}))
 """
+READ_MLFLOW = """
+import json, os, sys
+os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
+from mlflow.tracking import MlflowClient
+client = MlflowClient(f"sqlite:///{sys.argv[1]}")
+(experiment,) = [e for e in client.search_experiments() if e.name == "keras-lightning-parity"]
+
+def files(run_id, folder=None):
+    for entry in client.list_artifacts(run_id, folder):
+        if entry.is_dir:
+            yield from files(run_id, entry.path)
+        else:
+            yield entry.path
+
+print(json.dumps([
+    {"name": run.info.run_name, "status": run.info.status, "params": run.data.params,
+     "tags": run.data.tags, "artifacts": sorted(files(run.info.run_id)),
+     "metrics": {name: sorted([m.step, m.value]
+                              for m in client.get_metric_history(run.info.run_id, name))
+                 for name in run.data.metrics}}
+    for run in client.search_runs([experiment.experiment_id])
+]))
+"""
+
+
+def tracked_events(folder):
+    """Return what TensorBoard reads in a folder: scalars and images by tag, and the graph."""
+    return _read(READ_EVENTS, folder)
+
+
+def mlflow_runs(store):
+    """Return what MLflow's client finds in an SQLite store, a run each."""
+    return _read(READ_MLFLOW, store)
+
+
+def _read(code, path):
     done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
     )
     return json.loads(done.stdout)
+
+
+def check_tracked(run, name, num_epochs):
+    """Check that TensorBoard, MLflow and history.csv hold the same epochs, each once."""
+    events = tracked_events(run.folder / "logs" / "tensorboard")
+    (followed,) = [
+        found for found in mlflow_runs(run.folder.parent / "mlflow.db") if found["name"] == name
+    ]
+    assert followed["status"] == "FINISHED"
+    assert [row["epoch"] for row in run.metrics] == list(range(1, num_epochs + 1))
+    for metric in EPOCH_METRICS:
+        history = [[row["epoch"], row[metric]] for row in run.metrics]
+        assert followed["metrics"][metric] == history
+        assert events["scalars"][metric] == [[step, float32(value)] for step, value in history]
+    for metric, value in run.record.test.items():
+        assert followed["metrics"][f"test_{metric}"] == [[num_epochs, value]]
+        assert events["scalars"][f"test_{metric}"] == [[num_epochs, float32(value)]]
+    assert [step for step, *_ in events["images"]["samples"]] == [0]
+    assert "plots/samples.png" in followed["artifacts"]
+    return events, followed
+
+
+def float32(value):
+    return float(np.float32(value))

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from pipeline.record import BEST_WEIGHTS, read_predictions
 from portproof.exchange import read_arrays
-from tests.training import scalars_of
+from tests.training import check_tracked, mlflow_runs
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,11 @@ def test_maps_that_stay_in_place_change_no_bit(trainings):
 
 
 def test_a_script_trains_to_the_same_bits_and_says_little(trainings):
-    flags = ("--variant", "base", "--logger", "tensorboard")
+    flags = ("--variant", "base", "--logger", "tensorboard,mlflow")
     run, loaded = trainings.script("a {epoch} ü", *flags)
     assert (run.code, run.err) == (0, "")
     assert run.bits == trainings.once("--variant", "base").bits
-    assert loaded == {"keras", "tensorflow"}
+    assert loaded == {"keras", "tensorflow", "tensorboard", "mlflow"}
     lines = run.out.splitlines()
     assert [line.split("  ")[0] for line in lines] == [
         f"keras-tensorflow base: {run.folder}", "epoch 1/3", "epoch 2/3", "epoch 3/3", lines[-1],
@@ -102,11 +102,35 @@ def test_a_script_trains_to_the_same_bits_and_says_little(trainings):
     assert lines[-1].startswith("keras-tensorflow base: test accuracy ")
     assert "\r" not in run.out
     assert "oneDNN" in (run.folder / "log.txt").read_text()
-    scalars = scalars_of(run.folder / "logs" / "tensorboard")
-    for name in ("loss", "val_loss", "accuracy", "val_accuracy"):
-        assert [value for _, value in scalars[name]] == pytest.approx(
-            [row[name] for row in run.metrics], rel=1e-6
-        )
+    events, _ = check_tracked(run, run.folder.name, 3)
+    assert set(events["images"]) == {
+        "samples", "accuracy", "loss", "confusion", "correct", "incorrect"
+    }  # fmt: skip
+    names = [name for name, *_ in events["graph"]]
+    assert names == [
+        "image", "conv1", "act1", "pool1", "conv2", "act2", "pool2", "conv3", "act3", "pool3",
+        "flatten", "hidden", "hidden_act", "logits",
+    ]  # fmt: skip
+    assert [kind for _, kind, _ in events["graph"][:4]] == [
+        "Input",
+        "Conv2D",
+        "LeakyReLU",
+        "MaxPooling2D",
+    ]
+    assert [inputs for *_, inputs in events["graph"][1:]] == [[name] for name in names[:-1]]
+
+
+@pytest.mark.parametrize("fault", ["kill 2 1", "interrupt 1 0"])
+def test_a_resumed_run_is_followed_as_one(trainings, fault):
+    name = f"followed {fault}"
+    flags = ("--variant", "base", "--logger", "tensorboard,mlflow")
+    part = trainings.forked(name, *flags, fault=fault)
+    (before,) = [run for run in mlflow_runs(trainings.folder / "mlflow.db") if run["name"] == name]
+    assert before["status"] == ("RUNNING" if part.code is None else "KILLED")
+    run = trainings.forked(name, *flags, "--resume")
+    assert (run.code, run.err) == (0, "")
+    assert run.bits == trainings.once("--variant", "base").bits
+    check_tracked(run, name, 3)
 
 
 HOSTILE = {"image_data_format": "channels_first", "floatx": "float16", "epsilon": 1e-3,

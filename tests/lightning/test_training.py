@@ -22,7 +22,7 @@ from pipeline.preprocess import prepare
 from pipeline.recipe import preset
 from pipeline.record import BEST_WEIGHTS, read_predictions
 from portproof.following import Follower
-from tests.training import scalars_of
+from tests.training import check_tracked, mlflow_runs
 
 # The fast path takes LeakyReLU after the pool, and layouts and kernels that add up in another
 # order: float64's rounding over nine steps; measured 4e-16.
@@ -160,22 +160,54 @@ def test_another_seed_trains_otherwise(trainings):
 
 
 def test_a_script_trains_to_the_same_bits_and_says_little(trainings):
-    flags = ("--variant", "base", "--logger", "tensorboard")
+    flags = ("--variant", "base", "--logger", "tensorboard,mlflow")
     run, loaded = trainings.script("a {epoch} ü", *flags)
     assert (run.code, run.err) == (0, "")
     assert run.bits == trainings.once("--variant", "base").bits
-    assert loaded == {"torch", "lightning"}
+    assert loaded == {"torch", "lightning", "tensorboard", "mlflow"}
     lines = run.out.splitlines()
     assert [line.split("  ")[0] for line in lines] == [
         f"lightning base: {run.folder}", "epoch 1/3", "epoch 2/3", "epoch 3/3", lines[-1],
     ]  # fmt: skip
     assert lines[-1].startswith("lightning base: test accuracy ")
     assert "\r" not in run.out
-    scalars = scalars_of(run.folder / "logs" / "tensorboard")
-    for name in ("loss", "val_loss", "accuracy", "val_accuracy"):
-        assert [value for _, value in scalars[name]] == pytest.approx(
-            [row[name] for row in run.metrics], rel=1e-6
-        )
+    events, _ = check_tracked(run, run.folder.name, 3)
+    assert set(events["images"]) == {
+        "samples", "accuracy", "loss", "confusion", "correct", "incorrect"
+    }  # fmt: skip
+    names = [name for name, *_ in events["graph"]]
+    assert names == [
+        "image", "conv1", "act1", "pool1", "conv2", "act2", "pool2", "conv3", "act3", "pool3",
+        "flatten", "hidden", "hidden_act", "logits",
+    ]  # fmt: skip
+    assert [kind for _, kind, _ in events["graph"][:4]] == [
+        "Input",
+        "Conv2d",
+        "LeakyReLU",
+        "MaxPool2d",
+    ]
+    assert [inputs for *_, inputs in events["graph"][1:]] == [[name] for name in names[:-1]]
+
+
+def test_trackers_that_nobody_asked_for_are_not_loaded(trainings):
+    run, loaded = trainings.script("untracked", "--variant", "base")
+    assert (run.code, run.err) == (0, "")
+    assert loaded == {"torch", "lightning"}
+    assert not (run.folder / "logs" / "tensorboard").exists()
+    assert not (run.folder / "plots" / "samples.png").exists()
+
+
+@pytest.mark.parametrize("fault", ["kill 2 1", "interrupt 1 0"])
+def test_a_resumed_run_is_followed_as_one(trainings, fault):
+    name = f"followed {fault}"
+    flags = ("--variant", "base", "--logger", "tensorboard,mlflow")
+    part = trainings.forked(name, *flags, fault=fault)
+    (before,) = [run for run in mlflow_runs(trainings.folder / "mlflow.db") if run["name"] == name]
+    assert before["status"] == ("RUNNING" if part.code is None else "KILLED")
+    run = trainings.forked(name, *flags, "--resume")
+    assert (run.code, run.err) == (0, "")
+    assert run.bits == trainings.once("--variant", "base").bits
+    check_tracked(run, name, 3)
 
 
 def test_a_loss_that_is_not_a_number_is_recorded(trainings):

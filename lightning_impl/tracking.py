@@ -1,0 +1,65 @@
+"""Epochs for TensorBoard and MLflow, as Lightning hands them over: a Logger."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+
+from lightning_impl.model import Classifier
+from pipeline.event_files import Layer
+from pipeline.record import EPOCH_METRICS
+from pipeline.tracking import Trackers
+
+
+class TrackingLogger(Logger):
+    """Give the trackers the network and each epoch's metrics.
+
+    Lightning's own TensorBoardLogger and MLFlowLogger count steps by the Trainer's batches, which
+    on the fast path are 25 steps each, so that their curves do not lie over Keras's; they call a
+    run finished before it is tested, and an error of theirs ends the training.
+    """
+
+    def __init__(self, trackers: Trackers) -> None:
+        super().__init__()
+        self.trackers = trackers
+        self._metrics: dict[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        """Return the logger's name."""
+        return "tracking"
+
+    @property
+    def version(self) -> str:
+        """Return nothing: there is one of each run."""
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the recipe comes from the record."""
+
+    def log_graph(self, model: nn.Module, input_array: Tensor | None = None) -> None:
+        """Hand the built network over."""
+        assert isinstance(model, Classifier)
+        self.trackers.log_graph(layers_of(model.network, model.recipe.image_size))
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Hand the epoch's metrics over once all are there: validation's come before training's."""
+        self._metrics |= metrics
+        if all(name in self._metrics for name in EPOCH_METRICS):
+            self.trackers.log_epoch(int(metrics["epoch"]) + 1, self._metrics)
+            self._metrics = {}
+
+
+@torch.no_grad()
+def layers_of(network: nn.Sequential, image_size: int) -> list[Layer]:
+    """Return the built layers; shapes are NCHW, found with a blank image."""
+    weight = next(network.parameters())
+    maps = weight.new_zeros(1, 1, image_size, image_size)
+    layers = [Layer("image", "Input", (None, *maps.shape[1:]))]
+    for name, layer in network.named_children():
+        if not isinstance(layer, nn.Dropout):  # which would draw a mask
+            maps = layer(maps)
+        layers.append(Layer(name, type(layer).__name__, (None, *maps.shape[1:])))
+    return layers

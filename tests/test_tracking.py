@@ -1,0 +1,236 @@
+"""What trackers are told, with a made-up half; those of the real halves are in their rooms."""
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pipeline import tracking
+from pipeline.command import trainer_main
+from pipeline.errors import UsageError
+from pipeline.event_files import EventFile, Layer
+from pipeline.record import EPOCH_METRICS
+from pipeline.tracking import MLFLOW_RUN, MlflowTracker, Trackers, require_loggers
+from tests.fabricated import make_record
+from tests.test_run import fake_half, interrupted_at
+from tests.training import mlflow_runs, tracked_events
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Drawing takes seconds."""
+    for name in ("plot_curves", "plot_confusion", "plot_classified"):
+        monkeypatch.setattr(f"pipeline.run_report.{name}", lambda *_, **__: None)
+
+
+@pytest.fixture
+def call(tmp_path, drawn_data, monkeypatch, capsys):
+    """Return a function that calls a trainer with a made-up half: exit code, stdout, stderr."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def trainer(half, *flags, run="runs/one"):
+        (tmp_path / run).parent.mkdir(exist_ok=True)
+        where = ["--data-dir", str(drawn_data), "--run-dir", str(tmp_path / run)]
+        argv = ["train_lightning.py", "--epochs", "3", *where, *flags]
+        monkeypatch.setattr(sys, "argv", argv)
+        return trainer_main("lightning", lambda: half, argv[1:]), *capsys.readouterr()
+
+    return trainer
+
+
+class Broken:
+    """A tracker that works until its `after`-th call."""
+
+    name = "broken"
+
+    def __init__(self, after=0):
+        self.after, self.calls = after, []
+
+    def __getattr__(self, name):
+        def act(*arguments):
+            self.calls.append(name)
+            if len(self.calls) > self.after:
+                raise RuntimeError("no space\nand more")
+
+        return act
+
+
+METRICS = dict.fromkeys(EPOCH_METRICS, 0.5)
+
+
+def test_a_tracker_that_fails_is_left_out_with_a_line():
+    said, broken, works = [], Broken(after=1), Broken(after=9)
+    trackers = Trackers([broken, works], said.append)
+    trackers.begin(None)
+    for epoch in (1, 2):
+        trackers.log_epoch(epoch, METRICS)
+    trackers.end(None)
+    assert said == ["broken tracking has failed, training goes on: no space"]
+    assert works.calls == ["begin", "log_epoch", "log_epoch", "end"]
+    assert broken.calls == ["begin", "log_epoch", "end"]  # it may work again by then
+
+
+def test_an_interrupt_is_no_failure_of_a_tracker():
+    class Interrupted(Broken):
+        def begin(self, record):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Trackers([Interrupted()]).begin(None)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("tensorboard", "tracking"), ("mlflow", "mlflow")])
+def test_a_missing_extra_is_named_before_anything_is_done(name, extra, monkeypatch, call, tmp_path):
+    require_loggers(["csv", name])
+    found = importlib.util.find_spec
+    monkeypatch.setattr(tracking, "find_spec", lambda n: None if n == name else found(n))
+    with pytest.raises(UsageError, match=f"`--logger {name}` needs the extra `{extra}`"):
+        require_loggers(["csv", name])
+    half = fake_half()
+    code, out, err = call(half, "--logger", name)
+    assert (code, out, err.count("\n"), half.began) == (2, "", 1, [])
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_second_session_takes_the_place_of_the_first(tmp_path):
+    for offset in (0, 1):
+        events = EventFile(tmp_path)
+        events.write_graph([Layer("image", "Input", (None, 28)), Layer("hidden", "Dense", (None,))])
+        for step in (1, 2):
+            events.write_scalars(step, {"loss": step + offset})
+        if offset == 0:  # killed while it wrote
+            path = next(tmp_path.iterdir())
+            path.write_bytes(path.read_bytes()[:-5])
+            path.rename(path.with_name(path.name.replace("tfevents.", "tfevents.0")))
+        else:
+            events.close()
+    found = tracked_events(tmp_path)
+    assert found["scalars"] == {"loss": [[1, 2.0], [2, 3.0]]}
+    assert found["graph"] == [["image", "Input", []], ["hidden", "Dense", ["image"]]]
+
+
+@pytest.fixture
+def mlflow_run(tmp_path, monkeypatch):
+    """Return a function that opens the MLflow run of one run folder, with its record."""
+    folder = tmp_path / "runs" / "one"
+    folder.mkdir(parents=True)
+    history = [
+        {"epoch": epoch, **dict.fromkeys(EPOCH_METRICS, epoch / 8), "seconds": 1.0}
+        for epoch in (1, 2)
+    ]
+
+    def opened(epochs=2, **changes):
+        record = make_record()
+        record = dataclasses.replace(record, history=history[:epochs], **changes)
+        return MlflowTracker(folder, record, None), record
+
+    return opened
+
+
+def test_a_run_that_goes_on_doubles_no_step_and_lacks_none(mlflow_run, tmp_path):
+    tracker, record = mlflow_run(epochs=0, status="interrupted")
+    tracker.begin(record)
+    tracker.log_epoch(1, dict.fromkeys(EPOCH_METRICS, 1 / 8))
+    tracker.log_epoch(2, {"val_loss": 2 / 8})  # killed before training's came
+    again, record = mlflow_run(epochs=1)
+    again.begin(record)
+    again.log_epoch(2, dict.fromkeys(EPOCH_METRICS, 2 / 8))
+    again.end(record)
+    (run,) = mlflow_runs(tmp_path / "runs" / "mlflow.db")
+    expected = [[1, 1 / 8], [2, 2 / 8]]
+    assert [run["metrics"][name] for name in EPOCH_METRICS] == [expected] * 4
+    assert run["status"] == "FINISHED"
+
+
+def test_a_doubled_step_would_be_seen(mlflow_run, tmp_path):
+    tracker, record = mlflow_run(epochs=1)
+    tracker.begin(record)
+    tracker._logged.clear()
+    tracker.begin(record)
+    (run,) = mlflow_runs(tmp_path / "runs" / "mlflow.db")
+    assert len(run["metrics"]["loss"]) == 2
+
+
+def test_a_run_whose_mlflow_run_is_gone_gets_a_new_one(mlflow_run, tmp_path):
+    seen = {mlflow_run()[0].run_id}
+    for number, content in enumerate(["", "../../etc/passwd", "0" * 32, "\0"], start=2):
+        (tmp_path / "runs" / "one" / MLFLOW_RUN).write_text(content)
+        again, record = mlflow_run()
+        again.begin(record)
+        seen.add(again.run_id)
+        assert len(seen) == number
+        assert again.client.get_run(again.run_id).data.metrics["loss"] == 2 / 8
+
+
+def test_how_a_run_ended_is_its_status(call, tmp_path):
+    def fails(epoch, step):
+        raise ZeroDivisionError("a planted bug")
+
+    flags = ("--logger", "mlflow", "--logger", "tensorboard")
+    for name, half in (
+        ("good", fake_half()), ("bad", fake_half(fails)), ("stopped", interrupted_at(1))
+    ):  # fmt: skip
+        call(half, *flags, run=f"runs/{name}")
+    found = {run["name"]: run for run in mlflow_runs(tmp_path / "runs" / "mlflow.db")}
+    statuses = {name: run["status"] for name, run in found.items()}
+    assert statuses == {"good": "FINISHED", "bad": "FAILED", "stopped": "KILLED"}
+    assert found["bad"]["tags"]["failure"] == "a planted bug"
+    good = found["good"]
+    assert {"record.json", "history.csv", "weights-last.safetensors", "plots/samples.png"} <= set(
+        good["artifacts"]
+    )
+    saved = json.loads((tmp_path / "runs" / "good" / "record.json").read_text())
+    assert good["params"] == {name: str(value) for name, value in saved["recipe"].items()}
+    assert good["metrics"]["test_accuracy"] == [[3, saved["test"]["accuracy"]]]
+    assert (good["tags"]["engine"], good["tags"]["variant"]) == ("lightning", "base")
+    assert good["tags"]["version.python"] == saved["environment"]["python"]
+    stopped = call(fake_half(), *flags, "--resume", run="runs/stopped")
+    assert (stopped[0], stopped[2]) == (0, "")
+    found = {run["name"]: run for run in mlflow_runs(tmp_path / "runs" / "mlflow.db")}
+    assert (len(found), found["stopped"]["status"]) == (3, "FINISHED")
+    assert len(found["stopped"]["metrics"]["loss"]) == 1  # the made-up half hands no epoch over
+
+
+@pytest.mark.parametrize("damage", ["no database", "folder"])
+def test_a_store_that_cannot_be_used_is_a_wrong_call(call, tmp_path, damage):
+    store = tmp_path / "runs" / "mlflow.db"
+    store.parent.mkdir()
+    if damage == "folder":
+        store.mkdir()
+    else:
+        store.write_text("no database" * 1000)
+    half = fake_half()
+    code, _, err = call(half, "--logger", "mlflow")
+    assert (code, err.count("\n"), half.began) == (2, 1, [])
+    assert f"error: `--logger mlflow` cannot use the store {store}: " in err
+    assert not (tmp_path / "runs" / "one").exists()
+
+
+def test_a_folder_that_sqlite_addresses_cannot_name_is_a_wrong_call(call, tmp_path):
+    code, _, err = call(fake_half(), "--logger", "mlflow", run="50%/one")
+    assert code == 2
+    assert "can't hold `?` or `%`; set MLFLOW_TRACKING_URI" in err
+    assert err.count("\n") == 1
+
+
+def test_a_server_that_is_not_there_is_a_wrong_call(call, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    code, _, err = call(fake_half(), "--logger", "mlflow")
+    assert code == 2
+    assert "cannot use the store MLFLOW_TRACKING_URI: " in err
+    assert err.count("\n") == 1
+
+
+def test_nothing_is_imported_that_was_not_asked_for():
+    code = (
+        "import sys, pipeline.run, pipeline.tracking\n"
+        "pipeline.tracking.start_trackers(['csv'], None, None, print)\n"
+        "print({'mlflow', 'tensorboard', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
