@@ -17,6 +17,7 @@ from pipeline.comparison import (
     to_json,
 )
 from pipeline.launch import Outcome
+from pipeline.plots import pictures
 from pipeline.record import Record, series
 from portproof.files import write_json, write_text
 
@@ -95,7 +96,8 @@ def write_comparison(output_dir: Path, comparison: Comparison, outcomes: Sequenc
     """Write `comparison.json`, the pictures and `comparison.md`; return the last one's path."""
     write_json(output_dir / DATA, to_json(comparison))
     for name in PICTURES:
-        (output_dir / name).unlink(missing_ok=True)
+        for earlier in pictures(output_dir / name):
+            earlier.unlink(missing_ok=True)
     write_pictures(output_dir, comparison, outcomes)
     write_text(output_dir / PAGE, render_markdown(comparison))
     return output_dir / PAGE

@@ -1,4 +1,4 @@
-"""Every picture, drawn with matplotlib's object interface: nothing here has global state.
+"""Every picture, as PNG and as SVG, drawn with matplotlib's object interface, without global state.
 
 Colours are Okabe and Ito's, which colour-blind readers tell apart
 (https://jfly.uni-koeln.de/color/).
@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -340,8 +342,18 @@ def _show(axis: Axes, image: Array) -> None:
     )
 
 
+def pictures(path: Path) -> tuple[Path, Path]:
+    """Return the two files of the picture called `path`: the PNG and the SVG."""
+    return path.with_suffix(".png"), path.with_suffix(".svg")
+
+
 def _save(figure: Figure, path: Path) -> None:
-    canvas = FigureCanvasAgg(figure)
+    """Write both files; equal pictures are equal files, which don't say what made them and when."""
+    png, svg = pictures(path)
     figure.set_dpi(DOTS_PER_INCH)
-    # Without the library's version in it, equal pictures are equal files.
-    write_whole(path, lambda file: canvas.print_png(file, metadata={"Software": None}))
+    raster = FigureCanvasAgg(figure)
+    write_whole(png, lambda file: raster.print_png(file, metadata={"Software": None}))
+    unsigned = {"Creator": None, "Date": None, "Format": None, "Type": None}
+    with rc_context({"svg.hashsalt": path.stem}):
+        vectors = FigureCanvasSVG(figure)
+        write_whole(svg, lambda file: vectors.print_svg(file, metadata=unsigned))

@@ -22,7 +22,7 @@ def write_run_report(
     test_labels: Array,
     class_names: Sequence[str],
 ) -> None:
-    """Write `report.txt` and `plots/{accuracy,loss,confusion,correct,incorrect}.png`.
+    """Write `report.txt` and `plots/{accuracy,loss,confusion,correct,incorrect}`, PNG and SVG.
 
     `test_images` are uint8 (N, H, W, 1), `test_labels` integers (N,).
     """

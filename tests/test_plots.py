@@ -1,4 +1,5 @@
 import math
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -77,6 +78,19 @@ def test_each_picture_is_a_png_of_sane_size_and_repeatable(draw, tmp_path):
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
+@pytest.mark.parametrize("draw", DRAWINGS)
+def test_each_picture_is_an_svg_too_and_repeatable(draw, tmp_path):
+    found = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        draw(folder / "it.png")
+        found.append((folder / "it.svg").read_bytes())
+    root = ElementTree.fromstring(found[0])
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert len(list(root.iter())) > 20
+    assert found[0] == found[1]
+
+
 def test_other_numbers_give_another_picture(tmp_path):
     draw_curves(tmp_path / "one.png")
     draw_curves(tmp_path / "two.png", Curve("lightning", [0.8, 0.9, 0.95], [0.82, 0.88, 0.91]))
@@ -90,10 +104,11 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("num_wrong", [0, 30, 200])
-def test_a_run_report_has_its_text_and_five_pictures(num_wrong, tmp_path):
+def test_a_run_report_has_its_text_and_five_pictures_both_ways(num_wrong, tmp_path):
     evaluation = evaluate_logits(make_logits(num_wrong), TEST_LABELS, CLASS_NAMES)
     write_run_report(tmp_path, make_record(), evaluation, IMAGES, TEST_LABELS, CLASS_NAMES)
-    names = ["accuracy.png", "confusion.png", "correct.png", "incorrect.png", "loss.png"]
+    stems = ("accuracy", "confusion", "correct", "incorrect", "loss")
+    names = [f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")]
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == names
     text = (tmp_path / "report.txt").read_text()
     assert f"{200 - num_wrong} images classified correctly, {num_wrong} incorrectly" in text
