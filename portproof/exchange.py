@@ -36,7 +36,12 @@ def read_arrays(path: Path, max_bytes: int = MAX_BYTES) -> tuple[dict[str, Array
         if path.stat().st_size > max_bytes:
             raise ValueError(f"{path} is larger than the {max_bytes:,} bytes allowed")
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            words = file.metadata() or {}
+        for name, array in arrays.items():
+            if array.dtype.kind == "V":  # bfloat16 and its like, where ml_dtypes is loaded
+                raise TypeError(f"{name} is {array.dtype}, which NumPy itself lacks")
+        return arrays, words
     except (OSError, SafetensorError, TypeError) as error:
         raise ValueError(f"cannot read {path} as safetensors: {error}") from error
 

@@ -1,6 +1,9 @@
 import hashlib
 import math
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,6 +180,16 @@ def test_bfloat16_which_numpy_lacks_is_refused(tmp_path):
     (tmp_path / "w").write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
     with pytest.raises(ValueError, match="as safetensors"):
         read_weights(tmp_path / "w", SMALL)
+    # TensorFlow, JAX and ONNX bring a package that teaches NumPy such types.
+    program = (
+        "import sys, ml_dtypes, pathlib, portproof.exchange as exchange\n"
+        "exchange.read_arrays(pathlib.Path(sys.argv[1]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "w")],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert "as safetensors: a is bfloat16, which NumPy itself lacks" in done.stderr
 
 
 def test_too_large_a_file_is_refused(tmp_path, monkeypatch):
