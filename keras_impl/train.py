@@ -185,15 +185,25 @@ def _restore(model: keras.Model, journal: Journal) -> int:
     epochs = 0
     if path.exists():
         try:
-            state, words = read_arrays(path)
-            load_training_state(model, state)
-            epochs = int(words["epochs"])
-            if epochs < 0:
-                raise ValueError(f"it has seen {epochs} epochs")
-        except (ValueError, KeyError) as error:
+            epochs = restore_training_state(model, path)
+        except ValueError as error:
             raise RunError(f"cannot go on from {path}: {error}") from error
     journal.resume_at(epochs)
     return epochs
+
+
+def restore_training_state(model: keras.Model, path: Path) -> int:
+    """Load a saved training state into a compiled model, and return how many epochs it has seen.
+
+    Raises:
+        ValueError: it is missing, damaged, or of another network.
+    """
+    state, words = read_arrays(path)
+    load_training_state(model, state)
+    epochs = words.get("epochs", "")
+    if not (epochs.isascii() and epochs.isdecimal()):
+        raise ValueError(f"it says that it has seen {epochs!r} epochs")
+    return int(epochs)
 
 
 def _checkpoints_and_logs(journal: Journal) -> list[keras.callbacks.Callback]:

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from keras_impl.model import build_model
-from keras_impl.train import STATE, compile_model
+from keras_impl.train import STATE, compile_model, restore_training_state
 from keras_impl.weights import Weights, export_training_state, load_training_state
 from pipeline.recipe import Recipe
-from portproof.exchange import read_arrays, write_arrays
+from portproof.exchange import write_arrays
 
 
 def read_state(run_dir: Path, recipe: Recipe) -> tuple[Weights, int]:
@@ -15,11 +15,10 @@ def read_state(run_dir: Path, recipe: Recipe) -> tuple[Weights, int]:
     Raises:
         ValueError: there is none, or it does not fit the recipe's network.
     """
-    state, words = read_arrays(run_dir / "checkpoints" / STATE)
     model = build_model(recipe)
     compile_model(model, recipe)
-    load_training_state(model, state)
-    return export_training_state(model), int(words["epochs"])
+    epochs = restore_training_state(model, run_dir / "checkpoints" / STATE)
+    return export_training_state(model), epochs
 
 
 def write_state(

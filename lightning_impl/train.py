@@ -224,11 +224,26 @@ def _restore(journal: Journal) -> Path | None:
     if not path.exists():
         return None
     try:
-        _check_archive(path)
-        _check_slots(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # pickle, zipfile and torch each raise their own
+        read_checkpoint(path)
+    except ValueError as error:
         raise RunError(f"cannot go on from {path}: it is not a whole checkpoint") from error
     return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint that holds weights and Adam's slots, as numbers and words only.
+
+    Raises:
+        ValueError: it is missing, damaged, too large, or more than numbers.
+    """
+    try:
+        _check_archive(path)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        _check_slots(saved)
+    except Exception as error:  # pickle, zipfile and torch each raise their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"cannot read {path}: {reason}") from error
+    return dict(saved)
 
 
 def _check_archive(path: Path) -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_impl.model import Classifier
 from lightning_impl.optimizer import KerasAdam
-from lightning_impl.train import CHECKPOINTS
+from lightning_impl.train import CHECKPOINTS, read_checkpoint
 from lightning_impl.weights import Weights, export_training_state, load_training_state
 from pipeline.recipe import Recipe
 
@@ -23,17 +23,17 @@ def read_state(run_dir: Path, recipe: Recipe) -> tuple[Weights, int]:
         ValueError: there is none, or it does not fit the recipe's network.
     """
     path = run_dir / CHECKPOINTS / "last.ckpt"
+    checkpoint = read_checkpoint(path)
     module = Classifier(recipe)
     if recipe.precision == "64":
         module.double()
     optimizer = module.configure_optimizers()
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         module.load_state_dict(checkpoint["state_dict"])
         optimizer.load_state_dict(checkpoint["optimizer_states"][0])
         epochs = int(checkpoint["epoch"]) + 1
         return export_training_state(module.network, optimizer, recipe), epochs
-    except Exception as error:  # pickle, zipfile and torch each raise their own
+    except Exception as error:  # what does not fit shows as whatever torch trips over
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"cannot read {path}: {reason}") from error
 

@@ -14,6 +14,7 @@ import torch
 from lightning_impl import train as training
 from lightning_impl.model import Classifier
 from lightning_impl.train import predict_logits, steps_per_batch
+from lightning_impl.transfer import read_state
 from lightning_impl.watch import Follow
 from pipeline.answers import scratch_journal
 from pipeline.datasets import load_dataset
@@ -311,6 +312,9 @@ def test_a_hostile_checkpoint_fails_in_one_line_and_runs_nothing(trainings, tmp_
         assert run.code == 1, name
         assert f"train_lightning.py: cannot go on from {checkpoint}" in run.err, name
         assert run.err.count("\n") == 1, (name, run.err)
+        if name != "no loops":  # which only Lightning needs
+            with pytest.raises(ValueError, match="cannot read"):
+                read_state(trainings.folder / "hostile", preset("base"))
     assert not sign.exists()
     # The twin: what is refused would have run.
     torch.load(io.BytesIO(cases["code"]), weights_only=False)
