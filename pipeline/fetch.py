@@ -4,16 +4,18 @@ import hashlib
 import http.client
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -207,9 +209,7 @@ def _download(url: str, limits: Limits, start_bar: StartBar) -> Iterator[bytes]:
     deadline = time.monotonic() + limits.file_seconds
     received = 0
     try:
-        request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT})
-        opener = urllib.request.build_opener(_KeepHttps)
-        with opener.open(request, timeout=limits.stall_seconds) as response:
+        with _opened(url, limits) as response:
             announced = _announced_bytes(response.headers.get("Content-Length"))
             advance = start_bar(url.rpartition("/")[2], announced)
             # Not `read`, which would wait for a whole chunk from a server that trickles.
@@ -218,11 +218,77 @@ def _download(url: str, limits: Limits, start_bar: StartBar) -> Iterator[bytes]:
                 if received > MAX_DOWNLOAD_BYTES:
                     raise SourceError(f"longer than the {MAX_DOWNLOAD_BYTES:,} bytes allowed")
                 if time.monotonic() > deadline:
-                    raise SourceError(f"not done after {limits.file_seconds:g} s")
+                    raise SourceError(_too_slow(limits))
                 advance(len(chunk))
                 yield chunk
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise SourceError(_one_line(error)) from error
+
+
+def _opened(url: str, limits: Limits) -> http.client.HTTPResponse:
+    """Return the answer to a request for `url`, its headers read.
+
+    A socket's time-out begins anew with each byte, so headers that trickle are ended by a clock.
+    """
+    connections: list[http.client.HTTPConnection] = []
+    ended = threading.Event()
+
+    def end() -> None:
+        ended.set()
+        for connection in connections:
+            if connection.sock is not None:
+                with suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+
+    clock = threading.Timer(limits.file_seconds, end)
+    clock.daemon = True
+    clock.start()
+    try:
+        opener = urllib.request.build_opener(_KeepHttps, _Http(connections), _Https(connections))
+        request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT})
+        response: http.client.HTTPResponse = opener.open(request, timeout=limits.stall_seconds)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise SourceError(_too_slow(limits) if ended.is_set() else _one_line(error)) from error
+    finally:
+        clock.cancel()
+    if ended.is_set():  # headers that are cut off count as whole
+        response.close()
+        raise SourceError(_too_slow(limits))
+    return response
+
+
+def _too_slow(limits: Limits) -> str:
+    return f"not done after {limits.file_seconds:g} s"
+
+
+class _Http(urllib.request.HTTPHandler):
+    """Keeps its connections in a list, so that they can be ended."""
+
+    def __init__(self, connections: list[http.client.HTTPConnection]) -> None:
+        super().__init__()
+        self.connections = connections
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        def connect(host: str, **options: Any) -> http.client.HTTPConnection:
+            self.connections.append(http.client.HTTPConnection(host, **options))
+            return self.connections[-1]
+
+        return self.do_open(connect, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    """The same with TLS."""
+
+    def __init__(self, connections: list[http.client.HTTPConnection]) -> None:
+        super().__init__()
+        self.connections = connections
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        def connect(host: str, **options: Any) -> http.client.HTTPConnection:
+            self.connections.append(http.client.HTTPSConnection(host, **options))
+            return self.connections[-1]
+
+        return self.do_open(connect, req)
 
 
 class _KeepHttps(urllib.request.HTTPRedirectHandler):

@@ -5,7 +5,9 @@ import hashlib
 import http.client
 import http.server
 import io
+import ipaddress
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -13,9 +15,13 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline import fetch
 from pipeline.datasets import IDX_FILES, cache_dir, find_file, load_dataset
@@ -32,6 +38,7 @@ class Mirror(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
+    scheme = "http"
 
     def __init__(self, packed: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -40,7 +47,7 @@ class Mirror(http.server.ThreadingHTTPServer):
         self.stop = threading.Event()
 
     def url(self, behaviour: str) -> str:
-        return f"http://127.0.0.1:{self.server_port}/{behaviour}/"
+        return f"{self.scheme}://127.0.0.1:{self.server_port}/{behaviour}/"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -134,6 +141,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 break
             self.wfile.write(bytes([byte]))
 
+    def slow_headers(self, _content: bytes, _name: str) -> None:
+        self.wfile.write(b"HTTP/1.0 200 OK\r\nX-Filler: ")
+        while not self.server.stop.wait(0.05):
+            self.wfile.write(b"x")
+
     def log_message(self, *_arguments: object) -> None:
         pass
 
@@ -142,8 +154,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             super().handle()
 
 
-def serve(packed: dict[str, bytes]) -> Iterator[Mirror]:
+def serve(packed: dict[str, bytes], tls: ssl.SSLContext | None = None) -> Iterator[Mirror]:
     with Mirror(packed) as mirror:
+        if tls is not None:
+            mirror.scheme = "https"
+            mirror.socket = tls.wrap_socket(mirror.socket, server_side=True)
         thread = threading.Thread(target=mirror.serve_forever, args=(0.02,))
         thread.start()
         yield mirror
@@ -167,6 +182,37 @@ def mirror(drawn_data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror
     monkeypatch.setattr(fetch, "IDX_FILES", stand_ins)
     monkeypatch.setenv("no_proxy", "*")
     yield from serve({name: gzip.compress(content) for name, content in contents.items()})
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1 that nobody but itself vouches for, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mirror")])
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + signed.public_bytes(pem)
+    )
+    return path
+
+
+@pytest.fixture
+def tls_mirror(mirror: Mirror, certificate: Path) -> Iterator[Mirror]:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    yield from serve(mirror.packed, tls)
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +262,7 @@ BAD_MIRRORS = {
     "hang": "timed out",
     "stall": "timed out",
     "trickle": r"not done after 1 s",
+    "slow_headers": r"not done after 1 s",
 }
 
 
@@ -226,6 +273,34 @@ def test_a_bad_mirror_leaves_nothing(behaviour: str, mirror: Mirror, tmp_path: P
     with pytest.raises(RunError, match=BAD_MIRRORS[behaviour]):
         ensure_dataset(tmp_path / "data", mirrors=[mirror.url(behaviour)], limits=limits)
     assert contents(tmp_path / "data") == [LOCK]
+
+
+@pytest.mark.usefixtures("no_package")
+def test_https_takes_only_what_a_trusted_certificate_vouches_for(
+    tls_mirror: Mirror, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirrors = [tls_mirror.url("good")]
+    with pytest.raises(RunError, match="CERTIFICATE_VERIFY_FAILED"):
+        ensure_dataset(tmp_path / "data", mirrors=mirrors, limits=QUICK)
+    assert tls_mirror.requests["good"] == 0
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    ensure_dataset(tmp_path / "data", mirrors=mirrors, limits=QUICK)
+    assert contents(tmp_path / "data") == sorted([*NAMES, LOCK])
+
+
+@pytest.mark.parametrize("behaviour", ["hang", "stall", "trickle", "slow_headers"])
+@pytest.mark.usefixtures("no_package")
+def test_slowness_ends_over_https_too(
+    behaviour: str,
+    tls_mirror: Mirror,
+    certificate: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    limits = Limits(stall_seconds=0.5, file_seconds=1)
+    with pytest.raises(RunError, match=BAD_MIRRORS[behaviour]):
+        ensure_dataset(tmp_path / "data", mirrors=[tls_mirror.url(behaviour)], limits=limits)
 
 
 @pytest.mark.parametrize("behaviour", ["cut_off", "wrong_bytes", "broken", "stall"])
