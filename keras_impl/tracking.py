@@ -2,7 +2,7 @@
 
 import keras
 
-from pipeline.event_files import Layer
+from pipeline.record import Layer
 from pipeline.tracking import Trackers
 
 
@@ -19,7 +19,8 @@ class TrackingCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Hand the built network over."""
-        self.trackers.log_graph(layers_of(self.model))
+        image = Layer("image", "Input", tuple(self.model.input_shape[1:]), 0)
+        self.trackers.log_graph([image, *layers_of(self.model)])
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Hand the epoch's metrics over."""
@@ -27,8 +28,13 @@ class TrackingCallback(keras.callbacks.Callback):
 
 
 def layers_of(model: keras.Sequential) -> list[Layer]:
-    """Return the built layers; shapes are NHWC."""
-    layers = [Layer("image", "Input", tuple(model.input_shape))]
-    return layers + [
-        Layer(layer.name, type(layer).__name__, tuple(layer.output.shape)) for layer in model.layers
+    """Return the built layers; shapes are (H, W, C)."""
+    return [
+        Layer(
+            layer.name,
+            type(layer).__name__,
+            tuple(layer.output.shape[1:]),
+            layer.count_params(),
+        )
+        for layer in model.layers
     ]

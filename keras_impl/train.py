@@ -11,7 +11,7 @@ from keras_impl.data import batch_source
 from keras_impl.fast import scan_steps, steps_per_execution
 from keras_impl.model import build_model
 from keras_impl.settings import configure
-from keras_impl.tracking import TrackingCallback
+from keras_impl.tracking import TrackingCallback, layers_of
 from keras_impl.weights import (
     export_training_state,
     export_weights,
@@ -132,7 +132,7 @@ class JournalCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Note that everything is built."""
-        self.journal.begin_training(self.model.count_params())
+        self.journal.begin_training(layers_of(self.model))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Start the epoch's clock."""

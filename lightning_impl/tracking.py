@@ -8,8 +8,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
 from lightning_impl.model import Classifier
-from pipeline.event_files import Layer
-from pipeline.record import EPOCH_METRICS
+from pipeline.record import EPOCH_METRICS, Layer
 from pipeline.tracking import Trackers
 
 
@@ -42,7 +41,9 @@ class TrackingLogger(Logger):
     def log_graph(self, model: nn.Module, input_array: Tensor | None = None) -> None:
         """Hand the built network over."""
         assert isinstance(model, Classifier)
-        self.trackers.log_graph(layers_of(model.network, model.recipe.image_size))
+        size = model.recipe.image_size
+        image = Layer("image", "Input", (1, size, size), 0)
+        self.trackers.log_graph([image, *layers_of(model.network, size)])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Hand the epoch's metrics over once all are there: validation's come before training's."""
@@ -54,12 +55,13 @@ class TrackingLogger(Logger):
 
 @torch.no_grad()
 def layers_of(network: nn.Sequential, image_size: int) -> list[Layer]:
-    """Return the built layers; shapes are NCHW, found with a blank image."""
+    """Return the built layers; shapes are (C, H, W), found with a blank image."""
     weight = next(network.parameters())
     maps = weight.new_zeros(1, 1, image_size, image_size)
-    layers = [Layer("image", "Input", (None, *maps.shape[1:]))]
+    layers = []
     for name, layer in network.named_children():
         if not isinstance(layer, nn.Dropout):  # which would draw a mask
             maps = layer(maps)
-        layers.append(Layer(name, type(layer).__name__, (None, *maps.shape[1:])))
+        parameters = sum(weight.numel() for weight in layer.parameters())
+        layers.append(Layer(name, type(layer).__name__, tuple(maps.shape[1:]), parameters))
     return layers

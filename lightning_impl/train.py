@@ -18,7 +18,7 @@ from lightning_impl.data import FashionData, batch_loader
 from lightning_impl.fast import CAPTURED_STEPS_PER_BATCH, STEPS_PER_BATCH
 from lightning_impl.model import Classifier
 from lightning_impl.settings import PRECISIONS, accelerator, configure
-from lightning_impl.tracking import TrackingLogger
+from lightning_impl.tracking import TrackingLogger, layers_of
 from lightning_impl.weights import export_weights, load_weights
 from pipeline.batches import evaluation_batches
 from pipeline.errors import RunError, UsageError
@@ -135,8 +135,9 @@ class JournalCallback(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note that everything is built."""
+        assert isinstance(pl_module, Classifier)
         self.journal.resume_at(trainer.current_epoch)
-        self.journal.begin_training(sum(weight.numel() for weight in pl_module.parameters()))
+        self.journal.begin_training(layers_of(pl_module.network, self.recipe.image_size))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the epoch's clock."""

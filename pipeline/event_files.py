@@ -4,9 +4,10 @@ import sys
 import time
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pipeline.record import Layer
 
 
 def keep_tensorflow_out() -> None:
@@ -18,17 +19,6 @@ def keep_tensorflow_out() -> None:
     """
     name = "tensorboard.compat.notf"
     sys.modules.setdefault(name, types.ModuleType(name))
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A node of the drawn graph: a layer of a chain, as the framework has built it."""
-
-    name: str
-    kind: str
-    """The framework's own class."""
-    output_shape: tuple[int | None, ...]
-    """In the framework's own layout; None is the batch."""
 
 
 class EventFile:
@@ -67,17 +57,17 @@ class EventFile:
         self._add(step, summary=Summary(value=[Summary.Value(tag=name, image=image)]))
 
     def write_graph(self, layers: Sequence[Layer]) -> None:
-        """Write `layers` as a graph in which each feeds the next."""
+        """Write `layers` as a graph in which each feeds the next, whatever the batch's size."""
         from tensorboard.compat.proto.graph_pb2 import GraphDef
 
         graph = GraphDef()
         for before, layer in zip([None, *layers], layers, strict=False):
-            node = graph.node.add(name=layer.name, op=layer.kind)
+            node = graph.node.add(name=layer.name, op=layer.type)
             if before is not None:
                 node.input.append(before.name)
             shape = node.attr["_output_shapes"].list.shape.add()
-            for size in layer.output_shape:
-                shape.dim.add(size=-1 if size is None else size)
+            for size in (-1, *layer.output_shape):
+                shape.dim.add(size=size)
         self._add(0, graph_def=graph.SerializeToString())
 
     def close(self) -> None:

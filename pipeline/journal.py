@@ -4,7 +4,7 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from pipeline.record import (
     BEST_WEIGHTS,
     EPOCH_METRICS,
     LAST_WEIGHTS,
+    Layer,
     Record,
     series,
+    write_layers,
     write_record,
 )
 from pipeline.tracking import Trackers
@@ -109,12 +111,14 @@ class Journal:
         """The lowest validation loss so far; None before the first epoch."""
         return min(series(self.record, "val_loss"), default=None)
 
-    def begin_training(self, num_parameters: int) -> None:
-        """Note that everything is built and the first step is about to be taken."""
+    def begin_training(self, layers: Sequence[Layer]) -> None:
+        """Note that the network of `layers` is built and the first step is about to be taken."""
+        write_layers(self.run_dir, layers)
         self.trackers.begin(self.record)
         self._began = time.perf_counter()
         self.startup.end("build")
         timing = {**self.startup.seconds, "startup_seconds": self.startup.total_seconds}
+        num_parameters = sum(layer.parameters for layer in layers)
         self._update(parameters=num_parameters, timing={**self.record.timing, **timing})
 
     def begin_epoch(self) -> None:

@@ -24,6 +24,7 @@ from portproof.files import (
 RECORD = "record.json"
 RECIPE = "recipe.yaml"
 HISTORY = "history.csv"
+LAYERS = "layers.json"
 PREDICTIONS = "predictions.npz"
 LOG = "log.txt"
 REPORT = "report.txt"
@@ -38,6 +39,10 @@ STARTUP_PHASES = ("program", "data", "framework", "build")
 STATUSES = ("running", "complete", "failed", "interrupted")
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 MAX_PREDICTIONS_BYTES = 256 * 1024 * 1024
+MAX_LAYERS_BYTES = 1024 * 1024
+MAX_LAYER_SIZE = 2**53
+"""No size of a layer's output, and no number of its parameters, may be larger: a double counts
+them all."""
 
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -105,6 +110,69 @@ def read_record(run_dir: Path) -> Record:
     return Record(**fields)
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A layer of the network that a run trains, as the framework has built it."""
+
+    name: str
+    type: str
+    """The framework's own class."""
+    output_shape: tuple[int, ...]
+    """Without the batch, in the framework's own order of axes."""
+    parameters: int
+
+
+def write_layers(run_dir: Path, layers: Sequence[Layer]) -> None:
+    """Write `layers.json`: the layers in the order in which they run."""
+    rows = [dataclasses.asdict(layer) for layer in layers]
+    write_json(run_dir / LAYERS, {"schema": SCHEMA, "layers": rows})
+
+
+def read_layers(run_dir: Path) -> list[Layer]:
+    """Return the layers that a run trains, in the order in which they run.
+
+    Raises:
+        RunError: missing, too large, not JSON, of another schema, or not a table of layers.
+    """
+    path = run_dir / LAYERS
+    try:
+        fields = read_json(path, MAX_LAYERS_BYTES)
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {path}: {error}") from error
+    if not isinstance(fields, dict):
+        raise RunError(f"{path} must hold a JSON object")
+    _check_schema(path, fields)
+    if set(fields) != {"schema", "layers"}:
+        found = sorted(set(fields) ^ {"schema", "layers"})
+        raise RunError(f"{path}: unexpected or missing fields {found}")
+    rows = fields["layers"]
+    if not isinstance(rows, list) or not rows:
+        raise RunError(f"{path}: `layers` must be a list of at least one layer")
+    layers = [_layer(path, number, row) for number, row in enumerate(rows, start=1)]
+    if len({layer.name for layer in layers}) < len(layers):
+        raise RunError(f"{path}: two layers have the same name")
+    return layers
+
+
+def _layer(path: Path, number: int, row: Any) -> Layer:
+    names = {item.name for item in dataclasses.fields(Layer)}
+    if not isinstance(row, dict) or set(row) != names:
+        raise RunError(f"{path}: layer {number} must have the fields {', '.join(sorted(names))}")
+    for name in ("name", "type"):
+        if not isinstance(row[name], str) or not row[name]:
+            raise RunError(f"{path}: `{name}` of layer {number} must be a word")
+    shape = row["output_shape"]
+    if not isinstance(shape, list) or not all(_is_count(size, least=1) for size in shape):
+        raise RunError(f"{path}: `output_shape` of layer {number} must be a list of sizes")
+    if not _is_count(row["parameters"], least=0):
+        raise RunError(f"{path}: `parameters` of layer {number} must be a count")
+    return Layer(row["name"], row["type"], tuple(shape), row["parameters"])
+
+
+def _is_count(value: Any, *, least: int) -> bool:
+    return type(value) is int and least <= value <= MAX_LAYER_SIZE
+
+
 def write_predictions(
     run_dir: Path, logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
 ) -> None:
@@ -160,8 +228,7 @@ def series(record: Record, name: str) -> list[float]:
 def _check(path: Path, fields: Any) -> None:
     if not isinstance(fields, dict):
         raise RunError(f"{path} must hold a JSON object")
-    if fields.get("schema") != SCHEMA or isinstance(fields["schema"], bool | float):
-        raise RunError(f"{path} has schema {fields.get('schema')!r}; this version reads {SCHEMA}")
+    _check_schema(path, fields)
     known = {item.name: item for item in dataclasses.fields(Record)}
     if set(fields) != set(known):
         raise RunError(f"{path}: unexpected or missing fields {sorted(set(fields) ^ set(known))}")
@@ -182,6 +249,11 @@ def _check(path: Path, fields: Any) -> None:
     _check_history(path, fields["history"])
     _check_numbers(path, "test", fields["test"])
     _check_numbers(path, "timing", fields["timing"])
+
+
+def _check_schema(path: Path, fields: dict[str, Any]) -> None:
+    if fields.get("schema") != SCHEMA or isinstance(fields["schema"], bool | float):
+        raise RunError(f"{path} has schema {fields.get('schema')!r}; this version reads {SCHEMA}")
 
 
 def _check_history(path: Path, rows: Sequence[Any]) -> None:

@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 from filelock import FileLock
 
 from pipeline.errors import UsageError
-from pipeline.event_files import EventFile, Layer
+from pipeline.event_files import EventFile
 from pipeline.record import (
     BEST_WEIGHTS,
     EPOCH_METRICS,
     HISTORY,
     LAST_WEIGHTS,
+    LAYERS,
     PLOTS,
     RECIPE,
     RECORD,
     REPORT,
+    Layer,
     Record,
 )
 from portproof.files import write_text
@@ -246,7 +248,7 @@ class MlflowTracker:
                 self.log_epoch(len(record.history), {**test_metrics(record), **record.timing})
             elif record.failure is not None:
                 self.client.set_tag(self.run_id, "failure", record.failure["reason"])
-            for name in (RECORD, RECIPE, HISTORY, REPORT, LAST_WEIGHTS, BEST_WEIGHTS):
+            for name in (RECORD, RECIPE, HISTORY, LAYERS, REPORT, LAST_WEIGHTS, BEST_WEIGHTS):
                 if (self.run_dir / name).exists():
                     self.client.log_artifact(self.run_id, str(self.run_dir / name))
             if (self.run_dir / PLOTS).is_dir():

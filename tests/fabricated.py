@@ -14,10 +14,11 @@ from pipeline.datasets import load_dataset
 from pipeline.environment import cpu_name, package_versions
 from pipeline.execution import Execution
 from pipeline.recipe import preset, recipe_to_dict
-from pipeline.record import Record, write_predictions, write_record
+from pipeline.record import Layer, Record, write_predictions, write_record
 
 CLASS_NAMES = tuple("abcdefghij")
 TEST_LABELS = np.arange(200) % 10
+LAYERS = (Layer("hidden", "Linear", (16,), 356_000), Layer("logits", "Linear", (10,), 234))
 
 
 def make_record(engine="lightning", variant="base", **changes):

@@ -19,8 +19,8 @@ from pipeline.terminal import say
 ROOT = Path(__file__).parents[1]
 PARSER_NAMES = (
     "idx-images", "idx-labels", "idx-gz", "download-gz", "safetensors", "weights", "question",
-    "trace", "record", "predictions", "recipe", "older-benchmark", "work-so-far", "kept-results",
-    "kept-verdict", "followed-steps", "comparison",
+    "trace", "record", "layers", "predictions", "recipe", "older-benchmark", "work-so-far",
+    "kept-results", "kept-verdict", "followed-steps", "comparison",
 )  # fmt: skip
 ROOMS = ["pipeline", "portproof", "benchmark"]
 MAX_BYTES = 1 << 15

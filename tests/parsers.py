@@ -29,7 +29,7 @@ from pipeline.errors import RunError, UsageError
 from pipeline.fetch import SourceError
 from pipeline.network import read_weights, shared_first_weights
 from pipeline.recipe import preset, read_recipe_fields, recipe_from_dict, recipe_to_dict
-from pipeline.record import read_predictions, read_record
+from pipeline.record import read_layers, read_predictions, read_record
 from pipeline.session import Session, read_kept
 from portproof.compare import Difference
 from portproof.exchange import Question, Trace, read_arrays, read_question, read_trace
@@ -38,7 +38,7 @@ from portproof.exchange import write_trace as write_trace_file
 from portproof.following import read_rows
 from portproof.ladder import Report, RungResult, Verdict
 from portproof.verdict import verdict_from_kept, verdict_to_kept
-from tests.fabricated import make_record
+from tests.fabricated import LAYERS, make_record
 
 ROOT = Path(__file__).parents[1]
 MOST = 1 << 20
@@ -261,6 +261,14 @@ def record_fields(path: Path) -> Any:
     return asdict(record)
 
 
+def layer_fields(path: Path) -> Any:
+    rows = [asdict(layer) for layer in read_layers(path.parent)]
+    return {
+        "schema": 1,
+        "layers": [{**row, "output_shape": [*row["output_shape"]]} for row in rows],
+    }
+
+
 def make_series(record: Any, name: str) -> list[float]:
     from pipeline.record import series
 
@@ -311,6 +319,10 @@ KEPT_VERDICT = verdict_to_kept(
 )
 SESSION = {"identity": {"work": 1}, "parts": {"a": {"seconds": 1.5}, "b": None}}
 RECORD = asdict(make_record())
+TABLE = {
+    "schema": 1,
+    "layers": [{**asdict(row), "output_shape": [*row.output_shape]} for row in LAYERS],
+}
 TRACED = bytes_of(write_trace_file, TRACE)
 ASKED = bytes_of(write_question_file, QUESTION)
 RECIPE = yaml.safe_dump(recipe_to_dict(TINY), sort_keys=False).encode()
@@ -339,6 +351,8 @@ PARSERS = {
                TRACE_WORDS, enveloped),
         Parser("record", "record.json", record_fields, json.loads, (as_json(RECORD),), CLEAR,
                RECORD, as_json),
+        Parser("layers", "layers.json", layer_fields, json.loads, (as_json(TABLE),), CLEAR,
+               TABLE, as_json),
         Parser("predictions", "predictions.npz", npz, npz_reference, (PREDICTIONS,), CLEAR),
         Parser("recipe", "recipe.yaml", recipe_fields, recipe_reference, (RECIPE,), CLEAR,
                recipe_to_dict(TINY), as_json),

@@ -9,13 +9,16 @@ import pytest
 from pipeline import record as record_module
 from pipeline.errors import RunError
 from pipeline.record import (
+    Layer,
+    read_layers,
     read_predictions,
     read_record,
     series,
+    write_layers,
     write_predictions,
     write_record,
 )
-from tests.fabricated import TEST_LABELS, make_logits, make_record
+from tests.fabricated import LAYERS, TEST_LABELS, make_logits, make_record
 
 
 def test_a_record_comes_back_as_it_was(tmp_path):
@@ -128,3 +131,63 @@ def test_oversized_predictions_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(record_module, "MAX_PREDICTIONS_BYTES", 100)
     with pytest.raises(RunError, match="larger than the 100 bytes"):
         read_predictions(tmp_path)
+
+
+def test_layers_come_back_as_they_were(tmp_path):
+    write_layers(tmp_path, LAYERS)
+    assert read_layers(tmp_path) == list(LAYERS)
+    assert json.loads((tmp_path / "layers.json").read_text())["layers"][1] == {
+        "name": "logits",
+        "type": "Linear",
+        "output_shape": [10],
+        "parameters": 234,
+    }
+
+
+def damaged_layers(**changes):
+    row = {"name": "conv1", "type": "Conv2D", "output_shape": [28, 28, 32], "parameters": 320}
+    return json.dumps({"schema": 1, "layers": [{**row, "name": "a"}, {**row, **changes}]})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "cannot read"),
+        ("[]", "must hold a JSON object"),
+        ('{"schema": 2, "layers": []}', "has schema 2; this version reads 1"),
+        ('{"schema": true, "layers": []}', "has schema True"),
+        ('{"schema": 1}', r"unexpected or missing fields \['layers'\]"),
+        ('{"schema": 1, "layers": []}', "at least one layer"),
+        ('{"schema": 1, "layers": {"a": 1}}', "must be a list"),
+        ('{"schema": 1, "layers": [["a"]]}', "layer 1 must have the fields name, output_shape,"),
+        (damaged_layers(extra=1), "layer 2 must have the fields"),
+        (damaged_layers(name="a"), "two layers have the same name"),
+        (damaged_layers(name=""), "`name` of layer 2 must be a word"),
+        (damaged_layers(type=3), "`type` of layer 2 must be a word"),
+        (damaged_layers(output_shape=10), "`output_shape` of layer 2 must be a list of sizes"),
+        (damaged_layers(output_shape=[0]), "`output_shape` of layer 2"),
+        (damaged_layers(output_shape=[None, 10]), "`output_shape` of layer 2"),
+        (damaged_layers(parameters=-1), "`parameters` of layer 2 must be a count"),
+        (damaged_layers(parameters=1.0), "`parameters` of layer 2"),
+        (damaged_layers(parameters=True), "`parameters` of layer 2"),
+        (damaged_layers(parameters=2**53 + 1), "`parameters` of layer 2"),
+    ],
+)
+def test_damaged_and_foreign_layers_are_refused(content, message, tmp_path):
+    (tmp_path / "layers.json").write_text(content)
+    with pytest.raises(RunError, match=message):
+        read_layers(tmp_path)
+
+
+def test_undamaged_layers_are_taken(tmp_path):
+    (tmp_path / "layers.json").write_text(damaged_layers())
+    assert read_layers(tmp_path)[1] == Layer("conv1", "Conv2D", (28, 28, 32), 320)
+
+
+def test_missing_and_oversized_layers_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(RunError, match=r"cannot read .*layers\.json"):
+        read_layers(tmp_path)
+    write_layers(tmp_path, LAYERS)
+    monkeypatch.setattr(record_module, "MAX_LAYERS_BYTES", 100)
+    with pytest.raises(RunError, match="larger than the 100 bytes"):
+        read_layers(tmp_path)

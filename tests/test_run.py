@@ -23,13 +23,15 @@ from pipeline.execution import Execution
 from pipeline.journal import NonFiniteLossError
 from pipeline.network import read_weights, shared_first_weights
 from pipeline.recipe import preset
-from pipeline.record import read_predictions, read_record
+from pipeline.record import read_layers, read_predictions, read_record
 from pipeline.run import LOCK, run_training
+from tests.fabricated import LAYERS
 
 NUM_EPOCHS = 3
 VAL_LOSSES = (0.5, 0.3, 0.4)
-FILES = {"record.json", "recipe.yaml", "history.csv", "log.txt", "predictions.npz", "report.txt",
-         "plots", "weights-last.safetensors", "weights-best.safetensors", LOCK}  # fmt: skip
+FILES = {"record.json", "recipe.yaml", "history.csv", "layers.json", "log.txt", "predictions.npz",
+         "report.txt", "plots", "weights-last.safetensors", "weights-best.safetensors",
+         LOCK}  # fmt: skip
 
 
 def fake_half(at=lambda epoch, step: 0.1, logits=None, configure=None):
@@ -41,7 +43,7 @@ def fake_half(at=lambda epoch, step: 0.1, logits=None, configure=None):
     def train(recipe, data, execution, journal, weights):
         os.write(2, b"framework noise\n")  # as C++ code does
         half.began.append((recipe, execution, weights))
-        journal.begin_training(356_234)
+        journal.begin_training(LAYERS)
         for epoch in range(len(journal.record.history), recipe.num_epochs):
             half.epochs.append(epoch)
             journal.begin_epoch()
@@ -126,6 +128,7 @@ def test_a_run_leaves_a_whole_folder(start, tmp_path, drawn_data, capsys):
     assert read_record(tmp_path / "run") == record
     assert (record.status, record.engine, record.variant) == ("complete", "lightning", "base")
     assert record.parameters == 356_234
+    assert read_layers(tmp_path / "run") == list(LAYERS)
     assert record.recipe["num_epochs"] == NUM_EPOCHS
     assert record.environment["device"] == "a toy"
     assert record.dataset["fingerprint"] == load_dataset(drawn_data).fingerprint

@@ -11,8 +11,8 @@ import pytest
 from pipeline import tracking
 from pipeline.command import trainer_main
 from pipeline.errors import UsageError
-from pipeline.event_files import EventFile, Layer
-from pipeline.record import EPOCH_METRICS
+from pipeline.event_files import EventFile
+from pipeline.record import EPOCH_METRICS, Layer
 from pipeline.tracking import MLFLOW_RUN, MlflowTracker, Trackers, require_loggers
 from tests.fabricated import make_record
 from tests.test_run import fake_half, interrupted_at
@@ -100,7 +100,7 @@ def test_a_missing_extra_is_named_before_anything_is_done(name, extra, monkeypat
 def test_a_second_session_takes_the_place_of_the_first(tmp_path):
     for offset in (0, 1):
         events = EventFile(tmp_path)
-        events.write_graph([Layer("image", "Input", (None, 28)), Layer("hidden", "Dense", (None,))])
+        events.write_graph([Layer("image", "Input", (28,), 0), Layer("hidden", "Dense", (8,), 9)])
         for step in (1, 2):
             events.write_scalars(step, {"loss": step + offset})
         if offset == 0:  # killed while it wrote
@@ -181,9 +181,8 @@ def test_how_a_run_ended_is_its_status(call, tmp_path):
     assert statuses == {"good": "FINISHED", "bad": "FAILED", "stopped": "KILLED"}
     assert found["bad"]["tags"]["failure"] == "a planted bug"
     good = found["good"]
-    assert {"record.json", "history.csv", "weights-last.safetensors", "plots/samples.png"} <= set(
-        good["artifacts"]
-    )
+    wanted = {"record.json", "history.csv", "layers.json", "weights-last.safetensors"}
+    assert {*wanted, "plots/samples.png"} <= set(good["artifacts"])
     saved = json.loads((tmp_path / "runs" / "good" / "record.json").read_text())
     assert good["params"] == {name: str(value) for name, value in saved["recipe"].items()}
     assert good["metrics"]["test_accuracy"] == [[3, saved["test"]["accuracy"]]]

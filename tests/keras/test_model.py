@@ -8,6 +8,7 @@ from keras_impl import settings
 from keras_impl.data import batch_source
 from keras_impl.fast import steps_per_execution
 from keras_impl.model import build_model
+from keras_impl.tracking import layers_of
 from keras_impl.train import compile_model
 from keras_impl.watch import Follow
 from keras_impl.weights import (
@@ -38,6 +39,20 @@ def test_images_become_logits(variant, size):
     assert tuple(logits.shape) == (5, 10)
     assert model.get_layer("flatten").output.shape[1] == np.prod(feature_map_shape(recipe))
     assert size != 28 or model.count_params() == 356_234
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_layers_of_a_run_are_those_that_are_built(variant):
+    model = build_model(preset(variant))
+    rows = [(row.name, row.type, row.output_shape, row.parameters) for row in layers_of(model)]
+    assert [name for name, *_ in rows] == [layer.name for layer in model.layers]
+    assert rows[:3] == [
+        ("conv1", "Conv2D", (28, 28, 32), 320),
+        ("act1", "LeakyReLU", (28, 28, 32), 0),
+        ("pool1", "MaxPooling2D", (14, 14, 32), 0),
+    ]
+    assert rows[-1] == ("logits", "Dense", (10,), 1_290)
+    assert sum(parameters for *_, parameters in rows) == model.count_params() == 356_234
 
 
 def test_dropout_drops_in_training_only():

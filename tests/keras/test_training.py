@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from pipeline.record import BEST_WEIGHTS, read_predictions
+from pipeline.record import BEST_WEIGHTS, read_layers, read_predictions
 from portproof.exchange import read_arrays
 from tests.training import check_tracked, mlflow_runs
 
@@ -95,6 +95,9 @@ def test_a_script_trains_to_the_same_bits_and_says_little(trainings):
     assert (run.code, run.err) == (0, "")
     assert run.bits == trainings.once("--variant", "base").bits
     assert loaded == {"keras", "tensorflow", "tensorboard", "mlflow"}
+    layers = read_layers(run.folder)
+    assert [layers[0].type, layers[0].output_shape] == ["Conv2D", (28, 28, 32)]
+    assert sum(layer.parameters for layer in layers) == run.record.parameters == 356_234
     lines = run.out.splitlines()
     assert [line.split("  ")[0] for line in lines] == [
         f"keras-tensorflow base: {run.folder}", "epoch 1/3", "epoch 2/3", "epoch 3/3", lines[-1],

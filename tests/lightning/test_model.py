@@ -8,6 +8,7 @@ from torch import nn
 from lightning_impl import settings
 from lightning_impl.fast import make_fast
 from lightning_impl.model import Classifier, build_model
+from lightning_impl.tracking import layers_of
 from lightning_impl.weights import export_weights, load_weights
 from pipeline.execution import Execution
 from pipeline.network import feature_map_shape, parameter_shapes, shared_first_weights
@@ -28,6 +29,24 @@ def test_images_become_logits(variant, size):
     assert network(images(size=size)).shape == (5, 10)
     height, width, channels = feature_map_shape(recipe)
     assert network.hidden.in_features == height * width * channels
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_layers_of_a_run_are_those_that_are_built(variant, fast):
+    module = Classifier(preset(variant), fast=fast)
+    state = torch.get_rng_state()
+    table = layers_of(module.network, 28)
+    assert torch.equal(torch.get_rng_state(), state)
+    rows = [(row.name, row.type, row.output_shape, row.parameters) for row in table]
+    assert [name for name, *_ in rows] == [name for name, _ in module.network.named_children()]
+    assert rows[:3] == [
+        ("conv1", "Conv2d", (32, 28, 28), 320),
+        ("act1", "LeakyReLU", (32, 28, 28), 0),
+        ("pool1", "MaxPool2d", (32, 14, 14), 0),
+    ]
+    assert rows[-1] == ("logits", "Linear", (10,), 1_290)
+    assert sum(row.parameters for row in table) == 356_234
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -21,7 +21,7 @@ from pipeline.datasets import load_dataset
 from pipeline.execution import Execution
 from pipeline.preprocess import prepare
 from pipeline.recipe import preset
-from pipeline.record import BEST_WEIGHTS, read_predictions
+from pipeline.record import BEST_WEIGHTS, read_layers, read_predictions
 from portproof.following import Follower
 from tests.training import check_tracked, mlflow_runs
 
@@ -166,6 +166,9 @@ def test_a_script_trains_to_the_same_bits_and_says_little(trainings):
     assert (run.code, run.err) == (0, "")
     assert run.bits == trainings.once("--variant", "base").bits
     assert loaded == {"torch", "lightning", "tensorboard", "mlflow"}
+    layers = read_layers(run.folder)
+    assert [layers[0].type, layers[0].output_shape] == ["Conv2d", (32, 28, 28)]
+    assert sum(layer.parameters for layer in layers) == run.record.parameters == 356_234
     lines = run.out.splitlines()
     assert [line.split("  ")[0] for line in lines] == [
         f"lightning base: {run.folder}", "epoch 1/3", "epoch 2/3", "epoch 3/3", lines[-1],
