@@ -149,6 +149,14 @@ class JournalCallback(keras.callbacks.Callback):
         step = min(batch, self.steps_per_epoch - 1)
         self.journal.end_step(self.epoch, step, float(logs["loss"]))
 
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Start the clock of the epoch's validation."""
+        self.journal.begin_validation()
+
+    def on_test_end(self, logs: dict[str, float] | None = None) -> None:
+        """Stop it: Keras has made numbers of the metrics by now, so the device is done."""
+        self.journal.end_validation()
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Hand on the epoch's metrics and weights; the state comes last, see `_restore`."""
         assert logs is not None

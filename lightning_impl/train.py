@@ -157,6 +157,14 @@ class JournalCallback(L.Callback):
         for step, loss in enumerate(outputs["loss"].reshape(-1).tolist(), first_step):
             self.journal.end_step(trainer.current_epoch, step, loss)
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of the epoch's validation."""
+        self.journal.begin_validation()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop it: the loggers have been given numbers by now, so the device is done."""
+        self.journal.end_validation()
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Hand on the epoch's metrics and weights; ModelCheckpoint comes after this."""
         assert isinstance(pl_module, Classifier)

@@ -18,6 +18,7 @@ from pipeline.record import (
     BEST_WEIGHTS,
     EPOCH_METRICS,
     LAST_WEIGHTS,
+    VALIDATION_SECONDS,
     Layer,
     Record,
     series,
@@ -125,6 +126,7 @@ class Journal:
         """Start the clock of an epoch."""
         self._epoch_began = time.perf_counter()
         self._steps_done = 0
+        self._validation_seconds = 0.0
 
     def end_step(self, epoch: int, step: int, loss: float) -> None:
         """Note a finished training step (from 0) and its loss.
@@ -141,6 +143,14 @@ class Journal:
         if not math.isfinite(loss):
             raise NonFiniteLossError(epoch + 1, step + 1, loss, num_steps)
 
+    def begin_validation(self) -> None:
+        """Start the clock of an epoch's validation."""
+        self._validation_began = time.perf_counter()
+
+    def end_validation(self) -> None:
+        """Note that the epoch's validation metrics are there."""
+        self._validation_seconds = time.perf_counter() - self._validation_began
+
     def end_epoch(self, epoch: int, metrics: dict[str, float], weights: Weights) -> None:
         """Write the record with the epoch's row, and the last and best canonical weights.
 
@@ -149,7 +159,8 @@ class Journal:
         seconds = time.perf_counter() - self._epoch_began
         best_before = self.best_val_loss
         row = {"epoch": epoch + 1, **{name: float(metrics[name]) for name in EPOCH_METRICS}}
-        self._update(history=[*self.record.history, {**row, "seconds": seconds}])
+        spent = {"seconds": seconds, VALIDATION_SECONDS: self._validation_seconds}
+        self._update(history=[*self.record.history, {**row, **spent}])
         write_weights(self.run_dir / LAST_WEIGHTS, weights)
         if best_before is None or row["val_loss"] < best_before:
             write_weights(self.run_dir / BEST_WEIGHTS, weights)
@@ -166,6 +177,8 @@ class Journal:
             "images_per_second": self._num_images / statistics.median(seconds),
             "peak_memory_bytes": peak_memory_bytes(),
         }
+        if all(VALIDATION_SECONDS in row for row in self.record.history):
+            timing[VALIDATION_SECONDS] = sum(series(self.record, VALIDATION_SECONDS))
         self._update(timing=timing)
 
     def complete(self, test: dict[str, float]) -> None:

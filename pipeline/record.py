@@ -35,6 +35,8 @@ BEST_WEIGHTS = "weights-best.safetensors"
 SCHEMA = 1
 EPOCH_METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
 HISTORY_FIELDS = ("epoch", *EPOCH_METRICS, "seconds")
+VALIDATION_SECONDS = "validation_seconds"
+"""Beside these in a row of the record, but for epochs that were trained before it was measured."""
 STARTUP_PHASES = ("program", "data", "framework", "build")
 STATUSES = ("running", "complete", "failed", "interrupted")
 MAX_RECORD_BYTES = 16 * 1024 * 1024
@@ -69,7 +71,8 @@ class Record:
     """Versions, CPU, GPU, threads."""
     parameters: int
     history: list[dict[str, Any]] = field(default_factory=list)
-    """A row an epoch: `epoch` from 1, four metrics (None where not finite), `seconds`."""
+    """A row an epoch: `epoch` from 1, four metrics (None where not finite), `seconds`, and
+    `validation_seconds`, which `seconds` include."""
     test: dict[str, float] = field(default_factory=dict)
     """`loss` and `accuracy` of the last weights on the test images; empty until complete."""
     timing: dict[str, float] = field(default_factory=dict)
@@ -77,8 +80,9 @@ class Record:
     `program_seconds` (Python and the pipeline's imports), `data_seconds`, `framework_seconds`
     (its import) and `build_seconds`; `first_step_seconds` (until the first step ends, or the
     first steps where several are one call, and what is compiled for it),
-    `train_seconds` (all epochs, validation included), `images_per_second` (training images over
-    the median epoch, validation included) and `peak_memory_bytes` (of the process)."""
+    `train_seconds` (all epochs, validation included), `validation_seconds` (all epochs'; missing
+    where an epoch's was not measured), `images_per_second` (training images over the median epoch,
+    validation included) and `peak_memory_bytes` (of the process)."""
     failure: dict[str, Any] | None = None
     """Why the run failed: `reason`, and for a loss that is not finite `epoch` and `step`, the last
     of those where several are one call."""
@@ -258,7 +262,8 @@ def _check_schema(path: Path, fields: dict[str, Any]) -> None:
 
 def _check_history(path: Path, rows: Sequence[Any]) -> None:
     for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or set(row) != set(HISTORY_FIELDS) or row["epoch"] != number:
+        is_row = isinstance(row, dict) and set(row) - {VALIDATION_SECONDS} == set(HISTORY_FIELDS)
+        if not is_row or row["epoch"] != number:
             raise RunError(f"{path}: row {number} of `history` is not that of epoch {number}")
         _check_numbers(path, "history", row)
 

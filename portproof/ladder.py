@@ -342,7 +342,7 @@ def _check_evaluation(pair: Pair) -> Report:
         {
             f"history.{name}": np.array([_number(row[name]) for row in history])
             for name in history[0]
-            if name not in {"epoch", "seconds"}
+            if name != "epoch" and not name.endswith("seconds")
         }
         for history in histories
     )

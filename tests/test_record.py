@@ -68,6 +68,11 @@ def damaged(**changes):
         (damaged(status="done"), "unknown status 'done'"),
         (damaged(parameters="many"), "`parameters` has the wrong type str"),
         (damaged(history=[{"epoch": 1}]), "row 1 of `history`"),
+        (damaged(history=[make_record().history[0] | {"more": 1}]), "row 1 of `history`"),
+        (
+            damaged(history=[make_record().history[0] | {"validation_seconds": "1"}]),
+            "`history.validation_seconds` must be a number",
+        ),
         (damaged(history=make_record().history[1:]), "row 1 of `history` is not that of epoch 1"),
         (damaged(test={"loss": "low"}), "`test.loss` must be a number"),
         (damaged(timing={"train_seconds": True}), "`timing.train_seconds` must be a number"),

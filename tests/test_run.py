@@ -20,12 +20,12 @@ from pipeline.datasets import load_dataset
 from pipeline.drawn import draw_dataset
 from pipeline.errors import UsageError
 from pipeline.execution import Execution
-from pipeline.journal import NonFiniteLossError
+from pipeline.journal import Journal, NonFiniteLossError
 from pipeline.network import read_weights, shared_first_weights
 from pipeline.recipe import preset
-from pipeline.record import read_layers, read_predictions, read_record
+from pipeline.record import EPOCH_METRICS, read_layers, read_predictions, read_record
 from pipeline.run import LOCK, run_training
-from tests.fabricated import LAYERS
+from tests.fabricated import LAYERS, make_record
 
 NUM_EPOCHS = 3
 VAL_LOSSES = (0.5, 0.3, 0.4)
@@ -49,6 +49,8 @@ def fake_half(at=lambda epoch, step: 0.1, logits=None, configure=None):
             journal.begin_epoch()
             for step in range(3):
                 journal.end_step(epoch, step, at(epoch, step))
+            journal.begin_validation()
+            journal.end_validation()
             metrics = {"loss": 1 / (epoch + 1), "accuracy": 0.5, "val_accuracy": 0.6}
             now = {name: np.full_like(array, epoch + 1) for name, array in first.items()}
             journal.end_epoch(epoch, {**metrics, "val_loss": VAL_LOSSES[epoch % 3]}, now)
@@ -139,7 +141,8 @@ def test_a_run_leaves_a_whole_folder(start, tmp_path, drawn_data, capsys):
     assert record.failure is None
     phases = [f"{phase}_seconds" for phase in ("program", "data", "framework", "build")]
     assert set(record.timing) == {*phases, "startup_seconds", "first_step_seconds", "train_seconds",
-                                  "images_per_second", "peak_memory_bytes"}  # fmt: skip
+                                  "validation_seconds", "images_per_second",
+                                  "peak_memory_bytes"}  # fmt: skip
     assert all(record.timing[phase] > 0 for phase in phases)
     total = sum(record.timing[phase] for phase in phases)
     assert record.timing["startup_seconds"] == pytest.approx(total)
@@ -242,6 +245,47 @@ def test_an_interrupted_run_goes_on_where_it_was(call, tmp_path):
     assert [row["val_loss"] for row in record.history] == list(VAL_LOSSES)
     best = read_weights(tmp_path / "run" / "weights-best.safetensors", preset("base"))
     assert (best["conv1.bias"] == 2).all()
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.mark.parametrize("measured_from", [0, 1])
+def test_validation_seconds_are_those_of_the_epochs_in_the_record(
+    tmp_path, monkeypatch, measured_from
+):
+    """The second epoch is trained again: the checkpoint has seen only the first."""
+    clock = Clock()
+    monkeypatch.setattr("pipeline.journal.time", clock)
+    journal = Journal(tmp_path, make_record(history=[], timing={}), 100, lambda line: None)
+    journal.begin_training(LAYERS)
+    for epoch, seconds in ((0, 1.0), (1, 2.0), (1, 4.0), (2, 8.0)):
+        journal.resume_at(epoch)
+        journal.begin_epoch()
+        clock.now += 16
+        journal.begin_validation()
+        clock.now += seconds
+        journal.end_validation()
+        clock.now += 32
+        journal.end_epoch(epoch, dict.fromkeys(EPOCH_METRICS, 0.5), {})
+    for row in journal.record.history[:measured_from]:  # of an earlier version
+        del row["validation_seconds"]
+    journal.end_training()
+    rows = read_record(tmp_path).history
+    assert [row.get("validation_seconds") for row in rows][measured_from:] == [1, 4, 8][
+        measured_from:
+    ]
+    assert [row["seconds"] for row in rows] == [49, 52, 56]
+    timing = read_record(tmp_path).timing
+    assert timing["train_seconds"] == 157
+    assert timing.get("validation_seconds") == (None if measured_from else 13)
 
 
 def test_a_complete_run_is_not_run_again(call, tmp_path):

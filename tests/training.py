@@ -40,13 +40,19 @@ class Run:
 
     @property
     def metrics(self):
-        return [{**row, "seconds": None} for row in self.record.history]
+        return without_seconds(self.record.history)
 
     @property
     def bits(self):
         """The last weights and the test logits."""
         logits, _ = read_predictions(self.folder)
         return (self.folder / LAST_WEIGHTS).read_bytes(), logits.tobytes()
+
+
+def without_seconds(history):
+    """Return a history's rows without what differs from run to run."""
+    spent = {"seconds", "validation_seconds"}
+    return [{name: row[name] for name in row if name not in spent} for row in history]
 
 
 class Trainings:
@@ -164,6 +170,16 @@ def _read(code, path):
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
     )
     return json.loads(done.stdout)
+
+
+def check_validation_seconds(record, before):
+    """Check that a resumed run counts each epoch's validation, `before`'s too, and each once."""
+    rows = [row["validation_seconds"] for row in record.history]
+    assert all(0 < spent < row["seconds"] for spent, row in zip(rows, record.history, strict=True))
+    kept = [row["validation_seconds"] for row in before.history]
+    assert rows[: len(kept)] == kept
+    assert record.timing["validation_seconds"] == sum(rows)
+    assert record.timing["validation_seconds"] < record.timing["train_seconds"]
 
 
 def check_tracked(run, name, num_epochs):

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from pipeline.record import BEST_WEIGHTS, read_layers, read_predictions
 from portproof.exchange import read_arrays
-from tests.training import check_tracked, mlflow_runs
+from tests.training import check_tracked, check_validation_seconds, mlflow_runs
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,7 @@ def test_a_resumed_run_ends_with_the_same_bits(trainings, flags, fault):
     whole = trainings.once(*flags)
     assert resumed.metrics == whole.metrics
     assert resumed.bits == whole.bits
+    check_validation_seconds(resumed.record, part.record)
     best = [(run.folder / BEST_WEIGHTS).read_bytes() for run in (resumed, whole)]
     assert best[0] == best[1]
 

@@ -23,7 +23,7 @@ from pipeline.preprocess import prepare
 from pipeline.recipe import preset
 from pipeline.record import BEST_WEIGHTS, read_layers, read_predictions
 from portproof.following import Follower
-from tests.training import check_tracked, mlflow_runs
+from tests.training import check_tracked, check_validation_seconds, mlflow_runs, without_seconds
 
 # The fast path takes LeakyReLU after the pool, and layouts and kernels that add up in another
 # order: float64's rounding over nine steps; measured 4e-16.
@@ -52,6 +52,7 @@ def test_a_resumed_run_ends_with_the_same_bits(trainings, flags, fault):
     whole = trainings.once(*flags)
     assert resumed.metrics == whole.metrics
     assert resumed.bits == whole.bits
+    check_validation_seconds(resumed.record, part.record)
     best = [(run.folder / BEST_WEIGHTS).read_bytes() for run in (resumed, whole)]
     assert best[0] == best[1]
 
@@ -126,7 +127,7 @@ def test_several_steps_in_a_batch_end_with_the_bits_of_single_ones(drawn_data, t
         states = [value.numpy().tobytes() for slots in optimizer["state"].values()
                   for value in slots.values()]  # fmt: skip
         weights = [weight.detach().numpy().tobytes() for weight in module.parameters()]
-        history = [{**row, "seconds": None} for row in journal.record.history]
+        history = without_seconds(journal.record.history)
         saved = sorted(path.name for path in (folder / "checkpoints").iterdir())
         found.append((weights, states, optimizer["param_groups"], history, saved,
                       kept.trainer.global_step))  # fmt: skip
