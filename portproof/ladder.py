@@ -26,6 +26,9 @@ from portproof.statistics import compare_initialisation
 MAX_FINDINGS = 20
 """Findings that a rung keeps: the first ones, in the order of what is compared."""
 
+MAX_GAPS = 40
+"""Gaps that a rung keeps: those nearest to their limits, in the order of what is compared."""
+
 ARCHITECTURE = ("name", "kind", "output_shape", "parameters")
 """What a layer table's row is compared in."""
 
@@ -56,6 +59,18 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Gap:
+    """How far apart two answers are at one place, where that is the largest share of the limit."""
+
+    place: str
+    """A layer, a parameter or a slot, as `place_of` names it, over all cases and steps."""
+    gap: float
+    """Largest |left − right| of the array that comes nearest to its limit."""
+    limit: float
+    """Largest |left − right| that passes in that array; 0 where the same bits are expected."""
+
+
+@dataclass(frozen=True)
 class Report:
     """What a rung's comparison found."""
 
@@ -64,6 +79,9 @@ class Report:
     worst: Difference | None = None
     """The place whose gap is the largest share of what is allowed, also where it passes."""
     findings: tuple[Difference, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    """A gap for each place at which arrays were compared, 0 where they are equal; what is no array,
+    such as a setting or a row of the layer table, has none."""
 
 
 @dataclass(frozen=True)
@@ -464,6 +482,7 @@ def _compare_arrays(
 ) -> Report:
     """Compare by key, each with its own tolerance; findings stand in the order of `keys`."""
     findings: list[Difference] = []
+    gaps: dict[str, tuple[float, Gap]] = {}
     worst: Difference | None = None
     share = 0.0
     compared = 0
@@ -481,9 +500,35 @@ def _compare_arrays(
             place_share = place.gap / allowed if allowed else place.ulps
             if worst is None or place_share > share:
                 worst, share = place, place_share
+            name = place_of(key)
+            if name not in gaps or place_share > gaps[name][0]:
+                gaps[name] = place_share, Gap(name, place.gap, allowed)
         present = ({key: array} if array is not None else {} for array in (one, other))
         findings += compare_arrays(next(present), next(present), tolerance)
-    return Report(compared, worst, tuple(findings[:MAX_FINDINGS]))
+    return Report(compared, worst, tuple(findings[:MAX_FINDINGS]), _nearest(gaps))
+
+
+def place_of(key: str) -> str:
+    """Return an array's name without kind, case and step.
+
+    `conv1` of `point.conv1`, `conv1.bias` of `gradient.full.conv1.bias`, `adam.m.conv1.bias` of
+    `step.3.adam.m.conv1.bias`, `drop1` of `drop.drop1.0`, `loss` of `history.loss`, and `logits`
+    of `logits.full`.
+    """
+    kind, *rest = key.split(".")
+    if kind in ("logits", "loss"):
+        return kind
+    if kind in ("gradient", "step"):
+        rest = rest[1:]
+    elif kind == "drop":
+        rest = rest[:-1]
+    return ".".join(rest) or key
+
+
+def _nearest(gaps: Mapping[str, tuple[float, Gap]]) -> tuple[Gap, ...]:
+    """Return the gaps that are the largest shares of their limits, in the order given."""
+    kept = sorted(gaps, key=lambda name: gaps[name][0], reverse=True)[:MAX_GAPS]
+    return tuple(gap for name, (_, gap) in gaps.items() if name in kept)
 
 
 def _of(side: Trace, prefix: str) -> dict[str, Array]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from portproof.causes import Diagnosis
 from portproof.compare import Difference
-from portproof.ladder import FAILED, PASSED, Report, RungResult, Verdict
+from portproof.ladder import FAILED, PASSED, Gap, Report, RungResult, Verdict
 
 SHOWN = 3
 """Findings shown of a rung in text; all that are kept stand in the plain values."""
@@ -43,7 +43,10 @@ def conclusion(verdict: Verdict) -> str:
 
 
 def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
-    """Return a verdict as plain values for JSON; a gap that is not finite is a word."""
+    """Return a verdict as plain values for JSON; a gap that is not finite is a word.
+
+    A rung's `gaps` hold one of each place, in the unit of `worst`'s: |left − right|.
+    """
     return {
         "left": verdict.left,
         "right": verdict.right,
@@ -100,9 +103,9 @@ def _rung_from(fields: Mapping[str, Any]) -> RungResult:
     worst = report["worst"] and Difference(**report["worst"])
     findings = tuple(Difference(**found) for found in report["findings"])
     diagnoses = tuple(Diagnosis(**found) for found in fields["diagnoses"])
-    return RungResult(
-        **{**fields, "report": Report(report["compared"], worst, findings), "diagnoses": diagnoses}
-    )
+    gaps = tuple(Gap(**gap) for gap in report["gaps"])
+    found = Report(report["compared"], worst, findings, gaps)
+    return RungResult(**{**fields, "report": found, "diagnoses": diagnoses})
 
 
 def _rung_to_dict(rung: RungResult) -> dict[str, Any]:
@@ -113,6 +116,10 @@ def _rung_to_dict(rung: RungResult) -> dict[str, Any]:
         "reason": rung.reason,
         "compared": rung.report.compared,
         "worst": None if rung.report.worst is None else _place(rung.report.worst),
+        "gaps": [
+            {"place": each.place, "gap": _plain(each.gap), "limit": _plain(each.limit)}
+            for each in rung.report.gaps
+        ],
         "findings": [_place(found) for found in rung.report.findings],
         "diagnoses": [
             {"cause": found.cause, "where": found.where, "sentence": found.sentence}

@@ -36,7 +36,7 @@ from portproof.exchange import Question, Trace, read_arrays, read_question, read
 from portproof.exchange import write_question as write_question_file
 from portproof.exchange import write_trace as write_trace_file
 from portproof.following import read_rows
-from portproof.ladder import Report, RungResult, Verdict
+from portproof.ladder import Gap, Report, RungResult, Verdict
 from portproof.verdict import verdict_from_kept, verdict_to_kept
 from tests.fabricated import LAYERS, make_record
 
@@ -313,7 +313,7 @@ OLDER = {
     "environment": {"cpu": "x", "packages": {"torch": "2"}},
     "arms": [{"arm": "a", "faster_than": {"b": {"median": 1.5, "low": 1.2, "high": 1.9}}}],
 }
-PASSED = Report(1, Difference("a", 1.0, 1.0, "", 0.0, 0.0))
+PASSED = Report(1, Difference("a", 1.0, 1.0, "", 0.0, 0.0), (), (Gap("a", 0.0, 1e-9),))
 KEPT_VERDICT = verdict_to_kept(
     Verdict("lightning", "keras-jax", "float64", "", (RungResult(1, "contract", "passed", PASSED),))
 )

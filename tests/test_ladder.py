@@ -9,7 +9,9 @@ from portproof.causes import Diagnosis
 from portproof.compare import Tolerance
 from portproof.exchange import Question, Trace
 from portproof.ladder import (
+    MAX_GAPS,
     RUNGS,
+    Gap,
     Report,
     RungResult,
     Terms,
@@ -17,6 +19,7 @@ from portproof.ladder import (
     climb,
     cross_entropy,
     explain,
+    place_of,
 )
 from portproof.verdict import conclusion, verdict_lines, verdict_to_dict
 
@@ -124,6 +127,95 @@ def test_rounding_passes_and_is_reported():
     assert worst.where.startswith("logits.full[")
     assert worst.gap == pytest.approx(1e-14, rel=0.1)
     assert worst.ulps > 1
+
+
+def gaps_of(verdict, rung):
+    """Return a rung's gaps as shares of their limits, by place."""
+    gaps = verdict.rung(rung).report.gaps
+    assert len({gap.place for gap in gaps}) == len(gaps)
+    return {gap.place: gap.gap / gap.limit for gap in gaps}
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("point.block.0.conv", "block.0.conv"),
+        ("forced.conv1", "conv1"),
+        ("logits.full", "logits"),
+        ("loss.full", "loss"),
+        ("gradient.full.conv1.kernel", "conv1.kernel"),
+        ("gradient.full.loss", "loss"),
+        ("step.12.weight.conv1.kernel", "weight.conv1.kernel"),
+        ("step.12.adam.m.conv1.kernel", "adam.m.conv1.kernel"),
+        ("step.12.loss", "loss"),
+        ("drop.drop1.0", "drop1"),
+        ("drop_eval.drop1", "drop1"),
+        ("trained.conv1.kernel", "conv1.kernel"),
+        ("trained_logits", "trained_logits"),
+        ("history.val_loss", "val_loss"),
+    ],
+)
+def test_a_place_is_named_without_case_and_step(key, place):
+    assert place_of(key) == place
+
+
+def test_each_place_has_its_largest_gap_over_cases_and_steps():
+    verdict = climb_with(
+        lambda trace: moved("step.1.adam.m.dense.kernel", by=2e-13)(
+            moved("step.2.adam.m.dense.kernel", by=5e-13)(moved("forced.dense", by=1e-13)(trace))
+        )
+    )
+    assert verdict.passed
+    near = {"rel": 1e-2, "abs": 0}
+    assert gaps_of(verdict, "optimizer") == {
+        "loss": 0,
+        "weight.dense.kernel": 0,
+        "adam.m.dense.kernel": pytest.approx(0.5, **near),
+    }
+    assert gaps_of(verdict, "layers") == {"dense": pytest.approx(0.1, **near)}
+    assert gaps_of(verdict, "dropout") == {"drop": 0}
+    assert set(gaps_of(verdict, "evaluation")) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    for rung in ("contract", "data", "architecture"):
+        assert verdict.rung(rung).report.gaps == ()
+
+
+def test_a_gap_is_measured_by_the_limit_of_its_own_array():
+    """Of two cases, the smaller gap is the worse where less is allowed."""
+    wide = Tolerance("WIDE", 1.0, "made up", "nothing")
+    terms = Terms("float64", lambda rung, key: wide if key == "point.dense" else ROUNDING)
+    verdict = climb_with(
+        lambda trace: moved("point.dense", by=0.1)(moved("forced.dense", by=5e-13)(trace)),
+        terms=terms,
+    )
+    (gap,) = verdict.rung("layers").report.gaps
+    assert (gap.place, gap.limit) == ("dense", 1e-12)
+    assert gap.gap == pytest.approx(5e-13, rel=1e-2)
+
+
+def test_what_is_expected_to_be_equal_has_no_limit():
+    exact = Tolerance("EXACT", 0.0, "made up", "nothing")
+    terms = Terms("float64", lambda rung, key: exact)
+    verdict = climb_with(moved("forced.dense", by=1e-9), terms=terms)
+    assert verdict.rung("gradients").report.gaps[0] == Gap("dense.kernel", 0.0, 0.0)
+    (gap,) = verdict.rung("layers").report.gaps
+    assert (gap.limit, verdict.rung("layers").status) == (0, "failed")
+    assert gap.gap == pytest.approx(1e-9, rel=1e-2)
+
+
+def test_of_many_places_those_nearest_to_their_limits_are_kept():
+    def with_many(trace):
+        arrays = {f"gradient.full.extra{n:02}": np.array([1.0 + n]) for n in range(60)}
+        return dataclasses.replace(trace, arrays={**trace.arrays, **arrays})
+
+    def change(trace):
+        for number in range(60):
+            trace = moved(f"gradient.full.extra{number:02}", by=number * 1e-14)(trace)
+        return trace
+
+    verdict = climb_with(change, both=with_many)
+    assert verdict.passed
+    gaps = verdict.rung("gradients").report.gaps
+    assert [gap.place for gap in gaps] == [f"extra{n:02}" for n in range(60 - MAX_GAPS, 60)]
 
 
 def moved(key, place=0, by=1e-3):
@@ -340,3 +432,6 @@ def test_a_verdict_reads_as_text_and_as_plain_values():
     assert plain["passed"] is False
     assert plain["rungs"][4]["findings"][0]["gap"] == "inf"
     assert plain["rungs"][4]["findings"][0]["right"] == "nan"
+    assert plain["rungs"][4]["gaps"] == [{"place": "dense", "gap": "inf", "limit": 1e-12}]
+    assert plain["rungs"][6]["gaps"][0] == {"place": "dense.kernel", "gap": 0.0, "limit": 1e-12}
+    assert plain["rungs"][0]["gaps"] == []

@@ -21,7 +21,7 @@ from pipeline.session import LOCK, Session, claimed
 from portproof.causes import Diagnosis
 from portproof.compare import Difference
 from portproof.engines import EngineError
-from portproof.ladder import RUNGS, Report, RungResult, Verdict
+from portproof.ladder import RUNGS, Gap, Report, RungResult, Verdict
 from portproof.verdict import verdict_from_kept, verdict_lines, verdict_to_kept
 from proof.catalogue import FAULTS
 from proof.replays import REPLAYS
@@ -100,7 +100,7 @@ def verdict(left, right, route, *_):
         Difference("optimizer", {"name": "adam", "betas": [0.9, 0.999]}, "missing"),
         Difference("batches", True, None, gap=1e-7, ulps=math.inf),
     )
-    failed = Report(7, places[0], places)
+    failed = Report(7, places[0], places, (Gap("conv1", math.inf, 0.0), Gap("logits", 0.1, 1.0)))
     rungs = [RungResult(number, rung.name, "passed", Report(3, places[3]))
              for number, rung in enumerate(RUNGS, start=1)]  # fmt: skip
     causes = (Diagnosis("transposed", "logits", "it is transposed"),)
