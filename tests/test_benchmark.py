@@ -16,10 +16,10 @@ from benchmark import nvidia, report, runner
 from benchmark.command import SO_FAR, measure_rounds
 from benchmark.difference import differences, read_older
 from benchmark.runner import Arm, Conditions, arms_of, baselines, measure, steady_seconds
-from benchmark.statistics import paired_ratio, spread
 from pipeline.drawn import draw_dataset
 from pipeline.errors import RunError, UsageError
 from pipeline.recipe import preset
+from pipeline.repeated import paired_ratio, spread
 from pipeline.session import Session, claimed
 from portproof.files import write_json
 from tests.disks import no_space
