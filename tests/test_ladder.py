@@ -1,6 +1,8 @@
 """The ladder on answers made up here: what passes, what fails, what may not pass for nothing."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from portproof.ladder import (
 )
 from portproof.verdict import conclusion, verdict_lines, verdict_to_dict
 
+ROOT = Path(__file__).parents[1]
 ROUNDING = Tolerance("ROUNDING", absolute=1e-12, reason="made up", measured="nothing")
 TERMS = Terms("float64", lambda rung, key: ROUNDING)
 ASKS = (
@@ -435,3 +438,15 @@ def test_a_verdict_reads_as_text_and_as_plain_values():
     assert plain["rungs"][4]["gaps"] == [{"place": "dense", "gap": "inf", "limit": 1e-12}]
     assert plain["rungs"][6]["gaps"][0] == {"place": "dense.kernel", "gap": 0.0, "limit": 1e-12}
     assert plain["rungs"][0]["gaps"] == []
+
+
+def test_the_committed_climbs_say_how_far_each_place_is_from_its_limit():
+    content = (ROOT / "results" / "proof" / "ladder.json").read_bytes()
+    assert len(content) < 600_000
+    rungs = [rung for climb in json.loads(content)["climbs"] for rung in climb["rungs"]]
+    compared = [rung for rung in rungs if rung["worst"] is not None]
+    assert len(compared) > 50
+    for rung in compared:
+        nearest = max(rung["gaps"], key=lambda each: each["gap"] / each["limit"])
+        assert nearest["gap"] == rung["worst"]["gap"]
+        assert (nearest["gap"] <= nearest["limit"]) == (rung["status"] == "passed")
