@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup data compare prove benchmark explore doctor test test-all soak fuzz audit lock refresh readme clean
+.PHONY: help setup data compare prove benchmark report explore doctor test test-all soak fuzz audit lock refresh readme clean
 
 EPOCHS ?= 5
 KILLS ?= 20
@@ -39,6 +39,9 @@ prove: data ## prove the port in short: the ladder, planted faults, replays, an 
 
 benchmark: data ## measure both halves against stock programs and hand-written loops
 	$(VENV_PYTHON) scripts/benchmark.py
+
+report: data ## write the page of the last comparison, the proof and the benchmark
+	$(VENV_PYTHON) scripts/report.py
 
 explore: data ## show what the data set holds
 	$(VENV_PYTHON) scripts/explore.py

@@ -241,8 +241,32 @@ def train_and_compare(
     say(f"written: {page}")
     if all(outcome.record for outcome in outcomes):  # or the same call tries again what failed
         session.finish()
-    if found := problems(comparison):
+    found = problems(comparison)
+    try:
+        write_report(arguments, [job.run_dir for job in jobs])
+    except RunError as error:
+        found.append(f"there is no page: {error}")
+    if found:
         raise RunError("\n  ".join(["not as it should be:", *found]))
+
+
+def write_report(arguments: argparse.Namespace, run_dirs: list[Path]) -> None:
+    """Write the page of the runs, with the proof and the benchmark of this machine or the project.
+
+    Raises:
+        RunError: a file that the page is made from is broken.
+    """
+    from page.defaults import PAGE, benchmark_source, proof_source
+    from page.evidence import gather, read_runs
+    from page.write import write_page
+    from pipeline.record import RECORD
+    from pipeline.terminal import say
+
+    output = arguments.output_dir / PAGE
+    runs = read_runs([folder for folder in run_dirs if (folder / RECORD).exists()])
+    evidence = gather(runs, proof_source(), benchmark_source(), arguments.data_dir)
+    write_page(output, evidence, ["python", "scripts/compare.py", *sys.argv[1:]])
+    say(f"the page: {output}")
 
 
 def main(argv: list[str] | None = None, scripts_dir: Path | None = None) -> int:

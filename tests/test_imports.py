@@ -19,6 +19,7 @@ ROOMS = (
     "lightning_impl",
     "proof",
     "benchmark",
+    "page",
     "parity_tests",
     "scripts",
     "tests",
@@ -43,9 +44,26 @@ NEIGHBOURS = {
     "lightning_impl": {"pipeline", "portproof"},
     "benchmark": {"pipeline", "portproof"},
     "proof": {"pipeline", "portproof"},
+    "page": {"pipeline", "portproof"},
     "parity_tests": {"pipeline", "portproof", "proof"},
-    "scripts": {"pipeline", "portproof", "keras_impl", "lightning_impl", "proof", "benchmark"},
-    "tests": {"pipeline", "portproof", "keras_impl", "lightning_impl", "proof", "benchmark"},
+    "scripts": {
+        "pipeline",
+        "portproof",
+        "keras_impl",
+        "lightning_impl",
+        "proof",
+        "benchmark",
+        "page",
+    },
+    "tests": {
+        "pipeline",
+        "portproof",
+        "keras_impl",
+        "lightning_impl",
+        "proof",
+        "benchmark",
+        "page",
+    },
 }
 OWN_FRAMEWORKS = {"keras_impl": {"keras"}, "lightning_impl": TORCH}
 

@@ -106,7 +106,10 @@ def test_all_runs_complete_and_are_compared(call, tmp_path):
     assert (code, err) == (0, "")
     assert "[4/4] lightning, dropout: test accuracy 0.8900" in out
     assert "trained by train_keras.py" in out
-    assert out.splitlines()[-1] == f"written: {tmp_path / 'out' / 'comparison.md'}"
+    lines = out.splitlines()
+    assert lines[-2] == f"written: {tmp_path / 'out' / 'comparison.md'}"
+    assert lines[-1] == f"the page: {tmp_path / 'out' / 'report.html'}"
+    assert "Lightning, dropout" in (tmp_path / "out" / "report.html").read_text()
     data = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert [(run["engine"], run["variant"]) for run in data["runs"]] == [
         ("keras-tensorflow", "base"), ("keras-tensorflow", "dropout"),
@@ -130,6 +133,7 @@ def test_a_failing_run_is_named_and_the_others_go_on(call, tmp_path, mode, reaso
     assert reason in err
     assert "[2/2] lightning, dropout: test accuracy 0.8900" in out
     runs = json.loads((tmp_path / "out" / "comparison.json").read_text())["runs"]
+    assert out.splitlines()[-1] == f"the page: {tmp_path / 'out' / 'report.html'}"
     assert reason in runs[0]["reason"]
     assert runs[1]["reason"] is None
 

@@ -1,0 +1,41 @@
+"""Which results a page shows where none are named: this machine's, else the project's own."""
+
+from pathlib import Path
+
+from page.evidence import BENCHMARK_JSON, LADDER_JSON, Source
+from pipeline.errors import UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = Path("runs")
+PROOFS = (RUNS / "proof", RUNS / "proof-short")
+BENCHMARKS = (RUNS / "benchmark",)
+COMMITTED_PROOF = ROOT / "results" / "proof"
+COMMITTED_BENCHMARK = ROOT / "results" / "benchmark-cpu"
+PAGE = "report.html"
+
+
+def proof_source(named: Path | None = None) -> Source:
+    """Return the folder of verdicts.
+
+    Raises:
+        UsageError: the one that was named holds none.
+    """
+    return _source(named, PROOFS, COMMITTED_PROOF, LADDER_JSON)
+
+
+def benchmark_source(named: Path | None = None) -> Source:
+    """Return the folder of measurements.
+
+    Raises:
+        UsageError: the one that was named holds none.
+    """
+    return _source(named, BENCHMARKS, COMMITTED_BENCHMARK, BENCHMARK_JSON)
+
+
+def _source(named: Path | None, own: tuple[Path, ...], committed: Path, file: str) -> Source:
+    if named is not None:
+        if not (named / file).is_file():
+            raise UsageError(f"{named} holds no {file}")
+        return Source(named, is_committed=False)
+    found = next((folder for folder in own if (folder / file).is_file()), None)
+    return Source(found or committed, is_committed=found is None)

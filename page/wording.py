@@ -1,0 +1,119 @@
+"""Names, colours and numbers as the page shows them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from page.evidence import Evidence, Spread, TrainedRun
+
+Fields = dict[str, Any]
+
+ENGINE_NAMES = {
+    "keras-tensorflow": "Keras on TensorFlow",
+    "keras-jax": "Keras on JAX",
+    "keras-torch": "Keras on torch",
+    "lightning": "Lightning",
+}
+COLOURS = {"keras-tensorflow": 0, "lightning": 1, "keras-jax": 2, "keras-torch": 3}
+OTHER_COLOUR = 4
+NONE = "–"
+
+
+def name_of(engine: str) -> str:
+    """Return an engine's name for people."""
+    return ENGINE_NAMES.get(engine, engine)
+
+
+def colour_of(engine: str) -> int:
+    """Return an engine's colour."""
+    return COLOURS.get(engine, OTHER_COLOUR)
+
+
+def run_names(runs: Sequence[TrainedRun]) -> list[str]:
+    """Return the runs' names for people; a folder's name where two would have the same."""
+    names = [f"{name_of(run.engine)}, {run.variant}" for run in runs]
+    return [
+        f"{name} ({run.folder.name})" if names.count(name) > 1 else name
+        for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def complete(evidence: Evidence) -> list[TrainedRun]:
+    """Return the runs that have a result."""
+    return [run for run in evidence.runs if run.evaluation is not None]
+
+
+def pairs(runs: Sequence[TrainedRun]) -> list[tuple[TrainedRun, TrainedRun]]:
+    """Return, for each variant, its first Keras run and its first Lightning run."""
+    found = []
+    for variant in dict.fromkeys(run.variant for run in runs):
+        own = [run for run in runs if run.variant == variant]
+        keras = [run for run in own if run.engine.startswith("keras")]
+        lightning = [run for run in own if run.engine == "lightning"]
+        if keras and lightning:
+            found.append((keras[0], lightning[0]))
+    return found
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a percentage."""
+    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.2f} %"
+
+
+def number(value: float | None) -> str:
+    """Return a metric."""
+    return NONE if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+def signed(value: float | None) -> str:
+    """Return a difference, with its sign."""
+    return NONE if value is None or not math.isfinite(value) else minus(f"{value:+.4f}")
+
+
+def minus(text: str) -> str:
+    """Return a number's text with a minus sign for the hyphen."""
+    return text.replace("-", "−")
+
+
+def json_number(value: float) -> float | None:
+    """Return a number that JSON can hold."""
+    return round(value, 5) if math.isfinite(value) else None
+
+
+def gib(num_bytes: float | None) -> str:
+    """Return a size of memory."""
+    return NONE if num_bytes is None else f"{num_bytes / 2**30:.2f} GiB"
+
+
+def spread(found: Spread | None) -> str:
+    """Return a median with its quartiles."""
+    if found is None:
+        return NONE
+    return minus(f"{found.median:.2f} ({found.lower:.2f} to {found.upper:.2f})")
+
+
+def shape(sizes: Sequence[int]) -> str:
+    """Return a shape."""
+    return " × ".join(str(size) for size in sizes)
+
+
+def versions(packages: Any) -> str:
+    """Return the versions of what a file calls its packages."""
+    if not isinstance(packages, dict):
+        return NONE
+    return ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+
+
+def plain_items(fields: Fields) -> list[tuple[str, str]]:
+    """Return what a file says of a machine or of conditions, as names and texts."""
+    items = []
+    for name, value in fields.items():
+        if name == "memory_bytes" and isinstance(value, int | float):
+            items.append(("memory", gib(value)))
+        elif isinstance(value, dict):
+            items.append((name, ", ".join(f"{key} {item}" for key, item in value.items())))
+        elif isinstance(value, list):
+            items.append((name, ", ".join(str(item) for item in value)))
+        elif value is not None and value != "":
+            items.append((name.replace("_", " "), str(value)))
+    return items

@@ -1,0 +1,76 @@
+"""Write one page of runs, their comparison, the proof and the benchmark."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pipeline.command import OneLineParser, guarded
+from pipeline.errors import RunError, UsageError
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        description="Write one HTML page, which needs no other file and no network, of runs, the "
+        "parity proof and the benchmark, whichever are there.",
+        epilog="Exit codes: 0 done, 1 a file is broken, 2 wrong call, 130 interrupted.",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        type=Path,
+        metavar="RUN",
+        help="run folders, or folders of them (the last comparison in runs/)",
+    )
+    parser.add_argument(
+        "--proof",
+        type=Path,
+        metavar="D",
+        help="folder of ladder.json and faults.json (runs/proof, runs/proof-short, or the "
+        "project's own results)",
+    )
+    parser.add_argument(
+        "--benchmark",
+        type=Path,
+        metavar="D",
+        help="folder of benchmark.json (runs/benchmark, or the project's own results)",
+    )
+    parser.add_argument("--data-dir", type=Path, metavar="D", help="folder of the four IDX files")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="(report.html beside the runs, or in runs/)"
+    )
+    return parser
+
+
+def conduct(arguments: argparse.Namespace) -> None:
+    from page.defaults import PAGE, RUNS, benchmark_source, proof_source
+    from page.evidence import find_runs, gather, latest_comparison, read_runs
+    from page.write import write_page
+    from pipeline.terminal import say
+
+    folders = list(arguments.runs)
+    if not folders and (latest := latest_comparison(RUNS)):
+        folders = [latest]
+    output = arguments.output or (folders[0] if len(folders) == 1 else RUNS) / PAGE
+    if output.is_dir():
+        raise UsageError(f"`--output` must be a file; {output} is a folder")
+    evidence = gather(
+        read_runs(find_runs(folders)),
+        proof_source(arguments.proof),
+        benchmark_source(arguments.benchmark),
+        arguments.data_dir,
+    )
+    command = ["python", "scripts/report.py", *sys.argv[1:]]
+    try:
+        write_page(output, evidence, command)
+    except OSError as error:
+        raise RunError(f"cannot write {output}: {error.strerror or error}") from error
+    say(f"written: {output}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    return guarded("report.py", lambda: conduct(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
