@@ -248,6 +248,22 @@ ROWS = (
         catalogue.INITIALISERS,
     ),
     Row(
+        "model",
+        "batch normalisation",
+        "`momentum=0.99` is what is kept, ε 1e-3; the moving variance is that of the batch",
+        "`momentum=0.1` is what is taken in, ε 1e-5; the running variance divides by N − 1",
+        "how fast the averages move, ε, and the variance of small batches",
+        "torch's momentum is 1 minus Keras's; name ε. The variance's factor stays. This network has none",
+        (
+            ("keras_impl/model.py", "def build_model("),
+            ("lightning_impl/model.py", "def build_model("),
+        ),
+        (
+            ("tests/keras/test_defaults.py", "test_batch_normalisation_keeps_99_parts_of_100"),
+            ("tests/lightning/test_defaults.py", "test_batch_normalisation_takes_in_a_tenth"),
+        ),
+    ),
+    Row(
         "compile",
         "loss",
         "`CategoricalCrossentropy` takes probabilities",
@@ -279,6 +295,38 @@ ROWS = (
             ("tests/lightning/test_optimizer.py", "test_torchs_adam_takes_others"),
         ),
         catalogue.EPSILON,
+    ),
+    Row(
+        "compile",
+        "learning-rate schedules",
+        "a schedule object counts steps; `LearningRateScheduler` counts epochs",
+        '`configure_optimizers` returns a scheduler, stepped once an epoch (`interval="epoch"`)',
+        "a schedule that is carried over as it is runs through in as many epochs as it should take steps",
+        '`{"scheduler": …, "interval": "step"}`, and lengths in steps. This project\'s rate is constant',
+        (
+            ("keras_impl/train.py", "learning_rate=recipe.learning_rate,"),
+            ("lightning_impl/model.py", "learning_rate=recipe.learning_rate,"),
+        ),
+        (
+            ("tests/keras/test_defaults.py", "test_a_schedule_counts_steps"),
+            ("tests/lightning/test_defaults.py", "test_a_scheduler_is_stepped_by_epoch"),
+        ),
+    ),
+    Row(
+        "compile",
+        "gradient clipping",
+        "`clipnorm` of the optimizer: each variable's gradient by its own norm; `global_clipnorm`: all by one",
+        "`gradient_clip_val` of the Trainer: all by one norm",
+        "nothing is clipped by default; equal-sounding arguments clip other gradients",
+        "`global_clipnorm` in Keras. With manual optimization call `self.clip_gradients`. This project clips none",
+        (
+            ("keras_impl/train.py", "epsilon=recipe.epsilon,"),
+            ("lightning_impl/model.py", "epsilon=recipe.epsilon,"),
+        ),
+        (
+            ("tests/keras/test_defaults.py", "test_clipnorm_is_of_each_variable_by_itself"),
+            ("tests/lightning/test_defaults.py", "test_gradients_are_clipped_by_one_norm"),
+        ),
     ),
     Row(
         "fit",
@@ -349,6 +397,23 @@ ROWS = (
         ),
         (("tests/test_ladder.py", "test_reported_metrics_are_worked_out_again"),),
         catalogue.METRICS,
+    ),
+    Row(
+        "logging",
+        "trackers",
+        "callbacks: `CSVLogger`, `TensorBoard`; epochs count from 0",
+        "loggers: `CSVLogger` or, where it is installed, `TensorBoardLogger` by default; the axis counts steps",
+        "curves of the two do not lie over each other; `keras.callbacks.TensorBoard` loads TensorFlow on every backend",
+        "one writer for both, handed an epoch's metrics by a callback here and a logger there",
+        (
+            ("keras_impl/tracking.py", "class TrackingCallback(keras.callbacks.Callback)"),
+            ("lightning_impl/tracking.py", "class TrackingLogger(Logger)"),
+        ),
+        (
+            ("tests/test_tracking.py", "test_a_run_that_goes_on_doubles_no_step_and_lacks_none"),
+            ("tests/keras/test_training.py", "test_a_resumed_run_is_followed_as_one"),
+            ("tests/lightning/test_training.py", "test_a_resumed_run_is_followed_as_one"),
+        ),
     ),
     Row(
         "checkpoints",

@@ -74,6 +74,59 @@ def test_first_weights_are_of_one_width_and_biases_are_not_zero():
         assert 0 < parameter.abs().max() <= 2048**-0.5
 
 
+def test_batch_normalisation_takes_in_a_tenth():
+    layer = nn.BatchNorm1d(1)
+    layer(torch.tensor([[1.0], [3.0]]))
+    assert torch.allclose(layer.running_mean, torch.tensor(0.1 * 2.0))
+    assert torch.allclose(layer.running_var, torch.tensor(0.9 + 0.1 * 2.0))  # over N - 1
+    assert layer.eps == 1e-5
+
+
+lightnings_own = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec:FutureWarning", "ignore:The 'train_dataloader' does not have many workers"
+)
+
+
+class TwoWeights(L.LightningModule):
+    """Two weights whose gradients are 3 and 4, and a rate that is divided by ten at each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.ParameterList([nn.Parameter(torch.zeros(1)) for _ in range(2)])
+        self.rates = []
+
+    def training_step(self, batch):
+        self.rates.append(self.optimizers().param_groups[0]["lr"])
+        return 3 * self.weights[0].sum() + 4 * self.weights[1].sum()
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.1)]
+
+
+def trained(tmp_path, **options):
+    module = TwoWeights()
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, default_root_dir=tmp_path, **options,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(torch.zeros(3, 1)))
+    return module
+
+
+@lightnings_own
+def test_a_scheduler_is_stepped_by_epoch(tmp_path):
+    rates = trained(tmp_path, max_epochs=2).rates
+    assert rates == pytest.approx([1.0] * 3 + [0.1] * 3)
+
+
+@lightnings_own
+def test_gradients_are_clipped_by_one_norm(tmp_path):
+    module = trained(tmp_path, max_steps=1, gradient_clip_val=1.0)
+    moved = [-float(weight.detach()) for weight in module.weights]
+    assert moved == pytest.approx([0.6, 0.8], rel=1e-4)
+
+
 def test_tensor_float_32_is_on_in_cudnn_alone():
     code = "import torch; "
     code += "print(torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)"
