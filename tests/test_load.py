@@ -65,3 +65,31 @@ def test_all_get_whole_data_where_one_fills_the_cache(mirror, real_data, tmp_pat
     # One alone has fetched the files.
     assert sum(out.count("from http") for out, _ in found) == len(IDX_FILES)
     assert not list(tmp_path.rglob("*.part"))
+
+
+def limited_compare(data, folder, megabytes):
+    command = [sys.executable, "-m", "tests.limited", "--megabytes", str(megabytes), "--"]
+    command += ["scripts/compare.py", "--epochs", "1", "--batch-size", "50"]
+    command += ["--data-dir", str(data), "--output-dir", str(folder)]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    if "no memory cgroup can be made here" in done.stderr:
+        pytest.skip("no memory cgroup can be made here")
+    return done
+
+
+@pytest.mark.slow
+def test_each_engine_of_a_comparison_fits_into_two_gigabytes(drawn_data, tmp_path):
+    done = limited_compare(drawn_data, tmp_path / "out", 2000)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "train_lightning.py dropout" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_one_that_does_not_fit_costs_its_own_cells(drawn_data, tmp_path):
+    # All frameworks' code alone is larger.
+    done = limited_compare(drawn_data, tmp_path / "out", 250)
+    assert done.returncode == 1
+    assert done.stderr.count("ended by signal SIGKILL") == 4
+    assert (tmp_path / "out" / "comparison.md").exists()
