@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup data compare prove benchmark report explore doctor test test-all soak fuzz audit lock refresh readme clean
+.PHONY: help setup data compare prove benchmark report explore doctor test test-all soak fuzz audit lock refresh readme tutorial clean
 
 EPOCHS ?= 5
 KILLS ?= 20
@@ -77,6 +77,10 @@ refresh: ## take the newest releases that are at least two weeks old into the lo
 readme: setup ## make the README's and the documents' made parts anew
 	$(VENV_PYTHON) -m pipeline.readme
 	$(VENV_PYTHON) -m proof.docs
+	$(VENV_PYTHON) scripts/make_tutorial.py --text
+
+tutorial: data ## run the tutorial's code in both halves; write its outputs, pictures and notebooks
+	$(VENV_PYTHON) scripts/make_tutorial.py
 
 clean: ## remove .venv and the tools' caches; runs and data stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -20,6 +20,7 @@ ROOMS = (
     "proof",
     "benchmark",
     "page",
+    "tutorial",
     "parity_tests",
     "scripts",
     "tests",
@@ -45,6 +46,7 @@ NEIGHBOURS = {
     "benchmark": {"pipeline", "portproof"},
     "proof": {"pipeline", "portproof"},
     "page": {"pipeline", "portproof"},
+    "tutorial": {"pipeline", "portproof"},
     "parity_tests": {"pipeline", "portproof", "proof"},
     "scripts": {
         "pipeline",
@@ -54,6 +56,7 @@ NEIGHBOURS = {
         "proof",
         "benchmark",
         "page",
+        "tutorial",
     },
     "tests": {
         "pipeline",
@@ -63,6 +66,7 @@ NEIGHBOURS = {
         "proof",
         "benchmark",
         "page",
+        "tutorial",
     },
 }
 OWN_FRAMEWORKS = {"keras_impl": {"keras"}, "lightning_impl": TORCH}
@@ -203,6 +207,8 @@ PLANTED = {
     "benchmark/b.py": ("from benchmark.arms import plain_keras", "never imported"),
     "benchmark/arms/a.py": ("import torch\nimport tensorflow", "one process, one framework"),
     "benchmark/arms/b.py": ("import keras\nimport torch\nimport jax", "one process"),
+    "page/a.py": ("from proof import climbs", "must not import proof"),
+    "tutorial/a.py": ("import torch", "tutorial must not import torch"),
     "parity_tests/a.py": ("from keras_impl import model", "must not import keras_impl"),
     "parity_tests/b.py": ("def f():\n    import keras", "parity_tests must not import keras"),
     "scripts/a.py": ("import keras", "scripts load frameworks inside functions"),

@@ -7,13 +7,16 @@ import runpy
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 
 from page import charts, samples
-from page.evidence import find_runs, latest_comparison, read_runs
-from page.sections import data, evaluation, model, parity, summary, training
+from page.evidence import Benchmark, Faults, Ladder, find_runs, latest_comparison, read_runs
+from page.reading import _built, read_as
+from page.sections import benchmark, data, evaluation, model, parity, summary, training
+from page.sections import made as made_section
 from page.write import CONTENTS, render, write_page
 from pipeline.errors import RunError, UsageError
 from tests import paged
@@ -22,6 +25,11 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "report.py"
 MARKUP = "</script><img src=x onerror=alert(1)>\"'&"
 MB = 10**6
+PARTS = {
+    "ladder.json": ("ladder", Ladder),
+    "faults.json": ("faults", Faults),
+    "benchmark.json": ("benchmark", Benchmark),
+}
 
 
 @pytest.fixture
@@ -110,9 +118,6 @@ def test_the_summary_answers_from_the_verdicts():
 
 
 def built_ladder(value):
-    from page.evidence import Ladder
-    from page.reading import _built
-
     return _built(Ladder, value, "")
 
 
@@ -420,8 +425,6 @@ def test_wrong_calls_and_broken_files_have_a_line(report, made, capsys):
 
 def test_a_committed_result_can_be_read():
     from page.defaults import COMMITTED_BENCHMARK, COMMITTED_PROOF
-    from page.evidence import Benchmark, Faults, Ladder
-    from page.reading import read_as
 
     ladder = read_as(Ladder, COMMITTED_PROOF / "ladder.json")
     assert all(
@@ -447,3 +450,49 @@ def test_runs_are_ordered_by_variant_and_engine(made):
     assert [run.variant for run in runs] == ["base"] * 3 + ["dropout"] * 3
     assert [run.engine for run in runs[:3]] == ["keras-tensorflow", "lightning", "keras-torch"]
     assert dataclasses.is_dataclass(runs[0])
+
+
+def mutated(value, random):
+    """Return JSON's `value` with one of its leaves replaced by something odd."""
+    odd = [0, -1, 1e308, 1e-308, 10**30, None, "", "x", True, [], {}]
+    if isinstance(value, dict) and value:
+        key = random.choice(sorted(value))
+        return {**value, key: mutated(value[key], random)}
+    if isinstance(value, list) and value:
+        place = random.randrange(len(value))
+        return [*value[:place], mutated(value[place], random), *value[place + 1 :]]
+    return random.choice(odd)
+
+
+@pytest.mark.parametrize(
+    "part", ["proof/ladder.json", "proof/faults.json", "benchmark/benchmark.json"]
+)
+def test_odd_values_are_shown_or_refused(made, part):
+    path = made.add_all().folder / part
+    whole = json.loads(path.read_text())
+    random = Random(0)
+    refused = 0
+    evidence = made.read()
+    for _ in range(150):
+        path.write_text(json.dumps(mutated(whole, random)))
+        try:
+            sections_of(dataclasses.replace(evidence, **read_part(path)))
+        except RunError:
+            refused += 1
+    assert 20 < refused < 150
+
+
+def read_part(path):
+    name, kind = PARTS[path.name]
+    return {name: read_as(kind, path)}
+
+
+def sections_of(evidence):
+    summary.summary(evidence)
+    made_section.made(evidence)
+    if evidence.ladder:
+        parity.parity(evidence.ladder)
+    if evidence.faults:
+        parity.faults(evidence.faults)
+    if evidence.benchmark:
+        benchmark.benchmark(evidence.benchmark)

@@ -21,6 +21,7 @@ TARGETS = [
     "compare",
     "prove",
     "benchmark",
+    "report",
     "explore",
     "doctor",
     "test",
@@ -31,6 +32,7 @@ TARGETS = [
     "lock",
     "refresh",
     "readme",
+    "tutorial",
     "clean",
 ]
 

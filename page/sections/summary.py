@@ -148,8 +148,12 @@ def _faster_measured(benchmark: Benchmark) -> str:
 
 
 def _by_round(benchmark: Benchmark, arm: str) -> list[float]:
+    """Return an arm's seconds an epoch, round by round; none where they can't be such."""
     measured = benchmark.measurements.get(arm, ())
-    return [statistics.median(m.epoch_seconds[1:] or m.epoch_seconds) for m in measured]
+    steady = [m.epoch_seconds[1:] or m.epoch_seconds for m in measured]
+    if not all(seconds and all(1e-6 < one < 1e9 for one in seconds) for seconds in steady):
+        return []
+    return [statistics.median(seconds) for seconds in steady]
 
 
 def _accuracy_sentence(runs: Sequence[TrainedRun]) -> str:

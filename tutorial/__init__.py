@@ -1,0 +1,1 @@
+"""The tutorial: its page, its notebooks, and how they are run."""
