@@ -39,6 +39,8 @@ if (source) {
   const more = document.getElementById("samples-more");
   const filters = ["class", "run", "outcome"].map((name) => document.getElementById(`filter-${name}`));
   const atOnce = 48;
+  // Once, and not at each picture: it is most of a megabyte.
+  grid.style.setProperty("--sprite", `url(${data.sprite})`);
   let wanted = [];
   let shown = 0;
 
@@ -55,7 +57,6 @@ if (source) {
     const picture = element("div", "", "picture");
     const [scaleX, scaleY] = [64 / data.size[0], 64 / data.size[1]];
     const rows = Math.ceil(data.positions.length / data.columns);
-    picture.style.backgroundImage = `url(${data.sprite})`;
     picture.style.backgroundSize = `${64 * data.columns}px ${64 * rows}px`;
     const column = at % data.columns;
     const row = Math.floor(at / data.columns);
