@@ -130,6 +130,7 @@ def stacked_bars(
     title: str,
     axis: str,
     *,
+    unit: str = "",
     size: tuple[int, int] = WIDE,
 ) -> Markup:
     """Draw bars of several parts each, from the left to the right."""
@@ -150,7 +151,7 @@ def stacked_bars(
         drawn.append(_text(labels - 10, top + 12, _short(label, labels), "end"))
         start = 0.0
         for place, (name, value) in enumerate(zip(parts_names, values, strict=True)):
-            told = escape(f"{label}, {name}: {value:.2f} s")
+            told = escape(f"{', '.join(filter(None, (label, name)))}: {value:.4g}{unit}")
             drawn.append(
                 f'<rect class="part{place}" x="{x(start):.1f}" y="{top}" height="{ROW - 8}" '
                 f'width="{max(x(start + value) - x(start), 0):.1f}"><title>{told}</title></rect>'
@@ -203,7 +204,9 @@ def linear_ticks(low: float, high: float) -> list[float]:
 
 def epoch_ticks(count: int) -> list[int]:
     """Return the epochs that are named on an axis."""
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 1000) if count / step <= 12)
+    step = max(1, math.ceil(count / 12))
+    if step > 2:
+        step = 5 * math.ceil(step / 5)
     return [epoch for epoch in range(1, count + 1) if epoch == 1 or epoch % step == 0]
 
 
@@ -278,8 +281,14 @@ def _curve(line: Line, x: Place, y: Place) -> str:
     radius = 3 if len(line.values) <= 30 else 1.5
     for piece in pieces:
         for point in piece:
-            at, height = point.split(",")
-            drawn.append(f'<circle {style} cx="{at}" cy="{height}" r="{radius}"/>')
+            at, height = (float(place) for place in point.split(","))
+            if line.colour % 2:  # a shape besides the colour
+                drawn.append(
+                    f'<rect {style} x="{at - radius:.1f}" y="{height - radius:.1f}" '
+                    f'width="{2 * radius}" height="{2 * radius}"/>'
+                )
+            else:
+                drawn.append(f'<circle {style} cx="{at:.1f}" cy="{height:.1f}" r="{radius}"/>')
     return "".join(drawn)
 
 

@@ -1,4 +1,4 @@
-"""Which results a page shows where none are named: this machine's, else the project's own."""
+"""Which results a page shows where none are named: the last of this machine, or the project's."""
 
 from pathlib import Path
 
@@ -37,5 +37,6 @@ def _source(named: Path | None, own: tuple[Path, ...], committed: Path, file: st
         if not (named / file).is_file():
             raise UsageError(f"{named} holds no {file}")
         return Source(named, is_committed=False)
-    found = next((folder for folder in own if (folder / file).is_file()), None)
+    there = [folder for folder in own if (folder / file).is_file()]
+    found = max(there, key=lambda folder: (folder / file).stat().st_mtime, default=None)
     return Source(found or committed, is_committed=found is None)

@@ -1,5 +1,6 @@
 """What a page is made from: run folders, verdicts and measurements, whichever are there."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,13 @@ from pipeline.record import (
 )
 
 LADDER_JSON, FAULTS_JSON, BENCHMARK_JSON = "ladder.json", "faults.json", "benchmark.json"
-ENGINE_ORDER = ("keras-tensorflow", "lightning", "keras-jax", "keras-torch")
+ENGINE_NAMES = {
+    "keras-tensorflow": "Keras on TensorFlow",
+    "lightning": "Lightning",
+    "keras-jax": "Keras on JAX",
+    "keras-torch": "Keras on torch",
+}
+ENGINE_ORDER = tuple(ENGINE_NAMES)
 MAX_RUNS = 16
 
 Array = np.ndarray[Any, Any]
@@ -44,6 +51,8 @@ class TrainedRun:
     cell: Run | None = None
     evaluation: Evaluation | None = None
     labels: Array | None = None
+    name: str = ""
+    """What people call it: its engine, its variant, and its folder where two are alike in these."""
 
     @property
     def engine(self) -> str:
@@ -232,6 +241,8 @@ class Evidence:
     """All of it."""
 
     runs: tuple[TrainedRun, ...] = ()
+    lost: tuple[tuple[str, str], ...] = ()
+    """Names of runs that left no record, and why."""
     dataset: Dataset | None = None
     no_dataset: str = ""
     """Why there are no images."""
@@ -293,7 +304,7 @@ def read_run(folder: Path) -> TrainedRun:
     try:
         evaluation = evaluate_logits(logits, labels, class_names)
         cell = run_of(Outcome(record.engine, record.variant, record, logits, labels))
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError, RunError) as error:
         raise RunError(f"{folder} holds no usable run: {' '.join(str(error).split())}") from error
     return TrainedRun(folder, record, layers, "", cell, evaluation, labels)
 
@@ -322,7 +333,33 @@ def read_runs(folders: Sequence[Path]) -> tuple[TrainedRun, ...]:
             str(run.folder),
         )
 
-    return tuple(sorted(runs, key=order))
+    return _named(sorted(runs, key=order))
+
+
+def _named(runs: Sequence[TrainedRun]) -> tuple[TrainedRun, ...]:
+    plain = [f"{name_of(run.engine)}, {run.variant}" for run in runs]
+    return tuple(
+        dataclasses.replace(
+            run, name=f"{name} ({_telling(run, runs)})" if plain.count(name) > 1 else name
+        )
+        for name, run in zip(plain, runs, strict=True)
+    )
+
+
+def _telling(run: TrainedRun, runs: Sequence[TrainedRun]) -> str:
+    """Return the shortest end of a run's path that no other run's path has."""
+    parts = run.folder.resolve().parts
+    others = [other.folder.resolve().parts for other in runs if other is not run]
+    for length in range(1, len(parts) + 1):
+        end = parts[-length:]
+        if not any(other[-length:] == end for other in others):
+            return "/".join(end)
+    return str(run.folder)
+
+
+def name_of(engine: str) -> str:
+    """Return an engine's name for people."""
+    return ENGINE_NAMES.get(engine, engine)
 
 
 def read_dataset(data_dir: Path | None, runs: Sequence[TrainedRun]) -> tuple[Dataset | None, str]:
@@ -351,6 +388,7 @@ def gather(
     proof: Source | None,
     benchmark: Source | None,
     data_dir: Path | None,
+    lost: Sequence[tuple[str, str]] = (),
 ) -> Evidence:
     """Put together what a page is made from; what a folder does not hold is left out.
 
@@ -361,6 +399,7 @@ def gather(
     dataset, no_dataset = read_dataset(data_dir, runs)
     return Evidence(
         runs=runs,
+        lost=tuple(lost),
         dataset=dataset,
         no_dataset=no_dataset,
         ladder=_read_in(Ladder, proof, LADDER_JSON),

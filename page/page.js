@@ -16,6 +16,7 @@ for (const chart of document.querySelectorAll("[data-curves]")) {
     read.textContent = `Epoch ${shown + 1}: ${values.join("; ")}`;
   };
   chart.addEventListener("pointermove", (event) => {
+    read.setAttribute("aria-live", "off"); // a screen reader would read at each pixel
     const box = svg.getBoundingClientRect();
     const at = (event.clientX - box.left) / box.width;
     const distances = places.map((place) => Math.abs(place - at));
@@ -25,6 +26,7 @@ for (const chart of document.querySelectorAll("[data-curves]")) {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (step) {
       event.preventDefault();
+      read.setAttribute("aria-live", "polite");
       show(shown < 0 ? 0 : shown + step);
     }
   });

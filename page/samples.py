@@ -14,6 +14,7 @@ from pipeline.datasets import Dataset
 MAX_IMAGES = 1_500
 CORRECT_OF_EACH_CLASS = 12
 COLUMNS = 50
+LARGEST = 64
 
 Array = np.ndarray[Any, Any]
 
@@ -47,12 +48,23 @@ def _evenly(positions: Array, labels: Array, most: int) -> Array:
 
 def sprite(images: Array) -> str:
     """Return images uint8 (N, H, W) as one PNG of `COLUMNS` columns, a data address."""
+    images = small(images)
     count, height, width = images.shape
     rows = -(-count // COLUMNS)
     sheet = np.zeros((rows * COLUMNS, height, width), np.uint8)
     sheet[:count] = images
     sheet = sheet.reshape(rows, COLUMNS, height, width).swapaxes(1, 2)
     return png(sheet.reshape(rows * height, COLUMNS * width))
+
+
+def small(images: Array) -> Array:
+    """Return images uint8 (N, H, W) with no side above `LARGEST`, as the page shows them."""
+    height, width = images.shape[1:]
+    if max(height, width) <= LARGEST:
+        return images
+    scale = LARGEST / max(height, width)
+    size = max(1, round(scale * width)), max(1, round(scale * height))
+    return np.stack([np.asarray(Image.fromarray(image).resize(size)) for image in images])
 
 
 def png(image: Array) -> str:
@@ -68,7 +80,7 @@ def class_strips(dataset: Dataset, per_class: int = 10) -> list[tuple[str, str]]
     for label, name in enumerate(dataset.class_names):
         images = dataset.train_images[dataset.train_labels == label][:per_class]
         if len(images):
-            strips.append((name, png(np.concatenate(list(images), axis=1))))
+            strips.append((name, png(np.concatenate(list(small(images)), axis=1))))
     return strips
 
 

@@ -8,34 +8,14 @@ from page.evidence import Evidence, Spread, TrainedRun
 
 Fields = dict[str, Any]
 
-ENGINE_NAMES = {
-    "keras-tensorflow": "Keras on TensorFlow",
-    "keras-jax": "Keras on JAX",
-    "keras-torch": "Keras on torch",
-    "lightning": "Lightning",
-}
 COLOURS = {"keras-tensorflow": 0, "lightning": 1, "keras-jax": 2, "keras-torch": 3}
 OTHER_COLOUR = 4
 NONE = "–"
 
 
-def name_of(engine: str) -> str:
-    """Return an engine's name for people."""
-    return ENGINE_NAMES.get(engine, engine)
-
-
 def colour_of(engine: str) -> int:
     """Return an engine's colour."""
     return COLOURS.get(engine, OTHER_COLOUR)
-
-
-def run_names(runs: Sequence[TrainedRun]) -> list[str]:
-    """Return the runs' names for people; a folder's name where two would have the same."""
-    names = [f"{name_of(run.engine)}, {run.variant}" for run in runs]
-    return [
-        f"{name} ({run.folder.name})" if names.count(name) > 1 else name
-        for name, run in zip(names, runs, strict=True)
-    ]
 
 
 def complete(evidence: Evidence) -> list[TrainedRun]:
@@ -44,14 +24,19 @@ def complete(evidence: Evidence) -> list[TrainedRun]:
 
 
 def pairs(runs: Sequence[TrainedRun]) -> list[tuple[TrainedRun, TrainedRun]]:
-    """Return, for each variant, its first Keras run and its first Lightning run."""
+    """Return, for each variant, the first Keras run and Lightning run with the same recipe."""
     found = []
     for variant in dict.fromkeys(run.variant for run in runs):
         own = [run for run in runs if run.variant == variant]
         keras = [run for run in own if run.engine.startswith("keras")]
         lightning = [run for run in own if run.engine == "lightning"]
-        if keras and lightning:
-            found.append((keras[0], lightning[0]))
+        alike = [
+            (one, two)
+            for one in keras
+            for two in lightning
+            if one.record.recipe == two.record.recipe
+        ]
+        found += alike[:1]
     return found
 
 

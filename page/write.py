@@ -12,7 +12,7 @@ from markupsafe import Markup
 from page import samples
 from page.evidence import Evidence, Source
 from page.sections import benchmark, data, evaluation, made, model, parity, summary, training
-from page.wording import complete, run_names
+from page.wording import complete
 from portproof.files import write_text
 
 HERE = Path(__file__).resolve().parent
@@ -54,7 +54,7 @@ def render(evidence: Evidence, command: Sequence[str]) -> str:
     runs = complete(evidence)
     shown = None
     if runs and evidence.dataset is not None:
-        shown = samples.data_of(runs, run_names(runs), evidence.dataset)
+        shown = samples.data_of(runs, [run.name for run in runs], evidence.dataset)
     return environment.get_template("template.html").render(
         title=TITLE,
         contents=CONTENTS,

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import tempfile
 import threading
-import time
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -206,10 +205,10 @@ def _download(url: str, limits: Limits, start_bar: StartBar) -> Iterator[bytes]:
     Raises:
         SourceError: refused, cut off, stalled, too slow or too long.
     """
-    deadline = time.monotonic() + limits.file_seconds
     received = 0
+    clock = _Clock(limits)
     try:
-        with _opened(url, limits) as response:
+        with clock, clock.open(url) as response:
             announced = _announced_bytes(response.headers.get("Content-Length"))
             advance = start_bar(url.rpartition("/")[2], announced)
             # Not `read`, which would wait for a whole chunk from a server that trickles.
@@ -217,78 +216,97 @@ def _download(url: str, limits: Limits, start_bar: StartBar) -> Iterator[bytes]:
                 received += len(chunk)
                 if received > MAX_DOWNLOAD_BYTES:
                     raise SourceError(f"longer than the {MAX_DOWNLOAD_BYTES:,} bytes allowed")
-                if time.monotonic() > deadline:
-                    raise SourceError(_too_slow(limits))
+                clock.check()
                 advance(len(chunk))
                 yield chunk
+            clock.check()  # a connection that was ended may look like one that is done
     except (OSError, http.client.HTTPException, ValueError) as error:
+        clock.check()
         raise SourceError(_one_line(error)) from error
 
 
-def _opened(url: str, limits: Limits) -> http.client.HTTPResponse:
-    """Return the answer to a request for `url`, its headers read.
+class _Clock:
+    """Ends all connections of a download that takes longer than it may.
 
-    A socket's time-out begins anew with each byte, so headers that trickle are ended by a clock.
+    A socket's own time-out begins anew with each byte, so what trickles in, be it the handshake,
+    headers or a chunk's size, would never end by that.
     """
-    connections: list[http.client.HTTPConnection] = []
-    ended = threading.Event()
 
-    def end() -> None:
-        ended.set()
-        for connection in connections:
-            if connection.sock is not None:
-                with suppress(OSError):
-                    connection.sock.shutdown(socket.SHUT_RDWR)
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._sockets: list[socket.socket] = []
+        self._is_up = threading.Event()
+        self._timer = threading.Timer(limits.file_seconds, self._end)
+        self._timer.daemon = True
 
-    clock = threading.Timer(limits.file_seconds, end)
-    clock.daemon = True
-    clock.start()
-    try:
-        opener = urllib.request.build_opener(_KeepHttps, _Http(connections), _Https(connections))
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        for each in self._sockets:
+            each.close()
+
+    def check(self) -> None:
+        """Raise SourceError where the time is up."""
+        if self._is_up.is_set():
+            raise SourceError(f"not done after {self._limits.file_seconds:g} s")
+
+    def open(self, url: str) -> http.client.HTTPResponse:
+        """Return the answer to a request for `url`, its headers read."""
+        handlers = _KeepHttps, _Http(self._connect), _Https(self._connect)
         request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT})
-        response: http.client.HTTPResponse = opener.open(request, timeout=limits.stall_seconds)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise SourceError(_too_slow(limits) if ended.is_set() else _one_line(error)) from error
-    finally:
-        clock.cancel()
-    if ended.is_set():  # headers that are cut off count as whole
-        response.close()
-        raise SourceError(_too_slow(limits))
-    return response
+        opener = urllib.request.build_opener(*handlers)
+        response: http.client.HTTPResponse = opener.open(
+            request, timeout=self._limits.stall_seconds
+        )
+        return response
 
+    def _connect(self, *arguments: Any, **options: Any) -> socket.socket:
+        self.check()
+        connected = socket.create_connection(*arguments, **options)
+        # A second handle: TLS takes the first one away.
+        self._sockets.append(socket.socket(fileno=os.dup(connected.fileno())))
+        return connected
 
-def _too_slow(limits: Limits) -> str:
-    return f"not done after {limits.file_seconds:g} s"
+    def _end(self) -> None:
+        self._is_up.set()
+        for each in self._sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
 
 class _Http(urllib.request.HTTPHandler):
-    """Keeps its connections in a list, so that they can be ended."""
+    """Opens connections by the function given."""
 
-    def __init__(self, connections: list[http.client.HTTPConnection]) -> None:
+    def __init__(self, connect: Callable[..., socket.socket]) -> None:
         super().__init__()
-        self.connections = connections
+        self._connect = connect
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        def connect(host: str, **options: Any) -> http.client.HTTPConnection:
-            self.connections.append(http.client.HTTPConnection(host, **options))
-            return self.connections[-1]
-
-        return self.do_open(connect, req)
+        return self.do_open(_connecting(http.client.HTTPConnection, self._connect), req)
 
 
 class _Https(urllib.request.HTTPSHandler):
     """The same with TLS."""
 
-    def __init__(self, connections: list[http.client.HTTPConnection]) -> None:
+    def __init__(self, connect: Callable[..., socket.socket]) -> None:
         super().__init__()
-        self.connections = connections
+        self._connect = connect
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        def connect(host: str, **options: Any) -> http.client.HTTPConnection:
-            self.connections.append(http.client.HTTPSConnection(host, **options))
-            return self.connections[-1]
+        return self.do_open(_connecting(http.client.HTTPSConnection, self._connect), req)
 
-        return self.do_open(connect, req)
+
+def _connecting(
+    kind: type[http.client.HTTPConnection], connect: Callable[..., socket.socket]
+) -> Callable[..., http.client.HTTPConnection]:
+    def make(host: str, **options: Any) -> http.client.HTTPConnection:
+        connection = kind(host, **options)
+        connection._create_connection = connect  # type: ignore[attr-defined]
+        return connection
+
+    return make
 
 
 class _KeepHttps(urllib.request.HTTPRedirectHandler):

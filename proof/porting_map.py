@@ -360,7 +360,7 @@ ROWS = (
         "`training` is handed down the call; `model(x)` does not drop",
         "a mode in each module; `module(x)` drops until `eval()`",
         "dropout outside the loops",
-        "let `fit`, `validate` and `predict` set it; by hand, `module.eval()`",
+        "`validate` and `predict` set it; `fit` keeps what it finds, so `module.train()` before it, and `module.eval()` by hand",
         (
             ("keras_impl/train.py", "logits = model.predict(batches, verbose=0)"),
             ("lightning_impl/train.py", "batches = trainer.predict("),
@@ -368,6 +368,7 @@ ROWS = (
         (
             ("tests/keras/test_defaults.py", "test_called_outside_fit_a_model_does_not_drop"),
             ("tests/lightning/test_defaults.py", "test_a_module_drops_until_eval_is_called"),
+            ("tests/lightning/test_defaults.py", "test_fit_keeps_the_mode_that_it_finds"),
         ),
         catalogue.MODES,
     ),

@@ -19,7 +19,7 @@ from pipeline.execution import DEVICES
 from pipeline.recipe import PRECISIONS, VARIANTS
 
 if TYPE_CHECKING:
-    from pipeline.launch import Job
+    from pipeline.launch import Job, Outcome
     from pipeline.session import Session
 
 ENGINE_NAMES = ("keras-tensorflow", "lightning", "keras-jax", "keras-torch")
@@ -243,18 +243,21 @@ def train_and_compare(
         session.finish()
     found = problems(comparison)
     try:
-        write_report(arguments, [job.run_dir for job in jobs])
-    except RunError as error:
+        write_report(arguments, jobs, outcomes)
+    except (RunError, UsageError, OSError) as error:
         found.append(f"there is no page: {error}")
     if found:
         raise RunError("\n  ".join(["not as it should be:", *found]))
 
 
-def write_report(arguments: argparse.Namespace, run_dirs: list[Path]) -> None:
+def write_report(
+    arguments: argparse.Namespace, jobs: "list[Job]", outcomes: "list[Outcome]"
+) -> None:
     """Write the page of the runs, with the proof and the benchmark of this machine or the project.
 
     Raises:
-        RunError: a file that the page is made from is broken.
+        RunError, UsageError: a file that the page is made from is broken.
+        OSError: the page cannot be written.
     """
     from page.defaults import PAGE, benchmark_source, proof_source
     from page.evidence import gather, read_runs
@@ -263,8 +266,14 @@ def write_report(arguments: argparse.Namespace, run_dirs: list[Path]) -> None:
     from pipeline.terminal import say
 
     output = arguments.output_dir / PAGE
-    runs = read_runs([folder for folder in run_dirs if (folder / RECORD).exists()])
-    evidence = gather(runs, proof_source(), benchmark_source(), arguments.data_dir)
+    there = [job.run_dir for job in jobs if (job.run_dir / RECORD).exists()]
+    lost = [
+        (job.name, outcome.reason or "")
+        for job, outcome in zip(jobs, outcomes, strict=True)
+        if job.run_dir not in there
+    ]
+    sources = proof_source(), benchmark_source()
+    evidence = gather(read_runs(there), *sources, arguments.data_dir, lost)
     write_page(output, evidence, ["python", "scripts/compare.py", *sys.argv[1:]])
     say(f"the page: {output}")
 

@@ -5,6 +5,7 @@ cgroups. What a process forks counts with it. A process that needs more is kille
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -71,7 +72,11 @@ def make_group(pid: int, name: str, limit_bytes: int) -> Group:
     group = Group(root() / f"limited-{os.getpid()}-{pid}", pid, name)
     group.path.mkdir()
     (group.path / ROOTS[root()][0]).write_text(str(limit_bytes))
-    (group.path / "cgroup.procs").write_text(str(pid))
+    try:
+        (group.path / "cgroup.procs").write_text(str(pid))
+    except ProcessLookupError:
+        group.path.rmdir()
+        raise
     return group
 
 
@@ -88,7 +93,8 @@ def run(command: list[str], limit_bytes: int, own_bytes: int) -> tuple[int, list
         known = {group.pid for group in groups}
         for pid, name in children(program):
             if pid not in known:
-                groups.append(make_group(pid, name, limit_bytes))
+                with contextlib.suppress(ProcessLookupError):  # it has ended already
+                    groups.append(make_group(pid, name, limit_bytes))
         time.sleep(POLL_SECONDS)
     return program.returncode, groups
 

@@ -146,6 +146,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
         while not self.server.stop.wait(0.05):
             self.wfile.write(b"x")
 
+    def slow_redirect(self, _content: bytes, name: str) -> None:
+        """Trickle a redirect to headers that trickle too."""
+        self.wfile.write(f"HTTP/1.0 302 Found\r\nLocation: /slow_headers/{name}\r\n".encode())
+        while not self.server.stop.wait(0.05):
+            self.wfile.write(b"X-Filler: x\r\n")
+
+    def slow_chunk(self, _content: bytes, _name: str) -> None:
+        """Trickle the size of a chunk, which is read before any of its bytes."""
+        self.protocol_version = "HTTP/1.1"
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while not self.server.stop.wait(0.05):
+            self.wfile.write(b"0")
+
     def log_message(self, *_arguments: object) -> None:
         pass
 
@@ -263,6 +278,8 @@ BAD_MIRRORS = {
     "stall": "timed out",
     "trickle": r"not done after 1 s",
     "slow_headers": r"not done after 1 s",
+    "slow_redirect": r"not done after 1 s",
+    "slow_chunk": r"not done after 1 s",
 }
 
 
@@ -288,7 +305,7 @@ def test_https_takes_only_what_a_trusted_certificate_vouches_for(
     assert contents(tmp_path / "data") == sorted([*NAMES, LOCK])
 
 
-@pytest.mark.parametrize("behaviour", ["hang", "stall", "trickle", "slow_headers"])
+@pytest.mark.parametrize("behaviour", ["hang", "stall", "trickle", "slow_headers", "slow_chunk"])
 @pytest.mark.usefixtures("no_package")
 def test_slowness_ends_over_https_too(
     behaviour: str,

@@ -2,6 +2,7 @@ import base64
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import runpy
 import sys
@@ -12,12 +13,13 @@ from random import Random
 import numpy as np
 import pytest
 
-from page import charts, samples
-from page.evidence import Benchmark, Faults, Ladder, find_runs, latest_comparison, read_runs
+from page import charts, defaults, samples
+from page.evidence import Benchmark, Faults, Ladder, Source, find_runs, latest_comparison, read_runs
 from page.reading import _built, read_as
 from page.sections import benchmark, data, evaluation, model, parity, summary, training
 from page.sections import made as made_section
 from page.write import CONTENTS, render, write_page
+from pipeline.datasets import load_dataset
 from pipeline.errors import RunError, UsageError
 from tests import paged
 
@@ -138,7 +140,7 @@ def test_the_summary_says_which_is_faster(made, lightning, sentence):
 def test_without_a_benchmark_the_runs_say_it_and_that_they_are_one_each(made):
     made.add_run("keras-tensorflow")
     made.add_run("lightning")
-    assert "One run each" in summary.which_is_faster(made.read())
+    assert "That is one run each" in summary.which_is_faster(made.read())
 
 
 def test_layers_are_aligned_and_a_difference_is_marked(made):
@@ -224,8 +226,10 @@ def test_a_gap_of_zero_stands_apart_and_limits_are_drawn():
 def test_each_place_of_a_rung_has_its_row(made):
     found = parity.parity(made.add_all().read().ladder)
     (lane, *_) = found["lanes"]
-    assert [name for name, _ in lane["places"]] == ["layers", "gradients"]
-    assert ">conv1<" in str(lane["places"][0][1])
+    assert [name for name, _, _ in lane["places"]] == ["layers", "gradients"]
+    _, table, chart = lane["places"][0]
+    assert ">conv1<" in str(chart)
+    assert table[0] == ("conv1", ["1e-15 of 1e-13", "1e-15 of 1e-13"])
     assert len(found["explained"]) == 1
 
 
@@ -237,7 +241,7 @@ def test_verdicts_of_an_older_version_have_their_worst_place_only(made):
     paged.write(made.folder / "proof" / "ladder.json", older)
     html = page_of(made)
     assert "of an older version, name no places" in html
-    assert "further apart than 1e-15" in section(html, "summary")
+    assert "at most 1e-15 apart" in section(html, "summary")
 
 
 def test_samples_hold_all_that_is_wrong_and_some_of_each_class(made):
@@ -496,3 +500,94 @@ def sections_of(evidence):
         parity.faults(evidence.faults)
     if evidence.benchmark:
         benchmark.benchmark(evidence.benchmark)
+
+
+def test_runs_of_other_recipes_are_not_set_side_by_side(made):
+    made.add_run("keras-tensorflow")
+    recipe = {**paged.make_record().recipe, "seed": 7}
+    made.add_run("lightning", recipe=recipe)
+    evidence = made.read()
+    assert evaluation.evaluation(evidence)["pairs"] == []
+    assert summary.summary(evidence)["alike"] == summary.summary(evidence)["closer"] == ""
+
+
+@pytest.mark.parametrize(("init", "words"), [("shared", "first weights and order"), ("own", "own")])
+def test_what_runs_share_is_said(made, init, words):
+    recipe = {**paged.make_record().recipe, "init": init}
+    made.add_run("keras-tensorflow", recipe=recipe)
+    made.add_run("lightning", recipe=recipe)
+    assert words in summary.summary(made.read())["alike"]
+
+
+def test_a_run_that_left_nothing_is_named(made):
+    evidence = dataclasses.replace(made.read(), lost=(("lightning, base", "exit code 7"),))
+    (row,) = summary.summary(evidence)["rows"]
+    assert (row["name"], row["reason"]) == ("lightning, base", "exit code 7")
+
+
+def test_an_accuracy_out_of_range_is_marked(made):
+    made.add_run()
+    evidence = made.read()
+    (run,) = evidence.runs
+    cell = dataclasses.replace(run.cell, test_accuracy=0.5, expected=(0.855, 0.905))
+    evidence = dataclasses.replace(evidence, runs=(dataclasses.replace(run, cell=cell),))
+    assert "50.00 %, not in 0.855–0.905" in str(summary.summary(evidence)["rows"])
+
+
+def test_results_of_another_machine_are_called_so_in_the_answers(made):
+    made.add_all()
+    source = Source(made.folder, is_committed=True)
+    evidence = dataclasses.replace(made.read(), proof=source, benchmark_source=source)
+    assert "project's own results" in summary.is_it_right(evidence.ladder, source)["sentence"]
+    assert summary.which_is_faster(evidence).startswith("In these runs an epoch")
+    assert "The project's own benchmark: Keras" in summary.which_is_faster(evidence)
+
+
+def test_a_place_that_allows_nothing_and_one_without_a_number_are_the_worst(made):
+    for gap, limit, shown in ((1e-3, 0.0, 1e-3), ("nan", 1e-13, float("inf"))):
+        failing = paged.rung(5, "layers", "failed", gap=5e-14)
+        failing["gaps"][1] |= {"gap": gap, "limit": limit}
+        climb = {**paged.climb(), "rungs": [failing], "passed": False}
+        (one,) = built_ladder({**paged.ladder(), "climbs": [climb]}).climbs
+        (mark,) = parity._worst_mark(one, "layers")
+        assert (mark.value, mark.shape) == (shown, "cross")
+        drawn = str(charts.rows_chart([charts.Row("x", [mark])], "t", "a", is_log=True))
+        assert "nan" not in drawn.replace("nan,", "")
+        assert "inf," not in drawn.lower().split("<title>")[0]
+
+
+def test_odd_class_names_change_no_number(made):
+    names = ["accuracy", "macro avg", "a", "a", *"bcdefg"]
+    for engine in ("keras-tensorflow", "lightning"):
+        record = paged.make_record()
+        fingerprint = load_dataset(made.data_dir).fingerprint
+        dataset = {**record.dataset, "fingerprint": fingerprint, "class_names": names}
+        made.add_run(engine, num_wrong=0, dataset=dataset)
+    (pair,) = evaluation.evaluation(made.read())["pairs"]
+    assert all(row["values"][1][0] == "1.000" and row["support"] == 20 for row in pair["rows"])
+
+
+def test_bars_tell_their_unit(made):
+    drawn = str(charts.stacked_bars([("Coat", (12.0,))], ("training",), "t", "a", unit=" images"))
+    assert "<title>Coat, training: 12 images</title>" in drawn
+
+
+@pytest.mark.parametrize("count", [1, 5, 20, 100, 12_345])
+def test_an_axis_names_a_few_epochs(count):
+    assert 1 <= len(charts.epoch_ticks(count)) <= 13
+
+
+def test_large_images_are_shown_small():
+    images = np.zeros((3, 300, 200), np.uint8)
+    assert samples.small(images).shape == (3, 64, 43)
+    assert samples.small(images[:, :28, :28]).shape == (3, 28, 28)
+
+
+def test_the_last_proof_of_this_machine_is_taken(made, monkeypatch):
+    monkeypatch.chdir(made.folder)
+    for place, name in enumerate(("proof", "proof-short")):
+        paged.write(Path("runs") / name / "ladder.json", paged.ladder())
+        os.utime(Path("runs") / name / "ladder.json", (place, place))
+    assert defaults.proof_source().folder == Path("runs/proof-short")
+    os.utime("runs/proof/ladder.json", (9, 9))
+    assert defaults.proof_source().folder == Path("runs/proof")

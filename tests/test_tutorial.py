@@ -57,6 +57,7 @@ def test_the_code_runs_in_both_halves(tmp_path, drawn_data):
         prints = {step for step, code in notebook_code(notebook).items() if "\nprint(" in code}
         assert prints
         assert prints <= set(outputs_of(notebook))
+        assert outputs_of(notebook)["same-convolution"].text == "the same: True\n"
 
 
 def test_a_step_that_fails_is_named_and_nothing_is_written(tmp_path, drawn_data):

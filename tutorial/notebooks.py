@@ -133,6 +133,9 @@ def _environment(half: str, folder: str) -> dict[str, str]:
         **ENGINES[half].variables,
         "KERAS_HOME": os.devnull,
         "IPYTHONDIR": folder,
+        # A backend or a style of a person's own would give other pictures, or none.
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "MATPLOTLIBRC": folder,
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
 

@@ -1,6 +1,5 @@
 """The parts of the page that set both halves' numbers side by side."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -82,17 +81,13 @@ def _points(difference: float) -> str:
 
 
 def _apart(trained: list[Trained]) -> list[str]:
-    """Say how far the halves are apart, in standard errors of two accuracies of so many images."""
+    """Say how far the halves' test accuracies are apart, in points."""
     lines = []
     for variant in sorted({row.variant for row in trained}):
         first, second = (row.numbers for row in trained if row.variant == variant)
-        mean = (first["test_accuracy"] + second["test_accuracy"]) / 2
-        error = math.sqrt(2 * mean * (1 - mean) / first["test_images"])
         apart = abs(first["test_accuracy"] - second["test_accuracy"])
         lines.append(
-            f"- {variant}: the halves' test accuracies are {100 * apart:.2f} points apart, "
-            f"{apart / error:.1f} standard errors of the difference between two accuracies on "
-            f"{first['test_images']:,.0f} images ({100 * error:.2f} points)."
+            f"- {variant}: the halves' test accuracies are {100 * apart:.2f} points apart."
         )
     return lines
 

@@ -21,6 +21,8 @@ MADE = re.compile(r"(?ms)^<!-- made ([a-z0-9-]+) -->\n(.*?)^<!-- /made -->\n")
 SIDE_BY_SIDE = re.compile(
     r"(?m)^(?:</?table>|</?tr>|</?td>|<tr><th>Keras</th><th>Lightning</th></tr>)\n"
 )
+# Prose that means nothing in a notebook, which holds one half alone.
+PAGE_ONLY = re.compile(r"(?ms)^<!-- page only -->\n.*?^<!-- /page only -->\n")
 SETTING = r"(?m)^({name} = )\d+$"
 
 
@@ -50,7 +52,7 @@ def cells_of(page: str, half: str) -> list[Cell]:
         UsageError: a step is named twice, or only one half has it.
     """
     _require_both_halves(page)
-    page = OUTPUT.sub("", MADE.sub("", page))
+    page = OUTPUT.sub("", MADE.sub("", PAGE_ONLY.sub("", page)))
     cells, end = [], 0
     for block in BLOCK.finditer(page):
         cells.append(Cell(page[end : block.start()]))

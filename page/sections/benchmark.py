@@ -6,7 +6,7 @@ from typing import Any
 from page import charts
 from page.charts import Mark, Row
 from page.evidence import Arm, Benchmark, Evidence
-from page.wording import Fields, colour_of, complete, gib, plain_items, run_names, spread
+from page.wording import Fields, colour_of, complete, gib, plain_items, spread
 from pipeline.record import VALIDATION_SECONDS
 
 
@@ -84,7 +84,7 @@ def _startup_chart(arms: Sequence[Arm], named: Any) -> Any:
     if not bars:
         return ""
     title = "From the command to the end of the first step, median of each part"
-    return charts.stacked_bars(bars, STARTUP_PARTS, title, "seconds")
+    return charts.stacked_bars(bars, STARTUP_PARTS, title, "seconds", unit=" s")
 
 
 TIME_PARTS = ("start-up", "first step and compiling", "steps", "validation")
@@ -94,15 +94,19 @@ def time_split(evidence: Evidence) -> Any:
     """Draw where the time of each run went; empty where no record says."""
     bars = []
     runs = complete(evidence)
-    for name, run in zip(run_names(runs), runs, strict=True):
+    for run in runs:
         timing = run.record.timing
         wanted = ("startup_seconds", "first_step_seconds", "train_seconds", VALIDATION_SECONDS)
-        if all(part in timing for part in wanted):
+        if all(timing.get(part) is not None for part in wanted):
             startup, first, train, validation = (float(timing[part]) for part in wanted)
-            bars.append((name, [startup, first, max(train - first - validation, 0.0), validation]))
+            bars.append(
+                (run.name, [startup, first, max(train - first - validation, 0.0), validation])
+            )
     if not bars:
         return ""
-    return charts.stacked_bars(bars, TIME_PARTS, "Where the time of each run went", "seconds")
+    return charts.stacked_bars(
+        bars, TIME_PARTS, "Where the time of each run went", "seconds", unit=" s"
+    )
 
 
 def _track_colour(arm: Arm) -> int:

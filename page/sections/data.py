@@ -36,6 +36,7 @@ def data(dataset: Dataset, runs: Sequence[TrainedRun]) -> Fields:
             tuple(parts),
             "Training and validation images of each class",
             "images",
+            unit=" images",
             size=charts.HALF,
         ),
         "balance_rows": [

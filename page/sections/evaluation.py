@@ -7,8 +7,8 @@ import numpy as np
 
 from page import charts
 from page.charts import Mark, Row
-from page.evidence import Evidence, TrainedRun
-from page.wording import Fields, colour_of, complete, minus, name_of, pairs, run_names
+from page.evidence import Evidence, TrainedRun, name_of
+from page.wording import Fields, colour_of, complete, minus, pairs
 
 
 def evaluation(evidence: Evidence) -> Fields:
@@ -16,7 +16,7 @@ def evaluation(evidence: Evidence) -> Fields:
     runs = complete(evidence)
     both = pairs(runs)
     alone = [run for run in runs if not any(run is one for pair in both for one in pair)]
-    names = dict(zip((id(run) for run in runs), run_names(runs), strict=True))
+    names = {id(run): run.name for run in runs}
     return {
         "pairs": [_compared(keras, lightning) for keras, lightning in both],
         "alone": [
@@ -41,10 +41,10 @@ def _compared(keras: TrainedRun, lightning: TrainedRun) -> Fields:
     assert keras.evaluation is not None
     assert lightning.evaluation is not None
     classes = keras.record.dataset["class_names"]
-    reports = (keras.evaluation.report, lightning.evaluation.report)
+    reports = (_report_rows(keras), _report_rows(lightning))
     rows = []
     for place, name in enumerate(classes):
-        entries = [_report_entry(report, name, place) for report in reports]
+        entries = [report[place] for report in reports]
         rows.append(
             {
                 "name": name,
@@ -68,14 +68,15 @@ def _compared(keras: TrainedRun, lightning: TrainedRun) -> Fields:
                     name,
                     [
                         Mark(
-                            float(_report_entry(run.evaluation.report, name, place)["recall"]),
+                            report[place]["recall"],
                             colour_of(run.engine),
-                            f"{name}, {name_of(run.engine)}: "
-                            f"{_report_entry(run.evaluation.report, name, place)['recall']:.3f}",
+                            f"{name}, {name_of(run.engine)}: {report[place]['recall']:.3f}",
                             shape,
                         )
-                        for run, shape in ((keras, "dot"), (lightning, "ring"))
-                        if run.evaluation is not None
+                        for run, report, shape in (
+                            (keras, reports[0], "dot"),
+                            (lightning, reports[1], "ring"),
+                        )
                     ],
                 )
                 for place, name in enumerate(classes)
@@ -93,14 +94,17 @@ def _compared(keras: TrainedRun, lightning: TrainedRun) -> Fields:
     }
 
 
-def _report_entry(report: Fields, name: str, place: int) -> Fields:
-    # A class may be called `accuracy`, which the report has a number under.
-    entry = report[name] if isinstance(report.get(name), dict) else list(report.values())[place]
-    return (
-        entry
-        if isinstance(entry, dict)
-        else {"precision": 0.0, "recall": 0.0, "f1-score": 0.0, "support": 0}
-    )
+def _report_rows(run: TrainedRun) -> list[dict[str, float]]:
+    """Return each class's precision, recall, F1 and support; a share of nothing is 0."""
+    assert run.evaluation is not None
+    counts = run.evaluation.confusion
+    right, said, support = np.diag(counts), counts.sum(axis=0), counts.sum(axis=1)
+    precision, recall = right / np.maximum(said, 1), right / np.maximum(support, 1)
+    both = 2 * right / np.maximum(said + support, 1)
+    return [
+        {"precision": p, "recall": r, "f1-score": f, "support": n}
+        for p, r, f, n in zip(precision, recall, both, support, strict=True)
+    ]
 
 
 def _confusion(run: TrainedRun, title: str) -> Fields:

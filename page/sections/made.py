@@ -4,18 +4,18 @@ import shlex
 from typing import Any
 
 from page.evidence import Evidence
-from page.wording import Fields, plain_items, run_names, versions
+from page.wording import Fields, plain_items, versions
 
 
 def made(evidence: Evidence) -> list[Fields]:
     """Return, for each source of the page, its command, seed, machine and versions."""
     sources = []
-    for name, run in zip(run_names(evidence.runs), evidence.runs, strict=True):
+    for run in evidence.runs:
         environment = dict(run.record.environment)
         packages = environment.pop("packages", {})
         sources.append(
             {
-                "title": name,
+                "title": run.name,
                 "command": shlex.join(str(word) for word in run.record.command),
                 "items": [
                     ("seed", str(run.record.recipe.get("seed", "–"))),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from page.evidence import Evidence, TrainedRun
-from page.wording import Fields, name_of, pairs, run_names, shape
+from page.evidence import Evidence, TrainedRun, name_of
+from page.wording import Fields, pairs, shape
 
 MODELS = ("keras_impl/model.py", "lightning_impl/model.py")
 ALIKE = 0.45
@@ -25,10 +25,7 @@ def model(evidence: Evidence, root: Path) -> Fields:
             for keras, lightning in pairs(evidence.runs)
             if keras.layers and lightning.layers
         ],
-        "parameters": [
-            (name, f"{run.record.parameters:,}")
-            for name, run in zip(run_names(evidence.runs), evidence.runs, strict=True)
-        ],
+        "parameters": [(run.name, f"{run.record.parameters:,}") for run in evidence.runs],
         "files": MODELS,
         "lines": aligned(*(text.splitlines() for text in texts)),
     }
@@ -53,7 +50,7 @@ def _layer_table(keras: TrainedRun, lightning: TrainedRun) -> Fields:
                     left
                     and right
                     and left.parameters == right.parameters
-                    and sorted(left.output_shape) == sorted(right.output_shape)
+                    and _channels_first(left.output_shape) == right.output_shape
                 ),
             }
         )
@@ -63,6 +60,11 @@ def _layer_table(keras: TrainedRun, lightning: TrainedRun) -> Fields:
         "rows": rows,
         "totals": [f"{sum(x.parameters for x in table.values()):,}" for table in tables],
     }
+
+
+def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of Keras's maps, (H, W, C), as (C, H, W)."""
+    return (shape[2], *shape[:2]) if len(shape) == 3 else shape
 
 
 def _merged(left: list[str], right: list[str]) -> list[str]:

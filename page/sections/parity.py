@@ -1,11 +1,12 @@
 """The ladder, explained gaps and planted faults."""
 
+import math
 from collections.abc import Sequence
 
 from page import charts
 from page.charts import Mark, Row
-from page.evidence import Climb, Fault, Faults, Ladder, Rung, finite
-from page.wording import Fields, colour_of, name_of
+from page.evidence import Climb, Fault, Faults, Gap, Ladder, Rung, finite, name_of
+from page.wording import Fields, colour_of
 
 LANES = ("float64", "float32")
 BY_LAYER = ("layers", "gradients", "optimizer")
@@ -65,6 +66,7 @@ def _lane(lane: str, climbs: Sequence[Climb]) -> Fields:
         "places": [
             (
                 name,
+                _place_table(climbs, name),
                 charts.rows_chart(
                     rows,
                     f"Gap at each place of {name} against its limit, {lane}",
@@ -87,21 +89,27 @@ def _status(rung: Rung | None) -> tuple[str, str]:
         return "skipped", "–"
     if rung.status != "passed":
         return rung.status, rung.status
-    gap = None if rung.worst is None else finite(rung.worst.gap)
-    return "passed", f"{gap:.0e}" if gap else "equal"
+    return "passed", f"{rung.worst.gap:.0e}" if rung.worst and finite(rung.worst.gap) else "equal"
 
 
 def _nearest(rung: Rung) -> tuple[str, float, float | None] | None:
     """Return a rung's place that is nearest to its limit, its gap and that limit."""
-    measured = [
-        (each.place, gap, limit)
-        for each in rung.gaps
-        if (gap := finite(each.gap)) is not None and (limit := finite(each.limit)) is not None
-    ]
-    if measured:
-        return max(measured, key=lambda one: one[1] / one[2] if one[2] else one[1])
-    gap = None if rung.worst is None else finite(rung.worst.gap)
-    return None if rung.worst is None or gap is None else (rung.worst.where, gap, None)
+    if rung.gaps:
+        place = max(rung.gaps, key=_share)
+        return place.place, _size(place.gap), finite(place.limit)
+    return None if rung.worst is None else (rung.worst.where, _size(rung.worst.gap), None)
+
+
+def _share(place: Gap) -> float:
+    """Return a gap as a share of its limit; where none is allowed, any is too much."""
+    gap, limit = _size(place.gap), finite(place.limit)
+    return gap / limit if limit else (math.inf if gap else 0.0)
+
+
+def _size(gap: float | str) -> float:
+    """Return a gap, infinite where it is no number."""
+    found = finite(gap)
+    return math.inf if found is None else found
 
 
 def _worst_mark(climb: Climb, name: str) -> list[Mark]:
@@ -127,11 +135,23 @@ def _place_rows(climbs: Sequence[Climb], name: str) -> list[Row]:
         if rung is None or rung.status == "skipped":
             continue
         for each in rung.gaps:
-            gap = finite(each.gap)
-            if gap is not None:
-                mark = _gap_mark(climb, rung, each.place, gap, finite(each.limit))
-                marks.setdefault(each.place, []).append(mark)
+            mark = _gap_mark(climb, rung, each.place, _size(each.gap), finite(each.limit))
+            marks.setdefault(each.place, []).append(mark)
     return [Row(place, own) for place, own in marks.items()]
+
+
+def _place_table(climbs: Sequence[Climb], name: str) -> list[tuple[str, list[str]]]:
+    """Return, for each place of a rung, each climb's gap and limit as text."""
+    found: dict[str, dict[int, str]] = {}
+    for number, climb in enumerate(climbs):
+        for rung in climb.rungs:
+            for each in rung.gaps if rung.name == name and rung.status != "skipped" else ():
+                text = f"{_size(each.gap):.0e} of {_size(each.limit):.0e}"
+                found.setdefault(each.place, {})[number] = text
+    return [
+        (place, [cells.get(number, "–") for number in range(len(climbs))])
+        for place, cells in found.items()
+    ]
 
 
 def faults(found: Faults) -> Fields:

@@ -4,19 +4,20 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from page.evidence import Benchmark, Climb, Evidence, Ladder, TrainedRun
+from page.evidence import Benchmark, Climb, Evidence, Ladder, Source, TrainedRun, name_of
 from page.wording import (
     COLOURS,
+    NONE,
+    OTHER_COLOUR,
     Fields,
     colour_of,
     complete,
     gib,
-    name_of,
     number,
     pairs,
     percent,
-    run_names,
 )
+from pipeline.comparison import Run
 from pipeline.record import series
 from pipeline.repeated import paired_ratio
 
@@ -24,37 +25,61 @@ from pipeline.repeated import paired_ratio
 def summary(evidence: Evidence) -> Fields:
     """Return the table of results and the two sentences."""
     rows = []
-    for name, run in zip(run_names(evidence.runs), evidence.runs, strict=True):
+    for run in evidence.runs:
         cell = run.cell
         if cell is None:
-            rows.append({"name": name, "colour": colour_of(run.engine), "reason": run.reason})
+            rows.append({"name": run.name, "colour": colour_of(run.engine), "reason": run.reason})
             continue
         rows.append(
             {
-                "name": name,
+                "name": run.name,
                 "colour": colour_of(run.engine),
                 "reason": "",
                 "cells": [
                     percent(cell.train_accuracy),
                     percent(cell.validation_accuracy),
-                    percent(cell.test_accuracy),
+                    _in_range(cell),
                     number(cell.test_loss),
                     f"{cell.epoch_seconds:.1f} s" if cell.epoch_seconds else "–",
-                    f"{run.record.timing.get('train_seconds', math.nan):.0f} s",
+                    _seconds(run.record.timing.get("train_seconds")),
                     gib(cell.peak_memory_bytes),
                 ],
             }
         )
+    for name, reason in evidence.lost:
+        rows.append({"name": name, "colour": OTHER_COLOUR, "reason": reason})
     return {
         "rows": rows,
         "epochs": sorted({len(run.record.history) for run in complete(evidence)}),
-        "right": is_it_right(evidence.ladder),
+        "alike": _what_runs_share(complete(evidence)),
+        "right": is_it_right(evidence.ladder, evidence.proof),
         "faster": which_is_faster(evidence),
         "closer": _accuracy_sentence(complete(evidence)),
     }
 
 
-def is_it_right(ladder: Ladder | None) -> Fields:
+def _in_range(cell: Run) -> str:
+    if cell.is_in_range is not False or cell.expected is None:
+        return percent(cell.test_accuracy)
+    low, high = cell.expected
+    return f"{percent(cell.test_accuracy)}, not in {low:.3f}–{high:.3f}"
+
+
+def _seconds(value: float | None) -> str:
+    return NONE if value is None else f"{value:.0f} s"
+
+
+def _what_runs_share(runs: Sequence[TrainedRun]) -> str:
+    """Say whether runs set side by side started from the same weights."""
+    found = pairs(runs)
+    if not found:
+        return ""
+    if all(one.record.recipe.get("init") == "shared" for one, _ in found):
+        return "Runs set side by side have the same recipe, first weights and order of images."
+    return "Runs set side by side have the same recipe, but first weights of their own."
+
+
+def is_it_right(ladder: Ladder | None, source: Source | None = None) -> Fields:
     """Say in a sentence whether the port is right, from the ladder's verdicts."""
     if ladder is None or not ladder.climbs:
         return {"verdict": "unknown", "sentence": "Not proved here yet: run make prove."}
@@ -83,16 +108,26 @@ def is_it_right(ladder: Ladder | None) -> Fields:
         else ""
     )
     far = (
-        ": in float64 no layer, gradient, optimizer step or trained weight is further apart than "
-        f"{max(gaps):.0e}"
+        ": in float64, where layers, gradients, optimizer steps and trained weights come nearest "
+        f"to their limits, they are at most {_rounded_up(max(gaps))} apart, which is rounding"
         if gaps
         else ""
     )
+    own = " These are the project's own results; make prove repeats them here."
     return {
         "verdict": "yes",
         "sentence": f"The port is right: all {len(ladder.climbs)} climbs of the ladder hold"
-        f"{far}, which is rounding{less}.",
+        f"{far}{less}.{own if source is not None and source.is_committed else ''}",
     }
+
+
+def _rounded_up(gap: float) -> str:
+    """Return a gap with one digit, not smaller than it is."""
+    if gap <= 0:
+        return "0"
+    exponent = math.floor(math.log10(gap))
+    digit = math.ceil(gap / 10**exponent - 1e-9)
+    return f"{digit * 10.0**exponent:.0e}"
 
 
 def _parting(climb: Climb) -> str:
@@ -101,20 +136,27 @@ def _parting(climb: Climb) -> str:
 
 
 def which_is_faster(evidence: Evidence) -> str:
-    """Say in a sentence which framework is faster here, and by how much."""
-    if evidence.benchmark is not None:
-        sentence = _faster_measured(evidence.benchmark)
-        if sentence:
-            return sentence
-    for keras, lightning in pairs(complete(evidence)):
-        one, two = (statistics.median(series(run.record, "seconds")) for run in (keras, lightning))
-        fast, slow = (keras, lightning) if one < two else (lightning, keras)
-        return (
-            f"In these runs an epoch of {name_of(fast.engine)} took {min(one, two):.1f} s and one "
-            f"of {name_of(slow.engine)} {max(one, two):.1f} s: {max(one, two) / min(one, two):.2f} "
-            "times as long. One run each, one after the other; make benchmark measures it."
-        )
-    return "Not measured here yet: run make benchmark."
+    """Say in a sentence or two which framework is faster here, and by how much."""
+    measured = "" if evidence.benchmark is None else _faster_measured(evidence.benchmark)
+    source = evidence.benchmark_source
+    if measured and source is not None and not source.is_committed:
+        return measured
+    ran = next(map(_faster_run, pairs(complete(evidence))), "")
+    if measured:
+        return f"{ran} The project's own benchmark: {measured}".strip()
+    return ran or "Not measured here yet: run make benchmark."
+
+
+def _faster_run(pair: tuple[TrainedRun, TrainedRun]) -> str:
+    seconds = [statistics.median(series(run.record, "seconds")) for run in pair]
+    (less, fast), (more, slow) = sorted(
+        zip(seconds, pair, strict=True), key=lambda measured: measured[0]
+    )
+    return (
+        f"In these runs an epoch of {name_of(fast.engine)} took {less:.1f} s and one of "
+        f"{name_of(slow.engine)} {more:.1f} s. That is one run each, one after the other; make "
+        "benchmark measures it."
+    )
 
 
 def _faster_measured(benchmark: Benchmark) -> str:
@@ -162,8 +204,7 @@ def _accuracy_sentence(runs: Sequence[TrainedRun]) -> str:
         assert keras.cell is not None
         assert lightning.cell is not None
         one, two = keras.cell.test_accuracy, lightning.cell.test_accuracy
-        if one is not None and two is not None:
-            parts.append(f"{keras.variant} {percent(one)} and {percent(two)}")
-    if not parts:
-        return ""
-    return f"Test accuracy, {name_of(pairs(runs)[0][0].engine)} and Lightning: {'; '.join(parts)}."
+        parts.append(
+            f"{keras.variant}, {name_of(keras.engine)} {percent(one)} and Lightning {percent(two)}"
+        )
+    return f"Test accuracy: {'; '.join(parts)}." if parts else ""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from page import charts
 from page.charts import Line
-from page.evidence import Evidence, TrainedRun
-from page.wording import Fields, colour_of, json_number, name_of, number, run_names, signed
+from page.evidence import Evidence, TrainedRun, name_of
+from page.wording import Fields, colour_of, json_number, number, signed
 from pipeline.comparison import GAP_OPENS_ABOVE
 from pipeline.record import series
 
@@ -20,13 +20,13 @@ def training(evidence: Evidence) -> Fields:
         for metric in ("accuracy", "loss"):
             panels.append(_panel(own, variant, metric))
     gaps = []
-    for name, run in zip(run_names(runs), runs, strict=True):
+    for run in runs:
         cell = run.cell
         if cell is None or not cell.accuracy_gaps:
             continue
         gaps.append(
             (
-                name,
+                run.name,
                 signed(cell.accuracy_gaps[-1]),
                 signed(cell.loss_gaps[-1]),
                 "never" if cell.gap_opens is None else f"epoch {cell.gap_opens}",
@@ -38,8 +38,8 @@ def training(evidence: Evidence) -> Fields:
 
 def _panel(runs: Sequence[TrainedRun], variant: str, metric: str) -> Fields:
     lines = []
-    for name, run in zip(run_names(runs), runs, strict=True):
-        label = name.replace(f", {variant}", "")
+    for run in runs:
+        label = run.name.replace(f", {variant}", "")
         for kind, is_dashed in ((metric, False), (f"val_{metric}", True)):
             which = "validation" if is_dashed else "train"
             values = series(run.record, kind)

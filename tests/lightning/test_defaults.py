@@ -93,9 +93,10 @@ class TwoWeights(L.LightningModule):
     def __init__(self):
         super().__init__()
         self.weights = nn.ParameterList([nn.Parameter(torch.zeros(1)) for _ in range(2)])
-        self.rates = []
+        self.rates, self.modes = [], []
 
     def training_step(self, batch):
+        self.modes.append(self.training)
         self.rates.append(self.optimizers().param_groups[0]["lr"])
         return 3 * self.weights[0].sum() + 4 * self.weights[1].sum()
 
@@ -104,8 +105,8 @@ class TwoWeights(L.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.1)]
 
 
-def trained(tmp_path, **options):
-    module = TwoWeights()
+def trained(tmp_path, is_training=True, **options):
+    module = TwoWeights().train(is_training)
     trainer = L.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
         enable_model_summary=False, default_root_dir=tmp_path, **options,
@@ -118,6 +119,13 @@ def trained(tmp_path, **options):
 def test_a_scheduler_is_stepped_by_epoch(tmp_path):
     rates = trained(tmp_path, max_epochs=2).rates
     assert rates == pytest.approx([1.0] * 3 + [0.1] * 3)
+
+
+@lightnings_own
+@pytest.mark.filterwarnings("ignore:Found 2 module")  # it warns of just this
+@pytest.mark.parametrize("is_training", [True, False])
+def test_fit_keeps_the_mode_that_it_finds(tmp_path, is_training):
+    assert trained(tmp_path, is_training, max_steps=1).modes == [is_training]
 
 
 @lightnings_own
