@@ -25,6 +25,8 @@ from pipeline.record import (
     read_predictions,
     read_record,
 )
+from pipeline.repeated import Ratio, Spread
+from portproof.causes import Diagnosis
 
 LADDER_JSON, FAULTS_JSON, BENCHMARK_JSON = "ladder.json", "faults.json", "benchmark.json"
 ENGINE_NAMES = {
@@ -81,15 +83,6 @@ class Worst:
 
     where: str
     gap: float | str
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """A cause that explains a gap."""
-
-    cause: str
-    where: str
-    sentence: str
 
 
 @dataclass(frozen=True)
@@ -167,26 +160,6 @@ class Faults:
     machine: dict[str, Any]
     packages: dict[str, Any]
     faults: tuple[Fault, ...]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A median with its quartiles, of `n` processes."""
-
-    median: float
-    lower: float
-    upper: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How many times faster, with an interval where n > 1."""
-
-    median: float
-    low: float | None
-    high: float | None
-    n: int
 
 
 @dataclass(frozen=True)

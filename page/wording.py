@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from page.evidence import Evidence, Spread, TrainedRun
+from page.evidence import Evidence, TrainedRun
+from pipeline.repeated import Spread
 
 Fields = dict[str, Any]
 

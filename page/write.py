@@ -13,6 +13,7 @@ from page import samples
 from page.evidence import Evidence, Source
 from page.sections import benchmark, data, evaluation, made, model, parity, summary, training
 from page.wording import complete
+from pipeline.errors import RunError
 from portproof.files import write_text
 
 HERE = Path(__file__).resolve().parent
@@ -36,10 +37,14 @@ def write_page(path: Path, evidence: Evidence, command: Sequence[str]) -> None:
     """Write the page, whole or not at all.
 
     Raises:
-        OSError: it cannot be written.
+        RunError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, render(evidence, command))
+    text = render(evidence, command)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def render(evidence: Evidence, command: Sequence[str]) -> str:

@@ -244,7 +244,7 @@ def train_and_compare(
     found = problems(comparison)
     try:
         write_report(arguments, jobs, outcomes)
-    except (RunError, UsageError, OSError) as error:
+    except (RunError, UsageError) as error:
         found.append(f"there is no page: {error}")
     if found:
         raise RunError("\n  ".join(["not as it should be:", *found]))
@@ -256,8 +256,8 @@ def write_report(
     """Write the page of the runs, with the proof and the benchmark of this machine or the project.
 
     Raises:
-        RunError, UsageError: a file that the page is made from is broken.
-        OSError: the page cannot be written.
+        RunError: a file that the page is made from is broken, or the page cannot be written.
+        UsageError: the data set is gone.
     """
     from page.defaults import PAGE, benchmark_source, proof_source
     from page.evidence import gather, read_runs

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from pipeline.command import OneLineParser, guarded
-from pipeline.errors import RunError, UsageError
+from pipeline.errors import UsageError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,11 +59,7 @@ def conduct(arguments: argparse.Namespace) -> None:
         benchmark_source(arguments.benchmark),
         arguments.data_dir,
     )
-    command = ["python", "scripts/report.py", *sys.argv[1:]]
-    try:
-        write_page(output, evidence, command)
-    except OSError as error:
-        raise RunError(f"cannot write {output}: {error.strerror or error}") from error
+    write_page(output, evidence, ["python", "scripts/report.py", *sys.argv[1:]])
     say(f"written: {output}")
 
 

@@ -138,6 +138,14 @@ def test_a_failing_run_is_named_and_the_others_go_on(call, tmp_path, mode, reaso
     assert runs[1]["reason"] is None
 
 
+def test_a_page_that_cannot_be_written_costs_the_page_alone(call, tmp_path):
+    (tmp_path / "out" / "report.html").mkdir(parents=True)
+    code, out, err = finish(call("--engines", "lightning"))
+    assert code == 1
+    assert f"there is no page: cannot write {tmp_path / 'out' / 'report.html'}" in err
+    assert out.splitlines()[-1] == f"written: {tmp_path / 'out' / 'comparison.md'}"
+
+
 def test_an_interrupt_ends_the_child_and_gives_130(call, tmp_path):
     process = call("--engines", "lightning", mode="sleep")
     child = pid_in(tmp_path / "pid")

@@ -66,7 +66,6 @@ def benchmark(found: Benchmark) -> Fields:
         "thrown_out": [(named(arm), arm.thrown_out) for arm in found.arms if arm.thrown_out],
         "left_out": sorted(found.left_out.items()),
         "startup": _startup_chart(arms, named),
-        "command": found.command,
         "rounds": found.rounds,
         "conditions": plain_items(found.conditions),
     }

@@ -175,7 +175,6 @@ def faults(found: Faults) -> Fields:
         if by_rung
         else "",
         "rows": [_fault_row(fault) for fault in found.faults],
-        "command": found.command,
     }
 
 
