@@ -93,6 +93,7 @@ def run_jobs(
 
     Raises:
         KeyboardInterrupt: interrupted; the trainer that was running has ended.
+        FileNotFoundError: the folder that the runs' folders lie in has gone.
     """
     outcomes = []
     for number, job in enumerate(jobs, start=1):
@@ -107,6 +108,7 @@ def run_jobs(
             say(heading)
             remove_run(job.run_dir)
             returncode = run_child(trainer_command(job, scripts_dir))
+        job.run_dir.parent.stat()  # the next trainer would make it anew
         outcome = read_outcome(job, returncode)
         say(f"{heading}: {_headline(outcome)}")
         outcomes.append(outcome)

@@ -120,6 +120,10 @@ def train(script: str):
         os.kill(os.getpid(), signal.SIGKILL)
     elif mode == "exit":
         sys.exit(7)
+    elif mode == "gone":  # as where somebody moves the comparison's folder away meanwhile
+        folder = arguments.run_dir.parent
+        folder.rename(folder.with_name(f"{folder.name} moved"))
+        sys.exit(1)
     elif mode in ("sleep", "part"):
         if mode == "part":
             begun = dataclasses.replace(record, status="running", history=record.history[:1])

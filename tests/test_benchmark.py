@@ -22,7 +22,7 @@ from pipeline.recipe import preset
 from pipeline.repeated import paired_ratio, spread
 from pipeline.session import Session, claimed
 from portproof.files import write_json
-from tests.disks import no_space
+from tests.disks import no_space, small_disk
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
 ENGINES = ("lightning", "keras-tensorflow", "keras-jax", "keras-torch")
@@ -325,6 +325,27 @@ def test_a_disk_that_fills_up_under_a_benchmark_is_told_in_a_line(tmp_path):
     with cannot, claimed(tmp_path, "benchmark"), no_space():
         session.keep("b", 2)
     assert Session(tmp_path / SO_FAR, {}).kept("a") == 1
+
+
+def test_a_folder_that_goes_away_under_a_benchmark_is_told_in_a_line(tmp_path):
+    folder, moved = tmp_path / "out", tmp_path / "moved"
+    cannot = pytest.raises(RunError, match=r"cannot write to .*: No such file or directory")
+    with cannot, claimed(folder, "benchmark"):
+        session = Session(folder / SO_FAR, {})
+        session.keep("a", 1)
+        folder.rename(moved)
+        session.keep("b", 2)
+    assert not folder.exists()
+    assert Session(moved / SO_FAR, {}).kept("a") == 1
+
+
+def test_a_disk_that_is_read_only_is_told_in_a_line(tmp_path):
+    draw_dataset(tmp_path / "data", 1200, 200)
+    with small_disk(tmp_path / "disk", 64 * 1024) as disk:
+        disk.set_writable(False)
+        done = run("--data-dir", tmp_path / "data", "--output-dir", disk.folder, "--images", "1000")
+        assert done.returncode == 1
+        assert done.stderr == f"benchmark.py: cannot write to {disk.folder}: Read-only file system\n"
 
 
 def test_an_arm_that_fails_costs_its_own_rows(monkeypatch, tmp_path, capsys):

@@ -354,6 +354,17 @@ def test_a_disk_that_is_read_only_is_told_in_a_line(call, tmp_path):
         assert err == f"compare.py: cannot write to {disk.folder}: Read-only file system\n"
 
 
+def test_a_folder_that_goes_away_is_told_in_a_line_and_goes_on_where_it_is_back(call, tmp_path):
+    code, out, err = finish(call("--engines", "keras-tensorflow,lightning", mode="lightning/gone"))
+    assert code == 1
+    assert err == f"compare.py: cannot write to {tmp_path / 'out'}: No such file or directory\n"
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out moved").rename(tmp_path / "out")
+    code, out, err = finish(call("--engines", "keras-tensorflow,lightning"))
+    assert (code, err) == (0, "")
+    assert out.count("kept from an earlier call") == 2
+
+
 def test_a_run_of_the_same_call_is_reused(tmp_path):
     write_run(tmp_path, make_record())
     assert reusable_record(job(tmp_path), "f") == make_record()

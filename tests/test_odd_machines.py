@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,8 +23,16 @@ HALVES = ("keras", "lightning")
 HELD = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
 # As a package that is not installed looks to Python.
 WITHOUT = "import sys\nsys.modules[{!r}] = None\n"
-# The processes are not let into any network; it stands for one that is not there.
+# What asks by way of these gets no answer, also where no process may be kept off the network.
 NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:1")
+COMMAS = "de_DE.UTF-8"
+# As a program does that follows its user's settings: from then on C writes and reads commas.
+USE_THE_LOCALE = """
+import contextlib, locale, os, pathlib
+with contextlib.suppress(locale.Error):
+    locale.setlocale(locale.LC_ALL, "")
+pathlib.Path(os.environ["SAID"]).write_text(locale.localeconv()["decimal_point"])
+"""
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ def train(half, data, run_dir, root=ROOT, held=False, **options) -> Trained:
     flags = ["--epochs", "1", "--threads", "1", "--data-dir", str(data), "--run-dir", str(run_dir)]
     done = subprocess.run(
         [
-            *(HELD if held else []),
+            *([*off_the_network(), *HELD] if held else []),
             sys.executable,
             str(root / "scripts" / f"train_{half}.py"),
             *flags,
@@ -78,6 +87,37 @@ def read_only_sources(folder: Path) -> Path:
     return folder
 
 
+def make_locale(folder: Path) -> bool:
+    """Make the locale with commas below `folder`; return whether that can be done here."""
+    folder.mkdir()
+    if not shutil.which("localedef"):
+        return False
+    command = ["localedef", "-i", COMMAS.split(".")[0], "-f", "UTF-8", str(folder / COMMAS)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def off_the_network() -> list[str]:
+    """Return what to start a program with so that it has no network at all, where one may."""
+    kept_off = ["unshare", "--net"]
+    try:
+        may = subprocess.run([*kept_off, "true"], capture_output=True, check=False)
+    except FileNotFoundError:
+        return []
+    return kept_off if may.returncode == 0 else []
+
+
+def test_what_is_kept_off_the_network_reaches_nobody():
+    kept_off = off_the_network()
+    if not kept_off:
+        pytest.skip("no process may be kept off the network here")
+    ask = "import socket; socket.create_connection(('127.0.0.1', {}), 5)"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        line = [sys.executable, "-c", ask.format(server.getsockname()[1])]
+        assert subprocess.run(line, check=False).returncode == 0
+        done = subprocess.run([*kept_off, *line], capture_output=True, text=True, check=False)
+        assert "unreachable" in done.stderr
+
+
 @pytest.mark.parametrize("half", HALVES)
 def test_all_at_once_changes_no_bit(half, drawn_data, tmp_path, odd_folder):
     """One core, threads set, locale, zone, hash seed, paths, no home, no network, read-only."""
@@ -86,11 +126,16 @@ def test_all_at_once_changes_no_bit(half, drawn_data, tmp_path, odd_folder):
     data = odd_folder / "data"
     shutil.copytree(drawn_data, data)
     sources = read_only_sources(odd_folder / "sources")
+    has_commas, said = make_locale(odd_folder / "locales"), odd_folder / "said"
+    (odd_folder / "settings").mkdir()
+    (odd_folder / "settings" / "sitecustomize.py").write_text(USE_THE_LOCALE)
     environ = {
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(sources),
+        "PYTHONPATH": os.pathsep.join((str(sources), str(odd_folder / "settings"))),
         "CUDA_VISIBLE_DEVICES": "",
-        "LC_ALL": "de_DE.UTF-8",
+        "LC_ALL": COMMAS,
+        "LOCPATH": str(odd_folder / "locales"),
+        "SAID": str(said),
         "PYTHONHASHSEED": "7",
         "TZ": "Pacific/Kiritimati",
         "OMP_NUM_THREADS": "3",
@@ -109,6 +154,9 @@ def test_all_at_once_changes_no_bit(half, drawn_data, tmp_path, odd_folder):
     assert (odd.code, odd.err) == (0, "")
     assert odd.bits == plain.bits
     assert not list(sources.rglob("*.pyc"))
+    assert said.read_text() == ("," if has_commas else ".")
+    if not has_commas:
+        pytest.skip(f"the locale {COMMAS} can't be made here; all else was tried")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +217,7 @@ def test_streams_that_are_closed_or_break(redirection, codes, drawn_data, tmp_pa
     }
     done = subprocess.run(
         ["bash", "-c", line], capture_output=True, text=True, check=False,
-        env={**os.environ, **variables},
+        env={**os.environ, **variables, "LC_ALL": "xx_XX.UTF-8"},
     )  # fmt: skip
     assert int((tmp_path / "code").read_text()) in codes
     assert "Traceback" not in done.stderr

@@ -26,7 +26,7 @@ from portproof.verdict import verdict_from_kept, verdict_lines, verdict_to_kept
 from proof.catalogue import FAULTS
 from proof.replays import REPLAYS
 from proof.standard import prove_faults, prove_ladder, prove_replays, standard_attempts
-from tests.disks import no_space
+from tests.disks import no_space, small_disk
 
 PROVE = Path(__file__).resolve().parent.parent / "scripts" / "prove.py"
 
@@ -212,6 +212,28 @@ def test_a_disk_that_is_full_is_told_in_a_line_and_costs_no_verdict(ladder, tmp_
         ladder()
     assert (tmp_path / "ladder.json").read_bytes() == before
     assert ladder()[2] == ["keras-jax"]
+
+
+def test_a_folder_that_goes_away_is_told_in_a_line_and_costs_no_verdict(ladder, tmp_path):
+    ladder(broken=["keras-jax"])
+    moved = tmp_path.with_name(f"{tmp_path.name} moved")
+    cannot = pytest.raises(RunError, match=r"cannot write to .*: No such file or directory")
+    with cannot, claimed(tmp_path, "proof"):
+        tmp_path.rename(moved)
+        ladder()
+    assert not tmp_path.exists()
+    moved.rename(tmp_path)
+    assert ladder()[2] == ["keras-jax"]
+
+
+def test_a_disk_that_is_read_only_is_told_in_a_line(tmp_path, drawn):
+    with small_disk(tmp_path / "disk", 64 * 1024) as disk:
+        disk.set_writable(False)
+        for folder in (disk.folder, disk.folder / "new"):
+            done = prove("--data-dir", drawn, "--output-dir", folder)
+            assert (done.returncode, done.stderr) == (
+                1, f"prove.py: cannot write to {folder}: Read-only file system\n"
+            )  # fmt: skip
 
 
 SLEEPING = """
