@@ -258,16 +258,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _check_archive(path: Path) -> None:
     """Check that a checkpoint is a zip as torch writes it, which unpacks to what it is.
 
+    torch itself does not look at the checksums.
+
     Raises:
-        ValueError: it is too large, or packed.
+        ValueError: it is too large, or packed, or has changed since it was written.
         zipfile.BadZipFile: it is none.
     """
+    most = min(MAX_CHECKPOINT_BYTES, path.stat().st_size)
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise ValueError("it is packed, which torch's own are not")
-    if sum(member.file_size for member in members) > min(MAX_CHECKPOINT_BYTES, path.stat().st_size):
-        raise ValueError("it names more than it holds, or than is allowed")
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("it is packed, which torch's own are not")
+        if sum(member.file_size for member in members) > most:
+            raise ValueError("it names more than it holds, or than is allowed")
+        if changed := archive.testzip():
+            raise ValueError(f"{changed} has another checksum than when it was written")
 
 
 def _check_slots(saved: dict[str, Any]) -> None:

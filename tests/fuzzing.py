@@ -20,9 +20,11 @@ ROOT = Path(__file__).parents[1]
 PARSER_NAMES = (
     "idx-images", "idx-labels", "idx-gz", "download-gz", "safetensors", "weights", "question",
     "trace", "record", "layers", "predictions", "recipe", "older-benchmark", "work-so-far",
-    "kept-results", "kept-verdict", "followed-steps", "comparison",
+    "kept-results", "kept-verdict", "followed-steps", "comparison", "picture-png", "picture",
+    "checkpoint",
 )  # fmt: skip
-ROOMS = ["pipeline", "portproof", "benchmark"]
+WITH_TORCH = "checkpoint"
+ROOMS = ["pipeline", "portproof", "benchmark", "lightning_impl"]
 MAX_BYTES = 1 << 15
 MEMORY_MEGABYTES = 2048
 HANG_SECONDS = 60
@@ -34,6 +36,11 @@ def fuzz(name: str, corpus: Path, seconds: int, findings: Path) -> None:
 
     with atheris.instrument_imports(include=ROOMS):
         from tests.parsers import PARSERS, tried
+
+        if name == WITH_TORCH:
+            from tests.lightning.checkpoint_parser import CHECKPOINT
+
+            PARSERS[name] = CHECKPOINT
     parser = PARSERS[name]
     for number, content in enumerate(parser.seeds):
         (corpus / f"seed-{number}").write_bytes(content)

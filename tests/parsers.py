@@ -11,6 +11,7 @@ import json
 import math
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from PIL import Image
 from safetensors.numpy import save
 
 from benchmark.difference import read_older
@@ -28,6 +30,7 @@ from pipeline.drawn import draw_images, idx_bytes
 from pipeline.errors import RunError, UsageError
 from pipeline.fetch import SourceError
 from pipeline.network import read_weights, shared_first_weights
+from pipeline.photos import FORMATS, SIZE, PhotoError, read_photo
 from pipeline.recipe import preset, read_recipe_fields, recipe_from_dict, recipe_to_dict
 from pipeline.record import read_layers, read_predictions, read_record
 from pipeline.session import Session, read_kept
@@ -301,6 +304,54 @@ def npz_reference(content: bytes) -> Any:
     return tuple(np.array(array) for array in found)
 
 
+# Pictures
+
+
+def plain_png(content: bytes) -> Any:
+    """Return the pixels of a PNG of 8 bits of grey; of its data, as much as they need."""
+    at, data = 8, b""
+    while len(content) - at >= 8:
+        length, kind = struct.unpack(">I4s", content[at : at + 8])
+        body = content[at + 8 : at + 8 + length]
+        if kind == b"IHDR":
+            width, height, *rest = struct.unpack(">IIBBBBB", body)
+            assert rest == [8, 0, 0, 0, 0]
+        elif kind == b"IDAT":
+            data += body
+        elif data:
+            break
+        at += 12 + length
+    stream = zlib.decompressobj().decompress(data, height * (width + 1))
+    rows, above = [], np.zeros(width, np.uint8)
+    for start in range(0, height * (width + 1), width + 1):
+        above = unfiltered(stream[start], stream[start + 1 : start + 1 + width], above)
+        rows.append(above)
+    return np.stack(rows)
+
+
+def unfiltered(kind: int, line: bytes, above: Any) -> Any:
+    """Undo a PNG filter, which tells each byte from its left, upper and upper left ones."""
+    found = np.zeros(len(line), np.uint8)
+    for at, byte in enumerate(line):
+        left, up = int(found[at - 1]) if at else 0, int(above[at])
+        corner = int(above[at - 1]) if at else 0
+        near = min((left, up, corner), key=lambda each: abs(left + up - corner - each))
+        found[at] = (byte + (0, left, up, (left + up) // 2, near)[kind]) % 256
+    return found
+
+
+def picture_of(form: str) -> bytes:
+    """Return an image of the data set's size as a file."""
+    return bytes_of(lambda path, image: image.save(path, form), Image.fromarray(IMAGES[0]))
+
+
+def shown(path: Path) -> Any:
+    photo = read_photo(path)
+    assert photo.original is not None
+    assert (photo.original.dtype, photo.original.ndim) == (np.uint8, 3)
+    return photo.seen.shape, photo.seen.dtype.str
+
+
 def predictions(path: Path, values: Any) -> None:
     logits, labels = values
     with path.open("wb") as file:
@@ -370,5 +421,10 @@ PARSERS = {
                (ValueError,), ROWS, as_json),
         Parser("comparison", "comparison.json", comparison_fields, json.loads,
                ((ROOT / "results" / "compare-20-epochs" / "comparison.json").read_bytes(),), CLEAR),
+        Parser("picture-png", "a.png", lambda path: read_photo(path, "dark").seen, plain_png,
+               (picture_of("PNG"),), (PhotoError,)),
+        # What Pillow decodes of the others is Pillow's; here it is a picture or refused.
+        Parser("picture", "a", shown, lambda content: ((SIZE, SIZE), "|u1"),
+               tuple(map(picture_of, FORMATS)), (PhotoError,)),
     )
 }  # fmt: skip

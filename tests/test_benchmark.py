@@ -345,7 +345,9 @@ def test_a_disk_that_is_read_only_is_told_in_a_line(tmp_path):
         disk.set_writable(False)
         done = run("--data-dir", tmp_path / "data", "--output-dir", disk.folder, "--images", "1000")
         assert done.returncode == 1
-        assert done.stderr == f"benchmark.py: cannot write to {disk.folder}: Read-only file system\n"
+        assert (
+            done.stderr == f"benchmark.py: cannot write to {disk.folder}: Read-only file system\n"
+        )
 
 
 def test_an_arm_that_fails_costs_its_own_rows(monkeypatch, tmp_path, capsys):

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fuzzing import PARSER_NAMES
+from tests.edits import EDITS, HYPOTHESIS, edited
+from tests.fuzzing import PARSER_NAMES, WITH_TORCH
 from tests.parsers import (
     PARSERS,
     QUESTION_WORDS,
@@ -33,13 +34,6 @@ MOST_MEMORY = 32 * 1024 * 1024
 MOST_SECONDS = 10.0
 """Of processor time."""
 
-HYPOTHESIS = settings(
-    max_examples=60,
-    deadline=None,  # the machine may be busy; hangs are the bombs' test's and the fuzzer's
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
 ODD = st.one_of(
     st.none(),
     st.booleans(),
@@ -51,36 +45,6 @@ ODD = st.one_of(
     st.lists(st.integers(), max_size=3),
     st.dictionaries(st.text(max_size=3), st.none(), max_size=2),
 )
-EDITS = st.lists(
-    st.tuples(
-        st.sampled_from(["flip", "cut", "copy", "insert", "drop", "extend"]),
-        st.floats(0, 1),
-        st.integers(1, 40),
-        st.binary(min_size=1, max_size=12),
-    ),
-    min_size=1,
-    max_size=4,
-)
-
-
-def edited(content, edits):
-    """Return `content` after a few edits, each of a kind, a place, a length and some bytes."""
-    for kind, place, length, added in edits:
-        at = int(place * len(content))
-        end = at + length
-        if kind == "flip":
-            content = content[:at] + added[:1] + content[at + 1 :]
-        elif kind == "cut":
-            content = content[:at] + content[end:]
-        elif kind == "copy":
-            content = content[:end] + content[at:]
-        elif kind == "insert":
-            content = content[:at] + added + content[at:]
-        elif kind == "drop":
-            content = content[:at]
-        else:
-            content += added
-    return content
 
 
 def nodes(value, path=()):
@@ -295,7 +259,7 @@ def test_what_was_found_once_is_refused(case, tmp_path):
 
 
 def test_the_fuzzer_knows_every_parser():
-    assert list(PARSERS) == list(PARSER_NAMES)
+    assert [*PARSERS, WITH_TORCH] == list(PARSER_NAMES)
 
 
 # No loader that runs code

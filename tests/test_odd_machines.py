@@ -25,7 +25,7 @@ HELD = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
 WITHOUT = "import sys\nsys.modules[{!r}] = None\n"
 # What asks by way of these gets no answer, also where no process may be kept off the network.
 NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:1")
-COMMAS = "de_DE.UTF-8"
+COMMAS = "de_DE"
 # As a program does that follows its user's settings: from then on C writes and reads commas.
 USE_THE_LOCALE = """
 import contextlib, locale, os, pathlib
@@ -92,7 +92,7 @@ def make_locale(folder: Path) -> bool:
     folder.mkdir()
     if not shutil.which("localedef"):
         return False
-    command = ["localedef", "-i", COMMAS.split(".")[0], "-f", "UTF-8", str(folder / COMMAS)]
+    command = ["localedef", "-i", COMMAS, "-f", "UTF-8", str(folder / COMMAS)]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 

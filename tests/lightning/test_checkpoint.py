@@ -1,0 +1,55 @@
+"""Checkpoints of any bytes: read as a second reader reads them, or refused; see test_hostile.py."""
+
+import io
+import zipfile
+import zlib
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_impl.train import read_checkpoint
+from tests.edits import EDITS, HYPOTHESIS, edited
+from tests.lightning.checkpoint_parser import CHECKPOINT
+from tests.parsers import tried
+
+(SEED,) = CHECKPOINT.seeds
+
+
+def test_a_checkpoint_is_read_as_the_second_reader_reads_it(tmp_path):
+    assert tried(CHECKPOINT, SEED, tmp_path) == "parsed"
+
+
+@HYPOTHESIS
+@given(edits=EDITS)
+def test_a_changed_checkpoint_is_read_right_or_refused(edits, tmp_path):
+    tried(CHECKPOINT, edited(SEED, edits), tmp_path)
+
+
+@settings(HYPOTHESIS, max_examples=20)
+@given(content=st.binary(max_size=200))
+def test_random_bytes_are_refused(content, tmp_path):
+    assert tried(CHECKPOINT, content, tmp_path) == "refused"
+
+
+def test_every_beginning_of_a_checkpoint_is_refused(tmp_path):
+    for end in range(0, len(SEED), 1 + len(SEED) // 90):
+        assert tried(CHECKPOINT, SEED[:end], tmp_path) == "refused"
+
+
+def test_a_bit_that_has_changed_in_a_weight_is_seen(tmp_path):
+    """torch goes on with it; found by changing bytes at random."""
+    with zipfile.ZipFile(io.BytesIO(SEED)) as archive:
+        weight = archive.read("archive/data/0")
+    at = SEED.index(weight)
+    changed = SEED[: at + 6] + bytes([SEED[at + 6] ^ 64]) + SEED[at + 7 :]
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(changed)
+    with pytest.raises(ValueError, match="archive/data/0 has another checksum"):
+        read_checkpoint(path)
+    # The twins: torch reads another weight; with its checksum it is a checkpoint again.
+    assert torch.load(path, weights_only=True)["state_dict"]["a"][0, 1] != 1
+    sums = [zlib.crc32(each).to_bytes(4, "little") for each in (weight, changed[at : at + 24])]
+    path.write_bytes(changed.replace(*sums))
+    assert read_checkpoint(path)["state_dict"]["a"][0, 1] != 1
