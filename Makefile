@@ -91,9 +91,9 @@ define run_tests
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 $(VENV_PYTHON) -m mypy
-$(PYTEST) tests --ignore=tests/keras --ignore=tests/lightning $(1)
-$(PYTEST) tests/keras $(1)
-$(PYTEST) tests/lightning $(1)
+$(IN_TWO) tests --ignore=tests/keras --ignore=tests/lightning $(1)
+$(IN_TWO) tests/keras $(1)
+$(IN_TWO) tests/lightning $(1)
 $(IN_TWO) parity_tests $(1)
 endef
 

@@ -1,7 +1,7 @@
 """All that the fast path does differently; `--plain` goes without it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import keras
@@ -88,3 +88,27 @@ def leave_maps_in_place() -> None:
         return torch.permute(inputs, (0, 3, 1, 2)) if inputs.ndim == 4 else copied(inputs)
 
     nn._transpose_spatial_inputs = permuted
+
+
+def pool_first(model: keras.Model) -> None:
+    """Let each max pool that follows a leaky ReLU do its work before it; the model stays as it is.
+
+    A leaky ReLU rises everywhere, so it commutes with max pooling, and after the pool it has a
+    quarter of the work: on torch, where each layer is a call of its own. Forward values are the
+    same bits. A gradient can take another way where two different negative floats are equal after
+    scaling, which the pool then sees as a tie.
+    """
+    for layer, following in pairwise(model.layers):
+        if isinstance(layer, keras.layers.LeakyReLU) and isinstance(
+            following, keras.layers.MaxPooling2D
+        ):
+            assert layer.negative_slope > 0
+            layer.call, following.call = _unchanged, _after(following.call, layer.call)
+
+
+def _unchanged(inputs: Any) -> Any:
+    return inputs
+
+
+def _after(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda inputs: second(first(inputs))

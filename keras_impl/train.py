@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_impl.data import batch_source
-from keras_impl.fast import scan_steps, steps_per_execution
+from keras_impl.fast import pool_first, scan_steps, steps_per_execution
 from keras_impl.model import build_model
 from keras_impl.settings import configure
 from keras_impl.tracking import TrackingCallback, layers_of
@@ -70,6 +70,8 @@ def train(
     if weights is not None:
         load_weights(model, weights, recipe)
     first_epoch = _restore(model, journal)
+    if keras.backend.backend() == "torch" and not execution.plain:
+        pool_first(model)
     training = training_batches(data.train, recipe)
     validation = evaluation_batches(data.validation, recipe)
     model.steps_per_execution = min(steps_per_execution(execution, callbacks), len(training))

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.datasets import IDX_FILES, find_file, load_dataset
+from pipeline.drawn import draw_dataset
+
+ROOT = Path(__file__).parents[1]
 
 FIND = """
 import sys
@@ -49,7 +52,7 @@ def mirror(real_data, tmp_path_factory):
 @pytest.mark.parametrize("num_processes", [2, pytest.param(32, marks=pytest.mark.slow)])
 def test_all_get_whole_data_where_one_fills_the_cache(mirror, real_data, tmp_path, num_processes):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[1]), "no_proxy": "127.0.0.1"}
+    environment |= {"PYTHONPATH": str(ROOT), "no_proxy": "127.0.0.1"}
     environment.pop("FASHION_MNIST_DIR", None)
     started = [
         subprocess.Popen(
@@ -67,13 +70,51 @@ def test_all_get_whole_data_where_one_fills_the_cache(mirror, real_data, tmp_pat
     assert not list(tmp_path.rglob("*.part"))
 
 
+COMPARE = ["compare.py", "--epochs", "1", "--variants", "base", "--threads", "1"]
+PROVE = ["prove.py", "--variants", "base", "--lanes", "float64", "--engines", "keras-tensorflow"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_processes", [2, 32])
+@pytest.mark.parametrize(
+    ("command", "result", "names"),
+    [
+        (COMPARE, "keras-tensorflow-base/predictions.npz", ["lightning-base/predictions.npz"]),
+        (PROVE, "ladder.md", []),
+    ],
+    ids=["compare", "prove"],
+)
+def test_commands_at_once_on_one_data_cache_end_as_one_alone(
+    command, result, names, num_processes, tmp_path
+):
+    draw_dataset(tmp_path / "data", 300, 110)
+    program, *flags = command
+    line = [sys.executable, str(ROOT / "scripts" / program), *flags]
+    line += ["--data-dir", str(tmp_path / "data"), "--output-dir"]
+    one, *many = (tmp_path / str(number) for number in range(num_processes + 1))
+    subprocess.run([*line, str(one)], check=True, capture_output=True)
+    started = []
+    for folder in many:
+        with (tmp_path / f"{folder.name}.log").open("w") as log:
+            started.append(subprocess.Popen([*line, str(folder)], stdout=log, stderr=log))
+    codes = [process.wait(3600) for process in started]
+    assert codes == [0] * num_processes, [
+        (tmp_path / f"{folder.name}.log").read_text()[-2000:]
+        for folder, code in zip(many, codes, strict=True)
+        if code
+    ]
+    for name in (result, *names):
+        whole = (one / name).read_text(errors="replace").replace(f"output-dir {one}", "")
+        for folder in many:
+            found = (folder / name).read_text(errors="replace")
+            assert found.replace(f"output-dir {folder}", "") == whole
+
+
 def limited_compare(data, folder, megabytes):
     command = [sys.executable, "-m", "tests.limited", "--megabytes", str(megabytes), "--"]
     command += ["scripts/compare.py", "--epochs", "1", "--batch-size", "50"]
     command += ["--data-dir", str(data), "--output-dir", str(folder)]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if "no memory cgroup can be made here" in done.stderr:
         pytest.skip("no memory cgroup can be made here")
     return done

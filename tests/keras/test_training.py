@@ -78,8 +78,8 @@ def test_the_fast_path_trains_as_the_plain_one(trainings, flags):
     assert fast.bits == plain.bits
 
 
-def test_maps_that_stay_in_place_change_no_bit(trainings):
-    """On torch the fast path differs from the plain one in the maps that are not copied."""
+def test_on_torch_the_fast_path_trains_as_the_plain_one(trainings):
+    """They differ in maps that are not copied, and in pools before activations: the same bits."""
     flags = ("--variant", "dropout", "--backend", "torch")
     (fast, loaded), (plain, _) = (
         trainings.script(name, *flags, *more)
