@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         description="Measure arms in fresh processes, interleaved, and write benchmark.json, "
         "benchmark.md and benchmark.png. Leave the machine alone meanwhile.",
         epilog="Exit codes: 0 done, 1 an arm failed or was thrown out, 2 wrong call, "
-        "130 interrupted.",
+        "130 interrupted, 143 terminated.",
     )
     parser.add_argument("--engines", metavar="A,B", default=",".join(ENGINE_NAMES), help="(all)")
     parser.add_argument("--tracks", metavar="A,B", default=",".join(TRACKS), help="(all three)")

@@ -21,7 +21,7 @@ from lightning_impl.settings import PRECISIONS, accelerator, configure
 from lightning_impl.tracking import TrackingLogger, layers_of
 from lightning_impl.weights import export_weights, load_weights
 from pipeline.batches import evaluation_batches
-from pipeline.errors import RunError, UsageError
+from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.execution import Execution
 from pipeline.journal import Journal
 from pipeline.preprocess import LabeledImages, PreparedData
@@ -191,13 +191,11 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 @contextmanager
 def _interrupts_of(trainer: L.Trainer) -> Iterator[None]:
-    """Let Ctrl-C be the KeyboardInterrupt that Trainer makes an exit of, as it does of SIGTERM."""
+    """Let Ctrl-C and SIGTERM be what they were before Trainer made an exit of them."""
     try:
         yield
     except SystemExit as error:
-        if trainer.received_sigterm:
-            raise
-        raise KeyboardInterrupt from error
+        raise (Terminated if trainer.received_sigterm else KeyboardInterrupt) from error
 
 
 def _trainer_options(recipe: Recipe, execution: Execution) -> dict[str, Any]:

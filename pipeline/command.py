@@ -3,19 +3,22 @@
 import argparse
 import errno
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline.errors import RunError, UsageError
+from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.execution import DEVICES, LOGGERS, Execution
 from pipeline.recipe import DROPOUT_RATES, PRECISIONS, VARIANTS, Recipe
 from pipeline.terminal import open_missing_streams
 
-DONE, FAILED, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_CALL, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
 RECIPE_FLAGS = {
     "variant": "variant",
@@ -43,7 +46,7 @@ def trainer_parser(half: str) -> argparse.ArgumentParser:
     """Return the parser of a trainer; `half` is `keras` or `lightning`."""
     parser = OneLineParser(
         description=f"Train the Fashion-MNIST CNN with {half.capitalize()} and evaluate it.",
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong call, 130 interrupted.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong call, 130 interrupted, 143 terminated.",
     )
     recipe = parser.add_argument_group("what is computed")
     recipe.add_argument("--variant", choices=VARIANTS, help="network (base)")
@@ -158,7 +161,8 @@ def guarded(prog: str, work: Callable[[], None]) -> int:
     """Do `work` and turn what it raises into an exit code and a line on stderr."""
     open_missing_streams()
     try:
-        work()
+        with _told_by_sigterm():
+            work()
     except UsageError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return WRONG_CALL
@@ -166,14 +170,33 @@ def guarded(prog: str, work: Callable[[], None]) -> int:
         print(f"{prog}: {str(error) or 'not enough memory'}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt as error:
-        print("; ".join([f"{prog}: interrupted", *map(str, error.args)]), file=sys.stderr)
-        return INTERRUPTED
+        how = "terminated" if isinstance(error, Terminated) else "interrupted"
+        print("; ".join([f"{prog}: {how}", *map(str, error.args)]), file=sys.stderr)
+        return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     except OSError as error:
         return _output_lost(prog, error)
     except Exception:
         traceback.print_exc()
         return FAILED
     return DONE
+
+
+@contextmanager
+def _told_by_sigterm() -> Iterator[None]:
+    """Raise Terminated on SIGTERM, unless somebody has seen to that signal already."""
+    is_default = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not is_default or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> NoReturn:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _output_lost(prog: str, error: OSError) -> int:

@@ -1,4 +1,4 @@
-"""The two ways in which a command ends badly without a bug."""
+"""The ways in which a command ends badly without a bug."""
 
 
 class UsageError(ValueError):
@@ -7,3 +7,7 @@ class UsageError(ValueError):
 
 class RunError(RuntimeError):
     """The call was right and the work could not be done or did not hold. Exit code 1."""
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was told to end, by SIGTERM, as `timeout`, Docker and Slurm do. Exit code 143."""

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from pipeline.datasets import find_dataset, load_dataset
 from pipeline.engines import ENGINES
 from pipeline.environment import describe_machine, package_versions
-from pipeline.errors import RunError, UsageError
+from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.evaluation import Evaluation, evaluate_logits
 from pipeline.execution import Execution, computed
 from pipeline.journal import Journal, Startup
@@ -295,10 +295,11 @@ def _failures_recorded(journal: Journal) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except KeyboardInterrupt:
-        journal.fail("interrupted", RunError("interrupted"))
+    except KeyboardInterrupt as error:
+        how = "terminated" if isinstance(error, Terminated) else "interrupted"
+        journal.fail("interrupted", RunError(how))
         again = shlex.join([sys.executable, *sys.argv])
-        raise KeyboardInterrupt(f"to go on: {again}{_resume_flags(journal.run_dir)}") from None
+        raise type(error)(f"to go on: {again}{_resume_flags(journal.run_dir)}") from None
     except Exception as error:
         journal.fail("failed", error)
         raise

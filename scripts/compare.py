@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         description="Train engines and variants one after the other and compare the results.",
         epilog="Exit codes: 0 done, 1 a run failed or an accuracy is out of range, 2 wrong call, "
-        "130 interrupted.",
+        "130 interrupted, 143 terminated.",
     )
     parser.add_argument(
         "--engines", metavar="A,B", help=f"of {', '.join(ENGINE_NAMES)} (the first two)"

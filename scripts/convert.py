@@ -13,7 +13,8 @@ def parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         description="Write a run folder in which another framework goes on where a run stands, "
         "and verify it: the same state, bit for bit, and the same logits on the test images.",
-        epilog="Exit codes: 0 done, 1 failed or did not hold, 2 wrong call, 130 interrupted.",
+        epilog="Exit codes: 0 done, 1 failed or did not hold, 2 wrong call, "
+        "130 interrupted, 143 terminated.",
     )
     parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="the run's folder")
     parser.add_argument("--to", choices=tuple(ENGINES), required=True, help="engine to go on with")

@@ -13,7 +13,7 @@ def parser() -> argparse.ArgumentParser:
         "from Keras, torch.export and ONNX from Lightning. A file is kept only if, run by itself, "
         "it gives the run's test logits.",
         epilog="Exit codes: 0 done, 1 a form could not be written or checked, 2 wrong call, "
-        "130 interrupted.",
+        "130 interrupted, 143 terminated.",
     )
     parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="the run's folder")
     parser.add_argument(

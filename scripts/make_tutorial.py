@@ -11,7 +11,8 @@ def parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         description="Run the tutorial's code and write what it puts out into the page, its "
         "pictures beside it, and a notebook for each half.",
-        epilog="Exit codes: 0 done, 1 a step failed, 2 wrong call, 130 interrupted.",
+        epilog="Exit codes: 0 done, 1 a step failed, 2 wrong call, "
+        "130 interrupted, 143 terminated.",
     )
     parser.add_argument(
         "--page",

@@ -15,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
         description="Classify pictures of one's own: each is turned into the data set's form, "
         "a light object on black, 28 × 28, grey.",
         epilog="Exit codes: 0 done, 1 a file could not be classified, 2 wrong call, "
-        "130 interrupted.",
+        "130 interrupted, 143 terminated.",
     )
     parser.add_argument(
         "pictures", type=Path, nargs="+", metavar="IMAGE",

@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         description="Climb the parity ladder: compare Lightning with Keras rung by "
         "rung, from the contract to training, and name the cause where they part.",
         epilog="Exit codes: 0 proved, 1 a rung failed or an engine died, 2 wrong call, "
-        "130 interrupted.",
+        "130 interrupted, 143 terminated.",
     )
     parser.add_argument(
         "--engines", metavar="A,B", help=f"to compare with lightning: {', '.join(ENGINE_NAMES)}"

@@ -12,7 +12,8 @@ def parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         description="Write one HTML page, which needs no other file and no network, of runs, the "
         "parity proof and the benchmark, whichever are there.",
-        epilog="Exit codes: 0 done, 1 a file is broken, 2 wrong call, 130 interrupted.",
+        epilog="Exit codes: 0 done, 1 a file is broken, 2 wrong call, "
+        "130 interrupted, 143 terminated.",
     )
     parser.add_argument(
         "runs",

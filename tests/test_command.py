@@ -1,4 +1,6 @@
 import io
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ import yaml
 
 from pipeline import command
 from pipeline.command import execution_of, guarded, recipe_of, trainer_main, trainer_parser
-from pipeline.errors import RunError, UsageError
+from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.recipe import preset, write_recipe
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -189,6 +191,7 @@ def test_a_backend_is_kerass_alone(capsys):
         (MemoryError(), 1, "prog: not enough memory\n"),
         (KeyboardInterrupt(), 130, "prog: interrupted\n"),
         (KeyboardInterrupt("to go on: x"), 130, "prog: interrupted; to go on: x\n"),
+        (Terminated("to go on: x"), 143, "prog: terminated; to go on: x\n"),
         (None, 0, ""),
     ],
 )
@@ -199,6 +202,22 @@ def test_what_is_raised_becomes_an_exit_code_and_a_line(error, code, line, capsy
 
     assert guarded("prog", work) == code
     assert capsys.readouterr() == ("", line)
+
+
+def test_a_process_that_is_told_to_end_says_so(capsys):
+    assert guarded("prog", lambda: os.kill(os.getpid(), signal.SIGTERM)) == 143
+    assert capsys.readouterr().err == "prog: terminated\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_who_sees_to_sigterm_already_goes_on_doing_so(capsys):
+    seen = []
+    signal.signal(signal.SIGTERM, lambda *_: seen.append("told"))
+    try:
+        assert guarded("prog", lambda: os.kill(os.getpid(), signal.SIGTERM)) == 0
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert (seen, capsys.readouterr().err) == (["told"], "")
 
 
 def test_only_a_bug_has_a_traceback(capsys):

@@ -157,6 +157,16 @@ def test_an_interrupt_ends_the_child_and_gives_130(call, tmp_path):
     assert not (tmp_path / "out" / "comparison.md").exists()
 
 
+def test_a_comparison_that_is_told_to_end_ends_its_child_and_gives_143(call, tmp_path):
+    process = call("--engines", "lightning", mode="sleep")
+    child = pid_in(tmp_path / "pid")
+    process.terminate()
+    code, _, err = finish(process)
+    assert code == 143
+    assert err.splitlines()[-1].startswith("compare.py: terminated")
+    assert not is_running(child)
+
+
 def test_a_child_that_ignores_the_interrupt_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "SELF_SECONDS", 0.1)
     monkeypatch.setattr(launch, "TOLD_SECONDS", 0.1)

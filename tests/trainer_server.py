@@ -1,10 +1,10 @@
 """A trainer whose framework is imported once: each call is a forked process, as in portproof.serve.
 
 A question file holds the call's arguments as JSON, the answer file its exit code, stdout and
-stderr. A fault, "interrupt 2 1" or "kill 2 1", ends the call in that epoch and step, both from 0,
-or after the steps among which that one is; there, "file-limit 2 1 1000" lets no file grow beyond
-so many bytes, and "move 2 1 DIR" moves that folder away. "kill-after 0.5" ends the call after so
-many seconds, wherever it is.
+stderr. A fault, "interrupt 2 1", "terminate 2 1" or "kill 2 1", ends the call in that epoch and
+step, both from 0, or after the steps among which that one is; there, "file-limit 2 1 1000" lets no
+file grow beyond so many bytes, and "move 2 1 DIR" moves that folder away. "kill-after 0.5" ends
+the call after so many seconds, wherever it is.
 """
 
 import importlib
@@ -43,6 +43,7 @@ def move_away(folder):
 
 FAULTS = {
     "interrupt": lambda: os.kill(os.getpid(), signal.SIGINT),
+    "terminate": lambda: os.kill(os.getpid(), signal.SIGTERM),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "file-limit": limit_files,
     "move": move_away,

@@ -36,16 +36,20 @@ FAST_AGAINST_PLAIN = 1e-12
         (("--variant", "dropout"), "kill 2 1"),
         (("--variant", "dropout", "--plain"), "interrupt 2 1"),
         (("--variant", "base"), "interrupt 1 0"),
+        (("--variant", "base"), "terminate 1 1"),
         # After the first 25 of 40 steps, which are one batch of the Trainer.
         (("--variant", "dropout", "--batch-size", "4"), "kill 2 1"),
     ],
 )
 def test_a_resumed_run_ends_with_the_same_bits(trainings, flags, fault):
-    name = f"resumed{''.join(flags)}"
+    name = f"resumed{''.join(flags)} {fault}"
     part = trainings.forked(name, *flags, fault=fault)
     how, epoch, _ = fault.split()
-    assert part.record.status == ("interrupted" if how == "interrupt" else "running")
-    assert part.code == (130 if how == "interrupt" else None)
+    codes = {"interrupt": 130, "terminate": 143, "kill": None}
+    assert part.code == codes[how]
+    assert part.record.status == ("running" if how == "kill" else "interrupted")
+    words = {"interrupt": ": interrupted; to go on: ", "terminate": ": terminated; to go on: "}
+    assert words.get(how, "") in part.err
     assert len(part.record.history) == int(epoch)
     resumed = trainings.forked(name, *flags, "--resume")
     assert (resumed.code, resumed.err) == (0, "")
@@ -202,7 +206,7 @@ def test_trackers_that_nobody_asked_for_are_not_loaded(trainings):
     assert not (run.folder / "plots" / "samples.png").exists()
 
 
-@pytest.mark.parametrize("fault", ["kill 2 1", "interrupt 1 0"])
+@pytest.mark.parametrize("fault", ["kill 2 1", "interrupt 1 0", "terminate 1 0"])
 def test_a_resumed_run_is_followed_as_one(trainings, fault):
     name = f"followed {fault}"
     flags = ("--variant", "base", "--logger", "tensorboard,mlflow")
