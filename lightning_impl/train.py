@@ -256,7 +256,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _check_archive(path: Path) -> None:
     """Check that a checkpoint is a zip as torch writes it, which unpacks to what it is.
 
-    torch itself does not look at the checksums.
+    torch itself does not look at the checksums, and of a member that says it is a folder it makes
+    numbers out of memory that nobody has written to.
 
     Raises:
         ValueError: it is too large, or packed, or has changed since it was written.
@@ -267,6 +268,8 @@ def _check_archive(path: Path) -> None:
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise ValueError("it is packed, which torch's own are not")
+        if any(member.external_attr for member in members):
+            raise ValueError("it has members with attributes, which torch's own have not")
         if sum(member.file_size for member in members) > most:
             raise ValueError("it names more than it holds, or than is allowed")
         if changed := archive.testzip():

@@ -63,7 +63,7 @@ def fuzz(name: str, corpus: Path, seconds: int, findings: Path) -> None:
 def fuzzed(name: str, seconds: int, kept: Path) -> tuple[int, list[Path]]:
     """Fuzz one parser in a process of its own; return how many inputs it tried, and what it found.
 
-    What was found is written to `kept`, as tests/test_hostile.py reads it.
+    What was found is written to `kept`, to be made a test that stays.
     """
     with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
         corpus, findings = Path(scratch) / "corpus", Path(scratch) / "findings"

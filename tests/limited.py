@@ -6,6 +6,7 @@ cgroups. What a process forks counts with it. A process that needs more is kille
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -23,6 +24,7 @@ ROOTS = {
     Path("/sys/fs/cgroup"): ("memory.max", "memory.peak", "memory.events"),
 }  # fmt: skip
 POLL_SECONDS = 0.02
+ENDING_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,17 @@ def name_of(arguments: list[str]) -> str:
 
 
 def remove(groups: list[Group]) -> None:
-    """Remove the groups of processes that have ended."""
+    """Remove the groups of processes that have ended, or are about to."""
     for group in groups:
-        group.path.rmdir()
+        deadline = time.monotonic() + ENDING_SECONDS
+        while True:
+            try:
+                group.path.rmdir()
+                break
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
 
 
 def main() -> int:

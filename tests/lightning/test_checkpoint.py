@@ -53,3 +53,21 @@ def test_a_bit_that_has_changed_in_a_weight_is_seen(tmp_path):
     sums = [zlib.crc32(each).to_bytes(4, "little") for each in (weight, changed[at : at + 24])]
     path.write_bytes(changed.replace(*sums))
     assert read_checkpoint(path)["state_dict"]["a"][0, 1] != 1
+
+
+def with_attributes(content, name, attributes):
+    """Return a zip in whose directory a member has these attributes, four bytes."""
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(name))
+    return content[: entry + 38] + attributes + content[entry + 42 :]
+
+
+def test_a_member_that_says_it_is_a_folder_is_refused(tmp_path):
+    """Of its numbers torch makes what lies in memory; found by `make fuzz`."""
+    changed = with_attributes(SEED, b"archive/data/3", b"\x10\0\0\0")
+    with zipfile.ZipFile(io.BytesIO(changed)) as archive:
+        assert archive.testzip() is None
+        assert archive.getinfo("archive/data/3").external_attr == 0x10
+    assert tried(CHECKPOINT, changed, tmp_path) == "refused"
+    assert tried(CHECKPOINT, with_attributes(changed, b"archive/data/3", bytes(4)), tmp_path) == (
+        "parsed"
+    )
