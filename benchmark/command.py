@@ -271,4 +271,4 @@ def peak_flops(conditions: "Conditions") -> float | None:
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code."""
     arguments = parser().parse_args(argv)
-    return guarded("benchmark.py", lambda: conduct(arguments))
+    return guarded("benchmark.py", lambda: conduct(arguments), told=True)

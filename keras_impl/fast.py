@@ -1,6 +1,7 @@
 """All that the fast path does differently; `--plain` goes without it."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice, pairwise
 from typing import Any
 
@@ -90,20 +91,32 @@ def leave_maps_in_place() -> None:
     nn._transpose_spatial_inputs = permuted
 
 
-def pool_first(model: keras.Model) -> None:
-    """Let each max pool that follows a leaky ReLU do its work before it; the model stays as it is.
+@contextmanager
+def pools_first(model: keras.Sequential) -> Iterator[None]:
+    """Let each max pool that follows a leaky ReLU do its work before it.
 
     A leaky ReLU rises everywhere, so it commutes with max pooling, and after the pool it has a
-    quarter of the work: on torch, where each layer is a call of its own. Forward values are the
-    same bits. A gradient can take another way where two different negative floats are equal after
-    scaling, which the pool then sees as a tie.
+    quarter of the work: on torch, where each layer is a call of its own. What comes out of the pool
+    is the same bits. A gradient can take another way where two different negative floats are equal
+    after scaling, which a pool that comes after sees as a tie. The activation itself returns its
+    input meanwhile.
     """
-    for layer, following in pairwise(model.layers):
-        if isinstance(layer, keras.layers.LeakyReLU) and isinstance(
-            following, keras.layers.MaxPooling2D
-        ):
-            assert layer.negative_slope > 0
-            layer.call, following.call = _unchanged, _after(following.call, layer.call)
+    assert isinstance(model, keras.Sequential)  # whose neighbours are connected
+    pairs = [
+        (layer, following)
+        for layer, following in pairwise(model.layers)
+        if isinstance(layer, keras.layers.LeakyReLU)
+        and isinstance(following, keras.layers.MaxPooling2D)
+    ]
+    for activation, pool in pairs:
+        assert activation.negative_slope > 0
+        activation.call, pool.call = _unchanged, _after(pool.call, activation.call)
+    try:
+        yield
+    finally:
+        for pair in pairs:
+            for layer in pair:
+                del layer.call  # back to the class's
 
 
 def _unchanged(inputs: Any) -> Any:

@@ -1,6 +1,7 @@
 """Training and prediction with Keras: compile, fit, callbacks."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_impl.data import batch_source
-from keras_impl.fast import pool_first, scan_steps, steps_per_execution
+from keras_impl.fast import pools_first, scan_steps, steps_per_execution
 from keras_impl.model import build_model
 from keras_impl.settings import configure
 from keras_impl.tracking import TrackingCallback, layers_of
@@ -70,27 +71,27 @@ def train(
     if weights is not None:
         load_weights(model, weights, recipe)
     first_epoch = _restore(model, journal)
-    if keras.backend.backend() == "torch" and not execution.plain:
-        pool_first(model)
     training = training_batches(data.train, recipe)
     validation = evaluation_batches(data.validation, recipe)
     model.steps_per_execution = min(steps_per_execution(execution, callbacks), len(training))
     if keras.backend.backend() == "jax" and model.steps_per_execution > 1:
         scan_steps(model)
-    model.fit(
-        batch_source(training, execution.plain),
-        validation_data=batch_source(validation, execution.plain),
-        initial_epoch=first_epoch,
-        epochs=recipe.num_epochs,
-        shuffle=False,  # the order is in the batches; the default shuffles whole batches
-        verbose=1 if execution.show_progress else 0,
-        callbacks=[
-            EpochStart(recipe, training),
-            JournalCallback(journal, len(training)),
-            *_checkpoints_and_logs(journal),
-            *callbacks,
-        ],
-    )
+    is_torch = keras.backend.backend() == "torch"
+    with pools_first(model) if is_torch and not execution.plain else nullcontext():
+        model.fit(
+            batch_source(training, execution.plain),
+            validation_data=batch_source(validation, execution.plain),
+            initial_epoch=first_epoch,
+            epochs=recipe.num_epochs,
+            shuffle=False,  # the order is in the batches; the default shuffles whole batches
+            verbose=1 if execution.show_progress else 0,
+            callbacks=[
+                EpochStart(recipe, training),
+                JournalCallback(journal, len(training)),
+                *_checkpoints_and_logs(journal),
+                *callbacks,
+            ],
+        )
     # `predict` would unroll as many networks; the functions made with it go too.
     model.steps_per_execution = 1
     model.train_function = model.test_function = None

@@ -47,7 +47,8 @@ def make_fast(network: nn.Sequential) -> list[nn.Module]:
     - channels_last is the layout that convolutions compute in: nothing is reordered between them.
     - A leaky ReLU rises everywhere, so it commutes with max pooling, and after the pool it has a
       quarter of the work. Forward values are the same bits. A gradient can take another way where
-      two different negative floats are equal after scaling, which the pool then sees as a tie.
+      two different negative floats are equal after scaling, which a pool that comes after sees as
+      a tie.
     """
     network.to(memory_format=torch.channels_last)
     return _pool_first(list(network.children()))

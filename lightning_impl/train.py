@@ -195,7 +195,9 @@ def _interrupts_of(trainer: L.Trainer) -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
-        raise (Terminated if trainer.received_sigterm else KeyboardInterrupt) from error
+        # Outside its loops the Trainer does not listen for SIGTERM itself.
+        is_told = trainer.received_sigterm or isinstance(error.__context__, Terminated)
+        raise (Terminated if is_told else KeyboardInterrupt) from error
 
 
 def _trainer_options(recipe: Recipe, execution: Execution) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -141,7 +141,7 @@ def trainer_main(half: str, load_half: Callable[[], Any], argv: list[str] | None
     parser = trainer_parser(half)
     arguments = parser.parse_args(argv)
     engine = half if half == "lightning" else f"keras-{arguments.backend}"
-    return guarded(parser.prog, lambda: _train(engine, arguments, load_half))
+    return guarded(parser.prog, lambda: _train(engine, arguments, load_half), told=True)
 
 
 def chosen(text: str, known: tuple[str, ...], flag: str) -> list[str]:
@@ -157,11 +157,14 @@ def chosen(text: str, known: tuple[str, ...], flag: str) -> list[str]:
     return names
 
 
-def guarded(prog: str, work: Callable[[], None]) -> int:
-    """Do `work` and turn what it raises into an exit code and a line on stderr."""
+def guarded(prog: str, work: Callable[[], None], *, told: bool = False) -> int:
+    """Do `work` and turn what it raises into an exit code and a line on stderr.
+
+    With `told`, SIGTERM raises Terminated in it; without, it ends the process there and then.
+    """
     open_missing_streams()
     try:
-        with _told_by_sigterm():
+        with _told_by_sigterm() if told else nullcontext():
             work()
     except UsageError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
@@ -183,20 +186,29 @@ def guarded(prog: str, work: Callable[[], None]) -> int:
 
 @contextmanager
 def _told_by_sigterm() -> Iterator[None]:
-    """Raise Terminated on SIGTERM, unless somebody has seen to that signal already."""
+    """Raise Terminated on the first SIGTERM, unless somebody sees to that signal already.
+
+    `timeout` sends two, to the process and to its group; another must not stop the cleaning up.
+    """
     is_default = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if not is_default or threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def end(*_: object) -> NoReturn:
-        raise Terminated
+    is_told = False
+
+    def end(*_: object) -> None:
+        nonlocal is_told
+        if not is_told:
+            is_told = True
+            raise Terminated
 
     signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if not is_told:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _output_lost(prog: str, error: OSError) -> int:

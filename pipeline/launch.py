@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from pipeline.command import INTERRUPTED
 from pipeline.engines import ENGINES, trainer_arguments
 from pipeline.environment import cpu_name, package_versions
-from pipeline.errors import RunError, UsageError
+from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.execution import Execution, computed
 from pipeline.recipe import Recipe, recipe_to_dict
 from pipeline.record import RECORD, Record, read_predictions, read_record
@@ -119,12 +119,15 @@ def run_child(command: Sequence[str]) -> int:
     """Run `command` on this terminal and return its exit code, below 0 for a signal.
 
     Raises:
-        KeyboardInterrupt: this process or the child was interrupted; the child has ended.
+        KeyboardInterrupt: this process or the child was interrupted, or this process was told to
+            end; the child has ended. A child alone that is told to end has failed.
     """
     child = subprocess.Popen(leashed(command), stdin=subprocess.DEVNULL)
     try:
         returncode = child.wait()
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, Terminated):  # a terminal tells the child of Ctrl-C, nobody of this
+            child.terminate()
         end_child(child)
         raise
     if returncode in (INTERRUPTED, -signal.SIGINT):

@@ -25,6 +25,8 @@ from proof.terms import terms_of
 REFERENCE = "lightning"
 TIES = "max-pool-ties"
 AT_ZERO = "gradient-at-zero"
+KEPT_BYTES = 512 * 1024**2
+"""Arrays of answers that a climber keeps; those of a pair of float64 on all rungs are 290 MB."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,14 @@ class Route:
 
 @dataclass
 class Climber:
-    """Climbs with engines that are kept running; what was answered once is not asked again."""
+    """Climbs with engines that are kept running; what was answered lately is not asked again."""
 
     room: EngineRoom
     real: Material
     tie_free: Material
     _questions: dict[tuple[Route, str], Question] = field(default_factory=dict)
     _answers: dict[tuple[str, str], Trace] = field(default_factory=dict)
+    """The one that was wanted last comes last."""
     _answering: dict[tuple[str, str], threading.Lock] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -99,9 +102,21 @@ class Climber:
         with self._lock:
             lock = self._answering.setdefault(key, threading.Lock())
         with lock:
-            if key not in self._answers:
-                self._answers[key] = self.room.ask(engine, question)
-            return self._answers[key]
+            with self._lock:
+                found = self._answers.pop(key, None)
+            found = found or self.room.ask(engine, question)
+            self._keep(key, found)
+            return found
+
+    def _keep(self, key: tuple[str, str], answer: Trace) -> None:
+        """Keep an answer, and of the others as many as there is room for."""
+        with self._lock:
+            self._answers[key] = answer
+            sizes = {key: num_bytes(kept) for key, kept in self._answers.items()}
+            for oldest in list(self._answers)[:-1]:
+                if sum(sizes.values()) <= KEPT_BYTES:
+                    break
+                del self._answers[oldest], sizes[oldest]
 
     def _climb(
         self, left: str, right: str, route: Route, material: Material, fault: str
@@ -114,6 +129,11 @@ class Climber:
         )
         title = f"{route.title} · {fault}" if fault else route.title
         return climb(question, *answers, terms_of(route.lane, (left, right)), title)
+
+
+def num_bytes(answer: Trace) -> int:
+    """Return what an answer's arrays take."""
+    return sum(array.nbytes for array in answer.arrays.values())
 
 
 @dataclass(frozen=True)

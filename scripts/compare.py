@@ -281,7 +281,7 @@ def write_report(
 def main(argv: list[str] | None = None, scripts_dir: Path | None = None) -> int:
     arguments = parser().parse_args(argv)
     folder = scripts_dir or Path(__file__).resolve().parent
-    return guarded("compare.py", lambda: conduct(arguments, folder))
+    return guarded("compare.py", lambda: conduct(arguments, folder), told=True)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,10 @@ def train(script: str):
             write_run(arguments.run_dir, begun)
         Path(os.environ["FAKE_PID"]).write_text(str(os.getpid()))
         time.sleep(60)
-    elif mode == "stubborn":
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    elif mode in ("stubborn", "told"):
+        if mode == "stubborn":
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        else:
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
         Path(os.environ["FAKE_PID"]).write_text(str(os.getpid()))
         time.sleep(60)

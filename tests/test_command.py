@@ -204,9 +204,40 @@ def test_what_is_raised_becomes_an_exit_code_and_a_line(error, code, line, capsy
     assert capsys.readouterr() == ("", line)
 
 
-def test_a_process_that_is_told_to_end_says_so(capsys):
-    assert guarded("prog", lambda: os.kill(os.getpid(), signal.SIGTERM)) == 143
-    assert capsys.readouterr().err == "prog: terminated\n"
+TOLD = """
+import os, signal, sys, threading
+from pipeline.command import guarded
+
+def work():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)  # as `timeout` does, to the group
+        print("cleaned up", flush=True)
+
+def call():
+    sys.exit(guarded("prog", work, told={told}))
+
+{start}
+"""
+
+
+def told_to_end(told=True, start="call()"):
+    code = TOLD.format(told=told, start=start)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_process_that_is_told_to_end_cleans_up_and_says_so():
+    assert told_to_end() == (143, "cleaned up\n", "prog: terminated\n")
+    # The twins: without a handler, as where there can be none, it ends there and then.
+    assert told_to_end(told=False) == (-signal.SIGTERM, "", "")
+    thread = "threading.Thread(target=call).start()"
+    assert told_to_end(start=thread) == (-signal.SIGTERM, "", "")
+
+
+def test_what_is_not_told_leaves_the_signal_as_it_was():
+    assert guarded("prog", lambda: None, told=True) == 0
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
@@ -214,7 +245,8 @@ def test_who_sees_to_sigterm_already_goes_on_doing_so(capsys):
     seen = []
     signal.signal(signal.SIGTERM, lambda *_: seen.append("told"))
     try:
-        assert guarded("prog", lambda: os.kill(os.getpid(), signal.SIGTERM)) == 0
+        work = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+        assert guarded("prog", work, told=True) == 0
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     assert (seen, capsys.readouterr().err) == (["told"], "")

@@ -271,8 +271,8 @@ NEEDED = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", Fals
 NEEDED |= {"numpy.load": ("allow_pickle", False), "fit": ("weights_only", True)}
 NEEDED |= {"read_array": ("allow_pickle", False)}
 """Calls that are safe with this argument only; `fit` where it goes on from a checkpoint."""
-READS_WHAT_IT_WROTE = "keras_impl/deploy.py"
-"""Runs the `.keras` file that it has just exported; no other place reads one."""
+READS_WHAT_IT_WROTE = ("keras_impl/deploy.py", "lightning_impl/deploy.py")
+"""Run the `.keras` file, or the program of `torch.export`, just exported; no other place does."""
 SOURCES = ("portproof", "pipeline", "keras_impl", "lightning_impl", "proof", "benchmark", "scripts")
 
 
@@ -313,8 +313,9 @@ def _unsafe_call(node, aliases, path):
     given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
     if last in UNSAFE_CALLS and not (last == "eval" and "." in called):
         return f"calls {called}"
-    if last == "load_model" and not (
-        path.endswith(READS_WHAT_IT_WROTE) and given.get("safe_mode") == "True"
+    is_its_own = path.endswith(READS_WHAT_IT_WROTE)
+    if (written.endswith("export.load") and not is_its_own) or (
+        last == "load_model" and not (is_its_own and given.get("safe_mode") == "True")
     ):
         return f"calls {called}"
     if called == "yaml.load":
@@ -352,6 +353,7 @@ def test_no_loader_in_the_source_can_run_code():
         "yaml.unsafe_load(text)",
         "keras.models.load_model(path)",
         "keras.saving.load_model(path, safe_mode=True)",
+        "torch.export.load(path)",
         "Classifier.load_from_checkpoint(path)",
         "trainer.fit(module, ckpt_path=path)",
         "archive.extractall(folder)",
@@ -364,8 +366,9 @@ def test_an_unsafe_loader_would_be_seen(code):
 
 def test_what_was_exported_is_read_in_safe_mode_only():
     safe = "keras.saving.load_model(path, safe_mode=True)"
-    assert unsafe(safe, f"/x/{READS_WHAT_IT_WROTE}") == []
-    assert unsafe(safe.replace("True", "False"), f"/x/{READS_WHAT_IT_WROTE}")
+    for path in READS_WHAT_IT_WROTE:
+        assert unsafe(safe, f"/x/{path}") == []
+        assert unsafe(safe.replace("True", "False"), f"/x/{path}")
 
 
 @pytest.mark.parametrize(

@@ -158,12 +158,10 @@ def test_an_interrupt_ends_the_child_and_gives_130(call, tmp_path):
 
 
 def test_a_comparison_that_is_told_to_end_ends_its_child_and_gives_143(call, tmp_path):
-    process = call("--engines", "lightning", mode="sleep")
+    process = call("--engines", "lightning", mode="told")
     child = pid_in(tmp_path / "pid")
     process.terminate()
-    code, _, err = finish(process)
-    assert code == 143
-    assert err.splitlines()[-1].startswith("compare.py: terminated")
+    assert finish(process)[::2] == (143, "told to end\ncompare.py: terminated\n")
     assert not is_running(child)
 
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 from filelock import FileLock
@@ -21,8 +22,10 @@ from pipeline.session import LOCK, Session, claimed
 from portproof.causes import Diagnosis
 from portproof.compare import Difference
 from portproof.engines import EngineError
+from portproof.exchange import Question, Trace
 from portproof.ladder import RUNGS, Gap, Report, RungResult, Verdict
 from portproof.verdict import verdict_from_kept, verdict_lines, verdict_to_kept
+from proof import climbs
 from proof.catalogue import FAULTS
 from proof.replays import REPLAYS
 from proof.standard import prove_faults, prove_ladder, prove_replays, standard_attempts
@@ -194,6 +197,24 @@ def test_faults_and_replays_are_kept_too(tmp_path, drawn):
     assert sorted(asked) == again
     assert all(outcome.verdict for outcome in outcomes)
     assert (len(replayed), lost) == (2, {})
+
+
+def test_a_climber_keeps_the_answers_that_were_wanted_last(monkeypatch):
+    asked, question = [], Question(("layers",), {}, {})
+
+    def ask(engine, question):
+        asked.append(engine)
+        return Trace(engine, question.identity, {}, {"a": np.zeros(100, np.uint8)})
+
+    monkeypatch.setattr(climbs, "KEPT_BYTES", 250)
+    climber = climbs.Climber(SimpleNamespace(ask=ask), None, None)
+    for engine in "abacab":
+        assert climber.answer(engine, question).engine == engine
+    assert asked == ["a", "b", "c", "b"]
+    monkeypatch.setattr(climbs, "KEPT_BYTES", 50)  # the last is kept in any case
+    for engine in "cc":
+        climber.answer(engine, question)
+    assert asked[4:] == ["c"]
 
 
 def test_a_second_proof_in_the_folder_is_refused(tmp_path, drawn):

@@ -27,6 +27,34 @@ def test_a_changed_checkpoint_is_read_right_or_refused(edits, tmp_path):
     tried(CHECKPOINT, edited(SEED, edits), tmp_path)
 
 
+def edited_member(content, number, edits):
+    """Return an archive in which a member is another one, with its right checksum."""
+    changed = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as archive,
+        zipfile.ZipFile(changed, "w", zipfile.ZIP_STORED) as another,
+    ):
+        names = archive.namelist()
+        for name in names:
+            member = archive.read(name)
+            if name == names[number % len(names)]:
+                member = edited(member, edits)
+            # As torch writes them: `writestr` would give each the rights of a file.
+            another.writestr(name, member)
+            another.getinfo(name).external_attr = 0
+    return changed.getvalue()
+
+
+@settings(HYPOTHESIS, max_examples=200)
+@given(number=st.sampled_from([0, 0, 1, 2, 3]), edits=EDITS)
+def test_a_checkpoint_with_another_member_is_read_right_or_refused(number, edits, tmp_path):
+    tried(CHECKPOINT, edited_member(SEED, number, edits), tmp_path)
+
+
+def test_an_archive_that_is_written_anew_is_read(tmp_path):
+    assert tried(CHECKPOINT, edited_member(SEED, 0, []), tmp_path) == "parsed"
+
+
 @settings(HYPOTHESIS, max_examples=20)
 @given(content=st.binary(max_size=200))
 def test_random_bytes_are_refused(content, tmp_path):
