@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from pipeline.datasets import FASHION_MNIST, find_dataset, load_dataset
 from pipeline.engines import DEFAULT_ENGINES, ENGINES
 from pipeline.environment import describe_machine, package_versions
 from pipeline.errors import UsageError
+from pipeline.workers import end_children, workers
 from portproof.engines import Engine
 
 Finding = dict[str, Any]
@@ -70,7 +70,7 @@ def examine(
     timeout_seconds: float = PROBE_SECONDS,
 ) -> Finding:
     """Return all findings, ready for JSON; `ok` tells whether default engines and data are fine."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    with workers(2, end_children) as pool:
         asked = {
             name: pool.submit(examine_engine, engine, environ, timeout_seconds)
             for name, engine in ENGINES.items()

@@ -87,6 +87,7 @@ def claimed(folder: Path, what: str) -> Iterator[None]:
     Raises:
         UsageError: another one is writing there.
         RunError: it can't be written to, or not any more.
+        KeyboardInterrupt: from within; how to go on is added.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,6 +99,8 @@ def claimed(folder: Path, what: str) -> Iterator[None]:
         raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
     try:
         yield
+    except KeyboardInterrupt as error:
+        raise type(error)("to go on: the same call") from None
     except BrokenPipeError:  # nobody reads stdout any more
         raise
     except OSError as error:

@@ -93,9 +93,14 @@ class Server:
         if reply["exit"] != 0 or not trace.is_file():
             raise EngineError(f"{self.name} exited with {reply['exit']}:\n{reply['stderr']}")
 
+    def kill(self) -> None:
+        """End the engine, and an answer that it is at, for which EngineError is raised."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def close(self) -> None:
-        """End the engine, and an answer that it is at."""
-        self._kill()
+        """End the engine and release what it has held; not while it is asked."""
+        self.kill()
         self._process.communicate()
         self._errors.close()
         self._temporary.cleanup()
@@ -114,7 +119,7 @@ class Server:
 
         def end() -> None:
             late.set()
-            self._kill()
+            self.kill()
 
         timer = threading.Timer(self._timeout_seconds, end)
         timer.start()
@@ -122,10 +127,6 @@ class Server:
             return self._process.stdout.readline(), late.is_set()
         finally:
             timer.cancel()
-
-    def _kill(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _end_with_the_asker() -> None:

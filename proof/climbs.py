@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from pipeline.datasets import Dataset
 from portproof.engines import EngineError
 from portproof.exchange import Question, Trace
 from portproof.ladder import Verdict, climb, explain
-from proof.engine_room import EngineRoom, at_once
+from proof.engine_room import EngineRoom
 from proof.questions import (
     Material,
     ladder_question,
@@ -124,7 +123,7 @@ class Climber:
         question = self.question(replace(route, rungs=()), material)
         if route.rungs:
             question = only(question, route.rungs)
-        answers = at_once(
+        answers = self.room.at_once(
             lambda: self.answer(left, question), lambda: self.answer(right, question, fault)
         )
         title = f"{route.title} · {fault}" if fault else route.title
@@ -166,14 +165,8 @@ def climb_all(climber: Climber, attempts: Iterable[Attempt]) -> Iterator[Verdict
         except EngineError as error:
             return error
 
-    with ThreadPoolExecutor(2) as pool:
-        futures = [pool.submit(carry_out, attempt) for attempt in attempts]
-        try:
-            for future in futures:
-                yield future.result()
-        finally:
-            for future in futures:
-                future.cancel()
+    with climber.room.askers() as pool:
+        yield from pool.map(carry_out, attempts)
 
 
 def new_climber(room: EngineRoom, dataset: Dataset, folder: Path) -> Climber:

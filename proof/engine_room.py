@@ -4,9 +4,12 @@ import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pipeline.engines import ENGINES
+from pipeline.workers import workers
+from portproof.engines import EngineError
 from portproof.exchange import Question, Trace, read_trace, write_question
 from portproof.serve import Server
 
@@ -31,6 +34,8 @@ class EngineRoom:
         self._timeout_seconds = timeout_seconds
         self._servers: dict[tuple[str, str], Server] = {}
         self._locks: dict[tuple[str, str], threading.Lock] = {}
+        self._starting = threading.Lock()
+        self._is_closed = False
 
     def __enter__(self) -> "EngineRoom":
         """Return the room itself."""
@@ -41,9 +46,14 @@ class EngineRoom:
         self.close()
 
     def close(self) -> None:
-        """End the engines."""
+        """End the engines; whoever waits for an answer, or asks from now on, gets EngineError."""
+        with self._starting:
+            self._is_closed = True
         for server in self._servers.values():
-            server.close()
+            server.kill()
+        for key, server in self._servers.items():
+            with self._locks[key]:
+                server.close()
         self._servers.clear()
 
     def ask(self, engine: str, question: Question, fault: str = "") -> Trace:
@@ -62,21 +72,27 @@ class EngineRoom:
                 self._server(key).answer(question_path, trace_path, fault)
             return read_trace(trace_path, question)
 
+    def askers(self) -> AbstractContextManager[ThreadPoolExecutor]:
+        """Return two threads to ask in; an interrupt closes the room and so ends their waiting."""
+        return workers(2, self.close)
+
+    def at_once(self, left: Callable[[], Trace], right: Callable[[], Trace]) -> tuple[Trace, Trace]:
+        """Return what two engines answer, asked at the same time."""
+        with self.askers() as pool:
+            answers = pool.submit(left), pool.submit(right)
+            return answers[0].result(), answers[1].result()
+
     def _server(self, key: tuple[str, str]) -> Server:
         engine, precision = key
-        if key not in self._servers:
-            leaf = "in_lightning.py" if engine == "lightning" else "in_keras.py"
-            self._servers[key] = Server(
-                engine,
-                [str(self._leaves / leaf)],
-                ENGINES[engine].environment(precision) | ONE_THREAD,
-                self._timeout_seconds,
-            )
-        return self._servers[key]
-
-
-def at_once(left: Callable[[], Trace], right: Callable[[], Trace]) -> tuple[Trace, Trace]:
-    """Return what two engines answer, asked at the same time."""
-    with ThreadPoolExecutor(2) as pool:
-        answers = pool.submit(left), pool.submit(right)
-        return answers[0].result(), answers[1].result()
+        with self._starting:
+            if self._is_closed:
+                raise EngineError(f"{engine} is asked no more")
+            if key not in self._servers:
+                leaf = "in_lightning.py" if engine == "lightning" else "in_keras.py"
+                self._servers[key] = Server(
+                    engine,
+                    [str(self._leaves / leaf)],
+                    ENGINES[engine].environment(precision) | ONE_THREAD,
+                    self._timeout_seconds,
+                )
+            return self._servers[key]

@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -30,6 +30,7 @@ from pipeline.environment import (
 from pipeline.network import shared_first_weights
 from pipeline.recipe import Recipe, preset, recipe_to_dict
 from pipeline.session import read_kept
+from pipeline.workers import end_children, workers
 from portproof.compare import gap
 from portproof.engines import EngineError, answer
 from portproof.exchange import Array, Question, read_arrays, read_trace, write_question
@@ -310,7 +311,7 @@ def run_stages(
     watcher = threading.Thread(target=_tell_progress, args=(waiting.copy(), folder, say, stop))
     watcher.start()
     try:
-        with ThreadPoolExecutor(num_slots) as pool:
+        with workers(num_slots, end_children) as pool:
             while waiting or running:
                 while len(running) < num_slots:
                     begun = {None, *results, *running.values()}

@@ -1,7 +1,6 @@
 """Planting the catalogue's faults, and what the ladder made of each."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,14 +100,8 @@ def plant_all(
     climber: Climber, faults: Sequence[Fault], is_whole: bool = True
 ) -> Iterator[Outcome]:
     """Yield what came of each fault, in turn; two engines answer at a time."""
-    with ThreadPoolExecutor(2) as pool:
-        futures = [pool.submit(plant, climber, fault, is_whole) for fault in faults]
-        try:
-            for future in futures:
-                yield future.result()
-        finally:
-            for future in futures:
-                future.cancel()
+    with climber.room.askers() as pool:
+        yield from pool.map(lambda fault: plant(climber, fault, is_whole), faults)
 
 
 def alternating(faults: Sequence[Fault]) -> list[Fault]:

@@ -7,7 +7,6 @@ gradients in evaluation mode, and the test accuracy after an epoch.
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -204,7 +203,7 @@ def checks_of(practice: Practice, faults: Sequence[Fault], path: Path, say: Say)
     rows = kept["checks"] if kept.get("origin") == origin else {}
     missing = [fault for fault in faults if place_of(fault) not in rows]
     say(f"usual practice: {len(rows)} faults kept, {len(missing)} to check")
-    with ThreadPoolExecutor(2) as pool:
+    with practice.room.askers() as pool:
         for fault, checks in zip(missing, pool.map(practice.checks, missing), strict=True):
             rows[place_of(fault)] = checks
             write_json(path, {"origin": origin, "checks": rows})

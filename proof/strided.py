@@ -11,7 +11,7 @@ import numpy as np
 from portproof.exchange import Array, Question, Trace
 from portproof.ladder import Terms, Verdict, climb
 from portproof.pair import PAIR_FLOAT64, pair_question, points_question
-from proof.engine_room import EngineRoom, at_once
+from proof.engine_room import EngineRoom
 from proof.terms import WAIVERS
 
 POINTS = ("conv1", "norm1", "act1", "conv2", "norm2", "act2", "pool", "flatten", "logits")
@@ -53,7 +53,7 @@ class StridedClimber:
             EngineError: an engine died, left no trace or took too long.
         """
         question = self._question(variant)
-        reference, suspect = at_once(
+        reference, suspect = self.room.at_once(
             lambda: self._answer(left, question, ""), lambda: self._answer(right, question, fault)
         )
         title = " · ".join(word for word in ("strided", variant, fault) if word)

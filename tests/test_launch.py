@@ -152,7 +152,7 @@ def test_an_interrupt_ends_the_child_and_gives_130(call, tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C
     code, _, err = finish(process)
     assert code == 130
-    assert err.splitlines()[-1].startswith("compare.py: interrupted")
+    assert err.splitlines()[-1] == "compare.py: interrupted; to go on: the same call"
     assert not is_running(child)
     assert not (tmp_path / "out" / "comparison.md").exists()
 
@@ -161,7 +161,10 @@ def test_a_comparison_that_is_told_to_end_ends_its_child_and_gives_143(call, tmp
     process = call("--engines", "lightning", mode="told")
     child = pid_in(tmp_path / "pid")
     process.terminate()
-    assert finish(process)[::2] == (143, "told to end\ncompare.py: terminated\n")
+    assert finish(process)[::2] == (
+        143,
+        "told to end\ncompare.py: terminated; to go on: the same call\n",
+    )
     assert not is_running(child)
 
 

@@ -27,6 +27,7 @@ from portproof.ladder import RUNGS, Gap, Report, RungResult, Verdict
 from portproof.verdict import verdict_from_kept, verdict_lines, verdict_to_kept
 from proof import climbs
 from proof.catalogue import FAULTS
+from proof.engine_room import EngineRoom
 from proof.replays import REPLAYS
 from proof.standard import prove_faults, prove_ladder, prove_replays, standard_attempts
 from tests.disks import no_space, small_disk
@@ -138,7 +139,7 @@ def ladder(tmp_path, drawn):
             return verdict(left, right, route)
 
         session = Session(tmp_path / "proof-so-far.json", {})
-        climber = SimpleNamespace(climb=climb)
+        climber = SimpleNamespace(climb=climb, room=EngineRoom())
         found = prove_ladder(climber, dataset, tmp_path, attempts, lambda _: None, "me", session)
         return *found, asked
 
@@ -183,7 +184,7 @@ def test_faults_and_replays_are_kept_too(tmp_path, drawn):
     def call():
         asked.clear()
         session = Session(tmp_path / "proof-so-far.json", {})
-        fixed = (SimpleNamespace(climb=climb), dataset, tmp_path)
+        fixed = (SimpleNamespace(climb=climb, room=EngineRoom()), dataset, tmp_path)
         outcomes = prove_faults(*fixed, faults, lambda _: None, "me", session, is_whole=False)
         return outcomes, *prove_replays(*fixed, replays, lambda _: None, "me", session)
 
@@ -271,19 +272,23 @@ ROOM = """
 import sys
 from pathlib import Path
 from portproof.exchange import Question
-from proof.engine_room import EngineRoom, at_once
-room = EngineRoom(leaves=Path(sys.argv[1]))
-ask = lambda: room.ask("lightning", Question(("all",), {"precision": "32"}))
-at_once(ask, ask)
+from proof.engine_room import EngineRoom
+with EngineRoom(leaves=Path(sys.argv[1])) as room:
+    ask = lambda: room.ask("lightning", Question(("all",), {"precision": "32"}))
+    room.at_once(ask, ask)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what hangs up is told at once on Linux only")
-def test_a_killed_proof_leaves_no_engine_behind(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_proof_that_is_ended_leaves_no_engine_behind(tmp_path, how):
     (tmp_path / "in_lightning.py").write_text(SLEEPING)
     root = PROVE.parent.parent
     parent = subprocess.Popen(
-        [sys.executable, "-c", ROOM, str(tmp_path)], cwd=root, env={**os.environ, "PYTHONPATH": "."}
+        [sys.executable, "-c", ROOM, str(tmp_path)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": ".", "TMPDIR": str(tmp_path)},
+        start_new_session=True,  # as in a terminal: SIGINT is not ignored
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "pid").exists():
@@ -291,7 +296,9 @@ def test_a_killed_proof_leaves_no_engine_behind(tmp_path):
         time.sleep(0.05)
     answering = psutil.Process(int((tmp_path / "pid").read_text()))
     engine = answering.parent()
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
+    parent.send_signal(how)
+    assert parent.wait(10) == -how
     gone, _ = psutil.wait_procs([answering, engine], timeout=10)
     assert len(gone) == 2
+    if how == signal.SIGINT:  # time enough to clean up
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["in_lightning.py", "pid"]
