@@ -3,14 +3,19 @@ import os
 import struct
 import tracemalloc
 import zlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline import photos
 from pipeline.datasets import load_dataset
-from pipeline.photos import PhotoError, data_set_form, find_pictures, read_photo
+from pipeline.photos import SIZE, PhotoError, data_set_form, find_pictures, read_photo
+from tests.edits import HYPOTHESIS
+from tests.parsers import plain_png
 
 INK, PAPER = 40, 250
 
@@ -159,29 +164,66 @@ def test_of_an_animation_the_first_frame_is_taken(shoe, tmp_path):
         assert np.array_equal(read_photo(tmp_path / f"a.{kind}").seen, shoe)
 
 
-def png_of(width, height):
-    """A PNG of a few hundred bytes that says it is `width` × `height`, 8-bit grey."""
+def png_of(width, height, *data, other_chunks=()):
+    """A PNG, 8-bit grey, that says it is `width` × `height`; each chunk has its checksum."""
 
     def chunk(kind, content):
         word = kind + content
         return struct.pack(">I", len(content)) + word + struct.pack(">I", zlib.crc32(word))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    data = zlib.compress(bytes(200_000))
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    )
+    chunks = [(b"IHDR", header), *other_chunks, *((b"IDAT", part) for part in data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
 @pytest.mark.parametrize("side", [9_000, 30_000, 60_000])
 def test_a_decompression_bomb_is_refused_before_memory_is_taken(side, tmp_path):
     path = tmp_path / "bomb.png"
-    path.write_bytes(png_of(side, side))
+    path.write_bytes(png_of(side, side, zlib.compress(bytes(200_000))))
     tracemalloc.start()
     with pytest.raises(PhotoError, match="at most 64,000,000"):
         read_photo(path)
     assert tracemalloc.get_traced_memory()[1] < 5_000_000
     tracemalloc.stop()
+
+
+@HYPOTHESIS
+@given(
+    filters=st.lists(st.integers(0, 4), min_size=SIZE, max_size=SIZE),
+    unknown=st.none() | st.integers(0, SIZE - 3),
+    seed=st.integers(0, 2**32 - 1),
+    level=st.integers(0, 9),
+    cuts=st.lists(st.integers(0, 900), max_size=3),
+    comment=st.binary(max_size=20),
+    num_rows=st.integers(SIZE - 2, SIZE + 2),
+)
+def test_a_png_made_by_another_hand_is_what_it_says_or_refused(
+    filters, unknown, seed, level, cuts, comment, num_rows, tmp_path
+):
+    """Rows with filters of their own, `unknown` with one that there is not; data in any chunks.
+
+    Pillow leaves rows that are missing black.
+    """
+    random = np.random.default_rng(seed)
+    kinds = filters[:num_rows] + [0] * (num_rows - SIZE)
+    if unknown is not None:
+        kinds[unknown] = 5
+    rows = [bytes([kind]) + random.bytes(SIZE) for kind in kinds]
+
+    def png(rows):
+        packed = zlib.compress(b"".join(rows), level)
+        starts = sorted(min(cut, len(packed)) for cut in cuts)
+        parts = [packed[start:end] for start, end in pairwise([0, *starts, len(packed)])]
+        return png_of(SIZE, SIZE, *parts, other_chunks=[(b"tEXt", b"Comment\0" + comment)])
+
+    path = tmp_path / "a.png"
+    path.write_bytes(png(rows))
+    if unknown is not None:
+        with pytest.raises(PhotoError, match=r"broken|cannot be read"):
+            read_photo(path, "dark")
+    else:
+        whole = png([*rows, *[bytes(1 + SIZE)] * (SIZE - num_rows)])
+        assert np.array_equal(read_photo(path, "dark").seen, plain_png(whole))
 
 
 def test_a_large_file_is_refused_unread(tmp_path, monkeypatch, shoe):

@@ -18,6 +18,7 @@ from lightning_impl.transfer import read_state
 from lightning_impl.watch import Follow
 from pipeline.answers import scratch_journal
 from pipeline.datasets import load_dataset
+from pipeline.errors import Terminated
 from pipeline.execution import Execution
 from pipeline.preprocess import prepare
 from pipeline.recipe import preset
@@ -238,21 +239,24 @@ def test_a_gpu_that_is_not_there_is_a_wrong_call(trainings):
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's own
-def test_an_interrupt_while_predicting_is_one_too(drawn_data, monkeypatch):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Terminated])
+@pytest.mark.parametrize("where", ["setup", "predict_step", "teardown"])
+def test_an_interrupt_while_predicting_is_one_too(drawn_data, monkeypatch, where, error):
     """Lightning turns it into an exit, after which it ignores Ctrl-C."""
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
+    def interrupt(*_, **__):
+        raise error
 
     recipe, execution = preset("base"), Execution(device="cpu")
     test = prepare(load_dataset(drawn_data), recipe).test
     module = Classifier(recipe)
     assert predict_logits(module, test, recipe, execution).shape == (60, 10)
     handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(module, "predict_step", interrupt)
+    monkeypatch.setattr(module, where, interrupt)
     try:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as caught:
             predict_logits(module, test, recipe, execution)
+        assert caught.type is error
     finally:
         signal.signal(signal.SIGINT, handler)
 
