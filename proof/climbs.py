@@ -1,9 +1,10 @@
 """Climbs of the ladder by this pipeline's engines."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pipeline.datasets import Dataset
 from portproof.engines import EngineError
@@ -24,8 +25,9 @@ from proof.terms import terms_of
 REFERENCE = "lightning"
 TIES = "max-pool-ties"
 AT_ZERO = "gradient-at-zero"
+Kept = TypeVar("Kept", Question, Trace)
 KEPT_BYTES = 512 * 1024**2
-"""Arrays of answers that a climber keeps; those of a pair of float64 on all rungs are 290 MB."""
+"""Arrays that a climber keeps; a question and a pair's answers, float64, all rungs, are 270 MB."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,14 @@ class Route:
 
 @dataclass
 class Climber:
-    """Climbs with engines that are kept running; what was answered lately is not asked again."""
+    """Climbs with engines that are kept running; what was asked lately is not asked again."""
 
     room: EngineRoom
     real: Material
     tie_free: Material
-    _questions: dict[tuple[Route, str], Question] = field(default_factory=dict)
-    _answers: dict[tuple[str, str], Trace] = field(default_factory=dict)
-    """The one that was wanted last comes last."""
-    _answering: dict[tuple[str, str], threading.Lock] = field(default_factory=dict)
+    _kept: dict[Hashable, Any] = field(default_factory=dict)
+    """Questions and answers; the one that was wanted last comes last."""
+    _making: dict[Hashable, threading.Lock] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def climb(self, left: str, right: str, route: Route, fault: str = "") -> Verdict:
@@ -84,38 +85,38 @@ class Climber:
 
     def question(self, route: Route, material: Material) -> Question:
         """Return the ladder's question; its layers' inputs are the reference engine's."""
-        key = (route, str(material.data_dir))
-        with self._lock:
-            if key not in self._questions:
-                recipe = ladder_recipe(route.variant, route.precision, route.seed)
-                points = self.room.ask(REFERENCE, points_question(recipe, material, route.plain))
-                question = ladder_question(recipe, material, route.plain, points.arrays)
-                self._questions[key] = question
-            return self._questions[key]
+
+        def make() -> Question:
+            recipe = ladder_recipe(route.variant, route.precision, route.seed)
+            points = self.room.ask(REFERENCE, points_question(recipe, material, route.plain))
+            return ladder_question(recipe, material, route.plain, points.arrays)
+
+        return self._kept_or_made((route, str(material.data_dir)), make)
 
     def answer(self, engine: str, question: Question, fault: str = "") -> Trace:
         """Return an engine's answer; only those without a fault are kept."""
         if fault:
             return self.room.ask(engine, question, fault)
         key = (engine, question.identity)
+        return self._kept_or_made(key, lambda: self.room.ask(engine, question))
+
+    def _kept_or_made(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
+        """Return what is kept, or make it; keep it, and of the rest what there is room for."""
         with self._lock:
-            lock = self._answering.setdefault(key, threading.Lock())
+            lock = self._making.setdefault(key, threading.Lock())
         with lock:
             with self._lock:
-                found = self._answers.pop(key, None)
-            found = found or self.room.ask(engine, question)
-            self._keep(key, found)
+                found = self._kept.pop(key, None)
+            if found is None:
+                found = make()
+            with self._lock:
+                self._kept[key] = found
+                sizes = {key: num_bytes(kept) for key, kept in self._kept.items()}
+                for oldest in list(self._kept)[:-1]:
+                    if sum(sizes.values()) <= KEPT_BYTES:
+                        break
+                    del self._kept[oldest], sizes[oldest]
             return found
-
-    def _keep(self, key: tuple[str, str], answer: Trace) -> None:
-        """Keep an answer, and of the others as many as there is room for."""
-        with self._lock:
-            self._answers[key] = answer
-            sizes = {key: num_bytes(kept) for key, kept in self._answers.items()}
-            for oldest in list(self._answers)[:-1]:
-                if sum(sizes.values()) <= KEPT_BYTES:
-                    break
-                del self._answers[oldest], sizes[oldest]
 
     def _climb(
         self, left: str, right: str, route: Route, material: Material, fault: str
@@ -130,9 +131,9 @@ class Climber:
         return climb(question, *answers, terms_of(route.lane, (left, right)), title)
 
 
-def num_bytes(answer: Trace) -> int:
-    """Return what an answer's arrays take."""
-    return sum(array.nbytes for array in answer.arrays.values())
+def num_bytes(kept: Question | Trace) -> int:
+    """Return what the arrays take."""
+    return sum(array.nbytes for array in kept.arrays.values())
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,7 @@ def prove(
         RunError: something did not hold, or an engine died.
     """
     from pipeline.environment import code_digest, cpu_name
+    from pipeline.memory import return_freed_memory
     from pipeline.session import Session
     from proof.climbs import new_climber
     from proof.engine_room import EngineRoom
@@ -118,6 +119,7 @@ def prove(
     identity = {"data": dataset.fingerprint, "cpu": cpu_name(), "code": code_digest(ROOMS)}
     session = Session(arguments.output_dir / SO_FAR, identity)
     is_all = arguments.full or arguments.short
+    return_freed_memory()
     failures: list[str] = []
     lost: list[str] = []
     with EngineRoom() as room:

@@ -1,4 +1,4 @@
-"""Freed memory, kept for the next step."""
+"""Freed memory, kept for the next step or given back at once."""
 
 import ctypes
 import platform
@@ -37,14 +37,32 @@ def in_thread():
 fill(); in_thread()
 print(faults_of(fill), faults_of(in_thread))
 """
+RETURNING = """
+import resource, sys
+import numpy as np
+from pipeline.memory import return_freed_memory
+
+if "returned" in sys.argv:
+    assert return_freed_memory()
+
+def resident_bytes():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+np.ones(3_750_000)  # 30 MB, mapped: once they are freed, no smaller array is
+array = np.ones(2_500_000)
+small = [np.ones(10_000) for _ in range(200)]  # after it
+before = resident_bytes()
+del array
+print(before - resident_bytes())
+"""
 PAGES = 80_000_000 // resource.getpagesize()
 
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 
 
-def faults(*flags):
+def numbers(program, *flags):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *flags], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", program, *flags], capture_output=True, text=True, check=True,
         cwd=Path(__file__).parents[1], env={"PYTHONPATH": "."},
     )  # fmt: skip
     return [int(word) for word in done.stdout.split()]
@@ -52,14 +70,23 @@ def faults(*flags):
 
 @needs_glibc
 def test_a_large_buffer_is_faulted_in_once():
-    assert max(faults("kept")) < PAGES / 100
+    assert max(numbers(PROGRAM, "kept")) < PAGES / 100
 
 
 @needs_glibc
 def test_left_alone_it_is_faulted_in_each_time():
-    assert min(faults()) > PAGES * 0.9
+    assert min(numbers(PROGRAM)) > PAGES * 0.9
+
+
+@needs_glibc
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what is resident from /proc")
+@pytest.mark.parametrize(("flags", "share"), [((), 0), (("returned",), 1)])
+def test_an_array_between_others_is_given_back_at_once(flags, share):
+    (returned,) = numbers(RETURNING, *flags)
+    assert returned == pytest.approx(20_000_000 * share, abs=200_000)
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert memory.keep_freed_memory() is False
+    assert memory.return_freed_memory() is False
