@@ -164,7 +164,9 @@ def prove_faults(
             outcomes.append(Outcome(fault, _verdict_of(kept)))
     if outcomes:
         say(f"{len(outcomes)} faults are kept from an earlier call")
-    for outcome in plant_all(climber, alternating(missing), is_whole):
+    # Named, or an interrupt in this loop would close it, and wait, before the engines are ended.
+    planting = plant_all(climber, alternating(missing), is_whole)
+    for outcome in planting:
         outcomes.append(outcome)
         if outcome.verdict:
             session.keep(names[outcome.fault], verdict_to_kept(outcome.verdict))

@@ -239,13 +239,13 @@ def train_and_compare(
     for table in tables(comparison):
         Console().print(table)
     say(f"written: {page}")
-    if all(outcome.record for outcome in outcomes):  # or the same call tries again what failed
-        session.finish()
     found = problems(comparison)
     try:
         write_report(arguments, jobs, outcomes)
     except (RunError, UsageError) as error:
         found.append(f"there is no page: {error}")
+    if all(outcome.record for outcome in outcomes):  # or the same call tries again what failed
+        session.finish()
     if found:
         raise RunError("\n  ".join(["not as it should be:", *found]))
 

@@ -17,7 +17,7 @@ from benchmark.command import SO_FAR, measure_rounds
 from benchmark.difference import differences, read_older
 from benchmark.runner import Arm, Conditions, arms_of, baselines, measure, steady_seconds
 from pipeline.drawn import draw_dataset
-from pipeline.errors import RunError, UsageError
+from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.recipe import preset
 from pipeline.repeated import paired_ratio, spread
 from pipeline.session import Session, claimed
@@ -316,6 +316,14 @@ def test_a_second_benchmark_in_the_folder_is_refused(tmp_path):
     cannot = pytest.raises(RunError, match="cannot write to")
     with cannot, claimed(tmp_path / "file", "benchmark"):
         pass
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Terminated])
+def test_an_interrupt_says_how_to_go_on(tmp_path, error):
+    going_on = pytest.raises(KeyboardInterrupt, match="to go on: the same call")
+    with going_on as caught, claimed(tmp_path, "benchmark"):
+        raise error
+    assert caught.type is error
 
 
 def test_a_disk_that_fills_up_under_a_benchmark_is_told_in_a_line(tmp_path):

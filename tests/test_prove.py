@@ -218,6 +218,33 @@ def test_a_climber_keeps_the_answers_that_were_wanted_last(monkeypatch):
     assert asked[4:] == ["c"]
 
 
+def test_questions_count_among_what_a_climber_keeps(monkeypatch):
+    asked = []
+
+    def ask(engine, question):
+        asked.append(engine)
+        return Trace(engine, question.identity, {}, {"a": np.zeros(100, np.uint8)})
+
+    def question(recipe, *_):
+        return Question(("layers",), {"seed": recipe.seed}, {"a": np.zeros(100, np.uint8)})
+
+    monkeypatch.setattr(climbs, "points_question", question)
+    monkeypatch.setattr(climbs, "ladder_question", question)
+    monkeypatch.setattr(climbs, "KEPT_BYTES", 250)
+    climber = climbs.Climber(SimpleNamespace(ask=ask), None, None)
+    routes, material = [climbs.Route(seed=seed) for seed in (0, 1)], SimpleNamespace(data_dir="d")
+    first = climber.question(routes[0], material)
+    assert climber.question(routes[0], material) is first
+    climber.answer("keras-jax", first)
+    climber.question(routes[1], material)  # has no room beside both
+    climber.answer("keras-jax", first)
+    assert asked == [climbs.REFERENCE, "keras-jax", climbs.REFERENCE]
+    again = climber.question(routes[0], material)
+    assert again is not first
+    assert again.identity == first.identity
+    assert asked[3:] == [climbs.REFERENCE]
+
+
 def test_a_second_proof_in_the_folder_is_refused(tmp_path, drawn):
     (tmp_path / "proof").mkdir()
     with FileLock(tmp_path / "proof" / LOCK):
@@ -269,10 +296,11 @@ def answer(question, trace):
 serve(lambda fault: None, answer)
 """
 ROOM = """
-import sys
+import signal, sys
 from pathlib import Path
 from portproof.exchange import Question
 from proof.engine_room import EngineRoom
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
 with EngineRoom(leaves=Path(sys.argv[1])) as room:
     ask = lambda: room.ask("lightning", Question(("all",), {"precision": "32"}))
     room.at_once(ask, ask)
@@ -288,7 +316,6 @@ def test_a_proof_that_is_ended_leaves_no_engine_behind(tmp_path, how):
         [sys.executable, "-c", ROOM, str(tmp_path)],
         cwd=root,
         env={**os.environ, "PYTHONPATH": ".", "TMPDIR": str(tmp_path)},
-        start_new_session=True,  # as in a terminal: SIGINT is not ignored
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "pid").exists():
@@ -297,8 +324,42 @@ def test_a_proof_that_is_ended_leaves_no_engine_behind(tmp_path, how):
     answering = psutil.Process(int((tmp_path / "pid").read_text()))
     engine = answering.parent()
     parent.send_signal(how)
-    assert parent.wait(10) == -how
+    try:
+        assert parent.wait(10) == -how
+    finally:
+        parent.kill()
     gone, _ = psutil.wait_procs([answering, engine], timeout=10)
     assert len(gone) == 2
     if how == signal.SIGINT:  # time enough to clean up
         assert sorted(path.name for path in tmp_path.iterdir()) == ["in_lightning.py", "pid"]
+
+
+INTERRUPTED = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_an_interrupted_proof_says_how_to_go_on(drawn, tmp_path):
+    flags = ["--engines", "keras-tensorflow", "--variants", "base", "--lanes", "float32"]
+    places = ["--data-dir", str(drawn), "--output-dir", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(PROVE), *flags, *places],
+        text=True,
+        stderr=subprocess.PIPE,
+    )
+    engines = []
+    try:
+        deadline = time.monotonic() + 60
+        while not (engines := psutil.Process(process.pid).children()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, err) == (130, "prove.py: interrupted; to go on: the same call\n")
+    gone, _ = psutil.wait_procs(engines, timeout=10)
+    assert gone == engines

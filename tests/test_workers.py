@@ -5,31 +5,70 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from pipeline.workers import end_children, workers
 
+ROOT = Path(__file__).parents[1]
+# Ends all children of its process, so it gets one of its own. Each thread starts its child only
+# once it has been interrupted, or waits for one that runs already.
+INTERRUPTED = """
+import subprocess, sys, threading, time
+import psutil
+from pipeline.workers import end_children, workers
+
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
+futures, is_interrupted = [], threading.Event()
 
+def begin_late():
+    is_interrupted.wait()
+    time.sleep(0.3)
+    return subprocess.run(SLEEPER)
 
-def test_an_interrupt_ends_children_and_drops_what_has_not_begun():
-    futures = []
-
-    def wait_for_children():
-        with workers(2, end_children) as pool:
-            futures.extend(pool.submit(subprocess.run, SLEEPER) for _ in range(4))
-            deadline = time.monotonic() + 20
-            while len(psutil.Process().children()) < 2:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+def wait_for_children(where):
+    with workers(2, end_children) as pool:
+        futures.append(pool.submit(subprocess.run, SLEEPER))
+        futures.append(pool.submit(begin_late))
+        futures.extend(pool.submit(subprocess.run, SLEEPER) for _ in range(2))
+        while not psutil.Process().children():
+            time.sleep(0.01)
+        is_interrupted.set()
+        if where == "within":
             raise KeyboardInterrupt
+        import os, signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 
-    with pytest.raises(KeyboardInterrupt):
-        wait_for_children()
-    assert [future.cancelled() for future in futures] == [False, False, True, True]
-    assert [future.result().returncode for future in futures[:2]] == [-signal.SIGKILL] * 2
+try:
+    wait_for_children(sys.argv[1])
+except KeyboardInterrupt:
+    print([future.done() and future.cancelled() for future in futures])
+    print([future.result().returncode for future in futures[:2]])
+"""
+
+
+@pytest.mark.parametrize("where", ["within", "at the end"])
+def test_an_interrupt_ends_children_and_drops_what_has_not_begun(where):
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, where],
+        cwd=ROOT, env={"PYTHONPATH": "."}, text=True, capture_output=True, check=True,
+    )  # fmt: skip
+    assert time.monotonic() - begun < 30
+    killed = -signal.SIGKILL
+    assert done.stdout == f"[False, False, True, True]\n[{killed}, {killed}]\n"
+
+
+def test_a_child_that_ends_meanwhile_is_no_error(monkeypatch):
+    class Gone:
+        def kill(self):
+            raise psutil.NoSuchProcess(1)
+
+    monkeypatch.setattr(psutil.Process, "children", lambda self: [Gone()])
+    end_children()
 
 
 @pytest.mark.parametrize("error", [ValueError, GeneratorExit])
@@ -49,6 +88,7 @@ def test_another_error_waits_for_what_has_begun_and_ends_nothing(error):
 
     with pytest.raises(error):
         fail()
+    assert futures[0].done()
     assert futures[0].result()
     assert futures[1].cancelled()
     assert not ended
@@ -57,4 +97,5 @@ def test_another_error_waits_for_what_has_begun_and_ends_nothing(error):
 def test_without_an_error_all_is_done():
     with workers(2, end_children) as pool:
         futures = [pool.submit(pow, 2, number) for number in range(5)]
+    assert all(future.done() for future in futures)
     assert [future.result() for future in futures] == [1, 2, 4, 8, 16]
