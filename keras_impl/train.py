@@ -25,13 +25,15 @@ from pipeline.execution import Execution
 from pipeline.journal import Journal
 from pipeline.preprocess import LabeledImages, PreparedData
 from pipeline.recipe import Recipe
-from portproof.exchange import read_arrays, write_arrays
+from portproof.exchange import digest, read_arrays, write_arrays
 from portproof.files import put_in_place
 
 __all__ = ["configure", "predict_logits", "train"]
 
 Array = np.ndarray[Any, Any]
 STATE = "training-state.safetensors"
+SEAL = "epochs, sha256"
+"""One entry: safetensors writes several in an order that changes from process to process."""
 
 
 def compile_model(model: keras.Model, recipe: Recipe) -> None:
@@ -165,7 +167,7 @@ class JournalCallback(keras.callbacks.Callback):
         assert logs is not None
         self.journal.end_epoch(epoch, logs, export_weights(self.model))
         path = _checkpoint_dir(self.journal.run_dir) / STATE
-        write_arrays(path, export_training_state(self.model), {"epochs": str(epoch + 1)})
+        save_training_state(self.model, path, epoch + 1)
 
 
 class WholeCheckpoint(keras.callbacks.ModelCheckpoint):
@@ -203,6 +205,12 @@ def _restore(model: keras.Model, journal: Journal) -> int:
     return epochs
 
 
+def save_training_state(model: keras.Model, path: Path, num_epochs: int) -> None:
+    """Save what `restore_training_state` loads, with a checksum, which safetensors has none of."""
+    state, epochs = export_training_state(model), str(num_epochs)
+    write_arrays(path, state, {SEAL: f"{epochs}, {digest(state, epochs)}"})
+
+
 def restore_training_state(model: keras.Model, path: Path) -> int:
     """Load a saved training state into a compiled model, and return how many epochs it has seen.
 
@@ -210,8 +218,10 @@ def restore_training_state(model: keras.Model, path: Path) -> int:
         ValueError: it is missing, damaged, or of another network.
     """
     state, words = read_arrays(path)
+    epochs, _, checksum = words.get(SEAL, "").partition(", ")
+    if checksum != digest(state, epochs):
+        raise ValueError("it is damaged: its content has another checksum")
     load_training_state(model, state)
-    epochs = words.get("epochs", "")
     if not (epochs.isascii() and epochs.isdecimal()):
         raise ValueError(f"it says that it has seen {epochs!r} epochs")
     return int(epochs)

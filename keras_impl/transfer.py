@@ -3,10 +3,14 @@
 from pathlib import Path
 
 from keras_impl.model import build_model
-from keras_impl.train import STATE, compile_model, restore_training_state
+from keras_impl.train import (
+    STATE,
+    compile_model,
+    restore_training_state,
+    save_training_state,
+)
 from keras_impl.weights import Weights, export_training_state, load_training_state
 from pipeline.recipe import Recipe
-from portproof.exchange import write_arrays
 
 
 def read_state(run_dir: Path, recipe: Recipe) -> tuple[Weights, int]:
@@ -37,4 +41,4 @@ def write_state(
     folder = run_dir / "checkpoints"
     folder.mkdir()
     model.save(folder / "last.keras")
-    write_arrays(folder / STATE, export_training_state(model), {"epochs": str(epochs)})
+    save_training_state(model, folder / STATE, epochs)

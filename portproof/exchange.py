@@ -46,6 +46,16 @@ def read_arrays(path: Path, max_bytes: int = MAX_BYTES) -> tuple[dict[str, Array
         raise ValueError(f"cannot read {path} as safetensors: {error}") from error
 
 
+def digest(arrays: Arrays, words: str) -> str:
+    """Return the SHA-256 of words and named arrays, in hexadecimal digits."""
+    sha256 = hashlib.sha256(words.encode())
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name], order="C")
+        sha256.update(_json([name, array.dtype.str, array.shape]).encode())
+        sha256.update(array.tobytes())
+    return sha256.hexdigest()
+
+
 def check_shapes(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
     """Check that `arrays` are exactly those named in `shapes`, in these shapes.
 
@@ -77,12 +87,7 @@ class Question:
     @property
     def identity(self) -> str:
         """SHA-256 over everything that is asked."""
-        digest = hashlib.sha256(_json([list(self.asks), self.settings]).encode())
-        for name in sorted(self.arrays):
-            array = np.asarray(self.arrays[name], order="C")
-            digest.update(_json([name, array.dtype.str, array.shape]).encode())
-            digest.update(array.tobytes())
-        return digest.hexdigest()
+        return digest(self.arrays, _json([list(self.asks), self.settings]))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pipeline.record import (
     series,
 )
 from pipeline.trained import read_run
-from portproof.exchange import read_arrays, write_arrays
+from portproof.exchange import digest, read_arrays, write_arrays
 from tests.training import Trainings
 
 ROOT = Path(__file__).parents[1]
@@ -151,7 +151,9 @@ def copied(run, folder):
 def changed_state(run, change):
     path = run / "checkpoints" / "training-state.safetensors"
     arrays, words = read_arrays(path)
-    write_arrays(path, change(dict(arrays)), words)
+    state = change(dict(arrays))
+    (epochs,) = (value.split(",")[0] for value in words.values())
+    write_arrays(path, state, dict.fromkeys(words, f"{epochs}, {digest(state, epochs)}"))
 
 
 def test_a_state_of_another_network_is_refused(runs, drawn_data, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save
 
 from pipeline.record import BEST_WEIGHTS, read_layers, read_predictions
-from portproof.exchange import read_arrays
+from portproof.exchange import digest, read_arrays
 from tests.training import check_tracked, check_validation_seconds, mlflow_runs
 
 
@@ -202,8 +202,16 @@ def test_a_damaged_checkpoint_fails_in_one_line(trainings):
     whole = checkpoint.read_bytes()
     arrays, words = read_arrays(checkpoint)
     other = {name: array[..., None] for name, array in arrays.items()}
-    hostile = [save(arrays), save(arrays, {"epochs": "-1"}), save(arrays, {"epochs": "many"})]
-    hostile += [save({}, words), save(other, words)]
+
+    ((seal, value),) = words.items()
+
+    def signed(arrays, epochs):
+        return save(arrays, {seal: f"{epochs}, {digest(arrays, epochs)}"})
+
+    assert signed(arrays, "1") == whole
+    hostile = [save(arrays), save(arrays, {seal: "2" + value[1:]}), save(other, words)]
+    hostile += [whole[:-1] + bytes([whole[-1] ^ 1])]
+    hostile += [signed(arrays, "-1"), signed(arrays, "many"), signed({}, "1"), signed(other, "1")]
     for content in (whole[:1000], b"", b"garbage" * 100, *hostile):
         checkpoint.write_bytes(content)
         run = trainings.forked("damaged", "--resume")
