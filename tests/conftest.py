@@ -1,5 +1,6 @@
 """What the tests share: the data, and the guard of one framework a process."""
 
+import signal
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -10,6 +11,11 @@ from pipeline.datasets import find_dataset
 from pipeline.drawn import draw_dataset
 
 TOGETHER = ("tensorflow", "torch")
+
+# `nohup make test` and a script's `make test &` start it with SIGINT ignored, which every child
+# inherits: those that a test interrupts would go on.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def loaded_together(modules: Collection[str]) -> str | None:

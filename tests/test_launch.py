@@ -187,6 +187,17 @@ def test_a_child_that_was_not_told_is_told(tmp_path, monkeypatch):
     assert child.returncode == -signal.SIGINT
 
 
+def test_these_tests_pass_where_interrupts_are_ignored():
+    """As under nohup, or in the background of a script."""
+    test = f"{__file__}::{test_a_child_that_was_not_told_is_told.__name__}"
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
+    done = subprocess.run(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *line], cwd=SCRIPT.parent.parent,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
 def test_an_interrupted_child_interrupts_the_whole():
     with pytest.raises(KeyboardInterrupt):
         run_child([sys.executable, "-c", "raise SystemExit(130)"])
