@@ -1,44 +1,60 @@
-"""A person's own pictures in the form of the data set: light on black, 28 × 28, grey.
+"""A person's own pictures, read from files and brought into the form of the data set.
 
-Fashion-MNIST's own images were made so from photographs (Xiao, Rasul and Vollgraf, 2017):
-trimmed to the object, its longer side resized to 28 pixels, centred on the canvas, negated, grey.
+What a file holds says its content, not its name.
 """
 
+import importlib.util
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps, ImageStat, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageStat, UnidentifiedImageError, features
+from PIL.JpegImagePlugin import JpegImageFile
 
+from pipeline.cutout import Cutout, NothingStandsOutError, cut_out
 from portproof.files import read_limited
 
 Array = np.ndarray[Any, Any]
 
-SIZE = 28
-"""Height and width of the data set's images, in pixels."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-"""What is taken from a folder; a file that is named is read whatever it is called."""
+"""Pillow's names of what is read everywhere; AVIF and HEIC are where their decoders are."""
+SIGNATURES = {
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "JPEG": rb"\xff\xd8\xff",
+    "WebP": rb"RIFF....WEBP",
+    "GIF": rb"GIF8",
+    "BMP": rb"BM....\0\0\0\0",
+    "TIFF": rb"II\*\0|MM\0\*",
+    "AVIF": rb"....ftypavi[fs]",
+    "HEIC": rb"....ftyp(hei|hev|mif1|msf1)",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+}
+"""How the content of a file begins, by format."""
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff",
+    ".heic", ".heif", ".avif", ".jxl",
+)  # fmt: skip
+"""A file in a folder that is named so is tried, whatever its content is."""
 BACKGROUNDS = ("auto", "light", "dark")
 MAX_FILE_BYTES = 128 * 1024 * 1024
 MAX_PIXELS = 64_000_000
-"""Of one picture: a quarter of a gigabyte in colour."""
-WORKING_SIDE = 1024
-"""Pixels of the longer side, to within a factor of two, that a larger picture is reduced to."""
+"""Of one picture, as decoded: a quarter of a gigabyte in colour."""
+MAX_JPEG_PIXELS = 256_000_000
+"""Of a JPEG that is reduced while it is decoded."""
+DRAFT_SIDE = 1024
+"""Longer side, in pixels, that a JPEG is reduced to at most."""
 SHOWN_SIDE = 160
 """Longer side of what is kept of the original, to show it, in pixels."""
 LIGHT = 128
-"""Grey level from which a background is light."""
-FAINTEST = 8
-"""Grey levels by which an object stands out at least; noise of the border may ask for more."""
-
-NOISE_SPREADS = 4
-"""Median distances from the border's median that count as noise: 2.7 standard deviations."""
+"""Grey level from which what is not transparent is light."""
+BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 
 class PhotoError(ValueError):
@@ -52,98 +68,75 @@ class Photo:
     path: Path
     original: Array | None
     """A small copy as a person sees it, uint8 (h, w, 3); None where it is not kept."""
-    seen: Array
-    """What the network is shown, uint8 (28, 28)."""
+    cutout: Cutout
+    """What the network is shown, and where in the picture it is."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how it was read and cut out."""
 
 
-def find_pictures(paths: Sequence[Path]) -> Iterator[Path]:
-    """Yield the files among `paths`, and in folders, sorted, all that are named like pictures."""
+def find_pictures(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the pictures that `paths` name, and the other files of their folders, sorted.
+
+    A file that is named is taken for a picture. In a folder, content decides; hidden files and
+    folders are passed over.
+    """
+    pictures: list[Path] = []
+    others: list[Path] = []
     for path in paths:
         if not path.is_dir():
-            yield path
+            pictures.append(path)
             continue
         for folder, folders, names in os.walk(path):
-            folders.sort()
-            files = (Path(folder, name) for name in sorted(names))
-            yield from (file for file in files if file.suffix.lower() in SUFFIXES)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for file in (Path(folder, name) for name in sorted(names) if name[0] != "."):
+                if file.is_file():  # opening a pipe would wait for its other end
+                    (pictures if _is_picture(file) else others).append(file)
+    return pictures, others
 
 
 def read_photo(path: Path, background: str = "auto") -> Photo:
     """Read a picture and bring it into the data set's form.
 
     Raises:
-        PhotoError: missing, empty, not a picture, broken, or too large; checked before any pixel
-            is decoded.
+        PhotoError: missing, empty, not a picture, broken, too large (checked before any pixel is
+            decoded), or with nothing in it.
     """
-    picture = _decode(path)
-    return Photo(path, _small_copy(picture), data_set_form(_grey(picture), background))
+    picture, is_deep = _decode(path)
+    grey, notes = _grey(picture, is_deep)
+    try:
+        cutout = cut_out(grey, background)
+    except NothingStandsOutError as error:
+        raise PhotoError(
+            "nothing stands out from the background; try --background"
+            if background == "auto"
+            else f"nothing stands out from a {background} background"
+        ) from error
+    shown = Image.fromarray(grey) if notes else picture
+    return Photo(path, _small_copy(shown), cutout, (*notes, *cutout.notes))
 
 
-def data_set_form(grey: Array, background: str = "auto") -> Array:
-    """Return `grey`, uint8 (H, W), as uint8 (28, 28): the object light, on black, centred.
+def format_of(content: bytes) -> str:
+    """Return the name of the picture format that a file's first bytes show; empty for none."""
+    return next(
+        (name for name, start in SIGNATURES.items() if re.match(start, content, re.DOTALL)), ""
+    )
 
-    A picture of 28 × 28 is taken to be cut already: of it only a light background is changed.
+
+def _is_picture(path: Path) -> bool:
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return bool(format_of(file.read(16)))
+    except OSError:
+        return False
+
+
+def _decode(path: Path) -> tuple[Image.Image, bool]:
+    """Return the first frame, decoded and turned upright, a large JPEG reduced.
+
+    The second value says whether its file holds 16 bits of each colour.
     """
-    if background == "light" or (background == "auto" and has_light_background(grey)):
-        grey = 255 - grey
-    if grey.shape == (SIZE, SIZE):
-        return grey
-    grey, noise = _black_ground(_reduced(grey))
-    return _centred(_trimmed(grey, noise))
-
-
-def has_light_background(grey: Array) -> bool:
-    """Return whether most of the border, of uint8 (H, W), is light."""
-    return bool(np.median(_border(grey)) >= LIGHT)
-
-
-def _border(grey: Array) -> Array:
-    return np.concatenate((grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]))
-
-
-def _reduced(grey: Array) -> Array:
-    """Average squares of pixels where there are many more than the data set's form has."""
-    factor = max(grey.shape) // WORKING_SIDE
-    return grey if factor < 2 else np.asarray(Image.fromarray(grey).reduce(factor))
-
-
-def _black_ground(grey: Array) -> tuple[Array, int]:
-    """Stretch grey levels so that the border's usual one is 0, and what is noise there too.
-
-    Returns the picture, and the level up to which the border is noise.
-    """
-    border = _border(grey).astype(np.float64)
-    level = float(np.median(border))
-    noise = int(NOISE_SPREADS * np.median(np.abs(border - level)))
-    stretched = (grey.astype(np.float32) - level) * (255 / max(255 - level, 1.0))
-    stretched[stretched < noise] = 0
-    return np.clip(np.rint(stretched), 0, 255).astype(np.uint8), noise
-
-
-def _trimmed(grey: Array, noise: int) -> Array:
-    """Cut off the edges on which nothing stands out; all of it where nothing does."""
-    smooth = Image.fromarray(grey).filter(ImageFilter.MedianFilter(5)) if noise else grey
-    stands_out = np.asarray(smooth) >= max(FAINTEST, noise)
-    rows, columns = (np.flatnonzero(stands_out.any(axis=axis)) for axis in (1, 0))
-    if not len(rows):
-        return grey
-    return grey[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-
-
-def _centred(grey: Array) -> Array:
-    """Resize the longer side to 28 pixels, with antialiasing, and centre it on black."""
-    height, width = grey.shape
-    scale = SIZE / max(height, width)
-    fitted = (max(1, round(width * scale)), max(1, round(height * scale)))
-    resized = np.asarray(Image.fromarray(grey).resize(fitted, Image.Resampling.LANCZOS))
-    canvas = np.zeros((SIZE, SIZE), np.uint8)
-    top, left = ((SIZE - side) // 2 for side in resized.shape)
-    canvas[top : top + resized.shape[0], left : left + resized.shape[1]] = resized
-    return canvas
-
-
-def _decode(path: Path) -> Image.Image:
-    """Return the first frame, decoded and turned upright."""
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
@@ -151,53 +144,122 @@ def _decode(path: Path) -> Image.Image:
         content = read_limited(path, size)
         if not content:
             raise PhotoError("it is empty")
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _own_limits():
             warnings.simplefilter("ignore")  # of odd metadata; the size is checked below
-            picture = Image.open(io.BytesIO(content), formats=FORMATS)
-            if picture.width * picture.height > MAX_PIXELS:
-                raise PhotoError(
-                    f"it has {picture.width:,} × {picture.height:,} pixels; "
-                    f"at most {MAX_PIXELS:,} are decoded"
-                )
+            found = format_of(content)
+            picture = Image.open(io.BytesIO(content), formats=_formats(found))
+            _check_size(
+                picture, MAX_JPEG_PIXELS if _is_decoded_by_rows(picture, content) else MAX_PIXELS
+            )
+            picture.draft(None, (DRAFT_SIDE, DRAFT_SIDE))
+            _check_size(picture, MAX_PIXELS)
+            is_deep = any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
             picture.load()
-            return ImageOps.exif_transpose(picture)
+            return ImageOps.exif_transpose(picture), is_deep
     except PhotoError:
         raise
     except FileNotFoundError as error:
         raise PhotoError("there is no such file") from error
     except UnidentifiedImageError as error:
         raise PhotoError(f"it is not a picture in {', '.join(FORMATS)}") from error
-    except Image.DecompressionBombError as error:
-        raise PhotoError(f"it has too many pixels; at most {MAX_PIXELS:,} are decoded") from error
     except OSError as error:
         raise PhotoError(f"it cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a broken file makes Pillow raise whatever it met
         raise PhotoError(f"it is broken: {error}") from error
 
 
-def _grey(picture: Image.Image) -> Array:
-    """Return the picture as uint8 (H, W), transparency on a ground that contrasts with the rest."""
+def _formats(found: str) -> tuple[str, ...]:
+    """Return Pillow's names of the formats that may be read, given what the content shows.
+
+    Raises:
+        PhotoError: a known format without a decoder here; says where one is to be had.
+    """
+    if found == "HEIC":
+        if importlib.util.find_spec("pillow_heif") is None:
+            raise PhotoError(
+                "it is HEIC, which needs pip install 'keras-lightning-parity[heic]'; "
+                "or save it as JPEG"
+            )
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        return ("HEIF",)
+    if found == "AVIF" and features.check("avif"):
+        return ("AVIF",)
+    if found in {"AVIF", "JPEG XL"}:
+        raise PhotoError(f"it is {found}, which is not read here; save it as JPEG or PNG")
+    return FORMATS
+
+
+@contextmanager
+def _own_limits() -> Iterator[None]:
+    """Let Pillow open what `_check_size` allows; its own limit is below a telephone's pictures."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _is_decoded_by_rows(picture: Image.Image, content: bytes) -> bool:
+    """Return whether a picture is a JPEG of one scan; of more, all coefficients are in memory."""
+    if not isinstance(picture, JpegImageFile) or picture.info.get("progressive"):
+        return False
+    place = 2
+    while content[place : place + 1] == b"\xff":
+        if content[place + 1 : place + 2] == b"\xda":  # the scan, and how many colours it holds
+            return content[place + 4 : place + 5] == bytes([picture.layers])
+        place += 2 + int.from_bytes(content[place + 2 : place + 4])
+    return False
+
+
+def _check_size(picture: Image.Image, most: int) -> None:
+    if picture.width * picture.height > most:
+        raise PhotoError(
+            f"it has {picture.width:,} × {picture.height:,} pixels; at most {most:,} are read "
+            f"(of a baseline JPEG {MAX_JPEG_PIXELS:,})"
+        )
+
+
+def _grey(picture: Image.Image, is_deep: bool) -> tuple[Array, tuple[str, ...]]:
+    """Return the picture as uint8 (H, W), transparency on a ground that contrasts with the rest.
+
+    `is_deep` says that its file has 16 bits a colour. The second value is what to know of that.
+    """
     if picture.mode.startswith(("I", "F")):  # 16 bits, or numbers without a range of their own
-        return _deep_grey(np.asarray(picture), is_16_bit=picture.mode.startswith("I;16"))
-    if not picture.has_transparency_data:
-        return np.asarray(_rgb(picture).convert("L"))
-    levels, alpha = picture.convert("RGBA").convert("LA").split()
-    ground = 255
-    if alpha.getbbox():
-        ground = 0 if ImageStat.Stat(levels, mask=alpha).mean[0] >= LIGHT else 255
-    return np.asarray(Image.composite(levels, Image.new("L", levels.size, ground), alpha))
+        return _scaled(np.asarray(picture), picture.mode.startswith("I;16"))
+    if picture.has_transparency_data:
+        levels, alpha = picture.convert("RGBA").convert("LA").split()
+        ground = 255
+        if alpha.getbbox():
+            ground = 0 if ImageStat.Stat(levels, mask=alpha).mean[0] >= LIGHT else 255
+        return np.asarray(Image.composite(levels, Image.new("L", levels.size, ground), alpha)), ()
+    grey = np.asarray(_rgb(picture).convert("L"))
+    return _scaled(grey * 257.0, True) if is_deep else (grey, ())  # Pillow keeps the upper 8 bits
 
 
-def _deep_grey(levels: Array, is_16_bit: bool) -> Array:
-    """Scale levels (H, W) to uint8; those of no stated range by the usual one that holds them."""
+def _scaled(levels: Array, is_16_bit: bool) -> tuple[Array, tuple[str, ...]]:
+    """Scale levels (H, W) to uint8, by the fewest bits of `BIT_DEPTHS` that hold the largest.
+
+    Many cameras write 10 or 12 bits into files of 16, which don't say so. Where no range is stated
+    at all, levels up to 1 are shares of white.
+    """
     levels = levels.astype(np.float32)
     low, high = float(levels.min()), float(levels.max())
     if not np.isfinite((low, high)).all():
         raise PhotoError("it holds levels that are not finite")
-    if low >= 0:
-        usual = [65535.0] if is_16_bit else [1.0, 255.0, 65535.0]
-        low, high = 0.0, next((limit for limit in usual if high <= limit), high)
-    return np.rint((levels - low) * (255 / ((high - low) or 1))).astype(np.uint8)
+    bits = next((bits for bits in BIT_DEPTHS if high < 2**bits), None)
+    notes: tuple[str, ...] = ()
+    if low < 0 or bits is None:
+        black, white = low, high
+    elif high <= 1 and not is_16_bit:
+        black, white = 0.0, 1.0
+    else:
+        black, white = 0.0, 2.0**bits - 1
+        if is_16_bit and bits < 16:
+            notes = (f"its 16-bit levels use {bits} bits and are read so",)
+    return np.rint((levels - black) * (255 / ((white - black) or 1))).astype(np.uint8), notes
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
@@ -210,7 +272,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
 def _small_copy(picture: Image.Image) -> Array:
     """Return what a person sees, uint8 (h, w, 3), transparency on white."""
     if picture.mode.startswith(("I", "F")) or picture.mode == "LAB":
-        picture = Image.fromarray(_grey(picture))
+        picture = Image.fromarray(_grey(picture, False)[0])
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
     picture = picture.copy()

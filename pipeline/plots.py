@@ -19,6 +19,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from portproof.files import write_whole
@@ -32,6 +33,8 @@ GREY = "#777777"
 # Hollow, so that the two lines also differ where there is a single epoch.
 DASHED: dict[str, Any] = {"linestyle": "--", "markerfacecolor": "white"}
 DOTS_PER_INCH = 120
+ASIDE = 0.03
+"""Epochs between two runs' points where there is one epoch only, so that none hides another."""
 SAMPLE_ROWS, SAMPLE_COLUMNS = 4, 6
 MOST_PICTURES = 24
 """Pictures of one's own that are drawn into one figure."""
@@ -63,8 +66,10 @@ def plot_curves(
     for axis, (title, curves) in zip(axes, panels.items(), strict=False):
         axis.set_title(title)
         for number, curve in enumerate(curves):
-            _draw(axis, curve.solid, **_style(number))
-            _draw(axis, curve.dashed, **DASHED, **_style(1 if is_single else number))
+            is_point = max(len(curve.solid) for curve in curves) == 1
+            aside = ASIDE * (number - (len(curves) - 1) / 2) if is_point else 0.0
+            _draw(axis, curve.solid, aside, **_style(number))
+            _draw(axis, curve.dashed, aside, **DASHED, **_style(1 if is_single else number))
         _label_epochs(axis)
     axes[0].set_ylabel(quantity)
     _add_curve_legend(figure, [] if is_single else _labels(panels), line_names)
@@ -193,6 +198,8 @@ class PicturedGuess:
     name: str
     original: Array | None
     """uint8 (h, w, 3)."""
+    box: tuple[float, float, float, float]
+    """Left, top, right and bottom of what networks were shown of it, as shares."""
     seen: Sequence[Array]
     """uint8 (H, W), one for each size that a network takes."""
     guesses: Mapping[str, Sequence[tuple[str, float]]]
@@ -211,8 +218,10 @@ def plot_guesses(path: Path, pictures: Sequence[PicturedGuess], num_pictures: in
     for row, picture in zip(axes, pictures, strict=True):
         for axis, image in zip(row, [picture.original, *picture.seen], strict=False):
             axis.set_axis_off()
-            if image is not None:  # as it is, light on black, not reversed as on paper
+            if image is not None:
                 axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        if picture.original is not None:
+            _frame(row[0], picture.original.shape, picture.box)
         name = picture.name if len(picture.name) <= 24 else f"{picture.name[:23]}…"
         row[0].set_title(name, fontsize=8, parse_math=False)
         for number, said in enumerate(picture.guesses.values()):
@@ -226,6 +235,15 @@ def plot_guesses(path: Path, pictures: Sequence[PicturedGuess], num_pictures: in
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a name may hold any letter
         _save(figure, path)
+
+
+def _frame(axis: Axes, shape: tuple[int, ...], box: tuple[float, float, float, float]) -> None:
+    """Draw what was taken as the object; a pixel's middle has its whole number."""
+    left, top, right, bottom = box
+    height, width = shape[:2]
+    corner = left * width - 0.5, top * height - 0.5
+    size = (right - left) * width, (bottom - top) * height
+    axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor=VERMILLION, linewidth=1.2))
 
 
 def _draw_guess(axis: Axes, said: Sequence[tuple[str, float]], colour: str) -> None:
@@ -287,8 +305,9 @@ def _style(number: int) -> dict[str, Any]:
     return {"color": CYCLE[number % len(CYCLE)], "marker": MARKERS[number % len(MARKERS)]}
 
 
-def _draw(axis: Axes, values: Sequence[float], **style: Any) -> None:
-    axis.plot(range(1, len(values) + 1), values, markersize=4, linewidth=1.6, **style)
+def _draw(axis: Axes, values: Sequence[float], aside: float, **style: Any) -> None:
+    epochs = [epoch + aside for epoch in range(1, len(values) + 1)]
+    axis.plot(epochs, values, markersize=4, linewidth=1.6, **style)
 
 
 def _label_epochs(axis: Axes) -> None:
@@ -338,7 +357,7 @@ def _image_grid(rows: int, columns: int) -> tuple[Figure, Array]:
 
 def _show(axis: Axes, image: Array) -> None:
     axis.imshow(
-        image.reshape(image.shape[:2]), cmap="gray_r", vmin=0, vmax=255, interpolation="nearest"
+        image.reshape(image.shape[:2]), cmap="gray", vmin=0, vmax=255, interpolation="nearest"
     )
 
 

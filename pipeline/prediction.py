@@ -16,6 +16,10 @@ from pipeline.trained import TrainedRun, predict
 Array = np.ndarray[Any, Any]
 MOST_NAMES = 3
 """Classes that are named for each picture."""
+SIDES = ("left", "top", "right", "bottom")
+"""Of what was taken as the object, in JSON, as shares of the picture's width and height."""
+MOST_LEFT_OUT = 5
+"""Files that are named of those which a folder holds beside its pictures."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,22 @@ class Guesses:
 
 def read_photos(
     paths: Sequence[Path], background: str = "auto"
-) -> tuple[list[Photo], list[Failure]]:
+) -> tuple[list[Photo], list[Failure], list[Path]]:
     """Read all pictures that `paths` name; a bar on stderr, where that is a terminal, counts them.
 
-    Only the first have their originals kept, which are drawn.
+    Only the first have their originals kept, which are drawn. The last of what is returned are
+    the files of folders that are no pictures.
     """
     from rich.console import Console
     from rich.progress import track
 
     photos: list[Photo] = []
-    failures = [Failure(path, "no pictures in this folder") for path in paths if _is_bare(path)]
-    found = list(find_pictures(paths))
+    found, left_out = find_pictures(paths)
+    failures = [
+        Failure(path, "no pictures in this folder")
+        for path in paths
+        if path.is_dir() and not any(path in picture.parents for picture in found)
+    ]
     for path in track(
         found, "reading", console=Console(stderr=True), disable=not _is_terminal(), transient=True
     ):
@@ -63,7 +72,7 @@ def read_photos(
             failures.append(Failure(path, str(error)))
             continue
         photos.append(photo if len(photos) < MOST_PICTURES else replace(photo, original=None))
-    return photos, failures
+    return photos, failures, left_out
 
 
 def classify(photos: Sequence[Photo], run: TrainedRun) -> Guesses:
@@ -80,7 +89,18 @@ def classify(photos: Sequence[Photo], run: TrainedRun) -> Guesses:
 
 def seen_by(run: TrainedRun, photos: Iterable[Photo]) -> Array:
     """Return the pictures at the run's image size, uint8 (N, H, W)."""
-    return resize(np.stack([photo.seen for photo in photos]), run.recipe.image_size)
+    return resize(np.stack([photo.cutout.seen for photo in photos]), run.recipe.image_size)
+
+
+def remarks(photos: Sequence[Photo], left_out: Sequence[Path]) -> Iterable[str]:
+    """Yield what a person should know of pictures that were classified, and what was left out."""
+    for photo in photos:
+        for note in photo.notes:
+            yield f"{printable(photo.path)}: {note}"
+    if left_out:
+        names = [printable(path) for path in left_out[:MOST_LEFT_OUT]]
+        more = len(left_out) - len(names)
+        yield (f"left out, no pictures: {', '.join(names)}{f' and {more:,} more' if more else ''}")
 
 
 def lines_of(photos: Sequence[Photo], guesses: Sequence[Guesses]) -> Iterable[str]:
@@ -97,9 +117,12 @@ def lines_of(photos: Sequence[Photo], guesses: Sequence[Guesses]) -> Iterable[st
 
 
 def to_json(
-    photos: Sequence[Photo], failures: Sequence[Failure], guesses: Sequence[Guesses]
+    photos: Sequence[Photo],
+    failures: Sequence[Failure],
+    left_out: Sequence[Path],
+    guesses: Sequence[Guesses],
 ) -> dict[str, Any]:
-    """Return runs, each picture's class and probabilities by each run, and failures."""
+    """Return runs, each picture's class and probabilities by each run, failures, and the rest."""
     return {
         "runs": [
             {
@@ -112,10 +135,16 @@ def to_json(
             for guess in guesses
         ],
         "images": [
-            {"file": str(photo.path), "predictions": [_as_json(guess, n) for guess in guesses]}
+            {
+                "file": str(photo.path),
+                "object": dict(zip(SIDES, photo.cutout.box, strict=True)),
+                "notes": list(photo.notes),
+                "predictions": [_as_json(guess, n) for guess in guesses],
+            }
             for n, photo in enumerate(photos)
         ],
         "failures": [{"file": str(found.path), "reason": found.reason} for found in failures],
+        "left_out": [str(path) for path in left_out],
     }
 
 
@@ -127,6 +156,7 @@ def draw(path: Path, photos: Sequence[Photo], guesses: Sequence[Guesses]) -> Non
         PicturedGuess(
             name=printable(photo.path.name),
             original=photo.original,
+            box=photo.cutout.box,
             seen=[images[number] for images in by_size.values()],
             guesses={guess.run.name: guess.most_likely(number) for guess in guesses},
         )
@@ -141,10 +171,6 @@ def printable(path: Path | str) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in str(path)
     )
-
-
-def _is_bare(path: Path) -> bool:
-    return path.is_dir() and next(find_pictures([path]), None) is None
 
 
 def _is_terminal() -> bool:

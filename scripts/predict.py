@@ -12,14 +12,15 @@ from pipeline.command import OneLineParser, guarded
 
 def parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
-        description="Classify pictures of one's own: each is turned into the data set's form, "
-        "a light object on black, 28 × 28, grey.",
+        description="Classify pictures of one's own: what stands out from the background is cut "
+        "out and turned into the data set's form, light on black, 28 × 28, grey.",
         epilog="Exit codes: 0 done, 1 a file could not be classified, 2 wrong call, "
         "130 interrupted, 143 terminated.",
     )
     parser.add_argument(
         "pictures", type=Path, nargs="+", metavar="IMAGE",
-        help="PNG, JPEG, WebP, GIF, BMP or TIFF file, or a folder of them",
+        help="PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF file (HEIC: pip install "
+        "'keras-lightning-parity[heic]'), or a folder of them",
     )  # fmt: skip
     parser.add_argument(
         "--run", type=Path, action="append", required=True, metavar="RUN",
@@ -27,7 +28,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--background", choices=("auto", "light", "dark"), default="auto",
-        help="of the pictures (auto: what most of the border is)",
+        help="of the pictures (auto: the object is what stands out from the border's usual grey, "
+        "be it lighter or darker)",
     )  # fmt: skip
     parser.add_argument(
         "--output", type=Path, metavar="PNG", default=Path("runs/predictions.png"),
@@ -51,14 +53,24 @@ def writable(path: Path) -> Iterator[None]:
 
 def show(arguments: argparse.Namespace) -> None:
     from pipeline.errors import RunError
-    from pipeline.prediction import classify, draw, lines_of, printable, read_photos, to_json
+    from pipeline.prediction import (
+        classify,
+        draw,
+        lines_of,
+        printable,
+        read_photos,
+        remarks,
+        to_json,
+    )
     from pipeline.terminal import say
     from pipeline.trained import read_run
 
     runs = [read_run(folder) for folder in arguments.run]
-    photos, failures = read_photos(arguments.pictures, arguments.background)
+    photos, failures, left_out = read_photos(arguments.pictures, arguments.background)
     for failure in failures:
         print(f"predict.py: {printable(failure.path)}: {failure.reason}", file=sys.stderr)
+    for remark in remarks(photos, left_out):
+        print(f"predict.py: {remark}", file=sys.stderr)
     guesses = []
     if photos:
         with writable(arguments.output):
@@ -66,7 +78,7 @@ def show(arguments: argparse.Namespace) -> None:
         guesses = [classify(photos, run) for run in runs]
         with writable(arguments.output):
             draw(arguments.output, photos, guesses)
-    found = to_json(photos, failures, guesses)
+    found = to_json(photos, failures, left_out, guesses)
     if photos:
         found["picture"] = str(arguments.output)
     if arguments.json:

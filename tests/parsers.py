@@ -25,12 +25,13 @@ from safetensors.numpy import save
 from benchmark.difference import read_older
 from pipeline import fetch
 from pipeline.comparison import comparison_from_json, to_json
+from pipeline.cutout import SIZE
 from pipeline.datasets import TEST_IMAGES, TEST_LABELS, read_idx
 from pipeline.drawn import draw_images, idx_bytes
 from pipeline.errors import RunError, UsageError
 from pipeline.fetch import SourceError
 from pipeline.network import read_weights, shared_first_weights
-from pipeline.photos import FORMATS, SIZE, PhotoError, read_photo
+from pipeline.photos import FORMATS, PhotoError, _decode, _grey, read_photo
 from pipeline.recipe import preset, read_recipe_fields, recipe_from_dict, recipe_to_dict
 from pipeline.record import read_layers, read_predictions, read_record
 from pipeline.session import Session, read_kept
@@ -349,7 +350,7 @@ def shown(path: Path) -> Any:
     photo = read_photo(path)
     assert photo.original is not None
     assert (photo.original.dtype, photo.original.ndim) == (np.uint8, 3)
-    return photo.seen.shape, photo.seen.dtype.str
+    return photo.cutout.seen.shape, photo.cutout.seen.dtype.str
 
 
 def predictions(path: Path, values: Any) -> None:
@@ -421,7 +422,7 @@ PARSERS = {
                (ValueError,), ROWS, as_json),
         Parser("comparison", "comparison.json", comparison_fields, json.loads,
                ((ROOT / "results" / "compare-20-epochs" / "comparison.json").read_bytes(),), CLEAR),
-        Parser("picture-png", "a.png", lambda path: read_photo(path, "dark").seen, plain_png,
+        Parser("picture-png", "a.png", lambda path: _grey(*_decode(path))[0], plain_png,
                (picture_of("PNG"),), (PhotoError,)),
         # What Pillow decodes of the others is Pillow's; here it is a picture or refused.
         Parser("picture", "a", shown, lambda content: ((SIZE, SIZE), "|u1"),
