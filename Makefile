@@ -15,8 +15,6 @@ LOCK_FLAGS ?=
 
 VENV_PYTHON := .venv/bin/python
 PYTEST := $(VENV_PYTHON) -m pytest
-# Two processes with a thread each; each starts its own engines, so a file's tests stay together.
-IN_TWO := OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile
 SET_UP := .venv/.set-up
 SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 # No header and no addresses: a lock says what is installed, not where from.
@@ -49,11 +47,11 @@ explore: data ## show what the data set holds
 doctor: setup ## show versions, devices, settings, data and engines
 	@$(VENV_PYTHON) scripts/doctor.py
 
-test: data ## lint, types, unit and parity tests
-	$(call run_tests,-m "not slow")
+test: data ## lint, types, unit and parity tests, in some minutes
+	@$(VENV_PYTHON) -m tests.parts -m "not slow"
 
-test-all: data ## the same with the slow tests
-	$(call run_tests,)
+test-all: data ## the same with the slow tests, in hours
+	@$(VENV_PYTHON) -m tests.parts
 
 soak: data ## kill runs of each half at random moments, many times (KILLS=20)
 	SOAK_KILLS=$(KILLS) $(PYTEST) tests/lightning/test_soak.py
@@ -85,17 +83,6 @@ tutorial: data ## run the tutorial's code in both halves; write its outputs, pic
 clean: ## remove .venv and the tools' caches; runs and data stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-
-# One process, one framework: TensorFlow and torch crash when one process loads both.
-define run_tests
-.venv/bin/ruff check .
-.venv/bin/ruff format --check .
-$(VENV_PYTHON) -m mypy
-$(IN_TWO) tests --ignore=tests/keras --ignore=tests/lightning $(1)
-$(IN_TWO) tests/keras $(1)
-$(IN_TWO) tests/lightning $(1)
-$(IN_TWO) parity_tests $(1)
-endef
 
 $(SET_UP): pyproject.toml requirements/dev.txt requirements/uv.txt
 	@if ! $(VENV_PYTHON) -c '$(SUPPORTED)' 2>/dev/null; then \

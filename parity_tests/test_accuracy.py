@@ -58,6 +58,7 @@ def test_another_network_ends_unlike(trained):
     assert compare_arrays(base, dropout, EPOCH_DROPOUT)
 
 
+@pytest.mark.slow
 def test_labels_shifted_in_training_are_caught(ask, dataset, tmp_path):
     """Its own training metrics look as good as ever: only the true labels tell."""
     write_first_images(dataset, tmp_path, 10_000, 2_000)

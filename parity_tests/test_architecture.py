@@ -21,7 +21,13 @@ def ask_layers(ask, engine, variant, fault=""):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("engine", ["keras-tensorflow", "keras-jax", "keras-torch"])
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "keras-tensorflow",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("keras-jax", "keras-torch")),
+    ],
+)
 def test_the_layer_tables_match(ask, engine, variant):
     keras, lightning = (ask_layers(ask, name, variant)["layers"] for name in (engine, "lightning"))
     assert compare_facts(keras, lightning) == []

@@ -123,9 +123,9 @@ def test_a_validation_image_among_them_is_seen(ask, small):
     [
         ("keras-tensorflow", False),
         ("keras-tensorflow", True),
-        ("keras-jax", False),
+        pytest.param("keras-jax", False, marks=pytest.mark.slow),
         pytest.param("keras-jax", True, marks=pytest.mark.slow),
-        ("keras-torch", False),
+        pytest.param("keras-torch", False, marks=pytest.mark.slow),
         pytest.param("keras-torch", True, marks=pytest.mark.slow),
         ("lightning", False),
         ("lightning", True),

@@ -8,11 +8,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from pipeline.engines import DEFAULT_ENGINES
 from proof.catalogue import FAULTS, LIGHTNING, TENSORFLOW, Fault
 from proof.planting import Outcome, alternating, plant
+from proof.standard import short_faults
 
-QUICK = [fault for fault in FAULTS if fault.quick]
-SLOW = [fault for fault in FAULTS if not fault.quick]
+OF_DEFAULT_PAIR = [fault for fault in FAULTS if fault.engine in DEFAULT_ENGINES]
+SHORT = [
+    *short_faults(OF_DEFAULT_PAIR),  # one for each rung
+    next(fault for fault in OF_DEFAULT_PAIR if fault.is_harmless),
+]
+REST = [fault for fault in FAULTS if fault not in SHORT]
 
 
 def named(fault):
@@ -36,20 +42,20 @@ def outcome(climber, request):
     pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("fault", QUICK, ids=named)
+@pytest.mark.parametrize(
+    "fault", [*SHORT, *(pytest.param(fault, marks=pytest.mark.slow) for fault in REST)], ids=named
+)
 def test_a_fault_is_caught_and_named(outcome, fault):
     assert list(outcome(fault).mistakes()) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", SLOW, ids=named)
-def test_a_slow_fault_is_caught_and_named(outcome, fault):
-    assert list(outcome(fault).mistakes()) == []
+def test_a_fault_of_each_rung_is_among_the_short_ones():
+    assert {fault.rung for fault in SHORT} == {fault.rung for fault in FAULTS}
 
 
 def test_a_fault_that_is_called_by_another_name_is_seen(climber):
     """The twin: the check above fails where catalogue and ladder do not agree."""
-    right = next(fault for fault in QUICK if fault.name == "torch-slope")
+    right = next(fault for fault in FAULTS if fault.name == "torch-slope")
     fields = {"engine": LIGHTNING, "mistake": "a slope", "rung": right.rung, "cause": right.cause}
     for changes, words in (
         ({"rung": "data"}, "rung is contract, expected data"),

@@ -7,9 +7,9 @@ from proof.climbs import REFERENCE, Route
 PAIRS = [
     ("keras-tensorflow", Route("base")),
     ("keras-tensorflow", Route("dropout")),
-    ("keras-torch", Route("base")),
-    ("keras-tensorflow", Route("dropout", plain=True)),
-    ("keras-tensorflow", Route("base", "32")),
+    pytest.param("keras-torch", Route("base"), marks=pytest.mark.slow),
+    pytest.param("keras-tensorflow", Route("dropout", plain=True), marks=pytest.mark.slow),
+    pytest.param("keras-tensorflow", Route("base", "32"), marks=pytest.mark.slow),
 ]
 
 
@@ -25,6 +25,7 @@ def test_two_engines_are_the_same_computation(climber, engine, route):
     assert set(statuses.values()) == {"passed"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["keras-torch", "keras-jax"])
 def test_the_keras_backends_are_the_same_computation(climber, engine):
     rungs = ("contract", "architecture", "layers", "logits", "gradients")
@@ -34,12 +35,10 @@ def test_the_keras_backends_are_the_same_computation(climber, engine):
     assert explained == ({"gradients"} if engine == "keras-jax" else set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parting",
-    [
-        ("gradients",),
-        pytest.param(("gradients", "optimizer", "training", "evaluation"), marks=pytest.mark.slow),
-    ],
+    [("gradients",), ("gradients", "optimizer", "training", "evaluation")],
     ids="-".join,
 )
 def test_jax_parts_by_the_slope_at_zero_and_by_nothing_else(climber, parting):
@@ -58,6 +57,7 @@ def test_there_is_no_false_alarm(climber, seed):
     assert verdict.passed, verdict.first_failure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["one-slope", "detached-block", "unweighted-metrics"])
 def test_the_float32_lane_catches_faults_too(climber, fault):
     rungs = ("contract", "architecture", "layers", "gradients", "training", "evaluation")

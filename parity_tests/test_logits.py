@@ -43,6 +43,7 @@ def test_weights_carried_over_give_the_same_logits(ask, dataset, source, variant
     assert np.array_equal(keras["logits"].argmax(axis=1), lightning["logits"].argmax(axis=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["keras-jax", "keras-torch"])
 def test_the_other_backends_give_the_same_logits(ask, dataset, engine):
     weights = shared_first_weights(preset("base"))

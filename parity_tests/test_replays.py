@@ -8,8 +8,17 @@ import pytest
 from proof.replaying import replay_all
 from proof.replays import REPLAYS
 
+SHORT = next(replay for replay in REPLAYS if replay.pair == "tutorial")
 
-@pytest.mark.parametrize("replay", REPLAYS, ids=lambda replay: replay.name)
+
+@pytest.mark.parametrize(
+    "replay",
+    [
+        SHORT,
+        *(pytest.param(each, marks=pytest.mark.slow) for each in REPLAYS if each is not SHORT),
+    ],
+    ids=lambda replay: replay.name,
+)
 def test_a_reported_disagreement_is_named(climber, strided, replay):
     (replayed,) = replay_all(climber, strided, [replay], is_whole=False)
     assert list(replayed.mistakes()) == []

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("engine", "variant"),
     [
         ("keras-tensorflow", ""),
         ("keras-tensorflow", "momentum-sgd"),
-        pytest.param("keras-jax", "", marks=pytest.mark.slow),
+        ("keras-jax", ""),
         ("keras-torch", ""),
         ("keras-torch", "counted-windows"),
     ],

@@ -35,7 +35,7 @@ class Fault:
     difference: str = ""
     """The difference between the frameworks that invites it; empty where none does."""
     quick: bool = True
-    """Whether `make test` plants it."""
+    """Whether `prove.py --short` may plant it."""
     is_harmless: bool = False
     """It must change nothing: the ladder must pass."""
     is_explained: bool = False

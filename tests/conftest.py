@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.datasets import find_dataset
 from pipeline.drawn import draw_dataset
+from tests.training import WarmEngines
 
 TOGETHER = ("tensorflow", "torch")
 
@@ -45,6 +46,14 @@ def drawn_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn") / "shapes"
     draw_dataset(folder, 200, 60)
     return folder
+
+
+@pytest.fixture(scope="session")
+def warm_engines() -> Iterator[WarmEngines]:
+    """Engines that stay warm through all files: importing a framework takes seconds."""
+    engines = WarmEngines()
+    yield engines
+    engines.close()
 
 
 @pytest.fixture(scope="session")

@@ -461,6 +461,7 @@ def reference(conditions):
     return runner.reference_history(conditions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", ["torch", "tensorflow", "jax"])
 def test_a_hand_written_loop_is_the_same_training(conditions, reference, framework):
     arm = Arm(f"raw {framework}", "raw", framework)
@@ -482,6 +483,7 @@ sys.exit(arm.main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pace", [1, 0])
 def test_so_is_the_loop_for_a_gpu(conditions, reference, monkeypatch, tmp_path, pace):
     """All but the capture; a counter that stands still trains another network."""
@@ -506,6 +508,7 @@ def test_an_arm_that_fails_is_named(conditions, monkeypatch, tmp_path, program, 
         measure(Arm("raw torch", "raw", "torch"), conditions)
 
 
+@pytest.mark.slow
 def test_a_small_benchmark_is_written_whole(tmp_path):
     draw_dataset(tmp_path / "drawn", 1000, 200)
     done = run(

@@ -35,13 +35,18 @@ Rounding in another order: 5.1e-16 measured, on weights below 0.5.
 """
 
 
+@pytest.fixture(autouse=True)
+def asked_warm(warm_engines, monkeypatch):
+    monkeypatch.setattr("pipeline.trained.answer", warm_engines.answer)
+
+
 @pytest.fixture(scope="module")
-def trainings(tmp_path_factory, drawn_data):
+def trainings(tmp_path_factory, drawn_data, warm_engines):
     folder = tmp_path_factory.mktemp("it's a run")
-    found = {engine: Trainings(engine, folder, drawn_data) for engine in (LIGHTNING, KERAS)}
-    yield found
-    for each in found.values():
-        each.server.close()
+    return {
+        engine: Trainings(engine, folder, drawn_data, warm_engines.server(engine))
+        for engine in (LIGHTNING, KERAS)
+    }
 
 
 @pytest.fixture(scope="module")

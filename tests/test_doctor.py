@@ -49,6 +49,7 @@ def full_report(drawn_data: Path) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_working_machine_is_reported_as_one(
     full_report: dict[str, Any], drawn_data: Path
 ) -> None:
@@ -63,6 +64,7 @@ def test_a_working_machine_is_reported_as_one(
     assert {"backend", "image_data_format", "epsilon", "floatx"} <= set(full_report["keras"])
 
 
+@pytest.mark.slow
 def test_a_report_can_be_read_by_people(full_report: dict[str, Any]) -> None:
     text = describe(full_report)
     for title in ("Machine", "Versions", "Keras configuration", "Threads", "Data", "Engines"):

@@ -12,7 +12,7 @@ import pytest
 from pipeline import export as exporting
 from pipeline.datasets import load_dataset
 from pipeline.errors import RunError, UsageError
-from pipeline.export import FILES, FORMS, export
+from pipeline.export import FILES, FORMS, export, write_about
 from pipeline.record import LAST_WEIGHTS, read_predictions
 from pipeline.trained import read_run
 from portproof.exchange import read_arrays, write_arrays
@@ -22,19 +22,32 @@ ROOT = Path(__file__).parents[1]
 ENGINES = {"lightning": "lightning", "keras": "keras-tensorflow"}
 
 
+@pytest.fixture(autouse=True)
+def asked_warm(warm_engines, monkeypatch):
+    monkeypatch.setattr("pipeline.trained.answer", warm_engines.answer)
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, drawn_data):
+def runs(tmp_path_factory, drawn_data, warm_engines):
     """A run of each half, after one epoch, by half."""
     folder = tmp_path_factory.mktemp("it's a run")
     found = {}
     for half, engine in ENGINES.items():
-        trainings = Trainings(engine, folder, drawn_data)
+        trainings = Trainings(engine, folder, drawn_data, warm_engines.server(engine))
         found[half] = trainings.forked(half, "--epochs", "1")
-        trainings.server.close()
     assert [run.code for run in found.values()] == [0, 0]
     return {half: run.folder for half, run in found.items()}
 
 
+def test_what_is_exported_gives_the_runs_logits(runs, drawn_data, tmp_path):
+    run = read_run(runs["lightning"])
+    exported = export(run, "onnx", tmp_path, drawn_data)
+    assert 0 <= exported.logit_gap <= exported.allowed_gap < 1e-4
+    about = json.loads(write_about(tmp_path, run, [exported]).read_text())
+    check_onnx(tmp_path / "model.onnx", about, "lightning", run.folder, drawn_data)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("half", FORMS)
 def test_each_form_gives_the_runs_logits(half, runs, drawn_data, tmp_path):
     folder = tmp_path / "to give 'away'"

@@ -54,18 +54,47 @@ def job(run_dir, engine="lightning", **changes):
 
 
 @pytest.fixture
-def call(tmp_path):
-    """Start compare.py on drawn data with made-up trainers; return the process."""
+def trainers(tmp_path, monkeypatch):
+    """The folder of made-up trainers, beside drawn data."""
     draw_dataset(tmp_path / "data", 200, 20)
-    trainers = write_trainers(tmp_path / "trainers")
+    monkeypatch.setenv("FAKE_PID", str(tmp_path / "pid"))
+    return write_trainers(tmp_path / "trainers")
+
+
+def flags_of(folder):
+    return [
+        "--epochs", "3", "--data-dir", str(folder / "data"), "--output-dir", str(folder / "out")
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def compare(trainers, tmp_path, monkeypatch, capfd):
+    """Call compare.py with made-up trainers; return exit code, stdout and stderr."""
+    # A process of its own would import for seconds; `call` starts one where it takes one.
+    main = runpy.run_path(str(SCRIPT))["main"]
+
+    def compare_here(*flags, mode="complete", draws=False):
+        if not draws:  # pictures take longer than all else
+            monkeypatch.setattr("pipeline.comparison_page.write_pictures", lambda *_: None)
+        monkeypatch.setenv("FAKE_TRAINER", mode)
+        try:
+            code = main([*flags_of(tmp_path), *flags], trainers)
+        except SystemExit as error:
+            code = error.code
+        return code, *capfd.readouterr()
+
+    return compare_here
+
+
+@pytest.fixture
+def call(trainers, tmp_path):
+    """Start compare.py with made-up trainers; return the process."""
     started = []
 
     def start(*flags, mode="complete"):
-        command = [sys.executable, "-c", DRIVER, str(SCRIPT), str(trainers), "--epochs", "3"]
-        command += ["--data-dir", str(tmp_path / "data"), "--output-dir", str(tmp_path / "out")]
-        environment = {"FAKE_TRAINER": mode, "FAKE_PID": str(tmp_path / "pid")}
+        command = [sys.executable, "-c", DRIVER, str(SCRIPT), str(trainers), *flags_of(tmp_path)]
         process = subprocess.Popen(
-            [*command, *flags], env={**os.environ, **environment}, text=True,
+            [*command, *flags], env={**os.environ, "FAKE_TRAINER": mode}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         started.append(process)
@@ -101,8 +130,8 @@ def is_running(pid):
         return False
 
 
-def test_all_runs_complete_and_are_compared(call, tmp_path):
-    code, out, err = finish(call())
+def test_all_runs_complete_and_are_compared(compare, tmp_path):
+    code, out, err = compare(draws=True)
     assert (code, err) == (0, "")
     assert "[4/4] lightning, dropout: test accuracy 0.8900" in out
     assert "trained by train_keras.py" in out
@@ -126,8 +155,8 @@ def test_all_runs_complete_and_are_compared(call, tmp_path):
         ("silent", "is not a run folder"),
     ],
 )
-def test_a_failing_run_is_named_and_the_others_go_on(call, tmp_path, mode, reason):
-    code, out, err = finish(call("--engines", "lightning", mode=f"base:{mode}"))
+def test_a_failing_run_is_named_and_the_others_go_on(compare, tmp_path, mode, reason):
+    code, out, err = compare("--engines", "lightning", mode=f"base:{mode}")
     assert code == 1
     assert "lightning, base failed: " in err
     assert reason in err
@@ -138,9 +167,9 @@ def test_a_failing_run_is_named_and_the_others_go_on(call, tmp_path, mode, reaso
     assert runs[1]["reason"] is None
 
 
-def test_a_page_that_cannot_be_written_costs_the_page_alone(call, tmp_path):
+def test_a_page_that_cannot_be_written_costs_the_page_alone(compare, tmp_path):
     (tmp_path / "out" / "report.html").mkdir(parents=True)
-    code, out, err = finish(call("--engines", "lightning"))
+    code, out, err = compare("--engines", "lightning")
     assert code == 1
     assert f"there is no page: cannot write {tmp_path / 'out' / 'report.html'}" in err
     assert out.splitlines()[-1] == f"written: {tmp_path / 'out' / 'comparison.md'}"
@@ -231,11 +260,11 @@ def test_a_leash_on_a_parent_that_is_gone_runs_nothing(tmp_path):
     assert not (tmp_path / "pid").exists()
 
 
-def test_a_foreign_folder_is_refused_before_any_work(call, tmp_path):
+def test_a_foreign_folder_is_refused_before_any_work(compare, tmp_path):
     foreign = tmp_path / "out" / "lightning-dropout"
     foreign.mkdir(parents=True)
     (foreign / "thesis.txt").write_text("years of work")
-    code, out, err = finish(call("--engines", "lightning"))
+    code, out, err = compare("--engines", "lightning")
     assert code == 2
     assert "is not certainly a run folder, so it is not deleted" in err
     assert "[1/2]" not in out
@@ -289,26 +318,26 @@ def test_a_folder_in_use_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_runs_are_replaced_unless_they_are_to_be_reused(call, tmp_path):
+def test_runs_are_replaced_unless_they_are_to_be_reused(compare, tmp_path):
     arguments = ("--engines", "lightning", "--variants", "base")
-    assert finish(call(*arguments))[0] == 0
-    code, out, _ = finish(call(*arguments, "--reuse"))
+    assert compare(*arguments)[0] == 0
+    code, out, _ = compare(*arguments, "--reuse")
     assert code == 0
     assert f"kept from an earlier call, {tmp_path / 'out' / 'lightning-base'}" in out
     assert "trained by" not in out
-    code, out, _ = finish(call(*arguments))
+    code, out, _ = compare(*arguments)
     assert code == 0
     assert "trained by" in out
 
 
-def test_a_killed_call_goes_on_where_it_was(call, tmp_path):
+def test_a_killed_call_goes_on_where_it_was(call, compare, tmp_path):
     process = call("--engines", "lightning", mode="dropout:part")
     child = pid_in(tmp_path / "pid")
     process.kill()
     process.communicate()
     until(lambda: not is_running(child))
     assert (tmp_path / "out" / SO_FAR).exists()
-    code, out, err = finish(call("--engines", "lightning"))
+    code, out, err = compare("--engines", "lightning")
     assert (code, err) == (0, "")
     assert f"[1/2] lightning, base: kept from an earlier call, {tmp_path}" in out
     assert f"[2/2] lightning, dropout: going on, {tmp_path}" in out
@@ -316,28 +345,28 @@ def test_a_killed_call_goes_on_where_it_was(call, tmp_path):
     assert not (tmp_path / "out" / SO_FAR).exists()
 
 
-def test_another_call_does_not_go_on_with_it(call, tmp_path):
+def test_another_call_does_not_go_on_with_it(call, compare, tmp_path):
     process = call("--engines", "lightning", mode="dropout:part")
     pid_in(tmp_path / "pid")
     process.kill()
     process.communicate()
-    code, out, _ = finish(call("--engines", "lightning", "--epochs", "2"))
+    code, out, _ = compare("--engines", "lightning", "--epochs", "2")
     assert code == 0
     assert "kept from" not in out
     assert "going on" not in out
     assert out.count("trained by") == 2
 
 
-def test_the_same_call_tries_again_what_failed_and_that_alone(call, tmp_path):
-    assert finish(call("--engines", "lightning", mode="base:exit"))[0] == 1
-    code, out, _ = finish(call("--engines", "lightning"))
+def test_the_same_call_tries_again_what_failed_and_that_alone(compare, tmp_path):
+    assert compare("--engines", "lightning", mode="base:exit")[0] == 1
+    code, out, _ = compare("--engines", "lightning")
     assert code == 0
     assert "[2/2] lightning, dropout: kept from an earlier call" in out
     assert out.count("trained by") == 1
 
 
-def test_an_engine_that_crashes_costs_its_own_cells(call, tmp_path):
-    code, out, err = finish(call(mode="keras-tensorflow/killed"))
+def test_an_engine_that_crashes_costs_its_own_cells(compare, tmp_path):
+    code, out, err = compare(mode="keras-tensorflow/killed")
     assert code == 1
     assert "keras-tensorflow, base failed: ended by signal SIGKILL" in err
     runs = json.loads((tmp_path / "out" / "comparison.json").read_text())["runs"]
@@ -345,44 +374,44 @@ def test_an_engine_that_crashes_costs_its_own_cells(call, tmp_path):
     assert "[4/4] lightning, dropout: test accuracy 0.8900" in out
 
 
-def test_a_second_call_in_the_folder_is_refused(call, tmp_path):
+def test_a_second_call_in_the_folder_is_refused(call, compare, tmp_path):
     call("--engines", "lightning", mode="sleep")
     pid_in(tmp_path / "pid")
-    code, _, err = finish(call("--engines", "lightning"))
+    code, _, err = compare("--engines", "lightning")
     assert (code, err) == (
         2, f"compare.py: error: {tmp_path / 'out'} is in use by another comparison\n"
     )  # fmt: skip
 
 
-def test_a_disk_that_is_full_is_told_in_a_line(call, tmp_path):
+def test_a_disk_that_is_full_is_told_in_a_line(compare, tmp_path):
     with small_disk(tmp_path / "out", 64 * 1024) as disk:
-        code, out, err = finish(call("--engines", "lightning"))
+        code, out, err = compare("--engines", "lightning")
         assert (code, err) == (
             1, f"compare.py: cannot write to {disk.folder}: No space left on device\n"
         )  # fmt: skip
         assert out.count("trained by") == 2
         assert not list(disk.folder.rglob(".*.part"))
         disk.grow(16 * 1024**2)
-        code, out, err = finish(call("--engines", "lightning"))
+        code, out, err = compare("--engines", "lightning")
         assert (code, err) == (0, "")
         assert out.count("kept from an earlier call") == 2
 
 
-def test_a_disk_that_is_read_only_is_told_in_a_line(call, tmp_path):
+def test_a_disk_that_is_read_only_is_told_in_a_line(compare, tmp_path):
     with small_disk(tmp_path / "out", 20 * 1024) as disk:
         disk.set_writable(False)
-        code, out, err = finish(call("--engines", "lightning"))
+        code, out, err = compare("--engines", "lightning")
         assert (code, out) == (1, "")
         assert err == f"compare.py: cannot write to {disk.folder}: Read-only file system\n"
 
 
-def test_a_folder_that_goes_away_is_told_in_a_line_and_goes_on_where_it_is_back(call, tmp_path):
-    code, out, err = finish(call("--engines", "keras-tensorflow,lightning", mode="lightning/gone"))
+def test_a_folder_that_goes_away_is_told_in_a_line_and_goes_on_where_it_is_back(compare, tmp_path):
+    code, out, err = compare("--engines", "keras-tensorflow,lightning", mode="lightning/gone")
     assert code == 1
     assert err == f"compare.py: cannot write to {tmp_path / 'out'}: No such file or directory\n"
     assert not (tmp_path / "out").exists()
     (tmp_path / "out moved").rename(tmp_path / "out")
-    code, out, err = finish(call("--engines", "keras-tensorflow,lightning"))
+    code, out, err = compare("--engines", "keras-tensorflow,lightning")
     assert (code, err) == (0, "")
     assert out.count("kept from an earlier call") == 2
 
@@ -462,8 +491,8 @@ def test_exits_are_described_in_words():
         (["--unknown"], "--unknown"),
     ],
 )
-def test_a_wrong_call_is_found_before_any_work(call, tmp_path, flags, message):
-    code, out, err = finish(call(*flags))
+def test_a_wrong_call_is_found_before_any_work(compare, tmp_path, flags, message):
+    code, out, err = compare(*flags)
     assert (code, out) == (2, "")
     assert message in err
     assert len(err.splitlines()) == 1

@@ -118,6 +118,7 @@ def test_what_is_kept_off_the_network_reaches_nobody():
         assert "unreachable" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", HALVES)
 def test_all_at_once_changes_no_bit(half, drawn_data, tmp_path, odd_folder):
     """One core, threads set, locale, zone, hash seed, paths, no home, no network, read-only."""

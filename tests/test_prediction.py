@@ -1,8 +1,6 @@
 import json
 import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +20,13 @@ ENGINES = ("lightning", "keras-tensorflow")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, drawn_data):
+def runs(tmp_path_factory, drawn_data, warm_engines):
     """A run of each half, after one epoch, by engine."""
     folder = tmp_path_factory.mktemp("it's a run")
     found = {}
     for engine in ENGINES:
-        trainings = Trainings(engine, folder, drawn_data)
+        trainings = Trainings(engine, folder, drawn_data, warm_engines.server(engine))
         found[engine] = trainings.forked(engine, "--epochs", "1")
-        trainings.server.close()
     assert [(run.code, run.err) for run in found.values()] == [(0, "")] * 2
     return {engine: run.folder for engine, run in found.items()}
 
@@ -43,17 +40,10 @@ def pictures(tmp_path_factory, drawn_data):
     return folder
 
 
-def call(*arguments, cwd=None):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "predict.py"), *map(str, arguments)],
-        capture_output=True, text=True, check=False, cwd=cwd,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
-
-
 @pytest.fixture
-def main(monkeypatch, tmp_path):
+def main(monkeypatch, tmp_path, warm_engines):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.trained.answer", warm_engines.answer)
     return runpy.run_path(str(ROOT / "scripts" / "predict.py"))["main"]
 
 
@@ -62,11 +52,14 @@ def softmax(logits):
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def test_both_halves_say_of_saved_test_images_what_they_said_in_the_run(runs, pictures, tmp_path):
+def test_both_halves_say_of_saved_test_images_what_they_said_in_the_run(
+    main, runs, pictures, tmp_path, capsys
+):
     flags = [f"--run={folder}" for folder in runs.values()]
-    done = call(*flags, pictures, "--json", "--output", tmp_path / "a b" / "seen.png", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    found = json.loads(done.stdout)
+    flags += [str(pictures), "--json", "--output", str(tmp_path / "a b" / "seen.png")]
+    code, captured = main(flags), capsys.readouterr()
+    assert (code, captured.err) == (0, "")
+    found = json.loads(captured.out)
     assert [run["engine"] for run in found["runs"]] == list(ENGINES)
     assert [Path(image["file"]).name for image in found["images"]] == sorted(os.listdir(pictures))
     for number, folder in enumerate(runs.values()):
@@ -79,26 +72,27 @@ def test_both_halves_say_of_saved_test_images_what_they_said_in_the_run(runs, pi
         assert image.height > 24 * 150
 
 
-def test_images_that_are_a_pixel_off_are_seen(runs, drawn_data):
+def test_images_that_are_a_pixel_off_are_seen(main, runs, drawn_data):
     run = read_run(runs["lightning"])
     images = np.roll(load_dataset(drawn_data).test_images, 1, axis=2)[..., np.newaxis]
     assert not np.array_equal(predict(run, images), read_predictions(run.folder)[0])
 
 
-def test_bad_files_cost_a_line_each_and_the_rest_goes_on(runs, pictures, tmp_path):
+def test_bad_files_cost_a_line_each_and_the_rest_goes_on(main, runs, pictures, tmp_path, capsys):
     good = pictures / "003.png"
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:150])
     (tmp_path / "no picture.txt").write_text("hello")
     (tmp_path / "bare").mkdir()
     bad = [tmp_path / name for name in ("empty.png", "cut.png", "no picture.txt", "bare", "none")]
-    done = call("--run", runs["lightning"], *bad[:2], good, *bad[2:], cwd=tmp_path)
-    assert done.returncode == 1
-    lines = done.stderr.splitlines()
+    code = main(["--run", *map(str, (runs["lightning"], *bad[:2], good, *bad[2:]))])
+    assert code == 1
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
     assert len(lines) == 6
     assert all(sum(str(path) in line for line in lines) == 1 for path in bad)
     assert lines[-1] == "predict.py: 5 of 6 could not be classified; see above"
-    assert done.stdout.startswith(f"{good}: ")
+    assert captured.out.startswith(f"{good}: ")
     assert (tmp_path / "runs" / "predictions.png").exists()
 
 

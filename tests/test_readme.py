@@ -1,5 +1,6 @@
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipeline.command import trainer_parser
 from pipeline.readme import README, ROOT, render
 
 TEXT = README.read_text()
@@ -39,6 +41,17 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_the_commands_of_the_readme_are_understood(command):
+    _, script, *flags = shlex.split(command)
+    made = runpy.run_path(str(ROOT / script))
+    if "trainer_main" in made:
+        trainer_parser(script.split("_")[1].removesuffix(".py")).parse_args(flags)
+    elif "parser" in made:
+        made["parser"]().parse_args(flags)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_the_commands_of_the_readme_work_from_any_folder(command, folder, drawn_data):
     _, *arguments = small(shlex.split(command))

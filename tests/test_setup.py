@@ -11,6 +11,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import tests.parts
+from tests.parts import PARTS
+
 ROOT = Path(__file__).parents[1]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -142,14 +145,30 @@ def test_every_target_can_be_made(target: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_make_test_runs_every_check_in_a_process_of_its_own() -> None:
+def test_make_test_runs_the_short_parts_and_test_all_the_whole() -> None:
     plan = make("-n", "test").stdout
-    for check in ("ruff check .", "ruff format --check .", "-m mypy", "fetch_data.py"):
-        assert check in plan
-    sessions = [line for line in plan.splitlines() if "-m pytest" in line]
-    assert len(sessions) == 4
-    assert all('-m "not slow"' in line for line in sessions)
-    assert "not slow" not in make("-n", "test-all").stdout
+    assert "fetch_data.py" in plan
+    assert '-m tests.parts -m "not slow"' in plan
+    assert make("-n", "test-all").stdout.rstrip().endswith("-m tests.parts")
+
+
+def test_the_parts_are_lint_types_and_four_test_sessions() -> None:
+    commands = [" ".join(command[1:]) for command in PARTS.values()]
+    for check in ("-m ruff check .", "-m ruff format --check .", "-m mypy"):
+        assert check in commands
+    assert sum("-m pytest" in command for command in commands) == 4
+
+
+def test_a_part_that_fails_fails_the_whole(monkeypatch, capsys) -> None:
+    parts = {"good": ("true",), "bad": ("sh", "-c", "echo why; exit 3")}
+    monkeypatch.setattr(tests.parts, "PARTS", parts)
+    assert tests.parts.main([]) == 1
+    out = capsys.readouterr().out
+    assert "bad:\nwhy\n" in out
+    assert "bad: FAILED with 3" in out
+    assert "good: passed" in out
+    del parts["bad"]
+    assert tests.parts.main([]) == 0
 
 
 def test_a_refresh_takes_releases_of_two_weeks_ago_or_older() -> None:

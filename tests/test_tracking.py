@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 
@@ -15,8 +16,9 @@ from pipeline.event_files import EventFile
 from pipeline.record import EPOCH_METRICS, Layer
 from pipeline.tracking import MLFLOW_RUN, MlflowTracker, Trackers, require_loggers
 from tests.fabricated import make_record
+from tests.read_mlflow import mlflow_runs
 from tests.test_run import fake_half, interrupted_at
-from tests.training import mlflow_runs, tracked_events
+from tests.training import tracked_events
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -26,6 +28,16 @@ def no_pictures(monkeypatch):
     """Drawing takes seconds."""
     for name in ("plot_curves", "plot_confusion", "plot_classified"):
         monkeypatch.setattr(f"pipeline.run_report.{name}", lambda *_, **__: None)
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory):
+    """A store that MLflow has made, which takes it seconds."""
+    from mlflow.tracking import MlflowClient
+
+    store = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{store}").search_experiments()
+    return store
 
 
 @pytest.fixture
@@ -115,10 +127,11 @@ def test_a_second_session_takes_the_place_of_the_first(tmp_path):
 
 
 @pytest.fixture
-def mlflow_run(tmp_path, monkeypatch):
+def mlflow_run(tmp_path, empty_store):
     """Return a function that opens the MLflow run of one run folder, with its record."""
     folder = tmp_path / "runs" / "one"
     folder.mkdir(parents=True)
+    shutil.copy(empty_store, tmp_path / "runs")
     history = [
         {"epoch": epoch, **dict.fromkeys(EPOCH_METRICS, epoch / 8), "seconds": 1.0}
         for epoch in (1, 2)

@@ -47,6 +47,7 @@ def run(page, data, *flags):
     )
 
 
+@pytest.mark.slow
 def test_the_code_runs_in_both_halves(tmp_path, drawn_data):
     page = tmp_path / "tutorial.md"
     shutil.copy(PAGE, page)

@@ -1,10 +1,11 @@
-"""A trainer whose framework is imported once: each call is a forked process, as in portproof.serve.
+"""An engine whose framework is imported once: each call is a forked process, as in portproof.serve.
 
-A question file holds the call's arguments as JSON, the answer file its exit code, stdout and
-stderr. A fault, "interrupt 2 1", "terminate 2 1" or "kill 2 1", ends the call in that epoch and
-step, both from 0, or after the steps among which that one is; there, "file-limit 2 1 1000" lets no
-file grow beyond so many bytes, and "move 2 1 DIR" moves that folder away. "kill-after 0.5" ends
-the call after so many seconds, wherever it is.
+A file `*.call` holds the arguments of a training as JSON; its answer file, exit code, stdout and
+stderr. Any other is a question, answered as the engine's own program does. A fault,
+"interrupt 2 1", "terminate 2 1" or "kill 2 1", ends the call in that epoch and step, both from 0,
+or after the steps among which that one is; there, "file-limit 2 1 1000" lets no file grow beyond
+so many bytes, and "move 2 1 DIR" moves that folder away. "kill-after 0.5" ends the call after so
+many seconds, wherever it is.
 """
 
 import importlib
@@ -22,9 +23,13 @@ from pipeline import run_report
 from pipeline.command import trainer_main
 from pipeline.journal import Journal
 from portproof.serve import serve
+from tests.mutation import plant_named
+from tests.training import CALL
 
 HALF = sys.argv[1]
 TRAIN = importlib.import_module(f"{HALF}_impl.train")
+TRACE = importlib.import_module(f"{HALF}_impl.trace")
+plant_named()
 
 # Drawing takes longer than these trainings, and the trainings by script do draw.
 for picture in ("plot_curves", "plot_confusion", "plot_classified"):
@@ -68,6 +73,10 @@ def plant(fault):
 
 
 def answer(question, trace):
+    return train(question, trace) if question.suffix == CALL else TRACE.main(question, trace)
+
+
+def train(question, trace):
     arguments = json.loads(question.read_text())
     sys.argv = [f"train_{HALF}.py", *arguments]
     streams = [Path(f"{trace}.{number}") for number in (1, 2)]

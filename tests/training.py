@@ -15,6 +15,8 @@ from portproof.engines import EngineError
 from portproof.serve import Server
 
 ROOT = Path(__file__).parents[1]
+CALL = ".call"
+"""Suffix of a file of a training's arguments."""
 FRAMEWORKS = {"torch", "lightning", "tensorflow", "keras", "jax"}
 TRACKERS = {"tensorboard", "mlflow"}
 
@@ -55,17 +57,41 @@ def without_seconds(history):
     return [{name: row[name] for name in row if name not in spent} for row in history]
 
 
+def start_engine(engine):
+    """Start tests/trainer_server.py with an engine."""
+    # No GPU: what is on the machine can't change what is computed.
+    environment = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    program = [str(ROOT / "tests" / "trainer_server.py"), engine.partition("-")[0]]
+    return Server(engine, program, {**ENGINES[engine].environment(), **environment})
+
+
+class WarmEngines:
+    """Engines that train and answer questions, each started once."""
+
+    def __init__(self):
+        self.servers = {}
+
+    def server(self, engine):
+        if engine not in self.servers:
+            self.servers[engine] = start_engine(engine)
+        return self.servers[engine]
+
+    def answer(self, engine, question, trace, *, precision, timeout_seconds):
+        """As `portproof.engines.answer`, at any precision but with JAX, and without its limit."""
+        self.server(engine.name).answer(question, trace)
+
+    def close(self):
+        for server in self.servers.values():
+            server.close()
+
+
 class Trainings:
     """Trains with one engine in `folder`; `fault` as in trainer_server.py."""
 
-    def __init__(self, engine, folder, data):
+    def __init__(self, engine, folder, data, server=None):
         half = engine.partition("-")[0]
         self.engine, self.half, self.folder, self.data = engine, half, folder, data
-        environment = ENGINES[engine].environment()
-        # An empty home and no GPU: what is on the machine can't change what is computed.
-        self.environment = {**environment, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-        program = [str(ROOT / "tests" / "trainer_server.py"), half]
-        self.server = Server(engine, program, self.environment)
+        self.server = server or start_engine(engine)
         self.whole = {}
 
     def arguments(self, name, flags):
@@ -80,7 +106,7 @@ class Trainings:
     def forked(self, name, *flags, fault=""):
         """Train in a forked process; `name` may be a folder's whole path."""
         stem = Path(name).name
-        question, answer = (self.folder / f"{stem}.{kind}" for kind in ("call", "answer"))
+        question, answer = (self.folder / f"{stem}{kind}" for kind in (CALL, ".answer"))
         question.write_text(json.dumps(self.arguments(name, flags)))
         try:
             self.server.answer(question, answer, fault)
@@ -130,44 +156,21 @@ print(json.dumps({
              if tags["graph"] else [],
 }))
 """
-READ_MLFLOW = """
-import json, os, sys
-os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
-from mlflow.tracking import MlflowClient
-client = MlflowClient(f"sqlite:///{sys.argv[1]}")
-(experiment,) = [e for e in client.search_experiments() if e.name == "keras-lightning-parity"]
-
-def files(run_id, folder=None):
-    for entry in client.list_artifacts(run_id, folder):
-        if entry.is_dir:
-            yield from files(run_id, entry.path)
-        else:
-            yield entry.path
-
-print(json.dumps([
-    {"name": run.info.run_name, "status": run.info.status, "params": run.data.params,
-     "tags": run.data.tags, "artifacts": sorted(files(run.info.run_id)),
-     "metrics": {name: sorted([m.step, m.value]
-                              for m in client.get_metric_history(run.info.run_id, name))
-                 for name in run.data.metrics}}
-    for run in client.search_runs([experiment.experiment_id])
-]))
-"""
 
 
 def tracked_events(folder):
     """Return what TensorBoard reads in a folder: scalars and images by tag, and the graph."""
-    return _read(READ_EVENTS, folder)
+    return _read("-c", READ_EVENTS, folder)
 
 
 def mlflow_runs(store):
     """Return what MLflow's client finds in an SQLite store, a run each."""
-    return _read(READ_MLFLOW, store)
+    return _read("-m", "tests.read_mlflow", store)
 
 
-def _read(code, path):
+def _read(*command):
     done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+        [sys.executable, *map(str, command)], capture_output=True, text=True, check=True, cwd=ROOT
     )
     return json.loads(done.stdout)
 

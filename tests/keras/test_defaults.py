@@ -82,6 +82,7 @@ def test_clipnorm_is_of_each_variable_by_itself(argument, expected):
     assert np.allclose([-float(weight[0]) for weight in weights], expected)
 
 
+@pytest.mark.slow
 def test_tensor_float_32_is_on_in_tensorflow():
     code = "import tensorflow as tf; "
     code += "print(tf.config.experimental.tensor_float_32_execution_enabled())"

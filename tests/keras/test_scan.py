@@ -47,6 +47,7 @@ print(json.dumps(max(float(np.abs(a - b).max()) for a, b in zip(*found, strict=T
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["", "reversed"])
 def test_scanned_steps_train_as_single_ones(drawn_data, tmp_path, fault):
     environment = {"KERAS_BACKEND": "jax", "JAX_ENABLE_X64": "1", "CUDA_VISIBLE_DEVICES": "-1"}

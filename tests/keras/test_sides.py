@@ -279,6 +279,7 @@ print(len(calls))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "stays"), [("fast", True), ("plain", False)])
 def test_on_torch_the_fast_path_leaves_maps_in_place(path, stays):
     """And Keras's convolution and pool do go through the function that is replaced."""
@@ -301,6 +302,7 @@ from keras_impl.train import train
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_keras_is_imported_without_what_it_does_not_need(backend):
     done = subprocess.run(
@@ -326,6 +328,7 @@ def test_a_keras_json_may_name_jax(tmp_path):
     assert done.stdout == "jax\n", done.stderr
 
 
+@pytest.mark.slow
 def test_seeding_loads_no_tensorflow_beside_torch():
     done = subprocess.run(
         [sys.executable, "-c", SEEDED],

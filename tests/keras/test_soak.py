@@ -22,13 +22,14 @@ def engine_trainings(request, drawn_data, tmp_path):
     made.server.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine_trainings", "flags"),
     [
         ("keras-tensorflow", ("--variant", "dropout")),
         ("keras-tensorflow", ("--variant", "base", "--plain")),
-        pytest.param("keras-torch", ("--variant", "dropout"), marks=pytest.mark.slow),
-        pytest.param("keras-jax", ("--variant", "dropout"), marks=pytest.mark.slow),
+        ("keras-torch", ("--variant", "dropout")),
+        ("keras-jax", ("--variant", "dropout")),
     ],
     indirect=["engine_trainings"],
 )

@@ -17,9 +17,9 @@ from tests.training import check_tracked, check_validation_seconds, mlflow_runs
     ("flags", "fault"),
     [
         (("--variant", "dropout"), "kill 2 1"),
-        (("--variant", "dropout", "--plain"), "interrupt 2 1"),
-        (("--variant", "base"), "interrupt 1 0"),
-        (("--variant", "base"), "terminate 1 1"),
+        pytest.param(("--variant", "dropout", "--plain"), "interrupt 2 1", marks=pytest.mark.slow),
+        pytest.param(("--variant", "base"), "interrupt 1 0", marks=pytest.mark.slow),
+        pytest.param(("--variant", "base"), "terminate 1 1", marks=pytest.mark.slow),
         # After the first 25 of 40 steps, which are one execution.
         (("--variant", "dropout", "--batch-size", "4"), "kill 2 1"),
     ],
@@ -46,7 +46,11 @@ def test_a_resumed_run_ends_with_the_same_bits(trainings, flags, fault):
 
 @pytest.mark.parametrize(
     "flags",
-    [("--deterministic",), ("--precision", "bf16"), ("--precision", "64", "--plain")],
+    [
+        ("--deterministic",),
+        pytest.param(("--precision", "bf16"), marks=pytest.mark.slow),
+        pytest.param(("--precision", "64", "--plain"), marks=pytest.mark.slow),
+    ],
     ids=" ".join,
 )
 def test_the_same_command_twice_gives_the_same_bits(trainings, flags):
@@ -59,6 +63,7 @@ def test_the_same_command_twice_gives_the_same_bits(trainings, flags):
     )
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_rounds_otherwise_at_most(trainings):
     """Sums may be split otherwise; in float64 the logits stay within rounding of nine steps."""
     flags = ("--variant", "base", "--precision", "64", "--threads")
@@ -73,7 +78,11 @@ def test_other_runs_have_other_bits(trainings):
 
 
 # Of batches of 4 an epoch has 40: a whole execution and one of the rest.
-@pytest.mark.parametrize("flags", [(), ("--precision", "64"), ("--batch-size", "4")], ids=str)
+@pytest.mark.parametrize(
+    "flags",
+    [(), pytest.param(("--precision", "64"), marks=pytest.mark.slow), ("--batch-size", "4")],
+    ids=str,
+)
 def test_the_fast_path_trains_as_the_plain_one(trainings, flags):
     """They differ in how batches come to the steps, and how many are one call: the same bits."""
     flags = ("--variant", "dropout", *flags)
@@ -82,6 +91,7 @@ def test_the_fast_path_trains_as_the_plain_one(trainings, flags):
     assert fast.bits == plain.bits
 
 
+@pytest.mark.slow
 def test_on_torch_the_fast_path_trains_as_the_plain_one(trainings):
     """They differ in maps that are not copied, and in pools before activations: the same bits."""
     flags = ("--variant", "dropout", "--backend", "torch")
@@ -95,11 +105,10 @@ def test_on_torch_the_fast_path_trains_as_the_plain_one(trainings):
 
 
 def test_a_script_trains_to_the_same_bits_and_says_little(trainings):
-    flags = ("--variant", "base", "--logger", "tensorboard,mlflow")
-    run, loaded = trainings.script("a {epoch} ü", *flags)
+    run, loaded = trainings.script("a {epoch} ü", "--variant", "base")
     assert (run.code, run.err) == (0, "")
     assert run.bits == trainings.once("--variant", "base").bits
-    assert loaded == {"keras", "tensorflow", "tensorboard", "mlflow"}
+    assert loaded == {"keras", "tensorflow"}
     layers = read_layers(run.folder)
     assert [layers[0].type, layers[0].output_shape] == ["Conv2D", (28, 28, 32)]
     assert sum(layer.parameters for layer in layers) == run.record.parameters == 356_234
@@ -110,6 +119,18 @@ def test_a_script_trains_to_the_same_bits_and_says_little(trainings):
     assert lines[-1].startswith("keras-tensorflow base: test accuracy ")
     assert "\r" not in run.out
     assert "oneDNN" in (run.folder / "log.txt").read_text()
+    assert not (run.folder / "logs" / "tensorboard").exists()
+    assert not (run.folder / "plots" / "samples.png").exists()
+
+
+@pytest.mark.slow
+def test_a_script_is_followed_by_the_trackers_that_were_asked_for(trainings):
+    run, loaded = trainings.script(
+        "b {epoch} ü", "--variant", "base", "--logger", "tensorboard,mlflow"
+    )
+    assert (run.code, run.err) == (0, "")
+    assert run.bits == trainings.once("--variant", "base").bits
+    assert loaded == {"keras", "tensorflow", "tensorboard", "mlflow"}
     events, _ = check_tracked(run, run.folder.name, 3)
     assert set(events["images"]) == {
         "samples", "accuracy", "loss", "confusion", "correct", "incorrect"
@@ -128,6 +149,7 @@ def test_a_script_trains_to_the_same_bits_and_says_little(trainings):
     assert [inputs for *_, inputs in events["graph"][1:]] == [[name] for name in names[:-1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["kill 2 1", "interrupt 1 0", "terminate 1 0"])
 def test_a_resumed_run_is_followed_as_one(trainings, fault):
     name = f"followed {fault}"
@@ -149,6 +171,7 @@ print(keras.config.image_data_format(), keras.config.floatx(), keras.config.epsi
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [json.dumps(HOSTILE), '{"floatx": '])
 def test_no_keras_json_changes_a_bit(trainings, content, tmp_path):
     (tmp_path / ".keras").mkdir()

@@ -135,6 +135,7 @@ def test_gradients_are_clipped_by_one_norm(tmp_path):
     assert moved == pytest.approx([0.6, 0.8], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_tensor_float_32_is_on_in_cudnn_alone():
     code = "import torch; "
     code += "print(torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)"

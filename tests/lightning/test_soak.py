@@ -21,6 +21,7 @@ def flat(value):
     return [flat(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [

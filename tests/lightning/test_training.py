@@ -35,9 +35,9 @@ FAST_AGAINST_PLAIN = 1e-12
     ("flags", "fault"),
     [
         (("--variant", "dropout"), "kill 2 1"),
-        (("--variant", "dropout", "--plain"), "interrupt 2 1"),
-        (("--variant", "base"), "interrupt 1 0"),
-        (("--variant", "base"), "terminate 1 1"),
+        pytest.param(("--variant", "dropout", "--plain"), "interrupt 2 1", marks=pytest.mark.slow),
+        pytest.param(("--variant", "base"), "interrupt 1 0", marks=pytest.mark.slow),
+        pytest.param(("--variant", "base"), "terminate 1 1", marks=pytest.mark.slow),
         # After the first 25 of 40 steps, which are one batch of the Trainer.
         (("--variant", "dropout", "--batch-size", "4"), "kill 2 1"),
     ],
@@ -64,7 +64,11 @@ def test_a_resumed_run_ends_with_the_same_bits(trainings, flags, fault):
 
 @pytest.mark.parametrize(
     "flags",
-    [("--deterministic",), ("--precision", "bf16"), ("--precision", "64", "--plain")],
+    [
+        ("--deterministic",),
+        pytest.param(("--precision", "bf16"), marks=pytest.mark.slow),
+        pytest.param(("--precision", "64", "--plain"), marks=pytest.mark.slow),
+    ],
     ids=" ".join,
 )
 def test_the_same_command_twice_gives_the_same_bits(trainings, flags):
@@ -77,6 +81,7 @@ def test_the_same_command_twice_gives_the_same_bits(trainings, flags):
     )
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_rounds_otherwise_at_most(trainings):
     """Sums may be split otherwise; in float64 the logits stay within rounding of nine steps."""
     flags = ("--variant", "base", "--precision", "64", "--threads")
@@ -116,7 +121,9 @@ class Trained(L.Callback):
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's own
-@pytest.mark.parametrize("precision", ["32", "64", "bf16"])
+@pytest.mark.parametrize(
+    "precision", ["32", *(pytest.param(name, marks=pytest.mark.slow) for name in ("64", "bf16"))]
+)
 def test_several_steps_in_a_batch_end_with_the_bits_of_single_ones(drawn_data, tmp_path, precision):
     """Of batches of 4 an epoch has 40: 25 and the rest."""
     recipe = preset("dropout", batch_size=4, num_epochs=2, precision=precision)
@@ -167,11 +174,10 @@ def test_another_seed_trains_otherwise(trainings):
 
 
 def test_a_script_trains_to_the_same_bits_and_says_little(trainings):
-    flags = ("--variant", "base", "--logger", "tensorboard,mlflow")
-    run, loaded = trainings.script("a {epoch} ü", *flags)
+    run, loaded = trainings.script("a {epoch} ü", "--variant", "base")
     assert (run.code, run.err) == (0, "")
     assert run.bits == trainings.once("--variant", "base").bits
-    assert loaded == {"torch", "lightning", "tensorboard", "mlflow"}
+    assert loaded == {"torch", "lightning"}
     layers = read_layers(run.folder)
     assert [layers[0].type, layers[0].output_shape] == ["Conv2d", (32, 28, 28)]
     assert sum(layer.parameters for layer in layers) == run.record.parameters == 356_234
@@ -181,6 +187,18 @@ def test_a_script_trains_to_the_same_bits_and_says_little(trainings):
     ]  # fmt: skip
     assert lines[-1].startswith("lightning base: test accuracy ")
     assert "\r" not in run.out
+    assert not (run.folder / "logs" / "tensorboard").exists()
+    assert not (run.folder / "plots" / "samples.png").exists()
+
+
+@pytest.mark.slow
+def test_a_script_is_followed_by_the_trackers_that_were_asked_for(trainings):
+    run, loaded = trainings.script(
+        "b {epoch} ü", "--variant", "base", "--logger", "tensorboard,mlflow"
+    )
+    assert (run.code, run.err) == (0, "")
+    assert run.bits == trainings.once("--variant", "base").bits
+    assert loaded == {"torch", "lightning", "tensorboard", "mlflow"}
     events, _ = check_tracked(run, run.folder.name, 3)
     assert set(events["images"]) == {
         "samples", "accuracy", "loss", "confusion", "correct", "incorrect"
@@ -199,14 +217,7 @@ def test_a_script_trains_to_the_same_bits_and_says_little(trainings):
     assert [inputs for *_, inputs in events["graph"][1:]] == [[name] for name in names[:-1]]
 
 
-def test_trackers_that_nobody_asked_for_are_not_loaded(trainings):
-    run, loaded = trainings.script("untracked", "--variant", "base")
-    assert (run.code, run.err) == (0, "")
-    assert loaded == {"torch", "lightning"}
-    assert not (run.folder / "logs" / "tensorboard").exists()
-    assert not (run.folder / "plots" / "samples.png").exists()
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["kill 2 1", "interrupt 1 0", "terminate 1 0"])
 def test_a_resumed_run_is_followed_as_one(trainings, fault):
     name = f"followed {fault}"
