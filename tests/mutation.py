@@ -29,7 +29,7 @@ QUIET = ("-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no", "-W"
 # The quickest first of those that can see most.
 PARITY = [
     f"parity_tests/test_{name}.py"
-    for name in ("ladder_climbs", "data", "architecture", "logits", "initialisation")
+    for name in ("architecture", "logits", "ladder_climbs", "data", "initialisation")
 ]
 
 
