@@ -4,12 +4,15 @@ import signal
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pipeline.datasets import find_dataset
 from pipeline.drawn import draw_dataset
-from tests.training import WarmEngines
+
+if TYPE_CHECKING:
+    from tests.training import WarmEngines
 
 TOGETHER = ("tensorflow", "torch")
 
@@ -49,8 +52,10 @@ def drawn_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def warm_engines() -> Iterator[WarmEngines]:
+def warm_engines() -> Iterator["WarmEngines"]:
     """Engines that stay warm through all files: importing a framework takes seconds."""
+    from tests.training import WarmEngines
+
     engines = WarmEngines()
     yield engines
     engines.close()
