@@ -385,7 +385,7 @@ def test_a_second_call_in_the_folder_is_refused(call, compare, tmp_path):
 
 def test_a_disk_that_is_full_is_told_in_a_line(compare, tmp_path):
     with small_disk(tmp_path / "out", 64 * 1024) as disk:
-        code, out, err = compare("--engines", "lightning")
+        code, out, err = compare("--engines", "lightning", draws=True)
         assert (code, err) == (
             1, f"compare.py: cannot write to {disk.folder}: No space left on device\n"
         )  # fmt: skip
