@@ -15,6 +15,7 @@ CURVE_HEIGHT = 250
 ROW = 24
 WIDE, HALF = (900, 230), (560, 120)
 """Widths of a chart of rows, and of its labels."""
+ASIDE = 14
 ZERO_GAP = 1e-18
 """Up to here a logarithmic axis shows a gap as none."""
 
@@ -77,8 +78,10 @@ def curves(lines: Sequence[Line], title: str, gap_of: tuple[int, int] | None = N
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, CURVE_HEIGHT - 4, "epoch", "middle"))
     if gap_of is not None:
         parts.append(_gap(lines[gap_of[0]], lines[gap_of[1]], x, y))
-    for line in lines:
-        parts.append(_curve(line, x, y))
+    for number, line in enumerate(lines):
+        # The points of a single epoch stand beside each other, so that none hides another.
+        aside = 0.0 if count > 1 else ASIDE * (number - (len(lines) - 1) / 2)
+        parts.append(_curve(line, x, y, aside))
     parts.append('<line class="cursor" y1="12" y2="214" x1="0" x2="0" visibility="hidden"/></svg>')
     return Markup("").join(Markup(part) for part in parts)
 
@@ -267,13 +270,13 @@ def _mark(mark: Mark, x: Place, y: float) -> str:
     return "".join([*parts, "</g>"])
 
 
-def _curve(line: Line, x: Place, y: Place) -> str:
+def _curve(line: Line, x: Place, y: Place, aside: float) -> str:
     style = f'class="curve colour{line.colour}{" dashed" if line.is_dashed else ""}"'
     points: list[str] = []
     pieces: list[list[str]] = []
     for epoch, value in enumerate(line.values, 1):
         if math.isfinite(value):
-            points.append(f"{x(epoch):.1f},{y(value):.1f}")
+            points.append(f"{x(epoch) + aside:.1f},{y(value):.1f}")
         elif points:
             pieces, points = [*pieces, points], []
     pieces = [*pieces, points] if points else pieces

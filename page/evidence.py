@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -342,7 +343,7 @@ def read_dataset(data_dir: Path | None, runs: Sequence[TrainedRun]) -> tuple[Dat
         UsageError: `data_dir` was named and is not usable.
     """
     try:
-        dataset = load_dataset(find_dataset(data_dir))
+        dataset = load_dataset(find_dataset(data_dir or next(map(_recorded_folder, runs), None)))
     except UsageError as error:
         if data_dir is not None:
             raise
@@ -354,6 +355,19 @@ def read_dataset(data_dir: Path | None, runs: Sequence[TrainedRun]) -> tuple[Dat
         if run.labels is not None and not np.array_equal(run.labels, dataset.test_labels):
             return None, f"the predictions in {run.folder.name} are not of all its test images"
     return dataset, ""
+
+
+def _recorded_folder(run: TrainedRun) -> Path | None:
+    """Return the folder of a run's data, as its record or the command in it says, if it is there.
+
+    Records of an older version do not name it.
+    """
+    command = [str(word) for word in run.record.command]
+    named = [after for word, after in pairwise(command) if word == "--data-dir"]
+    named += [word.partition("=")[2] for word in command if word.startswith("--data-dir=")]
+    recorded = run.record.dataset.get("folder")
+    folders = [Path(str(folder)) for folder in (recorded, *named) if folder]
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def gather(

@@ -50,7 +50,7 @@ def report_text(record: Record, evaluation: Evaluation) -> str:
     num_correct, num_incorrect = len(evaluation.correct), len(evaluation.incorrect)
     return (
         f"{record.engine}, {record.variant}, {record.dataset['name']}, "
-        f"{len(record.history)} epochs\n"
+        f"{len(record.history)} epoch{'s' if len(record.history) != 1 else ''}\n"
         f"test loss {evaluation.loss:.4f}, test accuracy {evaluation.accuracy:.4f}: "
         f"{num_correct:,} images classified correctly, {num_incorrect:,} incorrectly\n\n"
         f"{evaluation.report_text}"

@@ -42,6 +42,10 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def holds_images(page: Path) -> bool:
+    return page.is_file() and b'id="samples-data"' in page.read_bytes()
+
+
 def conduct(arguments: argparse.Namespace) -> None:
     from page.defaults import PAGE, RUNS, benchmark_source, proof_source
     from page.evidence import find_runs, gather, latest_comparison, read_runs
@@ -60,6 +64,11 @@ def conduct(arguments: argparse.Namespace) -> None:
         benchmark_source(arguments.benchmark),
         arguments.data_dir,
     )
+    if evidence.no_dataset and holds_images(output):
+        raise UsageError(
+            f"{evidence.no_dataset}; {output} stays: name their data with --data-dir, or another "
+            "file with --output"
+        )
     write_page(output, evidence, ["python", "scripts/report.py", *sys.argv[1:]])
     say(f"written: {output}")
 

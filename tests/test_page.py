@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 
 from page import charts, defaults, samples
-from page.evidence import Benchmark, Faults, Ladder, Source, find_runs, latest_comparison, read_runs
+from page.evidence import (
+    Benchmark,
+    Faults,
+    Ladder,
+    Source,
+    find_runs,
+    gather,
+    latest_comparison,
+    read_runs,
+)
 from page.reading import _built, read_as
 from page.sections import benchmark, data, evaluation, model, parity, summary, training
 from page.sections import made as made_section
@@ -102,6 +111,71 @@ def test_two_runs_of_one_kind_are_told_apart_by_their_folders(made):
     html = page_of(made)
     assert "Lightning, base (first)" in html
     assert "Lightning, base (second)" in html
+
+
+def test_a_page_of_one_run_of_one_epoch_has_its_layers_and_says_what_one_epoch_is(made):
+    history = paged.make_record().history
+    made.add_run("lightning", "dropout", history=history[:1])
+    html = page_of(made)
+    assert "Layers as built, dropout" in section(html, "model")
+    assert "same shape and parameters" not in section(html, "model")
+    assert "layers.json" not in section(html, "model")
+    assert "After 1 epoch. " in section(html, "summary")
+    assert "of one or two epochs it holds the first step" in section(html, "summary")
+    assert "Tinted" not in section(html, "training")
+    made.add_run("lightning", "base")
+    assert "After 1 and 3 epochs. " in section(page_of(made), "summary")
+
+
+def test_beside_accuracies_that_differ_stands_what_lets_them(made):
+    history = paged.make_record().history
+    six = [{**row, "epoch": epoch} for epoch, row in enumerate(history * 2, 1)]
+    for engine in ("keras-tensorflow", "lightning"):
+        made.add_run(engine, "dropout", history=history[:1])
+        made.add_run(engine, "base", history=six)
+    said = summary.summary(made.read())
+    assert "draws dropout masks of its own. In so short a training" in said["closer"]
+    assert "with the first step's compiling" not in said["faster"]  # base's runs are long
+    long = paged.Evidence(made.folder / "long")
+    for engine in ("keras-tensorflow", "lightning"):
+        long.add_run(engine, "base", history=six)
+    said = summary.summary(long.read())
+    assert said["closer"].endswith(" %.")
+    assert not said["starts_counted"]
+
+
+def test_points_of_a_single_epoch_hide_none_of_each_other(made):
+    lines = [charts.Line(str(n), n % 2, n > 1, [0.5]) for n in range(4)]
+    drawn = str(charts.curves(lines, "title"))
+    places = re.findall(r'<(?:circle|rect) class="curve[^>]*? c?x="([0-9.]+)"', drawn)
+    assert len(set(places)) == 4
+
+
+def test_the_data_of_the_runs_are_found_by_their_record(made, monkeypatch):
+    monkeypatch.setenv("FASHION_MNIST_DIR", str(made.folder / "nowhere"))
+    record = paged.make_record()
+    for number, (dataset, command) in enumerate(
+        [({}, []), ({}, ["--data-dir", str(made.data_dir)]), ({"folder": str(made.data_dir)}, [])]
+    ):
+        run = made.add_run(name=str(number), command=["train.py", *command])
+        fields = json.loads((run / "record.json").read_text())
+        fields["dataset"] |= dataset
+        (run / "record.json").write_text(json.dumps(fields))
+        runs = read_runs([run])
+        assert (gather(runs, None, None, None).dataset is not None) == bool(number)
+    assert record.dataset.get("folder") is None
+
+
+def test_a_page_with_images_is_not_replaced_by_one_without(made, monkeypatch, capsys):
+    run = made.add_run(command=["train.py"])
+    monkeypatch.setenv("FASHION_MNIST_DIR", str(made.folder / "nowhere"))
+    main = runpy.run_path(str(SCRIPT))["main"]
+    assert main([str(run), "--data-dir", str(made.data_dir)]) == 0
+    before = (run / "report.html").read_bytes()
+    assert main([str(run)]) == 2
+    assert "name their data with --data-dir" in capsys.readouterr().err
+    assert (run / "report.html").read_bytes() == before
+    assert main([str(run), "--output", str(run / "other.html")]) == 0
 
 
 def test_the_summary_answers_from_the_verdicts():

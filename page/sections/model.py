@@ -20,23 +20,30 @@ def model(evidence: Evidence, root: Path) -> Fields:
     """Return the aligned layer tables and the two model files side by side."""
     texts = [(root / name).read_text() for name in MODELS]
     return {
-        "tables": [
-            _layer_table(keras, lightning)
-            for keras, lightning in pairs(evidence.runs)
-            if keras.layers and lightning.layers
-        ],
+        "tables": [_layer_table(runs) for runs in _shown_together(evidence.runs)],
         "parameters": [(run.name, f"{run.record.parameters:,}") for run in evidence.runs],
         "files": MODELS,
         "lines": aligned(*(text.splitlines() for text in texts)),
     }
 
 
-def _layer_table(keras: TrainedRun, lightning: TrainedRun) -> Fields:
-    tables = [{layer.name: layer for layer in run.layers} for run in (keras, lightning)]
-    names = _merged(list(tables[0]), list(tables[1]))
+def _shown_together(runs: Sequence[TrainedRun]) -> list[tuple[TrainedRun, ...]]:
+    """Return each variant's pair of runs, or its first run where there is no pair."""
+    known = [run for run in runs if run.layers]
+    together: list[tuple[TrainedRun, ...]] = list(pairs(known))
+    for run in known:
+        if not any(own[0].variant == run.variant for own in together):
+            together.append((run,))
+    return together
+
+
+def _layer_table(runs: Sequence[TrainedRun]) -> Fields:
+    tables = [{layer.name: layer for layer in run.layers} for run in runs]
+    names = _merged(list(tables[0]), list(tables[-1]))
     rows = []
     for name in names:
-        left, right = (table.get(name) for table in tables)
+        layers = [table.get(name) for table in tables]
+        left, right = layers[0], layers[-1]
         rows.append(
             {
                 "name": name,
@@ -44,7 +51,7 @@ def _layer_table(keras: TrainedRun, lightning: TrainedRun) -> Fields:
                     (layer.type, shape(layer.output_shape), f"{layer.parameters:,}")
                     if layer
                     else ("–", "–", "–")
-                    for layer in (left, right)
+                    for layer in layers
                 ],
                 "same": bool(
                     left
@@ -55,8 +62,8 @@ def _layer_table(keras: TrainedRun, lightning: TrainedRun) -> Fields:
             }
         )
     return {
-        "variant": keras.variant,
-        "names": (name_of(keras.engine), name_of(lightning.engine)),
+        "variant": runs[0].variant,
+        "names": tuple(name_of(run.engine) for run in runs),
         "rows": rows,
         "totals": [f"{sum(x.parameters for x in table.values()):,}" for table in tables],
     }

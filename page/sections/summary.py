@@ -21,6 +21,10 @@ from pipeline.comparison import Run
 from pipeline.record import series
 from pipeline.repeated import paired_ratio
 
+SHORT = 5
+"""Epochs up to which a training is still far from where it settles."""
+START_COUNTED = ", with the first step's compiling, which weighs much in so few"
+
 
 def summary(evidence: Evidence) -> Fields:
     """Return the table of results and the two sentences."""
@@ -51,6 +55,7 @@ def summary(evidence: Evidence) -> Fields:
     return {
         "rows": rows,
         "epochs": sorted({len(run.record.history) for run in complete(evidence)}),
+        "starts_counted": any(len(run.record.history) <= 2 for run in complete(evidence)),
         "alike": _what_runs_share(complete(evidence)),
         "right": is_it_right(evidence.ladder, evidence.proof),
         "faster": which_is_faster(evidence),
@@ -149,13 +154,14 @@ def which_is_faster(evidence: Evidence) -> str:
 
 def _faster_run(pair: tuple[TrainedRun, TrainedRun]) -> str:
     seconds = [statistics.median(series(run.record, "seconds")) for run in pair]
+    is_short = any(len(run.record.history) <= 2 for run in pair)
     (less, fast), (more, slow) = sorted(
         zip(seconds, pair, strict=True), key=lambda measured: measured[0]
     )
     return (
         f"In these runs an epoch of {name_of(fast.engine)} took {less:.1f} s and one of "
-        f"{name_of(slow.engine)} {more:.1f} s. That is one run each, one after the other; make "
-        "benchmark measures it."
+        f"{name_of(slow.engine)} {more:.1f} s{START_COUNTED if is_short else ''}. That is one run "
+        "each, one after the other; make benchmark measures it."
     )
 
 
@@ -207,4 +213,21 @@ def _accuracy_sentence(runs: Sequence[TrainedRun]) -> str:
         parts.append(
             f"{keras.variant}, {name_of(keras.engine)} {percent(one)} and Lightning {percent(two)}"
         )
-    return f"Test accuracy: {'; '.join(parts)}." if parts else ""
+    if not parts:
+        return ""
+    return " ".join([f"Test accuracy: {'; '.join(parts)}.", *_why_they_differ(pairs(runs))])
+
+
+def _why_they_differ(found: Sequence[tuple[TrainedRun, TrainedRun]]) -> list[str]:
+    """Say what lets the accuracies of two trainings differ where both compute the same."""
+    reasons = []
+    if any(keras.variant == "dropout" for keras, _ in found):
+        reasons.append("Each framework draws dropout masks of its own")
+    if any(keras.record.recipe.get("init") != "shared" for keras, _ in found):
+        reasons.append("Each run has first weights of its own")
+    if any(len(run.record.history) <= SHORT for pair in found for run in pair):
+        reasons.append(
+            "In so short a training such differences, and rounding, can move the accuracy by "
+            "several points"
+        )
+    return [f"{reason}." for reason in reasons]

@@ -51,7 +51,7 @@ def _panel(runs: Sequence[TrainedRun], variant: str, metric: str) -> Fields:
     return {
         "title": title.capitalize(),
         "chart": charts.curves(lines, _curve_words(lines, title), (2 * marked, 2 * marked + 1)),
-        "marked": name_of(runs[marked].engine),
+        "marked": name_of(runs[marked].engine) if count > 1 else "",
         "data": {
             "places": charts.epoch_places(count),
             "lines": [
