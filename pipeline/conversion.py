@@ -36,6 +36,7 @@ from portproof.subject import tagged
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
 
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 LOGITS = {
     "64": Tolerance(
         "converted logits, float64", 1e-12, "sums of up to 2,048 products in another order",
@@ -75,7 +76,13 @@ class Conversion:
         if execution.get("device", "auto") != "auto":
             flags += ["--device", str(execution["device"])]
         here = ["--run-dir", str(self.run_dir), "--resume"]
-        return ["python", f"scripts/{script}", *first, *flags, *here]
+        return ["python", _from_here(SCRIPTS / script), *first, *flags, *here]
+
+
+def _from_here(path: Path) -> str:
+    """Return a path that works from the working folder: relative where it lies in that."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def convert(

@@ -13,7 +13,7 @@ from pipeline.engines import ENGINES
 from pipeline.errors import RunError, UsageError
 from pipeline.network import read_weights
 from pipeline.recipe import Recipe, recipe_from_dict, recipe_to_dict
-from pipeline.record import LAST_WEIGHTS, Record, read_record
+from pipeline.record import LAST_WEIGHTS, RECORD, Record, read_record
 from portproof.engines import EngineError, answer
 from portproof.exchange import Question, Trace, read_trace, write_question
 from portproof.subject import tagged
@@ -44,6 +44,10 @@ def read_run(folder: Path) -> TrainedRun:
     Raises:
         UsageError: not a run folder, damaged, of an unknown engine, or without weights.
     """
+    if folder.is_file():
+        inside = next((path for path in folder.parents if (path / RECORD).is_file()), None)
+        meant = f"; its run is {inside}" if inside else ""
+        raise UsageError(f"{folder} is a file; name the folder of a run{meant}")
     try:
         record = read_record(folder)
         recipe = recipe_from_dict(record.recipe)

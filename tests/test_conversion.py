@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -138,6 +139,20 @@ def test_every_backend_of_keras_is_a_source_and_a_target(backend, runs, drawn_da
     assert weight_gap(tmp_path / "back", runs[LIGHTNING, 1].folder) == 0
 
 
+def test_the_command_that_goes_on_works_from_the_folder_it_is_said_in(monkeypatch, tmp_path):
+    done = conversion.Conversion(
+        Path("there"), LIGHTNING, epochs=1, num_images=1, logit_gap=0.0, allowed_gap=0.0,
+        tolerance=LOGITS["32"],
+    )  # fmt: skip
+    for here, script in (
+        (ROOT, "scripts/train_lightning.py"),
+        (tmp_path, ROOT / "scripts" / "train_lightning.py"),
+    ):
+        monkeypatch.chdir(here)
+        assert done.resume_command({})[:2] == ["python", str(script)]
+        assert Path(done.resume_command({})[1]).is_file()
+
+
 def test_logits_that_part_or_are_not_finite_do_not_pass():
     logits = np.linspace(-9, 9, 30).reshape(3, 10)
     assert logit_gap(logits, logits, LOGITS["32"])[0] == 0
@@ -225,5 +240,6 @@ def test_the_script_says_the_figure_and_how_to_go_on(runs, drawn_data, tmp_path)
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "logits of 60 test images: at most" in done.stdout
-    assert "to go on: python scripts/train_lightning.py --threads 1 --run-dir" in done.stdout
+    trainer = ROOT / "scripts" / "train_lightning.py"
+    assert f"to go on: python {shlex.quote(str(trainer))} --threads 1 --run-dir" in done.stdout
     assert dataclasses.replace(read_record(tmp_path / "there")).command[0] == "convert.py"

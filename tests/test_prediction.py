@@ -116,6 +116,12 @@ def test_a_run_that_is_none_or_damaged_is_refused(runs, tmp_path):
     with pytest.raises(UsageError, match="not a run folder"):
         read_run(tmp_path)
     run = copied(runs["lightning"], tmp_path / "run")
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "best.keras").write_bytes(b"")
+    with pytest.raises(UsageError, match=rf"is a file; name the folder of a run; its run is {run}"):
+        read_run(run / "checkpoints" / "best.keras")
+    with pytest.raises(UsageError, match=r"is a file; name the folder of a run$"):
+        read_run(Path(__file__))
     weights = run / "weights-last.safetensors"
     arrays, _ = read_arrays(weights)
     write_arrays(weights, {**arrays, "extra": np.zeros(1, np.float32)})
