@@ -5,12 +5,15 @@ takes to launch them. A graph launches all of them at once; what it reads and wr
 same addresses, so each step finds its own part of a batch by a counter on the device.
 """
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional
 
@@ -95,7 +98,10 @@ class CapturedSteps:
 
 
 class Replayed:
-    """`work`, the same each time: called at first, then captured as a CUDA graph and replayed."""
+    """`work`, the same each time: called at first, then captured as a CUDA graph and replayed.
+
+    Where it cannot be captured, a warning says why and it goes on being called.
+    """
 
     def __init__(self, work: Callable[[], None]) -> None:
         self.work = work
@@ -106,20 +112,48 @@ class Replayed:
     def __call__(self) -> None:
         """Do the work once."""
         self.num_calls += 1
-        if self.num_calls <= EAGER_STEPS:
+        if self.num_calls == EAGER_STEPS + 1:
+            self.graph = self._capture()
+        if self.graph is None:
             # On the stream that captures: autograd runs each backward where its forward ran.
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
                 self.work()
             torch.cuda.current_stream().wait_stream(self.stream)
-            return
-        if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(
-                self.graph, stream=self.stream, capture_error_mode="thread_local"
+        else:
+            self.graph.replay()
+
+    def _capture(self) -> torch.cuda.CUDAGraph | None:
+        """Return the work as a graph, without doing it; None where it cannot be captured."""
+        graph = torch.cuda.CUDAGraph()
+        cause: Exception | None = None
+        try:
+            with (
+                _without_collecting(),
+                torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"),
             ):
-                self.work()  # captured, not done
-        self.graph.replay()
+                try:
+                    self.work()
+                except Exception as error:
+                    cause = error  # leaving the block then raises another error, of no use
+                    raise
+        except Exception as error:  # whatever a kernel or a library raises
+            reason = " ".join(str(cause or error).split())[:300]
+            rank_zero_warn(f"steps are taken one by one: no CUDA graph could be captured: {reason}")
+            return None
+        return graph
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Keep Python's collector from freeing CUDA objects, which would break a capture off."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def replayed(work: Callable[[], None], device: torch.device) -> Callable[[], None]:

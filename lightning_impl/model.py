@@ -122,6 +122,10 @@ class Classifier(L.LightningModule):
             self.captured_training = CapturedTraining(self, self.recipe.batch_size)
             self.captured_evaluation = CapturedEvaluation(self, self.recipe.batch_size)
 
+    def on_fit_end(self) -> None:
+        """Let go of the graphs and the memory that they read and write."""
+        self.captured_training = self.captured_evaluation = None
+
     def on_train_epoch_start(self) -> None:
         """Seed dropout from (seed, epoch), so that a resumed run draws the same masks."""
         torch.manual_seed(dropout_seed(self.recipe.seed, self.current_epoch))

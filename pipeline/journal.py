@@ -140,6 +140,7 @@ class Journal:
         self._steps_done = step + 1
         if "first_step_seconds" not in self.record.timing:
             self.record.timing["first_step_seconds"] = time.perf_counter() - self._began
+            self.record.timing["first_call_steps"] = num_steps
         if not math.isfinite(loss):
             raise NonFiniteLossError(epoch + 1, step + 1, loss, num_steps)
 

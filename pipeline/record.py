@@ -79,7 +79,7 @@ class Record:
     """`startup_seconds` (from the process's start until all is built) and what it consists of:
     `program_seconds` (Python and the pipeline's imports), `data_seconds`, `framework_seconds`
     (its import) and `build_seconds`; `first_step_seconds` (until the first step ends, or the
-    first steps where several are one call, and what is compiled for it),
+    first `first_call_steps` where several are one call, and what is compiled for it),
     `train_seconds` (all epochs, validation included), `validation_seconds` (all epochs'; missing
     where an epoch's was not measured), `images_per_second` (training images over the median epoch,
     validation included) and `peak_memory_bytes` (of the process)."""
