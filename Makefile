@@ -1,4 +1,4 @@
-# `make` alone lists the targets. Needs Python 3.11 or 3.12, git and make; all else goes into .venv.
+# `make` alone lists the targets. Needs Python, git and make; all else goes into .venv.
 # Paths are relative on purpose: the checkout's own path may hold spaces.
 
 .DEFAULT_GOAL := help
@@ -8,7 +8,7 @@
 EPOCHS ?= 5
 KILLS ?= 20
 FUZZ_SECONDS ?= 30
-# The interpreter that .venv is made with; empty takes the first supported one.
+# The interpreter that .venv is made with; empty takes the newest supported one (requirements/find-python).
 PYTHON ?=
 # `make lock LOCK_FLAGS=--upgrade` takes the newest versions that pyproject.toml allows.
 LOCK_FLAGS ?=
@@ -16,10 +16,10 @@ LOCK_FLAGS ?=
 VENV_PYTHON := .venv/bin/python
 PYTEST := $(VENV_PYTHON) -m pytest
 SET_UP := .venv/.set-up
-SUPPORTED := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 # No header and no addresses: a lock says what is installed, not where from.
-COMPILE := .venv/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+COMPILE = .venv/bin/uv pip compile --quiet --universal --generate-hashes --python-version $(OLDEST) \
 	--no-header --no-emit-index-url --no-emit-find-links $(LOCK_FLAGS)
+OLDEST = $(shell sed -n 's/^requires-python = ">=\([0-9.]*\),.*/\1/p' pyproject.toml)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -85,18 +85,10 @@ clean: ## remove .venv and the tools' caches; runs and data stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(SET_UP): pyproject.toml requirements/dev.txt requirements/uv.txt
-	@if ! $(VENV_PYTHON) -c '$(SUPPORTED)' 2>/dev/null; then \
-	  for python in "$(PYTHON)" python3.12 python3.11 python3 python; do \
-	    if "$$python" -c '$(SUPPORTED)' 2>/dev/null; then found=$$python; break; fi; \
-	    if test -n "$(PYTHON)"; then break; fi; \
-	  done; \
-	  if test -z "$$found"; then \
-	    echo "make: no Python 3.11 or 3.12 with venv here; install one (Debian: apt install" \
-	      "python3-venv) or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; \
-	    exit 2; \
-	  fi; \
-	  echo "making .venv with $$("$$found" --version)"; \
-	  "$$found" -m venv --clear .venv; \
+	@if ! sh requirements/find-python $(VENV_PYTHON) >/dev/null 2>&1; then \
+	  python=$$(sh requirements/find-python --fetch "$(PYTHON)") || exit 2; \
+	  echo "making .venv with $$("$$python" --version)"; \
+	  "$$python" -m venv --clear .venv; \
 	fi
 	PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(VENV_PYTHON) -m pip install --quiet \
 	  --require-hashes --only-binary :all: --no-deps -r requirements/uv.txt

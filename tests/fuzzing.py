@@ -107,9 +107,7 @@ def main() -> int:
     try:
         import atheris  # noqa: F401
     except ImportError:
-        say(
-            "`make fuzz` needs atheris, of which there are builds for Linux and Python 3.11 or 3.12"
-        )
+        say("`make fuzz` needs atheris, of which there are builds for Linux only")
         return 2
     given.kept.mkdir(exist_ok=True)
     total, all_found = 0, []

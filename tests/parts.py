@@ -5,6 +5,7 @@ so the tests of each implementation have a process of their own.
 """
 
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -48,6 +49,7 @@ def main(options: list[str]) -> int:
         ended = list(pool.map(lambda name: run(name, options), PARTS))
     for name, code, seconds in ended:
         print(f"{name}: {f'FAILED with {code}' if code else 'passed'}, {seconds:.0f} s")
+    print(f"with Python {platform.python_version()}")
     return int(any(code for _, code, _ in ended))
 
 

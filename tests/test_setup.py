@@ -16,7 +16,10 @@ from tests.parts import PARTS
 
 ROOT = Path(__file__).parents[1]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, TOOLS = PYPROJECT["project"], PYPROJECT["tool"]
+OLDEST, END = (int(text) for text in re.findall(r"3\.(\d+)", PROJECT["requires-python"]))
+SUPPORTED = f"Python 3.{OLDEST} to 3.{END - 1}"
 TARGETS = [
     "help",
     "setup",
@@ -124,7 +127,16 @@ def test_the_compromised_lightning_releases_are_excluded() -> None:
 def test_the_ranges_are_what_is_promised() -> None:
     assert requirement("torch").specifier.contains("2.11.0")
     assert not requirement("torch").specifier.contains("2.10.0")
-    assert PROJECT["requires-python"] == ">=3.11,<3.13"
+
+
+def test_the_supported_versions_of_python_are_stated_once() -> None:
+    oldest = re.fullmatch(r">=(3\.\d+),<3\.\d+", PROJECT["requires-python"])
+    assert oldest, "requirements/find-python and the Makefile read it in this form"
+    assert f"--python-version {oldest[1]} " in make("-n", "lock").stdout
+    assert TOOLS["mypy"]["python_version"] == oldest[1]
+    assert "target-version" not in TOOLS["ruff"]  # ruff reads requires-python
+    for name in ("Makefile", ".ci/run", "requirements/find-python"):
+        assert not re.search(r"3[.,] ?\d\d", (ROOT / name).read_text()), name
 
 
 def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -208,8 +220,97 @@ def test_no_supported_python_is_said_in_one_line(checkout: Path) -> None:
     (checkout / ".venv/.set-up").unlink()
     done = make("setup", "PYTHON=/nonexistent/python", folder=checkout)
     assert done.returncode == 2
-    assert "make: no Python 3.11 or 3.12 with venv here" in done.stderr
+    assert done.stderr.startswith(f"no {SUPPORTED} with venv here; install one")
+    assert len(done.stderr.splitlines()) == 2  # and make's own
     assert not list((checkout / ".venv").iterdir())
+
+
+RIGHT_PYTHON = "exit 0"
+# Can do all but be of a supported version. Its environment's pip installs nothing.
+WRONG_PYTHON = """
+case "$*" in
+  *version_info*) exit 1 ;;
+  "-m venv --clear .venv-uv")
+    mkdir -p .venv-uv/bin
+    printf '#!/bin/sh\\n' >.venv-uv/bin/python
+    cp "$(dirname "$0")/planted-uv" .venv-uv/bin/uv
+    chmod +x .venv-uv/bin/* ;;
+esac
+"""
+UV = """
+case "$*" in
+  "python install 3."*) echo downloading; exit "${DOWNLOAD:-0}" ;;
+  "python find --managed-python 3."*) echo "/fetched by uv/python" ;;
+  *) exit 1 ;;
+esac
+"""
+
+
+def find_python(
+    checkout: Path, *arguments: str, commands: dict[str, str], **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """Run find-python where the PATH holds `commands` and what a shell script needs."""
+    folder = checkout / "bin"
+    folder.mkdir()
+    for name in ("sh", "sed", "seq", "dirname", "rm", "mkdir", "cp", "chmod"):
+        (folder / name).symlink_to(str(shutil.which(name)))
+    for name, body in commands.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    return subprocess.run(
+        [checkout / "requirements/find-python", *arguments],
+        env={"PATH": str(folder), **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+NEWEST, BEFORE = f"python3.{END - 1}", f"python3.{END - 2}"
+
+
+@pytest.mark.parametrize(
+    ("commands", "found"),
+    [
+        ({NEWEST: RIGHT_PYTHON, BEFORE: RIGHT_PYTHON, "python3": RIGHT_PYTHON}, NEWEST),
+        ({NEWEST: "exit 127", BEFORE: RIGHT_PYTHON}, BEFORE),  # a shim with nothing behind it
+        ({f"python3.{END}": RIGHT_PYTHON, "python3": RIGHT_PYTHON}, "python3"),
+        ({"python3": WRONG_PYTHON, "python": RIGHT_PYTHON, "uv": UV}, "python"),
+    ],
+)
+def test_the_newest_supported_python_is_taken(
+    checkout: Path, commands: dict[str, str], found: str
+) -> None:
+    done = find_python(checkout, "--fetch", commands=commands)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{found}\n", "")
+
+
+@pytest.mark.parametrize("commands", [{"python3": WRONG_PYTHON, "planted-uv": UV}, {"uv": UV}])
+def test_uv_fetches_a_python_where_none_is_supported(
+    checkout: Path, commands: dict[str, str]
+) -> None:
+    done = find_python(checkout, "--fetch", commands=commands)
+    assert (done.returncode, done.stdout) == (0, "/fetched by uv/python\n")
+    said = f"no {SUPPORTED} with venv here: uv fetches 3.{END - 1}"
+    assert done.stderr.splitlines() == [said, "downloading"]
+    assert not (checkout / ".venv-uv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "commands"),
+    [
+        (["--fetch"], {}),
+        (["--fetch"], {"uv": UV}),  # and the download fails
+        ([], {"python3": WRONG_PYTHON, "uv": UV}),
+        (["--fetch", "python3"], {"python3": WRONG_PYTHON, "uv": UV}),  # a choice is not overruled
+    ],
+)
+def test_where_no_python_can_be_had_a_line_says_what_to_install(
+    checkout: Path, arguments: list[str], commands: dict[str, str]
+) -> None:
+    done = find_python(checkout, *arguments, commands=commands, DOWNLOAD="1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "install one (Debian: apt install python3-venv) or name it" in done.stderr
 
 
 def test_ci_calls_make_test() -> None:
