@@ -24,9 +24,11 @@ from pipeline.engines import ENGINES, trainer_arguments
 from pipeline.environment import cpu_name, package_versions
 from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.execution import Execution, computed
+from pipeline.forecast import Forecast
 from pipeline.recipe import Recipe, recipe_to_dict
 from pipeline.record import RECORD, Record, read_predictions, read_record
 from pipeline.run import LOCK, is_early
+from pipeline.terminal import say
 
 # How long a trainer that was interrupted gets: to end by itself, for the terminal sends Ctrl-C to
 # it too, and then, told once more, to write its record.
@@ -84,12 +86,14 @@ def run_jobs(
     jobs: Sequence[Job],
     scripts_dir: Path,
     say: Callable[[str], None],
+    forecast: Forecast,
     kept: Collection[str] = (),
     begun: Collection[str] = (),
 ) -> list[Outcome]:
     """Run `jobs` one after the other and return their outcomes; a failure stops no other.
 
-    `kept` names the jobs whose earlier runs stand, `begun` those whose earlier runs go on.
+    `kept` names the jobs whose earlier runs stand, `begun` those whose earlier runs go on. What
+    the trainers print is said, with what is left of all of them after the line of an epoch.
 
     Raises:
         KeyboardInterrupt: interrupted; the trainer that was running has ended.
@@ -101,13 +105,17 @@ def run_jobs(
         if job.name in kept:
             say(f"{heading}: kept from an earlier call, {job.run_dir}")
             returncode = 0
-        elif job.name in begun:
-            say(f"{heading}: going on, {job.run_dir}")
-            returncode = run_child([*trainer_command(job, scripts_dir), "--resume"])
         else:
-            say(heading)
-            remove_run(job.run_dir)
-            returncode = run_child(trainer_command(job, scripts_dir))
+            command = trainer_command(job, scripts_dir)
+            if job.name in begun:
+                say(f"{heading}: going on, {job.run_dir}")
+                command.append("--resume")
+            else:
+                say(heading)
+                remove_run(job.run_dir)
+            forecast.begin(job)
+            returncode = run_child(command, _relay(job, say, forecast))
+            forecast.end(job)
         job.run_dir.parent.stat()  # the next trainer would make it anew
         outcome = read_outcome(job, returncode)
         say(f"{heading}: {_headline(outcome)}")
@@ -115,21 +123,41 @@ def run_jobs(
     return outcomes
 
 
-def run_child(command: Sequence[str]) -> int:
-    """Run `command` on this terminal and return its exit code, below 0 for a signal.
+def _relay(job: Job, say: Callable[[str], None], forecast: Forecast) -> Callable[[str], None]:
+    """Return what says a line of `job`'s trainer, which prints one for each epoch it has kept."""
+
+    def hear(line: str) -> None:
+        with contextlib.suppress(RunError):  # there is no record yet
+            if forecast.note(job, read_record(job.run_dir).history) and forecast.num_epochs_left:
+                line = f"{line}  ({forecast})"
+        say(line)
+
+    return hear
+
+
+def run_child(command: Sequence[str], hear: Callable[[str], None] = say) -> int:
+    """Run `command`, give `hear` each line of its stdout, and return its exit code.
+
+    The exit code is below 0 for a signal. stderr stays this process's.
 
     Raises:
         KeyboardInterrupt: this process or the child was interrupted, or this process was told to
             end; the child has ended. A child alone that is told to end has failed.
     """
-    child = subprocess.Popen(leashed(command), stdin=subprocess.DEVNULL)
-    try:
-        returncode = child.wait()
-    except BaseException as error:
-        if isinstance(error, Terminated):  # a terminal tells the child of Ctrl-C, nobody of this
-            child.terminate()
-        end_child(child)
-        raise
+    child = subprocess.Popen(
+        leashed(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, errors="replace"
+    )
+    assert child.stdout is not None
+    with child.stdout:
+        try:
+            for line in child.stdout:
+                hear(line.rstrip("\n"))
+            returncode = child.wait()
+        except BaseException as error:
+            if isinstance(error, Terminated):  # a terminal tells the child of Ctrl-C, not of this
+                child.terminate()
+            end_child(child)
+            raise
     if returncode in (INTERRUPTED, -signal.SIGINT):
         raise KeyboardInterrupt
     return returncode
@@ -142,7 +170,7 @@ def leashed(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid()), *command]
 
 
-def end_child(child: subprocess.Popen[bytes]) -> None:
+def end_child(child: subprocess.Popen[Any]) -> None:
     """Wait until `child` ends after an interrupt: by itself, told by SIGINT, or killed."""
     try:
         with contextlib.suppress(subprocess.TimeoutExpired):

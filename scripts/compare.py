@@ -19,6 +19,7 @@ from pipeline.execution import DEVICES
 from pipeline.recipe import PRECISIONS, VARIANTS
 
 if TYPE_CHECKING:
+    from pipeline.forecast import Forecast
     from pipeline.launch import Job, Outcome
     from pipeline.session import Session
 
@@ -199,6 +200,26 @@ def earlier_runs(
     return kept, begun
 
 
+def say_plan(jobs: "list[Job]", kept: set[str], begun: set[str]) -> "Forecast":
+    """Say what will be done and, as far as it was measured here, how long it takes."""
+    from pipeline.forecast import Forecast
+    from pipeline.record import read_record
+    from pipeline.terminal import say
+
+    forecast = Forecast(jobs)
+    for job in jobs:
+        if job.name in kept | begun:
+            forecast.keep(job, read_record(job.run_dir).history)
+    engines = ", ".join(dict.fromkeys(job.engine for job in jobs))
+    variants = ", ".join(dict.fromkeys(job.recipe.variant for job in jobs))
+    say(f"trainings, one after the other: {len(jobs)} ({engines}; {variants}), then their report")
+    if kept or begun:
+        say(f"of an earlier call {len(kept)} stand and {len(begun)} go on")
+    unknown = "" if forecast.seconds_left is not None else "; after the first one: how long"
+    say(f"{forecast}{unknown}")
+    return forecast
+
+
 def conduct(arguments: argparse.Namespace, scripts_dir: Path) -> None:
     from pipeline.session import claimed
 
@@ -222,12 +243,14 @@ def train_and_compare(
     from pipeline.comparison_page import tables, write_comparison
     from pipeline.environment import describe_machine, package_versions
     from pipeline.launch import run_jobs
-    from pipeline.terminal import say
+    from pipeline.terminal import last_line, say
 
     session = session_of(arguments.output_dir, jobs, dataset)
     kept, begun = earlier_runs(jobs, dataset, arguments.reuse or session.was_begun)
     session.begin()
-    outcomes = run_jobs(jobs, scripts_dir, say, kept, begun)
+    forecast = say_plan(jobs, kept, begun)
+    with last_line(lambda: str(forecast)) as say_above:
+        outcomes = run_jobs(jobs, scripts_dir, say_above, forecast, kept, begun)
     comparison = compare(
         outcomes,
         command=["python", "scripts/compare.py", *sys.argv[1:]],

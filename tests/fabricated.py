@@ -86,6 +86,16 @@ def write_trainers(folder: Path):
     return folder
 
 
+def train_whole(run_dir: Path, record: Record):
+    """Leave what a trainer leaves, epoch by epoch."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    for epoch in range(1, len(record.history) + 1):
+        begun = dataclasses.replace(record, status="running", history=record.history[:epoch])
+        write_record(run_dir, begun)
+        print(f"epoch {epoch}", flush=True)
+    write_run(run_dir, record)
+
+
 def train(script: str):
     """Be a trainer: `FAKE_TRAINER` is a mode, or `VARIANT:mode`, `ENGINE/mode` for those only."""
     parser = argparse.ArgumentParser()
@@ -110,7 +120,7 @@ def train(script: str):
     resumed = ", --resume" if "--resume" in sys.argv else ""
     print(f"trained by {script}{resumed}", flush=True)
     if mode == "complete":
-        write_run(arguments.run_dir, record)
+        train_whole(arguments.run_dir, record)
     elif mode == "nan":
         reason = {"reason": "the loss became nan in epoch 1, step 7", "epoch": 1, "step": 7}
         failed = dataclasses.replace(record, status="failed", failure=reason, test={})

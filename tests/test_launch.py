@@ -1,5 +1,7 @@
+import contextlib
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -91,11 +93,11 @@ def call(trainers, tmp_path):
     """Start compare.py with made-up trainers; return the process."""
     started = []
 
-    def start(*flags, mode="complete"):
+    def start(*flags, mode="complete", stdout=subprocess.PIPE):
         command = [sys.executable, "-c", DRIVER, str(SCRIPT), str(trainers), *flags_of(tmp_path)]
         process = subprocess.Popen(
             [*command, *flags], env={**os.environ, "FAKE_TRAINER": mode}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            stdout=stdout, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         started.append(process)
         return process
@@ -144,6 +146,51 @@ def test_all_runs_complete_and_are_compared(compare, tmp_path):
         ("keras-tensorflow", "base"), ("keras-tensorflow", "dropout"),
         ("lightning", "base"), ("lightning", "dropout"),
     ]  # fmt: skip
+
+
+def test_it_says_what_it_will_do_and_after_each_epoch_what_is_left(compare):
+    code, out, _ = compare("--variants", "base")
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0] == (
+        "trainings, one after the other: 2 (keras-tensorflow, lightning; base), then their report"
+    )
+    assert lines[1] == "6 of 6 epochs to go; after the first one: how long"
+    left = [
+        int(n) for n in re.findall(r"(?m)^epoch \d  \((\d) of 6 epochs to go, about \d+ s\)$", out)
+    ]
+    assert left[-1] >= 1
+    assert left == sorted(set(left), reverse=True)  # made-up epochs end faster than lines are heard
+    assert lines.count("epoch 3") >= 1  # nothing is left after the last
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", out)  # no terminal, no control characters
+
+
+def test_what_was_trained_before_counts_in_what_is_left(call, compare, tmp_path):
+    process = call("--engines", "lightning", mode="dropout:part")
+    pid_in(tmp_path / "pid")
+    process.kill()
+    process.communicate()
+    lines = compare("--engines", "lightning")[1].splitlines()
+    assert lines[1] == "of an earlier call 1 stand and 1 go on"
+    assert lines[2] == "2 of 6 epochs to go, about 20 s"  # its only epoch took 9 s
+
+
+def test_on_a_terminal_what_is_left_stays_below_the_lines(call, tmp_path):
+    """And the lines themselves are those of any other output."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    process = call("--engines", "lightning", "--variants", "base", stdout=theirs)
+    os.close(theirs)
+    screen = b""
+    with contextlib.suppress(OSError):  # Linux's end of a terminal's output
+        while part := os.read(ours, 65536):
+            screen += part
+    os.close(ours)
+    assert finish(process)[0] == 0
+    assert b"trained by train_lightning.py" in screen
+    assert b"2 of 3 epochs to go, about " in screen
+    assert screen.count(b"\x1b[?25l") == screen.count(b"\x1b[?25h") == 1  # the cursor is back
 
 
 @pytest.mark.parametrize(
