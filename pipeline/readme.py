@@ -31,9 +31,9 @@ def results_part() -> str:
 
 
 def benchmark_part() -> str:
-    """Return the benchmark's table and what it was measured with, without title and picture."""
+    """Return the benchmark's first table and what it was measured with, without its title."""
     _, _, rest = BENCHMARK.read_text().partition("\n\n")
-    table, _, _ = rest.rpartition("![")
+    table, _, _ = rest.partition("\n### ")
     return table.strip()
 
 
