@@ -29,13 +29,13 @@ setup: $(SET_UP) ## make .venv and install what the locks name
 data: setup ## put Fashion-MNIST where the trainers find it
 	@$(VENV_PYTHON) scripts/fetch_data.py
 
-compare: data ## train both halves, both variants, and write the comparison (EPOCHS=5)
+compare: data ## train both implementations, both variants, and write the comparison (EPOCHS=5)
 	$(VENV_PYTHON) scripts/compare.py --epochs $(EPOCHS)
 
-prove: data ## prove the port in short: the ladder, planted faults, replays, an epoch followed
+prove: data ## prove the port in short: the ladder, mutants, replays, an epoch followed
 	$(VENV_PYTHON) scripts/prove.py --short
 
-benchmark: data ## measure both halves against stock programs and hand-written loops
+benchmark: data ## measure both implementations against stock programs and hand-written loops
 	$(VENV_PYTHON) scripts/benchmark.py
 
 report: data ## write the page of the last comparison, the proof and the benchmark
@@ -53,7 +53,7 @@ test: data ## lint, types, unit and parity tests, in some minutes
 test-all: data ## the same with the slow tests, in hours
 	@$(VENV_PYTHON) -m tests.parts
 
-soak: data ## kill runs of each half at random moments, many times (KILLS=20)
+soak: data ## kill runs of each implementation at random moments, many times (KILLS=20)
 	SOAK_KILLS=$(KILLS) $(PYTEST) tests/lightning/test_soak.py
 	SOAK_KILLS=$(KILLS) $(PYTEST) tests/keras/test_soak.py
 
@@ -77,7 +77,7 @@ readme: setup ## make the README's and the documents' made parts anew
 	$(VENV_PYTHON) -m proof.docs
 	$(VENV_PYTHON) scripts/make_tutorial.py --text
 
-tutorial: data ## run the tutorial's code in both halves; write its outputs, pictures and notebooks
+tutorial: data ## run the tutorial's code in both frameworks; write its outputs, pictures and notebooks
 	$(VENV_PYTHON) scripts/make_tutorial.py
 
 clean: ## remove .venv and the tools' caches; runs and data stay
