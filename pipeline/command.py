@@ -6,17 +6,19 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline.errors import RunError, Terminated, UsageError
-from pipeline.execution import DEVICES, LOGGERS, Execution
+from pipeline.execution import DEVICES, LOGGERS, Execution, execution_from_dict
 from pipeline.recipe import DROPOUT_RATES, PRECISIONS, VARIANTS, Recipe
 from pipeline.terminal import open_missing_streams
+
+if TYPE_CHECKING:
+    from pipeline.record import Record
 
 DONE, FAILED, WRONG_CALL, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
@@ -50,7 +52,7 @@ def trainer_parser(half: str) -> argparse.ArgumentParser:
     )
     recipe = parser.add_argument_group("what is computed")
     recipe.add_argument("--variant", choices=VARIANTS, help="network (base)")
-    recipe.add_argument("--epochs", type=int, metavar="N", help="epochs to train (20)")
+    recipe.add_argument("--epochs", type=int, metavar="N", help="epochs to train, in all (20)")
     recipe.add_argument("--batch-size", type=int, metavar="N", help="images a step (64)")
     recipe.add_argument("--learning-rate", type=float, metavar="X", help="Adam's (0.001)")
     recipe.add_argument("--seed", type=int, metavar="N", help="first weights, order, dropout (0)")
@@ -62,16 +64,20 @@ def trainer_parser(half: str) -> argparse.ArgumentParser:
     files.add_argument(
         "--run-dir", type=Path, metavar="D", help="the run's folder (runs/ENGINE-VARIANT-TIME)"
     )
-    files.add_argument("--resume", action="store_true", help="go on in --run-dir")
+    files.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on in --run-dir, by its record; with --epochs, to another number",
+    )
     machine = parser.add_argument_group("how it runs")
-    machine.add_argument("--device", choices=DEVICES, default="auto")
+    machine.add_argument("--device", choices=DEVICES, help="(auto)")
     machine.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     machine.add_argument("--deterministic", action="store_true", help="only repeatable operations")
     machine.add_argument("--tf32", action="store_true", help="allow TensorFloat-32 on NVIDIA GPUs")
     machine.add_argument("--plain", action="store_true", help="the framework's ordinary path")
     add_logger_flag(machine)
     if half == "keras":
-        machine.add_argument("--backend", choices=KERAS_BACKENDS, default="tensorflow")
+        machine.add_argument("--backend", choices=KERAS_BACKENDS, help="(tensorflow)")
     return parser
 
 
@@ -111,25 +117,50 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     }
     fields = read_recipe_fields(arguments.config) if arguments.config else {}
     if arguments.resume:
-        if not arguments.run_dir:
-            raise UsageError("`--resume` needs the `--run-dir` to go on in")
         saved = recipe_from_dict(read_recipe_fields(arguments.run_dir / RECIPE))
-        _refuse_changes(saved, {**fields, **flags})
-        return saved
+        return _with_other_epochs(saved, {**fields, **flags})
     return recipe_from_dict(_overridden(fields, flags))
 
 
-def execution_of(arguments: argparse.Namespace) -> Execution:
-    """Return how a call wants to be carried out; progress bars only on a terminal."""
-    return Execution(
-        device=arguments.device,
-        num_threads=arguments.threads,
-        deterministic=arguments.deterministic,
-        tf32=arguments.tf32,
-        plain=arguments.plain,
-        loggers=loggers_of(arguments),
-        show_progress=sys.stdout is not None and sys.stdout.isatty(),
-    )
+def execution_of(
+    arguments: argparse.Namespace, recorded: dict[str, Any] | None = None
+) -> Execution:
+    """Return how a call wants to be carried out; progress bars only on a terminal.
+
+    What it does not say is as `recorded`, in the record of the run that it resumes.
+    """
+    given = {
+        "device": arguments.device,
+        "num_threads": arguments.threads,
+        "deterministic": arguments.deterministic or None,
+        "tf32": arguments.tf32 or None,
+        "plain": arguments.plain or None,
+        "loggers": loggers_of(arguments) if arguments.logger else None,
+        "show_progress": sys.stdout is not None and sys.stdout.isatty(),
+    }
+    said = {name: value for name, value in given.items() if value is not None}
+    return execution_from_dict({**(recorded or {}), **said})
+
+
+def engine_of(half: str, arguments: argparse.Namespace) -> str:
+    """Return the engine that a call of a half's trainer asks for; resuming, the run's own.
+
+    Raises:
+        UsageError: there is no run to resume, or it is the other half's.
+    """
+    backend = None if half == "lightning" else arguments.backend
+    if arguments.resume and backend is None:
+        from pipeline.engines import trainer_arguments
+
+        engine = _record_of(arguments).engine
+        if engine.partition("-")[0] != half:
+            trainer = " ".join(trainer_arguments(engine))
+            raise UsageError(
+                f"cannot resume {arguments.run_dir} here: it is a run of {engine}; "
+                f"go on with scripts/{trainer} --run-dir {arguments.run_dir} --resume"
+            )
+        return engine
+    return half if half == "lightning" else f"keras-{backend or KERAS_BACKENDS[0]}"
 
 
 def trainer_main(half: str, load_half: Callable[[], Any], argv: list[str] | None = None) -> int:
@@ -140,8 +171,11 @@ def trainer_main(half: str, load_half: Callable[[], Any], argv: list[str] | None
     """
     parser = trainer_parser(half)
     arguments = parser.parse_args(argv)
-    engine = half if half == "lightning" else f"keras-{arguments.backend}"
-    return guarded(parser.prog, lambda: _train(engine, arguments, load_half), told=True)
+
+    def work() -> None:
+        _train(engine_of(half, arguments), arguments, load_half)
+
+    return guarded(parser.prog, work, told=True)
 
 
 def chosen(text: str, known: tuple[str, ...], flag: str) -> list[str]:
@@ -226,17 +260,30 @@ def _output_lost(prog: str, error: OSError) -> int:
 def _train(engine: str, arguments: argparse.Namespace, load_half: Callable[[], Any]) -> None:
     from pipeline.run import run_training
 
-    recipe = recipe_of(arguments)
-    stamp = time.strftime("%Y%m%d-%H%M%S")
+    recorded = _record_of(arguments) if arguments.resume else None
     run_training(
         engine=engine,
         load_half=load_half,
-        recipe=recipe,
-        execution=execution_of(arguments),
+        recipe=recipe_of(arguments),
+        execution=execution_of(arguments, recorded.execution if recorded else None),
         data_dir=arguments.data_dir,
-        run_dir=arguments.run_dir or Path("runs") / f"{engine}-{recipe.variant}-{stamp}",
+        run_dir=arguments.run_dir,
         resume=arguments.resume,
     )
+
+
+def _record_of(arguments: argparse.Namespace) -> "Record":
+    """Return the record of the run that a call resumes.
+
+    Raises:
+        UsageError: it names none.
+        RunError: the record is broken.
+    """
+    from pipeline.run import record_to_resume
+
+    if not arguments.run_dir:
+        raise UsageError("`--resume` needs the `--run-dir` to go on in")
+    return record_to_resume(arguments.run_dir)
 
 
 def _overridden(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -248,20 +295,27 @@ def _overridden(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, An
     return {**fields, "dropout_rates": DROPOUT_RATES[variant], **changes}
 
 
-def _refuse_changes(saved: Recipe, wanted: dict[str, Any]) -> None:
-    from pipeline.recipe import recipe_from_dict, recipe_to_dict
+def _with_other_epochs(saved: Recipe, wanted: dict[str, Any]) -> Recipe:
+    """Return a resumed run's recipe with what is wanted of it, which may be other epochs alone.
+
+    An epoch is a function of the seed and its number, so that many epochs come out the same
+    whether they were wanted at once or not.
+    """
+    from pipeline.recipe import recipe_from_dict, recipe_to_dict, shortest
 
     before = recipe_to_dict(saved)
     if wanted.get("variant", saved.variant) != saved.variant:  # before its rates are found wrong
         raise UsageError(
             f"cannot resume with another recipe: `variant` was {saved.variant!r}, "
-            f"received variant={wanted['variant']!r}"
+            f"received variant={wanted['variant']!r}; leave it out, or start a new run"
         )
-    after = recipe_to_dict(recipe_from_dict(_overridden(before, wanted)))
-    changed = [name for name in before if before[name] != after[name]]
+    recipe = recipe_from_dict(_overridden(before, wanted))
+    after = recipe_to_dict(recipe)
+    changed = [name for name in before if before[name] != after[name] and name != "num_epochs"]
     if changed:
         name = changed[0]
         raise UsageError(
-            f"cannot resume with another recipe: `{name}` was {before[name]!r}, "
-            f"received {name}={after[name]!r}"
+            f"cannot resume with another recipe: `{name}` was {shortest(before[name])!r}, "
+            f"received {name}={shortest(after[name])!r}; leave it out, or start a new run"
         )
+    return recipe

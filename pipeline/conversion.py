@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from pipeline.datasets import find_dataset, load_dataset
+from pipeline.datasets import find_dataset_again, load_dataset
 from pipeline.engines import trainer_arguments
 from pipeline.environment import describe_machine, package_versions
 from pipeline.errors import RunError, UsageError
@@ -132,11 +132,12 @@ def test_images_of(run: TrainedRun, data_dir: Path | None) -> LabeledImages:
     Raises:
         UsageError: they are not here, or `data_dir` holds another set.
     """
-    data = prepare(load_dataset(find_dataset(data_dir)), run.recipe)
+    folder = find_dataset_again(run.record.dataset, data_dir)
+    data = prepare(load_dataset(folder), run.recipe)
     if data.fingerprint != run.record.dataset.get("fingerprint"):
         raise UsageError(
             f"{run.folder} was trained on {run.record.dataset.get('name')}, "
-            f"received {data.name}; name its folder with --data-dir"
+            f"received {data.name} from {folder}; name its folder by --data-dir"
         )
     return data.test
 

@@ -1,26 +1,31 @@
-"""The data set: where its four IDX files lie, whether they are right, and what they hold.
+"""The data set: where it lies, in which form, whether it is right, and what it holds."""
 
-The IDX format is described at the end of http://yann.lecun.com/exdb/mnist/: a big-endian magic
-number, the sizes of all dimensions, then the values, here all of type uint8.
-"""
-
-import gzip
 import hashlib
-import math
 import os
-import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import platformdirs
 
 from pipeline.errors import UsageError
-
-Array = np.ndarray[Any, Any]
+from pipeline.forms import WANTED, Found, read_other_form, what_lies_in
+from pipeline.idx import (
+    IDX_FILES,
+    TEST_IMAGES,
+    TEST_LABELS,
+    TRAIN_IMAGES,
+    TRAIN_LABELS,
+    Array,
+    IdxFile,
+    check_shape,
+    idx_digest,
+    read_idx,
+    small_labels,
+)
+from portproof.files import read_limited
 
 DATA_VARIABLE = "FASHION_MNIST_DIR"
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
@@ -42,57 +47,10 @@ FASHION_MNIST_CLASSES = (
 NUM_CLASSES = len(FASHION_MNIST_CLASSES)
 DIGIT_CLASSES = tuple(str(label) for label in range(NUM_CLASSES))
 
-IMAGES_MAGIC = 0x00000803
-LABELS_MAGIC = 0x00000801
-MAX_IMAGE_SIDE = 1024
-MAX_UNPACKED_BYTES = 1024**3
-# Deflate packs at most 1,032 bytes into one: a smaller file cannot hold what its header says.
-MAX_DEFLATE_RATIO = 1032
-CHUNK_BYTES = 1024 * 1024
-
-
-@dataclass(frozen=True)
-class IdxFile:
-    """One of the four files: its name without `.gz`, and Fashion-MNIST's own SHA-256."""
-
-    name: str
-    magic: int
-    num_bytes: int
-    """Size of Fashion-MNIST's own file, unpacked."""
-    sha256: str
-    """Of the unpacked file; the packed bytes differ from source to source."""
-
-    @property
-    def header_bytes(self) -> int:
-        """Return the size of magic number and dimensions; the magic's last byte counts these."""
-        return 4 + 4 * (self.magic & 0xFF)
-
-
-TRAIN_IMAGES = IdxFile(
-    "train-images-idx3-ubyte",
-    IMAGES_MAGIC,
-    47_040_016,
-    "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-)
-TRAIN_LABELS = IdxFile(
-    "train-labels-idx1-ubyte",
-    LABELS_MAGIC,
-    60_008,
-    "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-)
-TEST_IMAGES = IdxFile(
-    "t10k-images-idx3-ubyte",
-    IMAGES_MAGIC,
-    7_840_016,
-    "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-)
-TEST_LABELS = IdxFile(
-    "t10k-labels-idx1-ubyte",
-    LABELS_MAGIC,
-    10_008,
-    "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-)
-IDX_FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
+CLASS_NAMES = "class_names.txt"
+MAX_NAMES_BYTES = 64 * 1024
+RAW_FOLDERS = ("", "raw", "*/raw")
+"""Where in a named folder the IDX files may lie: in torchvision's root, two below."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +59,16 @@ class Dataset:
 
     folder: Path
     name: str
-    """`fashion-mnist`, or for any other IDX set its folder's name and the fingerprint's start."""
+    """`fashion-mnist`, or for any other set its folder's name and the fingerprint's start."""
     fingerprint: str
-    """SHA-256 over the four files' SHA-256, in hexadecimal."""
+    """SHA-256 over the four files' SHA-256, in hexadecimal; of another form, as IDX files."""
     class_names: tuple[str, ...]
+    first_label: int
+    """What the files call class 0."""
     train_images: Array
     """uint8 (N, H, W)."""
     train_labels: Array
-    """uint8 (N,)."""
+    """uint8 (N,), from 0."""
     test_images: Array
     test_labels: Array
 
@@ -122,9 +82,9 @@ def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def find_dataset(data_dir: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder to read: `data_dir`, `FASHION_MNIST_DIR`, the cache, or Debian's.
+    """Return what to read: `data_dir`, `FASHION_MNIST_DIR`, or one of `usual_folders`.
 
-    The first two are what the caller named and are taken as they are; the last two count only
+    The first two are what the caller named and are taken as they are; the others count only
     where all four files are there.
 
     Raises:
@@ -134,13 +94,38 @@ def find_dataset(data_dir: Path | None, environ: Mapping[str, str] = os.environ)
     if named is not None:
         flag = "--data-dir" if data_dir else DATA_VARIABLE
         return _existing_folder(named.expanduser(), flag)
-    for folder in (cache_dir(environ), DEBIAN_DIR):
+    for folder in usual_folders(environ):
         if all(find_file(folder, file) for file in IDX_FILES):
             return folder
     raise UsageError(
         f"the data set is not here: run `{FETCH_COMMAND}`, or name a folder with the four IDX "
         f"files by `--data-dir` or {DATA_VARIABLE}"
     )
+
+
+def usual_folders(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """Return where Fashion-MNIST may lie: our cache, Debian's, torchvision's, Keras's folders."""
+    home = Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+    keras = Path(environ.get("KERAS_HOME") or home / ".keras") / "datasets" / "fashion-mnist"
+    roots = (Path("data"), Path(), home / "data", home)
+    torchvision = (root / "FashionMNIST" / "raw" for root in roots)
+    return (cache_dir(environ), DEBIAN_DIR, *torchvision, keras)
+
+
+def find_dataset_again(
+    recorded: Mapping[str, Any], data_dir: Path | None, environ: Mapping[str, str] = os.environ
+) -> Path:
+    """Return the folder of the data that a run's record describes: `data_dir`, or the one recorded.
+
+    Where that is gone, or the record is too old to name one, it is looked for as for a new run.
+
+    Raises:
+        UsageError: as `find_dataset`.
+    """
+    folder = recorded.get("folder")
+    if data_dir is None and isinstance(folder, str) and os.path.exists(folder):
+        return Path(folder)
+    return find_dataset(data_dir, environ)
 
 
 def find_file(folder: Path, file: IdxFile) -> Path | None:
@@ -152,7 +137,9 @@ def find_file(folder: Path, file: IdxFile) -> Path | None:
 
 
 def load_dataset(folder: Path) -> Dataset:
-    """Read and check the four IDX files in `folder`, each plain or `.gz`.
+    """Read and check the data set in `folder`: four IDX files, plain or `.gz`, or another form.
+
+    A file `class_names.txt` beside it, one a line, names the classes.
 
     Raises:
         UsageError: a file is missing, damaged or not what its name says, or the files don't
@@ -167,29 +154,22 @@ def load_dataset(folder: Path) -> Dataset:
         raise UsageError(f"{error}; {_remedy(folder)}") from error
 
 
-def read_idx(path: Path, file: IdxFile) -> tuple[Array, str]:
-    """Read one IDX file; return its values, uint8 and read-only, and its SHA-256.
-
-    Raises:
-        UsageError: unreadable, or not an IDX file of the kind and length that it should be.
-    """
-    try:
-        if not path.is_file():
-            raise UsageError(f"{path} is not a file")
-        if path.suffix == ".gz":
-            return _read_packed(path, file)
-        return _read_plain(path, file)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UsageError(f"{path} is not a whole gzip file: {error}") from error
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _load(folder: Path) -> Dataset:
-    arrays, digests = {}, []
-    for file in IDX_FILES:
-        arrays[file], digest = read_idx(_require_file(folder, file), file)
-        digests.append(digest)
+def _load(place: Path) -> Dataset:
+    if place.is_dir() and not os.access(place, os.R_OK | os.X_OK):
+        raise UsageError(f"cannot read {place}: permission denied")
+    paths = _idx_paths(place)
+    found = None if paths else read_other_form(place)
+    if found is not None:
+        folder, names = place, found.class_names
+        arrays, digests = _as_idx(folder, found)
+    else:
+        if not paths:
+            raise UsageError(f"{place} holds {what_lies_in(place)}; wanted: {WANTED}")
+        folder, names = next(iter(paths.values())).parent, None
+        arrays, digests = {}, []
+        for file in IDX_FILES:
+            arrays[file], digest = read_idx(_require_file(folder, file, paths), file)
+            digests.append(digest)
     for images, labels in ((TRAIN_IMAGES, TRAIN_LABELS), (TEST_IMAGES, TEST_LABELS)):
         _check_pair(folder, images, arrays[images], labels, arrays[labels])
     _check_sizes(folder, arrays[TRAIN_IMAGES], arrays[TEST_IMAGES])
@@ -200,21 +180,131 @@ def _load(folder: Path) -> Dataset:
         path = find_file(folder, foreign[0])
         raise UsageError(f"{path} is not Fashion-MNIST's (SHA-256 of the unpacked file)")
     fingerprint = hashlib.sha256("".join(digests).encode()).hexdigest()
+    names = named_classes(folder) or names or (None if foreign else FASHION_MNIST_CLASSES)
+    first, names = _classes(folder, names, arrays[TRAIN_LABELS], arrays[TEST_LABELS])
     return Dataset(
         folder=folder,
         name=_foreign_name(folder, fingerprint) if foreign else FASHION_MNIST,
         fingerprint=fingerprint,
-        class_names=DIGIT_CLASSES if foreign else FASHION_MNIST_CLASSES,
+        class_names=names,
+        first_label=first,
         train_images=arrays[TRAIN_IMAGES],
-        train_labels=arrays[TRAIN_LABELS],
+        train_labels=_from_zero(arrays[TRAIN_LABELS], first),
         test_images=arrays[TEST_IMAGES],
-        test_labels=arrays[TEST_LABELS],
+        test_labels=_from_zero(arrays[TEST_LABELS], first),
     )
+
+
+def _idx_paths(place: Path) -> dict[IdxFile, Path]:
+    """Return the IDX files in a folder or, as in torchvision's root, below it.
+
+    Raises:
+        UsageError: there are several sets.
+    """
+    best: list[dict[IdxFile, Path]] = [{}]
+    for pattern in RAW_FOLDERS:
+        for folder in sorted(place.glob(pattern)) if pattern else [place]:
+            paths = _idx_paths_in(folder) if folder.is_dir() else {}
+            if len(paths) > len(best[0]):
+                best = [paths]
+            elif paths and len(paths) == len(best[0]) and best[0][TRAIN_IMAGES].parent != place:
+                best.append(paths)
+    if len(best) > 1:
+        folders = ", ".join(str(next(iter(paths.values())).parent) for paths in best)
+        raise UsageError(f"{place} holds several data sets: name one of {folders}")
+    return best[0]
+
+
+def _idx_paths_in(folder: Path) -> dict[IdxFile, Path]:
+    exact = {file: path for file in IDX_FILES if (path := find_file(folder, file))}
+    if exact or not os.access(folder, os.R_OK | os.X_OK):
+        return exact
+    sets: dict[str, dict[IdxFile, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        for file in IDX_FILES:
+            if match := file.also_named.fullmatch(path.name):
+                sets.setdefault(match[1], {}).setdefault(file, path)
+    if len(sets) > 1:
+        names = ", ".join(sorted(name.strip("-_") or "one without a name" for name in sets))
+        raise UsageError(
+            f"{folder} holds several data sets ({names}): put the four files of one in a folder of "
+            "its own"
+        )
+    return next(iter(sets.values()), {})
+
+
+def _as_idx(folder: Path, found: Found) -> tuple[dict[IdxFile, Array], list[str]]:
+    """Return the arrays of another form, and the SHA-256 that each would have as an IDX file."""
+    arrays = {
+        TRAIN_IMAGES: found.train_images,
+        TRAIN_LABELS: small_labels(folder, found.train_labels),
+        TEST_IMAGES: found.test_images,
+        TEST_LABELS: small_labels(folder, found.test_labels),
+    }
+    for file, array in arrays.items():
+        check_shape(folder, array.shape)
+        arrays[file] = np.ascontiguousarray(array)
+        arrays[file].flags.writeable = False
+    return arrays, [idx_digest(file, arrays[file]) for file in IDX_FILES]
+
+
+def named_classes(folder: Path) -> tuple[str, ...] | None:
+    """Return the lines of `class_names.txt`, None where there is none.
+
+    Raises:
+        UsageError: unreadable, too large, or with two classes of one name.
+    """
+    path = (folder if folder.is_dir() else folder.parent) / CLASS_NAMES
+    if not path.exists():
+        return None
+    try:
+        lines = read_limited(path, MAX_NAMES_BYTES).decode().splitlines()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names or len(set(names)) < len(names) or not all(map(str.isprintable, names)):
+        raise UsageError(f"{path} must name each class in a line, each by another name")
+    return names
+
+
+def _classes(
+    folder: Path, names: tuple[str, ...] | None, train_labels: Array, test_labels: Array
+) -> tuple[int, tuple[str, ...]]:
+    """Return the first label and the classes' names; without names, those of digits or numbers.
+
+    Raises:
+        UsageError: more labels than names, or a test label that no training image has.
+    """
+    low, high = int(train_labels.min()), int(train_labels.max())
+    if names is None and high < NUM_CLASSES:
+        low, names = 0, DIGIT_CLASSES
+    elif names is None:
+        low = min(low, 1)
+        names = tuple(str(label) for label in range(low, high + 1))
+    elif high < len(names):
+        low = 0
+    last = low + len(names) - 1
+    for file, labels in ((TRAIN_LABELS, train_labels), (TEST_LABELS, test_labels)):
+        wrong = np.flatnonzero((labels < low) | (labels > last))
+        if len(wrong):
+            raise UsageError(
+                f"{folder}: labels in {file.name} must be within {low}–{last}; received "
+                f"{labels[wrong[0]]} at position {wrong[0]} ({CLASS_NAMES} may name more classes)"
+            )
+    return low, names
+
+
+def _from_zero(labels: Array, first: int) -> Array:
+    if first == 0:
+        return labels
+    shifted = labels - np.uint8(first)
+    shifted.flags.writeable = False
+    return shifted
 
 
 def _existing_folder(folder: Path, flag: str) -> Path:
     try:
-        if folder.is_dir():
+        if folder.is_dir() or (folder.is_file() and folder.suffix == ".npz"):
             return folder
         problem = "is not a folder" if folder.exists() else "does not exist"
     except OSError as error:
@@ -222,10 +312,8 @@ def _existing_folder(folder: Path, flag: str) -> Path:
     raise UsageError(f"the data folder {folder} ({flag}) {problem}")
 
 
-def _require_file(folder: Path, file: IdxFile) -> Path:
-    path = find_file(folder, file)
-    if path is None and folder.is_dir() and not os.access(folder, os.X_OK):
-        raise UsageError(f"cannot read {folder}: permission denied")
+def _require_file(folder: Path, file: IdxFile, paths: dict[IdxFile, Path]) -> Path:
+    path = paths.get(file)
     if path is None:
         raise UsageError(f"{folder} holds neither {file.name} nor {file.name}.gz")
     return path
@@ -246,83 +334,13 @@ def _foreign_name(folder: Path, fingerprint: str) -> str:
     return f"idx-set {folder.resolve().name} (sha256 {fingerprint[:12]})"
 
 
-def _read_plain(path: Path, file: IdxFile) -> tuple[Array, str]:
-    with path.open("rb") as stream:
-        shape = _read_header(path, stream, file)
-        expected = file.header_bytes + math.prod(shape)
-        _check_length(path, os.fstat(stream.fileno()).st_size, expected)
-        mapped = np.memmap(stream, np.uint8, mode="r", offset=file.header_bytes, shape=shape)
-        stream.seek(0)
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return np.asarray(mapped), digest
-
-
-def _read_packed(path: Path, file: IdxFile) -> tuple[Array, str]:
-    with gzip.open(path, "rb") as stream:
-        shape = _read_header(path, stream, file)
-        num_bytes = math.prod(shape)
-        if num_bytes > path.stat().st_size * MAX_DEFLATE_RATIO:
-            raise UsageError(f"{path} is too short for the {num_bytes:,} values its header names")
-        values = np.empty(num_bytes, np.uint8)
-        filled = _fill(stream, values.data)
-        longer = len(stream.read(1))
-    _check_length(path, file.header_bytes + filled + longer, file.header_bytes + num_bytes)
-    digest = hashlib.sha256(struct.pack(f">{1 + len(shape)}I", file.magic, *shape))
-    digest.update(values.data)
-    values.flags.writeable = False  # as a memory-mapped file's are
-    return values.reshape(shape), digest.hexdigest()
-
-
-def _fill(stream: BinaryIO | gzip.GzipFile, buffer: memoryview) -> int:
-    """Read until `buffer` is full or `stream` ends; return how many bytes were read."""
-    filled = 0
-    while filled < len(buffer):
-        chunk = stream.read(min(CHUNK_BYTES, len(buffer) - filled))
-        if not chunk:
-            break
-        buffer[filled : filled + len(chunk)] = chunk
-        filled += len(chunk)
-    return filled
-
-
-def _read_header(path: Path, stream: BinaryIO | gzip.GzipFile, file: IdxFile) -> tuple[int, ...]:
-    """Return the shape, (N, H, W) or (N,), that the header at the start of `stream` names."""
-    header = stream.read(file.header_bytes)
-    kind = "images" if file.magic == IMAGES_MAGIC else "labels"
-    if len(header) >= 4 and int.from_bytes(header[:4], "big") != file.magic:
+def _check_sizes(folder: Path, train_images: Array, test_images: Array) -> None:
+    train, test = train_images.shape[1:], test_images.shape[1:]
+    if train != test:
         raise UsageError(
-            f"{path} is not an IDX file of {kind}: its magic number is 0x{header[:4].hex()} "
-            f"where 0x{file.magic:08x} is expected"
+            f"{folder}: training and test images must be of one size; "
+            f"received {train[0]}×{train[1]} and {test[0]}×{test[1]}"
         )
-    if len(header) < file.header_bytes:
-        raise UsageError(f"{path} is cut off within the header, after {len(header)} bytes")
-    shape = struct.unpack(f">{len(header) // 4 - 1}I", header[4:])
-    _check_shape(path, shape)
-    return shape
-
-
-def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
-    if shape[0] == 0:
-        raise UsageError(f"{path} is empty: its header names 0 items")
-    if len(shape) == 3 and (shape[1] != shape[2] or not 1 <= shape[1] <= MAX_IMAGE_SIDE):
-        raise UsageError(
-            f"{path}: images must be square with 1 to {MAX_IMAGE_SIDE} pixels a side; "
-            f"received {shape[1]}×{shape[2]}"
-        )
-    if math.prod(shape) > MAX_UNPACKED_BYTES:
-        raise UsageError(
-            f"{path}: its header names {math.prod(shape):,} bytes, "
-            f"more than the {MAX_UNPACKED_BYTES:,} allowed"
-        )
-
-
-def _check_length(path: Path, received: int, expected: int) -> None:
-    if received < expected:
-        raise UsageError(
-            f"{path} is cut off: it holds {received:,} bytes where its header names {expected:,}"
-        )
-    if received > expected:
-        raise UsageError(f"{path} is longer than the {expected:,} bytes that its header names")
 
 
 def _check_pair(
@@ -332,19 +350,4 @@ def _check_pair(
         raise UsageError(
             f"{folder}: {images_file.name} holds {len(images):,} images "
             f"but {labels_file.name} {len(labels):,} labels"
-        )
-    if labels.max() >= NUM_CLASSES:
-        position = int(np.argmax(labels >= NUM_CLASSES))
-        raise UsageError(
-            f"{folder}: labels in {labels_file.name} must be within 0–{NUM_CLASSES - 1}; "
-            f"received {labels[position]} at position {position}"
-        )
-
-
-def _check_sizes(folder: Path, train_images: Array, test_images: Array) -> None:
-    train, test = train_images.shape[1:], test_images.shape[1:]
-    if train != test:
-        raise UsageError(
-            f"{folder}: training and test images must be of one size; "
-            f"received {train[0]}×{train[1]} and {test[0]}×{test[1]}"
         )

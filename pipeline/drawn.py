@@ -12,17 +12,16 @@ from typing import Any
 import numpy as np
 
 from pipeline.command import OneLineParser, guarded
-from pipeline.datasets import (
+from pipeline.datasets import NUM_CLASSES, Dataset
+from pipeline.errors import UsageError
+from pipeline.idx import (
     IMAGES_MAGIC,
     LABELS_MAGIC,
-    NUM_CLASSES,
     TEST_IMAGES,
     TEST_LABELS,
     TRAIN_IMAGES,
     TRAIN_LABELS,
-    Dataset,
 )
-from pipeline.errors import UsageError
 from portproof.files import write_bytes
 
 Array = np.ndarray[Any, Any]

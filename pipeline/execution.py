@@ -1,5 +1,6 @@
 """How a run is carried out: what may change its speed and rounding, but not its meaning."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,20 @@ class Execution:
                 f"`num_threads` must be between 1 and {MAX_THREADS}; "
                 f"received num_threads={self.num_threads}"
             )
+
+
+def execution_from_dict(fields: dict[str, Any]) -> Execution:
+    """Build an execution from plain values, as a record holds them; of older ones, what is known.
+
+    Raises:
+        UsageError: a field is out of its range or of a wrong type.
+    """
+    known = {field.name for field in dataclasses.fields(Execution)}
+    values = {name: value for name, value in fields.items() if name in known}
+    try:
+        return Execution(**{**values, "loggers": tuple(values.get("loggers", ("csv",)))})
+    except TypeError as error:
+        raise UsageError(f"an execution cannot be {values!r:.200}: {error}") from error
 
 
 def computed(fields: dict[str, Any]) -> dict[str, Any]:

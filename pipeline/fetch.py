@@ -21,15 +21,14 @@ from filelock import FileLock, Timeout
 from pipeline.datasets import (
     DATA_VARIABLE,
     DEBIAN_DIR,
-    IDX_FILES,
-    IdxFile,
     cache_dir,
     find_dataset,
     find_file,
     load_dataset,
-    read_idx,
+    usual_folders,
 )
 from pipeline.errors import RunError, UsageError
+from pipeline.idx import IDX_FILES, IdxFile, read_idx
 from pipeline.terminal import say as say_line
 from portproof.files import write_whole
 
@@ -125,7 +124,7 @@ def _present_folder(environ: Mapping[str, str]) -> Path | None:
     if environ.get(DATA_VARIABLE):
         return find_dataset(None, environ)
     # As in find_dataset, a whole but damaged cache hides Debian's folder, so it is fetched anew.
-    for folder in (cache_dir(environ), DEBIAN_DIR):
+    for folder in usual_folders(environ):
         if all(find_file(folder, file) for file in IDX_FILES):
             return folder if all(is_right(folder, file) for file in IDX_FILES) else None
     return None

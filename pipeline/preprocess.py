@@ -1,5 +1,6 @@
 """From the files' images to the three sets that are trained, validated and tested on."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,28 @@ class PreparedData:
     train: LabeledImages
     validation: LabeledImages
     test: LabeledImages
+
+
+def fitted(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """Return `recipe` with the data set's number of classes, unless it asks for another."""
+    if recipe.num_classes != Recipe.num_classes:
+        return recipe
+    return dataclasses.replace(recipe, num_classes=len(dataset.class_names))
+
+
+def explained(dataset: Dataset, recipe: Recipe) -> list[str]:
+    """Return a line for each thing about the data that a run takes otherwise than they are."""
+    lines, size = [], dataset.train_images.shape[1]
+    if size != recipe.image_size:
+        to = recipe.image_size
+        lines.append(
+            f"images of {size}×{size} pixels are trained at {to}×{to}; "
+            f"`image_size: {size}` in a --config file keeps them"
+        )
+    if dataset.first_label:
+        last = dataset.first_label + len(dataset.class_names) - 1
+        lines.append(f"labels {dataset.first_label}–{last} are classes 0–{last - 1}")
+    return lines
 
 
 def prepare(dataset: Dataset, recipe: Recipe) -> PreparedData:

@@ -20,6 +20,9 @@ MAX_NESTING = 16
 MAX_INTEGER_BITS = 1024
 MAX_IMAGE_SIZE = 1024
 MAX_WIDTH = 65_536
+MAX_FLOAT32 = (2 - 2**-23) * 2.0**127
+FLOAT32_DIGITS = 9
+"""So many decimal digits tell any two float32 apart."""
 # PyYAML raises these for a value that does not fit the type it is marked with.
 UNCAUGHT_BY_YAML = (ValueError, LookupError, AttributeError, TypeError, OverflowError)
 
@@ -31,6 +34,19 @@ def nearest_float32(value: float) -> float:
     float64 model. A number that float32 can hold is the same number on both sides.
     """
     return struct.unpack("=f", struct.pack("=f", value))[0]  # native "f" would overflow to inf
+
+
+def shortest(value: Any) -> Any:
+    """Return 0.001 for 0.0010000000474974513: the fewest digits that stand for the same float32.
+
+    What is no float32 stays as it is.
+    """
+    if isinstance(value, float) and math.isfinite(value) and abs(value) <= MAX_FLOAT32:
+        for digits in range(1, FLOAT32_DIGITS + 1):
+            short = float(f"{value:.{digits}g}")
+            if abs(short) <= MAX_FLOAT32 and nearest_float32(short) == value:
+                return short
+    return value
 
 
 @dataclass(frozen=True)
@@ -170,8 +186,15 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
-    """Write `recipe` to `path` as YAML, field by field in the recipe's own order."""
-    write_text(path, yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False))
+    """Write `recipe` to `path` as YAML, field by field in the recipe's own order.
+
+    Floats have the fewest digits from which reading makes the same float32 again.
+    """
+    fields = {
+        name: [shortest(item) for item in value] if isinstance(value, list) else shortest(value)
+        for name, value in recipe_to_dict(recipe).items()
+    }
+    write_text(path, yaml.safe_dump(fields, sort_keys=False))
 
 
 class _LoaderWithoutAliases(yaml.SafeLoader):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import RunError
+from pipeline.npz import read_member
 from portproof.files import (
     finite,
     read_json,
@@ -46,12 +47,6 @@ MAX_LAYER_SIZE = 2**53
 """No size of a layer's output, and no number of its parameters, may be larger: a double counts
 them all."""
 
-HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
-"""NumPy's readers of what stands before an array, by the version of the form."""
-
 
 @dataclass(frozen=True)
 class Record:
@@ -66,7 +61,8 @@ class Record:
     recipe: dict[str, Any]
     execution: dict[str, Any]
     dataset: dict[str, Any]
-    """`name`, `fingerprint` (SHA-256 over the four files'), `class_names`, and image counts."""
+    """`folder` (missing in older records), `name`, `fingerprint` (SHA-256 over the four files'),
+    `class_names`, and image counts."""
     environment: dict[str, Any]
     """Versions, CPU, GPU, threads."""
     parameters: int
@@ -196,7 +192,9 @@ def read_predictions(run_dir: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[An
     try:
         content = io.BytesIO(read_limited(path, MAX_PREDICTIONS_BYTES))
         with zipfile.ZipFile(content) as archive:
-            logits, labels = (_read_member(archive, name) for name in ("logits", "labels"))
+            logits, labels = (
+                read_member(archive, name, MAX_PREDICTIONS_BYTES) for name in ("logits", "labels")
+            )
     except Exception as error:  # zipfile, zlib and NumPy each raise their own
         raise RunError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
@@ -204,24 +202,6 @@ def read_predictions(run_dir: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[An
     if logits.dtype.kind != "f" or labels.dtype != np.int64:
         raise RunError(f"{path} holds {logits.dtype} logits and {labels.dtype} labels")
     return logits, labels
-
-
-def _read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
-    """Read an array of an npz, after a look at the sizes that the archive and its header name."""
-    member = archive.getinfo(f"{name}.npy")
-    if member.file_size > MAX_PREDICTIONS_BYTES:
-        raise ValueError(
-            f"{name} is larger than the {MAX_PREDICTIONS_BYTES:,} bytes allowed for its kind"
-        )
-    with archive.open(member) as stream:
-        content = io.BytesIO(stream.read())  # no more than `file_size`
-    # From memory NumPy would take what the header names before it finds that less is there.
-    read_header = HEADERS[np.lib.format.read_magic(content)]
-    shape, _, dtype = read_header(content)
-    if math.prod(shape) * dtype.itemsize > len(content.getbuffer()) - content.tell():
-        raise ValueError(f"{name} is too short for the {shape} values that its header names")
-    content.seek(0)
-    return np.lib.format.read_array(content, allow_pickle=False)
 
 
 def series(record: Record, name: str) -> list[float]:

@@ -1,11 +1,13 @@
 """One run, from the data to the record: what both trainers do around their framework."""
 
 import dataclasses
+import itertools
 import os
 import shlex
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from filelock import FileLock, Timeout
 
-from pipeline.datasets import find_dataset, load_dataset
+from pipeline.datasets import Dataset, find_dataset_again, load_dataset
 from pipeline.engines import ENGINES
 from pipeline.environment import describe_machine, package_versions
 from pipeline.errors import RunError, Terminated, UsageError
@@ -22,13 +24,15 @@ from pipeline.evaluation import Evaluation, evaluate_logits
 from pipeline.execution import Execution, computed
 from pipeline.journal import Journal, Startup
 from pipeline.network import first_weights
-from pipeline.preprocess import LabeledImages, PreparedData, prepare
-from pipeline.recipe import Recipe, recipe_to_dict, write_recipe
+from pipeline.preprocess import LabeledImages, PreparedData, explained, fitted, prepare
+from pipeline.recipe import Recipe, recipe_from_dict, recipe_to_dict, write_recipe
 from pipeline.record import (
     LOG,
     PLOTS,
+    PREDICTIONS,
     RECIPE,
     RECORD,
+    REPORT,
     Record,
     read_record,
     write_predictions,
@@ -73,10 +77,13 @@ def run_training(
     recipe: Recipe,
     execution: Execution,
     data_dir: Path | None,
-    run_dir: Path,
+    run_dir: Path | None,
     resume: bool,
 ) -> Record:
     """Train and test one engine on one recipe and write the run folder.
+
+    Without a `run_dir` it is a new folder, `runs/ENGINE-VARIANT-TIME`. With `resume` the run goes
+    on by its record, to more epochs too, with the data where it found them.
 
     Raises:
         UsageError: the call cannot be carried out as it is; nothing is left behind.
@@ -88,29 +95,36 @@ def run_training(
     if reason is not None:
         raise UsageError(f"{engine} cannot run here: {reason}")
     require_loggers(execution.loggers)
-    dataset = load_dataset(find_dataset(data_dir))
+    before = record_to_resume(run_dir) if run_dir and resume else None
+    dataset = load_dataset(find_dataset_again(before.dataset if before else {}, data_dir))
+    recipe = fitted(recipe, dataset)
     data = prepare(dataset, recipe)
     weights = first_weights(recipe)
     startup.end("data")
-    with _claimed(run_dir, resume):
-        record = _resumed(run_dir, engine, recipe, execution, data) if resume else None
+    named = run_dir or Path("runs") / time.strftime(f"{engine}-{recipe.variant}-%Y%m%d-%H%M%S")
+    with _claimed(named, resume, is_named=run_dir is not None) as folder:
+        record = _resumed(folder, engine, recipe, execution, dataset) if resume else None
         if record is not None and record.status == "complete":
-            say(f"{run_dir} is complete: {_headline(record)}")
+            say(f"{folder} is complete: {_headline(record)}; --epochs with more goes on")
             return record
-        record = record or _new_record(engine, recipe, execution, data)
-        write_recipe(run_dir / RECIPE, recipe)
-        write_record(run_dir, record)  # from here on there is something to go on with
-        journal = Journal(run_dir, record, len(data.train), _speaker(execution), startup)
-        say(f"{engine} {recipe.variant}: {run_dir}")
+        record = record or _new_record(engine, recipe, execution, data, dataset.folder)
+        write_recipe(folder / RECIPE, recipe)
+        write_record(folder, record)  # from here on there is something to go on with
+        journal = Journal(folder, record, len(data.train), _speaker(execution), startup)
+        say(f"{engine} {recipe.variant}: {folder}")
+        for line in explained(dataset, recipe):
+            say(line)
+            with (folder / LOG).open("a") as log:
+                print(line, file=log)
         os.environ.update(_environment(engine, recipe, execution))
-        with _tracking_ended(journal), _failures_recorded(journal):
-            with noise_to(run_dir / LOG), _no_keras_home():
+        with _tracking_ended(journal), _failures_recorded(journal, before):
+            with noise_to(folder / LOG), _no_keras_home():
                 half = load_half()
                 startup.end("framework")
                 logits = _train_and_predict(half, recipe, data, execution, journal, weights)
             evaluation = evaluate_logits(logits, data.test.labels, data.class_names)
-            write_predictions(run_dir, logits, data.test.labels)
-            with noise_to(run_dir / LOG):  # matplotlib's, where it finds no home
+            write_predictions(folder, logits, data.test.labels)
+            with noise_to(folder / LOG):  # matplotlib's, where it finds no home
                 _write_report(journal, evaluation, data)
             journal.complete({"loss": evaluation.loss, "accuracy": evaluation.accuracy})
         say(f"{engine} {recipe.variant}: {_headline(journal.record)}")
@@ -128,6 +142,8 @@ def _train_and_predict(
     resolved = half.configure(recipe, execution)
     journal.record.environment.update(resolved)
     _start_tracking(execution, journal, data)
+    for result in (PREDICTIONS, REPORT):  # of fewer epochs, where a run goes on to more
+        (journal.run_dir / result).unlink(missing_ok=True)
     model = half.train(recipe, data, execution, journal, weights)
     journal.end_training()
     return half.predict_logits(model, data.test, recipe, execution)
@@ -158,14 +174,39 @@ def _tracking_ended(journal: Journal) -> Iterator[None]:
                 journal.trackers.end(journal.record)
 
 
+def record_to_resume(run_dir: Path) -> Record:
+    """Return the record by which a run goes on.
+
+    Raises:
+        UsageError: there is none.
+        RunError: it is broken.
+    """
+    if not (run_dir / RECORD).is_file():
+        raise UsageError(f"cannot resume: {run_dir} holds no {RECORD}; start without --resume")
+    return read_record(run_dir)
+
+
+def _made(run_dir: Path) -> Path:
+    """Make a folder for a new run, with a number behind its name where another run has that."""
+    for number in itertools.count(1):
+        folder = run_dir if number == 1 else run_dir.with_name(f"{run_dir.name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            if not os.path.lexists(folder):  # what is in the way is a part of its path
+                raise
+    raise AssertionError("there is always another number")
+
+
 @contextmanager
-def _claimed(run_dir: Path, resume: bool) -> Iterator[None]:
+def _claimed(run_dir: Path, resume: bool, is_named: bool) -> Iterator[Path]:
     """Hold the run folder against a second run; leave it as it was if the call was wrong."""
     was_empty = False
     try:
-        created = not run_dir.exists()
-        if resume and not (run_dir / RECORD).is_file():
-            raise UsageError(f"cannot resume: {run_dir} holds no {RECORD}; start without --resume")
+        created = not is_named or not run_dir.exists()
+        if not is_named:
+            run_dir = _made(run_dir)
         if not resume and not (run_dir / LOCK).exists():  # not a run's: don't even lock it
             _require_empty(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -181,7 +222,7 @@ def _claimed(run_dir: Path, resume: bool) -> Iterator[None]:
         if not resume:
             _require_empty(run_dir)
             was_empty = True
-        yield
+        yield run_dir
     except UsageError:
         if created:
             shutil.rmtree(run_dir, ignore_errors=True)
@@ -237,15 +278,18 @@ def _require_empty(run_dir: Path) -> None:
         )
 
 
-def _new_record(engine: str, recipe: Recipe, execution: Execution, data: PreparedData) -> Record:
+def _new_record(
+    engine: str, recipe: Recipe, execution: Execution, data: PreparedData, data_folder: Path
+) -> Record:
     return Record(
         status="running",
         engine=engine,
         variant=recipe.variant,
-        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        command=_called(),
         recipe=recipe_to_dict(recipe),
         execution={**dataclasses.asdict(execution), "loggers": list(execution.loggers)},
         dataset={
+            "folder": str(data_folder.absolute()),
             "name": data.name,
             "fingerprint": data.fingerprint,
             "class_names": list(data.class_names),
@@ -259,25 +303,45 @@ def _new_record(engine: str, recipe: Recipe, execution: Execution, data: Prepare
 
 
 def _resumed(
-    run_dir: Path, engine: str, recipe: Recipe, execution: Execution, data: PreparedData
+    run_dir: Path, engine: str, recipe: Recipe, execution: Execution, dataset: Dataset
 ) -> Record:
-    record = read_record(run_dir)
+    record = record_to_resume(run_dir)
+    wanted = recipe_to_dict(recipe)
+    same_length = {**record.recipe, "num_epochs": recipe.num_epochs}
     for name, before, now in (
         ("engine", record.engine, engine),
-        ("recipe", record.recipe, recipe_to_dict(recipe)),
+        ("recipe", same_length, wanted),
         ("execution", computed(record.execution), computed(dataclasses.asdict(execution))),
         ("packages", record.environment.get("packages"), package_versions()),
     ):
         if before != now:
             raise UsageError(f"cannot resume {run_dir}: {difference(name, before, now)}")
-    if record.dataset["fingerprint"] != data.fingerprint:
+    if record.dataset["fingerprint"] != dataset.fingerprint:
         raise UsageError(
-            f"cannot resume {run_dir}: it was trained on {record.dataset['name']}, "
-            f"received {data.name}"
+            f"cannot resume {run_dir}: it was trained on {record.dataset['name']}, received "
+            f"{dataset.name} from {dataset.folder}; name the folder of its data by --data-dir"
         )
-    if record.status == "complete":
+    if recipe.num_epochs < len(record.history):
+        raise UsageError(
+            f"cannot resume {run_dir}: it has trained {len(record.history)} epochs, received "
+            f"num_epochs={recipe.num_epochs}; name at least as many, or start a new run"
+        )
+    is_longer = record.recipe != wanted
+    if record.status == "complete" and not is_longer:
         return record
-    return dataclasses.replace(record, status="running", failure=None)
+    return dataclasses.replace(
+        record,
+        status="running",
+        failure=None,
+        test={},
+        recipe=wanted,
+        command=_called() if is_longer else record.command,
+        dataset={**record.dataset, "folder": str(dataset.folder.absolute())},
+    )
+
+
+def _called() -> list[str]:
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def difference(name: str, before: Any, now: Any) -> str:
@@ -289,11 +353,17 @@ def difference(name: str, before: Any, now: Any) -> str:
 
 
 @contextmanager
-def _failures_recorded(journal: Journal) -> Iterator[None]:
-    """Write down in the record why training ended early."""
+def _failures_recorded(journal: Journal, before: Record | None) -> Iterator[None]:
+    """Write down in the record why training ended early; a wrong call leaves it as it was `before`.
+
+    `before` is the record of the run that goes on.
+    """
     try:
         yield
     except UsageError:
+        if before is not None:
+            write_recipe(journal.run_dir / RECIPE, recipe_from_dict(before.recipe))
+            write_record(journal.run_dir, before)
         raise
     except KeyboardInterrupt as error:
         how = "terminated" if isinstance(error, Terminated) else "interrupted"

@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from pipeline.errors import UsageError
 from pipeline.event_files import EventFile
+from pipeline.recipe import shortest
 from pipeline.record import (
     BEST_WEIGHTS,
     EPOCH_METRICS,
@@ -211,7 +212,7 @@ class MlflowTracker:
         else:
             self.client = MlflowClient(uri)
             experiment = experiment_id(self.client, None)
-        self.run_id = self._earlier_run() or self._new_run(experiment, record)
+        self.run_id = self._earlier_run(record) or self._new_run(experiment, record)
         self._logged = {
             (name, metric.step)
             for name in self.client.get_run(self.run_id).data.metrics
@@ -222,7 +223,7 @@ class MlflowTracker:
         """Write the recipe as parameters, tags, and the epochs of a resumed run."""
         from mlflow.entities import Param, RunTag
 
-        parameters = [Param(name, str(value)) for name, value in record.recipe.items()]
+        parameters = [Param(name, str(shortest(value))) for name, value in record.recipe.items()]
         tags = [RunTag(name, value) for name, value in tags_of(record).items()]
         self.client.log_batch(self.run_id, params=parameters, tags=tags)
         for epoch, metrics in epochs_of(record):
@@ -256,8 +257,11 @@ class MlflowTracker:
         finally:
             self.client.set_terminated(self.run_id, MLFLOW_STATUSES.get(record.status, "KILLED"))
 
-    def _earlier_run(self) -> str | None:
-        """Return the run that this folder's run has in the store, if it has one, and reopen it."""
+    def _earlier_run(self, record: Record) -> str | None:
+        """Return the run that this folder's run has in the store, if it has one, and reopen it.
+
+        One of fewer epochs stays as it is: MLflow lets nobody change a parameter.
+        """
         from mlflow.exceptions import MlflowException
 
         path = self.run_dir / MLFLOW_RUN
@@ -265,7 +269,9 @@ class MlflowTracker:
             run = self.client.get_run(path.read_text().strip())
         except (OSError, ValueError, MlflowException):  # none, not text, or of another store
             return None
-        if run.info.lifecycle_stage != "active":
+        num_epochs = str(record.recipe["num_epochs"])
+        is_other = run.data.params.get("num_epochs", num_epochs) != num_epochs
+        if run.info.lifecycle_stage != "active" or is_other:
             return None
         self.client.update_run(run.info.run_id, status="RUNNING")
         return str(run.info.run_id)

@@ -1,6 +1,7 @@
 """Train engines and variants one after the other and write their results side by side."""
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,19 +126,25 @@ def planned(arguments: argparse.Namespace) -> "list[Job]":
     ]
 
 
-def check_data(arguments: argparse.Namespace, jobs: "list[Job]") -> dict[str, Any]:
-    """Read data and first weights as the trainers will; return what a record says of the data.
+def check_data(
+    arguments: argparse.Namespace, jobs: "list[Job]"
+) -> "tuple[list[Job], dict[str, Any]]":
+    """Read data and first weights as the trainers will.
+
+    Return the jobs, for as many classes as the data have, and what a record says of the data.
 
     Raises:
         UsageError: they can't be used.
     """
     from pipeline.datasets import find_dataset, load_dataset
     from pipeline.network import first_weights
-    from pipeline.preprocess import prepare
+    from pipeline.preprocess import fitted, prepare
 
-    data = prepare(load_dataset(find_dataset(arguments.data_dir)), jobs[0].recipe)
+    dataset = load_dataset(find_dataset(arguments.data_dir))
+    jobs = [dataclasses.replace(job, recipe=fitted(job.recipe, dataset)) for job in jobs]
+    data = prepare(dataset, jobs[0].recipe)
     first_weights(jobs[0].recipe)
-    return {
+    return jobs, {
         "name": data.name,
         "fingerprint": data.fingerprint,
         "class_names": list(data.class_names),
@@ -224,7 +231,7 @@ def conduct(arguments: argparse.Namespace, scripts_dir: Path) -> None:
     from pipeline.session import claimed
 
     jobs = planned(arguments)
-    dataset = check_data(arguments, jobs)
+    jobs, dataset = check_data(arguments, jobs)
     with claimed(arguments.output_dir, "comparison"):
         train_and_compare(arguments, jobs, dataset, scripts_dir)
 

@@ -18,7 +18,8 @@ from pipeline.terminal import say
 
 ROOT = Path(__file__).parents[1]
 PARSER_NAMES = (
-    "idx-images", "idx-labels", "idx-gz", "download-gz", "safetensors", "weights", "question",
+    "idx-images", "idx-labels", "idx-gz", "set-npz", "set-csv", "class-names", "download-gz",
+    "safetensors", "weights", "question",
     "trace", "record", "layers", "predictions", "recipe", "older-benchmark", "work-so-far",
     "kept-results", "kept-verdict", "followed-steps", "comparison", "picture-png", "picture",
     "checkpoint",

@@ -26,10 +26,12 @@ from benchmark.difference import read_older
 from pipeline import fetch
 from pipeline.comparison import comparison_from_json, to_json
 from pipeline.cutout import SIZE
-from pipeline.datasets import TEST_IMAGES, TEST_LABELS, read_idx
+from pipeline.datasets import named_classes
 from pipeline.drawn import draw_images, idx_bytes
 from pipeline.errors import RunError, UsageError
 from pipeline.fetch import SourceError
+from pipeline.forms import NPZ_NAMES, read_csv, read_npz
+from pipeline.idx import TEST_IMAGES, TEST_LABELS, read_idx
 from pipeline.network import read_weights, shared_first_weights
 from pipeline.photos import FORMATS, PhotoError, _decode, _grey, read_photo
 from pipeline.recipe import preset, read_recipe_fields, recipe_from_dict, recipe_to_dict
@@ -124,12 +126,20 @@ def same(left: Any, right: Any) -> bool:
 # IDX
 
 
-def unpacked(content: bytes) -> bytes:
-    return gzip.decompress(content)
+def any_idx(num_dimensions: int) -> Callable[[bytes], Any]:
+    """Read packed or not, by content; labels of type int32 too."""
 
-
-def plain_idx(num_dimensions: int) -> Callable[[bytes], Any]:
     def reference(content: bytes) -> Any:
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+        if num_dimensions == 1 and content[2] == 0x0C:
+            first = 4 + 4 * content[3]
+            rows = np.frombuffer(content[first:], ">i4").reshape(
+                struct.unpack(f">{content[3]}I", content[4:first])
+            )
+            column = rows.reshape(len(rows), -1)[:, 0]
+            assert ((column >= 0) & (column < 256)).all()
+            return column.astype(np.uint8)
         words = struct.unpack(f">{1 + num_dimensions}I", content[: 4 + 4 * num_dimensions])
         assert words[0] == 0x0800 + num_dimensions
         values = np.frombuffer(content[4 + 4 * num_dimensions :], np.uint8)
@@ -141,6 +151,8 @@ def plain_idx(num_dimensions: int) -> Callable[[bytes], Any]:
 IMAGES, LABELS = draw_images(3, np.random.default_rng(0))
 IDX_IMAGES = idx_bytes(0x0803, IMAGES[:, :5, :5])
 IDX_LABELS = idx_bytes(0x0801, LABELS)
+IDX_INTEGERS = struct.pack(">2I", 0x0C01, 3) + LABELS.astype(">i4").tobytes()
+IDX_COLUMNS = struct.pack(">3I", 0x0C02, 3, 2) + np.repeat(LABELS, 2).astype(">i4").tobytes()
 GZ = gzip.compress(IDX_LABELS, mtime=0)
 
 
@@ -153,6 +165,37 @@ def streamed(path: Path) -> bytes:
 def first_member(content: bytes) -> bytes:
     with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
         return stream.read(len(IDX_LABELS))
+
+
+# Other forms of a data set
+
+
+def set_of_npz(path: Path) -> Any:
+    found = read_npz(path)
+    return found.train_images, found.train_labels, found.test_images, found.test_labels
+
+
+def set_npz_reference(content: bytes) -> Any:
+    x_train, y_train, x_test, y_test = npz_arrays(content, NPZ_NAMES)
+    return tuple(
+        array.reshape(array.shape[:-1]) if array.ndim == wanted + 1 else array
+        for array, wanted in ((x_train, 3), (y_train, 1), (x_test, 3), (y_test, 1))
+    )
+
+
+def csv_reference(content: bytes) -> Any:
+    lines = [line for line in content.decode("latin1").splitlines() if line.strip()]
+    if not lines[0].strip()[:1].isdigit():
+        del lines[0]
+    table = np.array([[int(cell) for cell in line.split(",")] for line in lines])
+    assert ((table >= 0) & (table < 256)).all()
+    side = math.isqrt(table.shape[1] - 1)
+    values = table.astype(np.uint8)
+    return values[:, 1:].reshape(-1, side, side), values[:, 0]
+
+
+def names_reference(content: bytes) -> Any:
+    return tuple(line.strip() for line in content.decode().splitlines() if line.strip())
 
 
 # safetensors
@@ -292,9 +335,13 @@ def npz(path: Path) -> Any:
 
 
 def npz_reference(content: bytes) -> Any:
+    return npz_arrays(content, ("logits", "labels"))
+
+
+def npz_arrays(content: bytes, names: tuple[str, ...]) -> Any:
     found = []
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        for name in ("logits", "labels"):
+        for name in names:
             member = archive.read(f"{name}.npy")
             size, start = ("<H", 10) if member[6] == 1 else ("<I", 12)
             (length,) = struct.unpack(size, member[8:start])
@@ -353,10 +400,9 @@ def shown(path: Path) -> Any:
     return photo.cutout.seen.shape, photo.cutout.seen.dtype.str
 
 
-def predictions(path: Path, values: Any) -> None:
-    logits, labels = values
+def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
     with path.open("wb") as file:
-        np.savez(file, logits=logits, labels=labels)
+        np.savez(file, **arrays)
 
 
 ROWS = {"75": {"weight": 1e-16, "adam.m": 0.0}, "150": {"weight": 2e-16, "adam.m": 1e-17}}
@@ -375,21 +421,31 @@ TABLE = {
     "schema": 1,
     "layers": [{**asdict(row), "output_shape": [*row.output_shape]} for row in LAYERS],
 }
+SET_NPZ = bytes_of(
+    save_arrays,
+    {"x_train": IMAGES[:, :2, :2], "y_train": LABELS,
+     "x_test": IMAGES[..., None], "y_test": LABELS.astype(np.int64)[:, None]},
+)  # fmt: skip
 TRACED = bytes_of(write_trace_file, TRACE)
 ASKED = bytes_of(write_question_file, QUESTION)
 RECIPE = yaml.safe_dump(recipe_to_dict(TINY), sort_keys=False).encode()
-PREDICTIONS = bytes_of(predictions, (np.eye(3, 10), np.arange(3)))
+PREDICTIONS = bytes_of(save_arrays, {"logits": np.eye(3, 10), "labels": np.arange(3)})
 CLEAR = (UsageError, RunError)
 
 PARSERS = {
     parser.name: parser
     for parser in (
         Parser("idx-images", "t10k-images-idx3-ubyte", lambda path: read_idx(path, TEST_IMAGES)[0],
-               plain_idx(3), (IDX_IMAGES,), CLEAR),
+               any_idx(3), (IDX_IMAGES,), CLEAR),
         Parser("idx-labels", "t10k-labels-idx1-ubyte", lambda path: read_idx(path, TEST_LABELS)[0],
-               plain_idx(1), (IDX_LABELS,), CLEAR),
+               any_idx(1), (IDX_LABELS, IDX_INTEGERS, IDX_COLUMNS), CLEAR),
         Parser("idx-gz", "t10k-labels-idx1-ubyte.gz", lambda path: read_idx(path, TEST_LABELS)[0],
-               lambda content: plain_idx(1)(unpacked(content)), (GZ,), CLEAR),
+               any_idx(1), (GZ, gzip.compress(IDX_INTEGERS, mtime=0)), CLEAR),
+        Parser("set-npz", "mnist.npz", set_of_npz, set_npz_reference, (SET_NPZ,), CLEAR),
+        Parser("set-csv", "train.csv", read_csv, csv_reference,
+               (b"label,a,b,c,d\n3,0,1,2,255\n0,4,5,6,7\n", b"1,2\n"), CLEAR),
+        Parser("class-names", "class_names.txt", lambda path: named_classes(path.parent),
+               names_reference, (b"ring\ncircle\n", "ü\n".encode()), CLEAR),
         Parser("download-gz", "download.gz", streamed, first_member, (GZ,), (SourceError,)),
         # For callers, `portproof` has no error but ValueError.
         Parser("safetensors", "a.safetensors", read_arrays, tensors,

@@ -3,14 +3,17 @@ import gzip
 import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import datasets
-from pipeline.datasets import IDX_FILES, Dataset, find_dataset, load_dataset
-from pipeline.drawn import draw_dataset, idx_bytes
+from pipeline.datasets import Dataset, find_dataset, load_dataset
+from pipeline.drawn import draw_dataset, idx_bytes, write_idx_set
 from pipeline.errors import UsageError
+from pipeline.idx import IDX_FILES, IMAGES_MAGIC
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = (file.name for file in IDX_FILES)
 NOWHERE = {"XDG_CACHE_HOME": "/nonexistent"}
@@ -102,7 +105,7 @@ def test_one_changed_pixel_changes_name_and_fingerprint(
         (tmp_path / source.name).symlink_to(source)
     images = fashion_mnist.train_images.copy()
     images[0, 0, 0] ^= 1
-    (tmp_path / TRAIN_IMAGES).write_bytes(idx_bytes(datasets.IMAGES_MAGIC, images))
+    (tmp_path / TRAIN_IMAGES).write_bytes(idx_bytes(IMAGES_MAGIC, images))
     changed = load_dataset(tmp_path)
     assert changed.name.startswith("idx-set ")
     assert changed.fingerprint != fashion_mnist.fingerprint
@@ -197,7 +200,7 @@ BAD_FILES = {
     ),
     "a label of 10": (
         lambda folder: rewrite(folder, TEST_LABELS, 8 + 3, b"\x0a"),
-        rf"labels in {TEST_LABELS} must be within 0–9; received 10 at position 3",
+        rf"labels in {TEST_LABELS} must be within 0–9; received 10 at position 3 ",
     ),
     "packed and cut off": (
         lambda folder: cut(pack(folder, TRAIN_IMAGES), 20),
@@ -219,9 +222,48 @@ BAD_FILES = {
         lambda folder: spoil_checksum(pack(folder, TRAIN_IMAGES)),
         r"\.gz is not a whole gzip file: CRC check failed",
     ),
-    "not packed at all": (
-        lambda folder: (folder / TRAIN_IMAGES).rename(folder / f"{TRAIN_IMAGES}.gz"),
-        r"\.gz is not a whole gzip file: Not a gzipped file",
+    "a web page": (
+        lambda folder: (
+            (folder / TRAIN_IMAGES).unlink(),
+            (folder / f"{TRAIN_IMAGES}.gz").write_text("\n<!DOCTYPE html><html>404</html>"),
+        ),
+        r"\.gz is a web page, not data: download the file itself",
+    ),
+    "a pointer": (
+        lambda folder: (folder / TRAIN_LABELS).write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 60008\n"
+        ),
+        r"is a pointer of Git LFS, not data: run `git lfs pull`",
+    ),
+    "two sets": (
+        lambda folder: [
+            (folder / name).rename(folder / f"emnist-{split}-{name}")
+            for name, split in (
+                (TRAIN_IMAGES, "letters"),
+                (TRAIN_LABELS, "balanced"),
+                (TEST_IMAGES, "letters"),
+                (TEST_LABELS, "letters"),
+            )
+        ],
+        r"holds several data sets \(emnist-balanced, emnist-letters\)",
+    ),
+    "two roots": (
+        lambda folder: (
+            [
+                (draw_dataset(folder / root / "raw", 20, 10), (folder / name).unlink())
+                for root, name in (("MNIST", TRAIN_IMAGES), ("KMNIST", TRAIN_LABELS))
+            ]
+            + [(folder / name).unlink() for name in (TEST_IMAGES, TEST_LABELS)]
+        ),
+        r"holds several data sets: name one of .*KMNIST/raw, .*MNIST/raw",
+    ),
+    "a class without a name": (
+        lambda folder: (folder / "class_names.txt").write_text("circle\nring\n"),
+        r"must be within 0–1; received \d at position \d+ \(class_names.txt may name more",
+    ),
+    "two classes of a name": (
+        lambda folder: (folder / "class_names.txt").write_text("ring\nring\n"),
+        r"class_names.txt must name each class in a line, each by another name",
     ),
 }
 
@@ -310,3 +352,161 @@ def test_the_drawn_set_is_the_same_every_time(folder: Path, tmp_path: Path) -> N
 def test_a_drawn_set_needs_images(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="`num_test` must be at least 1; received num_test=0"):
         draw_dataset(tmp_path, 10, 0)
+
+
+def moved(folder: Path, names: dict[str, str]) -> Path:
+    """Move the four files of a set; return their folder."""
+    for name, other in names.items():
+        (folder / other).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).rename(folder / other)
+    return folder
+
+
+NAMES_ELSEWHERE = {
+    "unzipped by Kaggle": lambda name: name.replace("-idx", ".idx"),
+    "EMNIST": lambda name: f"emnist-letters-{name.replace('t10k', 'test')}",
+    "torchvision": lambda name: f"FashionMNIST/raw/{name}",
+    "torchvision's EMNIST": lambda name: f"EMNIST/raw/emnist-digits-{name.replace('t10k', 'test')}",
+}
+
+
+@pytest.mark.parametrize("place", NAMES_ELSEWHERE)
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_idx_files_are_found_by_their_names_elsewhere(
+    folder: Path, place: str, is_packed: bool
+) -> None:
+    wanted = load_dataset(folder)
+    names = {file.name: NAMES_ELSEWHERE[place](file.name) for file in IDX_FILES}
+    if is_packed:
+        for name in list(names):
+            pack(folder, name)
+        names = {f"{name}.gz": f"{other}.gz" for name, other in names.items()}
+    found = load_dataset(moved(folder, names))
+    assert found.fingerprint == wanted.fingerprint
+    np.testing.assert_array_equal(found.train_images, wanted.train_images)
+
+
+def test_a_file_is_read_by_its_content_not_its_name(folder: Path) -> None:
+    wanted = load_dataset(folder)
+    (folder / TRAIN_IMAGES).rename(folder / f"{TRAIN_IMAGES}.gz")
+    pack(folder, TEST_IMAGES).rename(folder / TEST_IMAGES)
+    assert load_dataset(folder).fingerprint == wanted.fingerprint
+
+
+def test_letters_are_labelled_from_one_and_qmnists_labels_are_columns(tmp_path: Path) -> None:
+    labels = (np.arange(52) % 26 + 1).astype(np.uint8)
+    images = np.arange(52, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
+    write_idx_set(tmp_path, images, labels, images, labels)
+    letters = load_dataset(tmp_path)
+    assert (letters.first_label, letters.class_names) == (1, tuple(map(str, range(1, 27))))
+    assert letters.train_labels.tolist() == (labels - 1).tolist()
+    columns = np.zeros((52, 8), ">i4")
+    columns[:, 0] = labels
+    header = struct.pack(">3I", 0x0C02, 52, 8)
+    for name in (TRAIN_LABELS, TEST_LABELS):
+        (tmp_path / name).write_bytes(header + columns.tobytes())
+    assert load_dataset(tmp_path).fingerprint == letters.fingerprint
+    (tmp_path / "class_names.txt").write_text("\n".join("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+    assert load_dataset(tmp_path).class_names[25] == "Z"
+    columns[7, 0] = 300
+    (tmp_path / TEST_LABELS).write_bytes(header + columns.tobytes())
+    with pytest.raises(UsageError, match="within 0–255; received 300 at position 7"):
+        load_dataset(tmp_path)
+    (tmp_path / TEST_LABELS).write_bytes((header + columns.tobytes())[:-1])
+    with pytest.raises(UsageError, match="is cut off"):
+        load_dataset(tmp_path)
+
+
+def write_npz(folder: Path, dataset: Dataset) -> None:
+    np.savez_compressed(
+        folder / "mnist.npz", x_train=dataset.train_images, y_train=dataset.train_labels,
+        x_test=dataset.test_images, y_test=dataset.test_labels.astype(np.int64)[:, None],
+    )  # fmt: skip
+
+
+def write_csv(folder: Path, dataset: Dataset) -> None:
+    for name, images, labels in (
+        ("fashion-mnist_train.csv", dataset.train_images, dataset.train_labels),
+        ("fashion-mnist_test.csv", dataset.test_images, dataset.test_labels),
+    ):
+        rows = np.column_stack([labels, images.reshape(len(images), -1)])
+        names = ",".join(["label", *(f"pixel{n}" for n in range(1, 785))])
+        has_names = "train" in name
+        np.savetxt(folder / name, rows, "%d", ",", header=names if has_names else "", comments="")
+
+
+def write_pictures(folder: Path, dataset: Dataset) -> None:
+    for part, images, labels in (
+        ("training", dataset.train_images, dataset.train_labels),
+        ("testing", dataset.test_images, dataset.test_labels),
+    ):
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            path = folder / part / str(label) / f"{number:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    (folder / "training" / ".DS_Store").write_text("")
+
+
+@pytest.mark.parametrize("write", [write_npz, write_csv, write_pictures])
+def test_other_forms_hold_the_same_set(write: Any, folder: Path, tmp_path: Path) -> None:
+    wanted, place = load_dataset(folder), tmp_path / "other"
+    place.mkdir()
+    write(place, wanted)
+    found = load_dataset(place)
+    assert found.class_names == wanted.class_names
+    for images, labels in (("train_images", "train_labels"), ("test_images", "test_labels")):
+        order, other = (
+            sorted((int(label), image.tobytes()) for image, label in
+                   zip(getattr(each, images), getattr(each, labels), strict=True))
+            for each in (wanted, found)
+        )  # fmt: skip
+        assert order == other
+    if write is not write_pictures:  # which are sorted by class
+        assert found.fingerprint == wanted.fingerprint
+    if write is write_npz:
+        assert load_dataset(find_dataset(place / "mnist.npz", NOWHERE)).name.startswith("idx-set")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"train.parquet": b"PAR1"}, r"holds train.parquet; wanted: the four IDX files, an npz"),
+        ({}, "holds nothing; wanted: the four IDX files"),
+        ({"a.npz": b"PK\3\4"}, r"cannot read .*a\.npz: File is not a zip file"),
+        ({"train.csv": b"0,1,2\n", "test.csv": b"0,1\n"}, "has 3 columns where a label and the"),
+        ({"train.csv": b"0,256\n", "test.csv": b"0,1\n"}, r"cannot read .*train\.csv: .*256"),
+        ({"train.csv": b"0,-1\n", "test.csv": b"0,1\n"}, r"cannot read .*train\.csv: .*-1"),
+        ({"train.csv": b"0,0.5\n", "test.csv": b"0,1\n"}, r"cannot read .*train\.csv: .*0\.5"),
+        ({"train/a/x.png": b"no", "test/a/x.png": b"no"}, "cannot read the picture .*x.png: "),
+        ({"train/a/x": b"", "test/b/x": b""}, "test has the class b, which .*train has not"),
+    ],
+)
+def test_what_is_no_set_is_said_in_a_line(
+    files: dict[str, bytes], message: str, tmp_path: Path
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=message) as raised:
+        load_dataset(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_pickle_in_an_npz_is_refused(tmp_path: Path) -> None:
+    arrays = dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), np.array([{}]))
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    with pytest.raises(UsageError, match=r"cannot read .*mnist\.npz"):
+        load_dataset(tmp_path)
+
+
+def test_a_set_that_keras_or_torchvision_has_loaded_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "DEBIAN_DIR", tmp_path / "nothing")
+    environ = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    keras = tmp_path / ".keras" / "datasets" / "fashion-mnist"
+    draw_dataset(keras, 20, 10)
+    assert find_dataset(None, environ) == keras
+    draw_dataset(tmp_path / "data" / "FashionMNIST" / "raw", 20, 10)
+    assert find_dataset(None, environ) == Path("data/FashionMNIST/raw")

@@ -133,7 +133,7 @@ def test_data_that_are_missing_or_damaged_become_a_line(tmp_path: Path) -> None:
     assert "gone (--data-dir) does not exist" in missing["problem"]
     damaged = examine_data(tmp_path, {})
     assert damaged["folder"] == str(tmp_path)
-    assert "holds neither train-images-idx3-ubyte" in damaged["problem"]
+    assert "holds nothing; wanted: the four IDX files" in damaged["problem"]
 
 
 def test_the_real_data_are_recognised(real_data: Path) -> None:

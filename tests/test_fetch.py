@@ -494,7 +494,7 @@ def test_a_package_with_other_bytes_is_refused(
 def test_the_cache_is_filled_used_and_repaired(
     real_mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "DEBIAN_DIR", tmp_path / "nothing")
+    monkeypatch.setattr("pipeline.datasets.DEBIAN_DIR", tmp_path / "nothing")
     monkeypatch.setenv("no_proxy", "*")
     environ = {"XDG_CACHE_HOME": str(tmp_path)}
     offline = ["http://127.0.0.1:1/"]

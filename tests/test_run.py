@@ -22,8 +22,14 @@ from pipeline.errors import UsageError
 from pipeline.execution import Execution
 from pipeline.journal import Journal, NonFiniteLossError
 from pipeline.network import read_weights, shared_first_weights
-from pipeline.recipe import preset
-from pipeline.record import EPOCH_METRICS, read_layers, read_predictions, read_record
+from pipeline.recipe import preset, read_recipe_fields, recipe_to_dict
+from pipeline.record import (
+    EPOCH_METRICS,
+    read_layers,
+    read_predictions,
+    read_record,
+    write_record,
+)
 from pipeline.run import LOCK, run_training
 from tests.fabricated import LAYERS, make_record
 
@@ -298,6 +304,117 @@ def test_a_complete_run_is_not_run_again(call, tmp_path):
     assert content(tmp_path / "run") == before
 
 
+def test_a_complete_run_goes_on_to_more_epochs(call, tmp_path):
+    call(fake_half())
+    half = fake_half()
+    code, out, err = call(half, "--resume", "--epochs", "5")
+    assert (code, err, half.epochs) == (0, "", [3, 4])
+    assert [line.split("  ")[0] for line in out.splitlines()[1:-1]] == ["epoch 4/5", "epoch 5/5"]
+    record = read_record(tmp_path / "run")
+    assert (record.status, len(record.history)) == ("complete", 5)
+    assert record.recipe == recipe_to_dict(preset("base", num_epochs=5))
+    assert read_recipe_fields(tmp_path / "run" / "recipe.yaml")["num_epochs"] == 5
+    assert record.command[-3:] == ["--resume", "--epochs", "5"]
+    rows = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", *"12345"]
+    best = read_weights(tmp_path / "run" / "weights-best.safetensors", preset("base"))
+    assert (best["conv1.bias"] == 2).all()
+
+
+def test_a_run_that_goes_on_shows_no_result_of_fewer_epochs(call, tmp_path):
+    call(fake_half())
+    code, _, err = call(interrupted_at(4), "--resume", "--epochs", "6")
+    assert code == 130
+    assert err.endswith("--resume --epochs 6\n")
+    record = read_record(tmp_path / "run")
+    assert (record.status, len(record.history), record.test) == ("interrupted", 4, {})
+    assert not (tmp_path / "run" / "predictions.npz").exists()
+    half = fake_half()
+    assert call(half, "--resume", "--epochs", "5")[0] == 0  # and fewer than it was to be
+    assert half.epochs == [4]
+    assert read_record(tmp_path / "run").status == "complete"
+
+
+def test_fewer_epochs_than_it_has_trained_are_refused(call, tmp_path):
+    call(fake_half())
+    before = content(tmp_path / "run")
+    code, _, err = call(fake_half(), "--resume", "--epochs", "2")
+    assert code == 2
+    assert err.endswith(
+        "run: it has trained 3 epochs, received num_epochs=2; name at least as many, or start a "
+        "new run\n"
+    )
+    assert content(tmp_path / "run") == before
+
+
+def test_a_wrong_call_to_go_on_leaves_a_complete_run_complete(call, tmp_path):
+    def refuse(recipe, execution):
+        raise UsageError("no such device")
+
+    call(fake_half())
+    before = content(tmp_path / "run")
+    code, _, err = call(fake_half(configure=refuse), "--resume", "--epochs", "9")
+    assert (code, err) == (2, "train_lightning.py: error: no such device\n")
+    assert content(tmp_path / "run") == before
+
+
+def test_a_bare_resume_goes_by_the_record(tmp_path, drawn_data, monkeypatch, capsys):
+    first = ["--epochs", "3", "--data-dir", str(drawn_data), "--run-dir", str(tmp_path / "run")]
+    settings = ["--threads", "1", "--plain", "--deterministic", "--device", "cpu"]
+    trainer_main("lightning", lambda: interrupted_at(1), [*first, *settings])
+    before = read_record(tmp_path / "run")
+    assert before.dataset["folder"] == str(drawn_data)
+    monkeypatch.setenv("FASHION_MNIST_DIR", str(tmp_path))  # the record knows better
+    half, bare = fake_half(), ["--resume", *first[-2:]]
+    assert trainer_main("lightning", lambda: half, bare) == 0
+    record = read_record(tmp_path / "run")
+    assert (half.epochs, record.execution) == ([1, 2], before.execution)
+    assert record.command == before.command
+    for flags, word in ((["--threads", "2"], "num_threads"), (["--device", "auto"], "device")):
+        capsys.readouterr()
+        assert trainer_main("lightning", lambda: half, [*bare, *flags]) == 2
+        assert f"its `{word}` was" in capsys.readouterr().err
+
+
+def test_a_resume_by_the_other_trainer_names_the_right_one(interrupted, capsys):
+    assert trainer_main("keras", fake_half, ["--resume", "--run-dir", str(interrupted)]) == 2
+    assert (
+        f"it is a run of lightning; go on with scripts/train_lightning.py --run-dir {interrupted} "
+        "--resume\n"
+    ) in capsys.readouterr().err
+
+
+def test_data_that_have_moved_are_asked_for_by_name(call, interrupted, drawn_data, tmp_path):
+    record = read_record(interrupted)
+    gone = {**record.dataset, "folder": str(tmp_path / "gone")}
+    write_record(interrupted, dataclasses.replace(record, dataset=gone))
+    bare = ["--resume", "--run-dir", str(interrupted)]
+    draw_dataset(tmp_path / "others", 200, 60, seed=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASHION_MNIST_DIR", str(tmp_path / "others"))
+        assert trainer_main("lightning", fake_half, bare) == 2
+    assert trainer_main("lightning", fake_half, [*bare, "--data-dir", str(drawn_data)]) == 0
+    assert read_record(interrupted).dataset["folder"] == str(drawn_data)
+
+
+def test_runs_that_start_in_the_same_second_get_folders_of_their_own(
+    tmp_path, drawn_data, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.run.time.strftime", lambda form: form.split("%")[0] + "now")
+    flags = ["--epochs", "1", "--data-dir", str(drawn_data)]
+    for _ in range(3):
+        assert trainer_main("lightning", fake_half, flags) == 0
+    names = [f"lightning-base-now{suffix}" for suffix in ("", "-2", "-3")]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == names
+    assert {read_record(path).status for path in (tmp_path / "runs").iterdir()} == {"complete"}
+    assert trainer_main("lightning", fake_half, [*flags, "--batch-size", "999"]) == 2
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+    (tmp_path / "runs").rename(tmp_path / "aside")
+    (tmp_path / "runs").symlink_to("nowhere")
+    assert trainer_main("lightning", fake_half, flags) == 1
+
+
 @pytest.fixture
 def interrupted(call, tmp_path):
     call(interrupted_at(1))
@@ -308,9 +425,8 @@ def interrupted(call, tmp_path):
     ("flags", "message"),
     [
         (["--seed", "1"], "another recipe: `seed` was 0, received seed=1"),
-        (["--epochs", "5"], "another recipe: `num_epochs` was 3, received num_epochs=5"),
         (["--variant", "dropout"], "another recipe: `variant` was 'base', received variant='drop"),
-        (["--learning-rate", "0.1"], "another recipe: `learning_rate` was 0.00100000004"),
+        (["--learning-rate", "0.1"], "another recipe: `learning_rate` was 0.001, received"),
     ],
 )
 def test_another_recipe_is_refused_naming_what_differs(call, interrupted, flags, message):
@@ -358,6 +474,7 @@ def test_other_data_are_refused(call, interrupted, tmp_path):
     assert code == 2
     assert "it was trained on idx-set shapes (sha256 " in err
     assert "received idx-set others (sha256 " in err
+    assert f"from {tmp_path / 'others'}; name the folder of its data by --data-dir" in err
 
 
 @pytest.mark.parametrize("name", ["record.json", "recipe.yaml"])
