@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,7 +14,7 @@ from keras_impl.model import build_model
 from keras_impl.settings import configure
 from keras_impl.train import compile_model, predict_logits, train
 from keras_impl.transfer import read_state, write_state
-from keras_impl.watch import Follow, InjectMasks, Watch
+from keras_impl.watch import AtSeams, Follow, InjectMasks, NoteMasks, Watch
 from keras_impl.weights import export_weights, load_weights
 from pipeline.answers import (
     Answer,
@@ -22,25 +23,27 @@ from pipeline.answers import (
     data_of,
     execution_of,
     followed_run,
+    narrowed,
     scratch_folder,
     scratch_journal,
     seeds_of,
+    set_order,
     start_of,
     states_and,
     thinned,
+    training_recipe,
     unlabeled_images_of,
     weights_of,
 )
 from pipeline.batches import batch_dtype, training_batches
-from pipeline.journal import Journal
 from pipeline.network import parameter_shapes
-from pipeline.preprocess import rescale
+from pipeline.preprocess import PreparedData, rescale
 from pipeline.recipe import Recipe
 from portproof.engines import end_with_parent
 from portproof.exchange import Array, Arrays, Question
 from portproof.following import EnoughSeenError
 from portproof.sides.keras import AfterEachStep, KerasSubject, call
-from portproof.subject import answer_subject, arrays_under, tagged
+from portproof.subject import answer_subject, arrays_under, held_weights, tagged
 
 
 class HalfSubject(KerasSubject):
@@ -71,7 +74,8 @@ def answer_network(question: Question, recipe: Recipe) -> Answer:
     subject = built_subject(recipe)
     if question.settings.get("masks", False):
         injected(subject.model, recipe).draw(0, 0)
-    return Answer(*answer_subject(without_steps(question), subject))
+    facts, arrays = answer_subject(without_steps(question), subject)
+    return Answer(facts, {**arrays, **held_weights(question, subject)})
 
 
 def without_steps(question: Question) -> Question:
@@ -103,7 +107,20 @@ def answer_dropout(question: Question, recipe: Recipe) -> Answer:
             for layer in dropout_layers(model):
                 ones = np.ones((recipe.batch_size, *layer.input.shape[1:]), batch_dtype(recipe))
                 arrays[f"drop.{layer.name}.{step}"] = called(layer, ones, training=True)
+    if "training" in question.settings:
+        arrays |= tagged("drop_steps", own_masks(question, recipe))
     return Answer(arrays=arrays)
+
+
+def own_masks(question: Question, recipe: Recipe) -> dict[str, Array]:
+    """Return two sums over each mask (steps, 2) that production training draws, by layer."""
+    recipe = narrowed(training_recipe(question, recipe))
+    data, execution = data_of(question, recipe), execution_of(question)
+    num_steps = recipe.num_epochs * len(training_batches(data.train, recipe))
+    note = NoteMasks(recipe, num_steps)
+    with scratch_folder() as folder:
+        train(recipe, data, execution, scratch_journal(recipe, data, folder), None, [note])
+    return {name: np.array(keras.ops.convert_to_numpy(sums)) for name, sums in note.sums.items()}
 
 
 def dropout_layers(model: keras.Model) -> list[keras.layers.Dropout]:
@@ -185,37 +202,47 @@ def answer_batches(question: Question, recipe: Recipe) -> Answer:
         journal = scratch_journal(recipe, data, folder)
         model = train(recipe, data, execution, journal, None, callbacks=[Watch(fed)])
         predict_logits(model, data.test, recipe, execution)
-    return Answer({"batches": fed.rows})
+    return Answer({"batches": fed.rows, "set_order": set_order(data, recipe)})
 
 
 def answer_training(question: Question, recipe: Recipe) -> Answer:
     """Train for `steps` and for `training`: states, history, last weights and logits.
 
-    Apart, as TensorFlow's fast path takes several steps at once unless each is looked at.
+    Apart, as TensorFlow's fast path takes several steps at once unless each is looked at: the
+    second is production's own, looked at where such calls end.
     """
-    data, execution = data_of(question, recipe), execution_of(question)
+    execution = execution_of(question)
     num_steps = question.settings.get("steps", 0) if "steps" in question.asks else 0
     after = AfterEachStep(lambda model: HalfSubject(model, recipe), num_steps, stops=True)
     has_masks = question.settings.get("masks", False)
 
-    def run(journal: Journal, *callbacks: keras.callbacks.Callback) -> keras.Model:
-        masks = [InjectMasks(recipe)] if has_masks else []
+    def run(recipe: Recipe, data: PreparedData, *callbacks: keras.callbacks.Callback) -> Any:
         start = start_of(question, recipe)
-        return train(recipe, data, execution, journal, start, [*masks, *callbacks])
+        with scratch_folder() as folder:
+            journal = scratch_journal(recipe, data, folder)
+            model = train(recipe, data, execution, journal, start, callbacks)
+        return model, list(journal.record.history)
 
     def finish() -> Answer:
         if num_steps:
-            with scratch_folder() as folder, suppress(AfterEachStep.Reached):
-                run(scratch_journal(recipe, data, folder), after)
+            masks = [InjectMasks(recipe)] if has_masks else []
+            with suppress(AfterEachStep.Reached):
+                run(recipe, data_of(question, recipe), *masks, after)
         if "training" not in question.asks:
             return Answer()
-        with scratch_folder() as folder:
-            journal = scratch_journal(recipe, data, folder)
-            model = run(journal)
-            arrays = tagged("trained", export_weights(model))
-            arrays["trained_logits"] = predict_logits(model, data.test, recipe, execution)
-            arrays["validation_logits"] = predict_logits(model, data.validation, recipe, execution)
-            return Answer({"history": list(journal.record.history)}, arrays)
+        longer = training_recipe(question, recipe)
+        data = data_of(question, longer)
+        seams = AtSeams(question.settings["call"], len(training_batches(data.train, longer)))
+        masks = [InjectMasks(longer)] if has_masks else []
+        model, history = run(longer, data, *masks, seams)
+        arrays = tagged("trained", export_weights(model))
+        for step, weights in seams.weights.items():
+            arrays |= tagged(f"seam.{step}", weights)
+        arrays["trained_logits"] = predict_logits(model, data.test, longer, execution)
+        arrays["validation_logits"] = predict_logits(model, data.validation, longer, execution)
+        arrays["validation_classes"] = data.validation.labels
+        modes = {stage: sorted(seen) for each in masks for stage, seen in each.modes.items()}
+        return Answer({"history": history, "dropout_modes": modes}, arrays)
 
     return states_and(question, finish, after.states)
 

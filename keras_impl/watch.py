@@ -1,14 +1,16 @@
 """What a proof hangs into production training: noting batches, masks from NumPy, states."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_impl.fast import STEPS_PER_EXECUTION
-from keras_impl.weights import export_training_state, load_training_state
+from keras_impl.weights import export_training_state, export_weights, load_training_state
 from pipeline.answers import FedBatches
-from pipeline.masks import keep_mask
+from pipeline.masks import keep_mask, mask_factors
 from pipeline.recipe import Recipe
 from portproof.following import Follower
 
@@ -40,59 +42,167 @@ class Watch(keras.callbacks.Callback):
 class InjectMasks(keras.callbacks.Callback):
     """Replace the dropout layers' own draw by `keep_mask`, each with its own rate.
 
-    The masks of a step are variables, which a compiled step reads like any others.
+    The masks of one execution's steps are variables, which a compiled step reads like any others;
+    a counter beside them says whose turn it is, so that steps can come several at once.
     """
+
+    max_steps_per_execution = STEPS_PER_EXECUTION
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
-        self.masks: list[tuple[keras.layers.Dropout, keras.Variable]] = []
+        self.masks: list[tuple[keras.layers.Dropout, keras.Variable, keras.Variable]] = []
         self.epoch = 0
+        self.modes: dict[str, set[bool]] = {}
+        """By stage, `train`, `validation` and `predict`: whether its layers were told to drop."""
+        self.stage = ""
 
     def set_model(self, model: keras.Model) -> None:
-        """Give each dropout layer its mask before `fit` compiles the step."""
+        """Give each dropout layer its masks before `fit` compiles the step."""
         super().set_model(model)
         for layer in model.layers:
             if isinstance(layer, keras.layers.Dropout):
-                self.masks.append((layer, inject_mask(layer, self.recipe.batch_size)))
+                counted = inject_masks(
+                    layer, self.recipe.batch_size, model.steps_per_execution, self._note
+                )
+                self.masks.append((layer, *counted))
+        for stage, name in (("train", "train"), ("test", "validation"), ("predict", "predict")):
+            step = f"{stage}_step"
+            setattr(model, step, self._staged(name, getattr(model, step)))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Note the epoch."""
         self.epoch = epoch
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Draw the step's masks."""
+        """Draw the masks of the steps that begin with `batch`."""
         if self.masks:
             synchronise(self.model)
         self.draw(self.epoch, batch)
 
     def draw(self, epoch: int, step: int) -> None:
-        """Set each layer's mask to that of a step."""
-        for index, (layer, mask) in enumerate(self.masks):
-            keep = keep_mask(self.recipe.seed, epoch, step, index, tuple(mask.shape), layer.rate)
-            mask.assign(keep.astype("uint8"))
+        """Set each layer's masks to those of a step and the ones after it."""
+        for index, (layer, masks, position) in enumerate(self.masks):
+            num_steps, *shape = masks.shape
+            keep = [
+                keep_mask(self.recipe.seed, epoch, step + later, index, tuple(shape), layer.rate)
+                for later in range(num_steps)
+            ]
+            masks.assign(np.stack(keep).astype("uint8"))
+            position.assign(0)
+
+    def _staged(self, stage: str, step: Any) -> Any:
+        def staged(*arguments: Any) -> Any:
+            self.stage = stage
+            return step(*arguments)
+
+        return staged
+
+    def _note(self, training: bool) -> None:
+        if self.stage:
+            self.modes.setdefault(self.stage, set()).add(training)
 
 
-def inject_mask(layer: keras.layers.Dropout, batch_size: int) -> keras.Variable:
-    """Let `layer` drop, in training, where the returned variable (batch, …) is 0."""
-    layer._tracker.unlock()  # a built layer takes no further variables
-    mask = layer.add_weight(
-        name="keep",
-        shape=(batch_size, *layer.output.shape[1:]),
-        dtype="uint8",
-        initializer="ones",
-        trainable=False,
-    )
-    layer._tracker.lock()
+def inject_masks(
+    layer: keras.layers.Dropout, batch_size: int, num_steps: int, note: Callable[[bool], None]
+) -> tuple[keras.Variable, keras.Variable]:
+    """Let `layer` drop, in training, where the first returned variable is 0.
+
+    It holds (num_steps, batch, …), of which each call takes the one that the second variable, a
+    counter, names; calls after the last take that again. `note` is told each call's mode.
+    """
+    masks = _added(layer, "keep", (num_steps, batch_size, *layer.output.shape[1:]), "uint8")
+    position = _added(layer, "position", (), "int32")
 
     def call(inputs: Any, training: bool = False) -> Any:
+        note(bool(training))
         if not training:
             return inputs
-        keep = keras.ops.cast(mask[: keras.ops.shape(inputs)[0]], "bool")
+        keep = keras.ops.take(masks, keras.ops.minimum(position, num_steps - 1), axis=0)
+        position.assign(position + 1)
+        keep = keras.ops.cast(keep[: keras.ops.shape(inputs)[0]], "bool")
         return keras.ops.where(keep, inputs / (1 - layer.rate), keras.ops.zeros_like(inputs))
 
     layer.call = call
-    return mask
+    return masks, position
+
+
+def _added(layer: keras.Layer, name: str, shape: tuple[int, ...], dtype: str) -> keras.Variable:
+    """Return a new variable of a built layer, which would take none."""
+    layer._tracker.unlock()
+    variable = layer.add_weight(
+        name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False
+    )
+    layer._tracker.lock()
+    return variable
+
+
+class NoteMasks(keras.callbacks.Callback):
+    """Note two sums over each mask that the dropout layers draw by themselves, step by step.
+
+    A layer is given ones beside its input and the input multiplied by what comes of them, so that
+    zeros in the input say nothing of the mask.
+    """
+
+    max_steps_per_execution = STEPS_PER_EXECUTION
+
+    def __init__(self, recipe: Recipe, num_steps: int) -> None:
+        super().__init__()
+        self.recipe, self.num_steps = recipe, num_steps
+        self.sums: dict[str, keras.Variable] = {}
+
+    def set_model(self, model: keras.Model) -> None:
+        """Wrap the layers before `fit` compiles the step."""
+        super().set_model(model)
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.Dropout):
+                self.sums[layer.name] = self._noted(layer)
+
+    def _noted(self, layer: keras.layers.Dropout) -> keras.Variable:
+        sums = _added(layer, "sums", (self.num_steps, 2), "int32")
+        position = _added(layer, "position", (), "int32")
+        shape = (self.recipe.batch_size, *layer.output.shape[1:])
+        factors = mask_factors(shape)
+        draw = layer.call
+
+        def call(inputs: Any, training: bool = False) -> Any:
+            if not training:
+                return draw(inputs, training=False)
+            kept = draw(keras.ops.ones_like(inputs), training=True)
+            is_kept = keras.ops.cast(kept != 0, "int32")
+            own = keras.ops.convert_to_tensor(factors)[: keras.ops.shape(inputs)[0]]
+            found = keras.ops.sum(is_kept[..., None] * own, axis=tuple(range(len(shape))))
+            is_now = keras.ops.arange(self.num_steps, dtype="int32") == position
+            sums.assign(keras.ops.where(is_now[:, None], found, sums))
+            position.assign(position + 1)
+            return inputs * kept
+
+        layer.call = call
+        return sums
+
+
+class AtSeams(keras.callbacks.Callback):
+    """Keep the weights every `every` steps, where calls of several end, and at epochs' ends."""
+
+    max_steps_per_execution = STEPS_PER_EXECUTION
+
+    def __init__(self, every: int, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.every, self.steps_per_epoch = every, steps_per_epoch
+        self.epoch = 0
+        self.weights: dict[int, dict[str, Any]] = {}
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Note the epoch."""
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Keep the weights; the last execution of an epoch is counted as if it were whole."""
+        step = min(batch + 1, self.steps_per_epoch)
+        if step % self.every and step != self.steps_per_epoch:
+            return
+        synchronise(self.model)
+        self.weights[self.epoch * self.steps_per_epoch + step] = export_weights(self.model)
 
 
 class Follow(keras.callbacks.Callback):

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import lightning_impl.train
 from lightning_impl.deploy import export_model, run_exported
 from lightning_impl.model import Classifier
 from lightning_impl.settings import configure
 from lightning_impl.train import predict_logits, train
 from lightning_impl.transfer import read_state, write_state
-from lightning_impl.watch import Follow, InjectMasks, Watch
+from lightning_impl.watch import AtSeams, Follow, InjectMasks, NoteMasks, Watch
 from lightning_impl.weights import export_weights, load_weights
 from pipeline.answers import (
     Answer,
@@ -26,26 +27,28 @@ from pipeline.answers import (
     data_of,
     execution_of,
     followed_run,
+    narrowed,
     scratch_folder,
     scratch_journal,
     seeds_of,
+    set_order,
     start_of,
     states_and,
     thinned,
+    training_recipe,
     unlabeled_images_of,
     weights_of,
 )
 from pipeline.batches import batch_dtype, training_batches
 from pipeline.execution import Execution
-from pipeline.journal import Journal
 from pipeline.network import parameter_shapes
-from pipeline.preprocess import rescale
+from pipeline.preprocess import PreparedData, rescale
 from pipeline.recipe import Recipe
 from portproof.engines import end_with_parent
 from portproof.exchange import Array, Arrays, Question
 from portproof.following import EnoughSeenError
 from portproof.sides.lightning import AfterEachStep, LightningSubject, StopAtStart, quiet
-from portproof.subject import answer_subject, arrays_under, tagged
+from portproof.subject import answer_subject, arrays_under, held_weights, tagged
 
 
 class HalfSubject(LightningSubject):
@@ -97,7 +100,7 @@ def answer_network(question: Question, recipe: Recipe) -> Answer:
     facts, arrays = answer_subject(without_steps(question), subject)
     if "layers" in facts and subject.classifier.fast_layers is not None:
         facts["fast_order"] = [layer.name for layer in subject.run_order]
-    return Answer(facts, arrays)
+    return Answer(facts, {**arrays, **held_weights(question, subject)})
 
 
 def without_steps(question: Question) -> Question:
@@ -129,7 +132,20 @@ def answer_dropout(question: Question, recipe: Recipe) -> Answer:
             for layer in layers:
                 dropped = subject.called(layer, recipe.batch_size, training=True)
                 arrays[f"drop.{layer.name}.{step}"] = dropped
+    if "training" in question.settings:
+        arrays |= tagged("drop_steps", own_masks(question, recipe))
     return Answer(arrays=arrays)
+
+
+def own_masks(question: Question, recipe: Recipe) -> dict[str, Array]:
+    """Return two sums over each mask (steps, 2) that production training draws, by layer."""
+    recipe = narrowed(training_recipe(question, recipe))
+    data, execution = data_of(question, recipe), execution_of(question)
+    num_steps = recipe.num_epochs * len(training_batches(data.train, recipe))
+    note = NoteMasks(recipe, num_steps)
+    with scratch_folder() as folder:
+        train(recipe, data, execution, scratch_journal(recipe, data, folder), None, [note])
+    return {name: sums.numpy(force=True) for name, sums in note.sums.items()}
 
 
 def answer_own_weights(question: Question, recipe: Recipe) -> Answer:
@@ -213,15 +229,16 @@ def answer_batches(question: Question, recipe: Recipe) -> Answer:
         module = train(recipe, data, execution, journal, None, callbacks=[watch := Watch(fed)])
         module.predict_step = _watched_predict(module, watch)  # type: ignore[method-assign]
         predict_logits(module, data.test, recipe, execution)
-    return Answer({"batches": fed.rows})
+    return Answer({"batches": fed.rows, "set_order": set_order(data, recipe)})
 
 
 def answer_training(question: Question, recipe: Recipe) -> Answer:
     """Train for `steps` and for `training`: states, history, last weights and logits.
 
-    Apart, as the fast path is handed several steps at once unless each is looked at.
+    Apart, as the fast path is handed several steps at once unless each is looked at: the second is
+    production's own, looked at where such calls end.
     """
-    data, execution = data_of(question, recipe), execution_of(question)
+    execution = execution_of(question)
     num_steps = question.settings.get("steps", 0) if "steps" in question.asks else 0
     after = AfterEachStep(
         lambda module: HalfSubject(module, execution),
@@ -230,24 +247,38 @@ def answer_training(question: Question, recipe: Recipe) -> Answer:
     )
     has_masks = question.settings.get("masks", False)
 
-    def run(journal: Journal, *callbacks: L.Callback) -> Classifier:
-        masks = [InjectMasks(recipe)] if has_masks else []
+    if question.settings.get("captured", False):
+        # As on a GPU: without one every step is eager, and all but the capture is the same.
+        lightning_impl.train.captures = lambda recipe, execution: True
+        lightning_impl.train.home_of_the_sets = lambda execution: torch.device("cpu")
+
+    def run(recipe: Recipe, data: PreparedData, *callbacks: L.Callback) -> Any:
         start = start_of(question, recipe)
-        return train(recipe, data, execution, journal, start, [*masks, *callbacks])
+        with scratch_folder() as folder:
+            journal = scratch_journal(recipe, data, folder)
+            module = train(recipe, data, execution, journal, start, callbacks)
+        return module, list(journal.record.history)
 
     def finish() -> Answer:
         if num_steps:
-            with scratch_folder() as folder, suppress(AfterEachStep.Reached):
-                run(scratch_journal(recipe, data, folder), after)
+            masks = [InjectMasks(recipe)] if has_masks else []
+            with suppress(AfterEachStep.Reached):
+                run(recipe, data_of(question, recipe), *masks, after)
         if "training" not in question.asks:
             return Answer()
-        with scratch_folder() as folder:
-            journal = scratch_journal(recipe, data, folder)
-            module = run(journal)
-            arrays = tagged("trained", export_weights(module.network, recipe))
-            arrays["trained_logits"] = predict_logits(module, data.test, recipe, execution)
-            arrays["validation_logits"] = predict_logits(module, data.validation, recipe, execution)
-            return Answer({"history": list(journal.record.history)}, arrays)
+        longer = training_recipe(question, recipe)
+        data = data_of(question, longer)
+        seams = AtSeams(question.settings["call"], len(training_batches(data.train, longer)))
+        masks = [InjectMasks(longer)] if has_masks else []
+        module, history = run(longer, data, *masks, seams)
+        arrays = tagged("trained", export_weights(module.network, longer))
+        for step, weights in seams.weights.items():
+            arrays |= tagged(f"seam.{step}", weights)
+        arrays["trained_logits"] = predict_logits(module, data.test, longer, execution)
+        arrays["validation_logits"] = predict_logits(module, data.validation, longer, execution)
+        arrays["validation_classes"] = data.validation.labels
+        modes = {stage: sorted(seen) for each in masks for stage, seen in each.modes.items()}
+        return Answer({"history": history, "dropout_modes": modes}, arrays)
 
     return states_and(question, finish, after.states)
 

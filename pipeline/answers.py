@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.batches import evaluation_batches
 from pipeline.datasets import load_dataset
 from pipeline.execution import Execution
 from pipeline.journal import Journal
@@ -162,6 +163,17 @@ def thinned(question: Question, recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, conv_filters=thin, hidden_units=1)
 
 
+def training_recipe(question: Question, recipe: Recipe) -> Recipe:
+    """Return the recipe of the question's whole training: with what its `training` changes."""
+    return dataclasses.replace(recipe, **question.settings.get("training", {}))
+
+
+def narrowed(recipe: Recipe) -> Recipe:
+    """Return the recipe with few channels and units; masks differ in some hundred values."""
+    few = (2,) * len(recipe.conv_filters)
+    return dataclasses.replace(recipe, conv_filters=few, hidden_units=64)
+
+
 @dataclass
 class FedBatches:
     """Keeps a digest of each batch that reached a step, with where it was fed."""
@@ -173,10 +185,17 @@ class FedBatches:
         self.rows.append(batch_row(stage, images_nhwc, one_hot))
 
 
+def set_order(data: PreparedData, recipe: Recipe) -> list[str]:
+    """Return a digest of each training image in the order in which the set lies."""
+    batches = evaluation_batches(data.train, recipe)
+    return [_digest(image)[:16] for index in range(len(batches)) for image in batches[index][0]]
+
+
 def batch_row(stage: str, images_nhwc: Array, one_hot: Array) -> dict[str, Any]:
     """Return `stage`, size, shape, dtype, and digests of a batch's images and of its labels.
 
-    `members` holds a digest for each image, `images` and `labels` one for all of the batch;
+    `members` holds a digest for each image, `images` and `labels` one for all of the batch,
+    `pixels` one of all its pixels in the order of their size;
     `classes` are the labels' class numbers, `mean` the images' mean to 6 digits.
     """
     mean = np.ascontiguousarray(images_nhwc).mean(dtype=np.float64)
@@ -187,6 +206,7 @@ def batch_row(stage: str, images_nhwc: Array, one_hot: Array) -> dict[str, Any]:
         "dtype": str(images_nhwc.dtype),
         "images": _digest(images_nhwc),
         "members": [_digest(image)[:16] for image in images_nhwc],
+        "pixels": _digest(np.sort(images_nhwc, axis=None)),
         "labels": _digest(one_hot),
         "classes": one_hot.argmax(axis=1).tolist(),
         "mean": round(float(mean), 6),

@@ -4,6 +4,7 @@ Two frameworks never draw the same masks from the same seed. Training draws each
 a proof replaces them by these.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,3 +24,13 @@ def keep_mask(
     """
     draw = generator(seed, MASKS, epoch, step, layer)
     return draw.random(shape, np.float32) >= rate
+
+
+def mask_factors(shape: tuple[int, ...]) -> Array:
+    """Return factors, int32 (*shape, 2), whose sums over what is kept tell masks apart.
+
+    Two sums, each within int32: two masks of some hundred values agree in both by chance in one
+    of 1e10 pairs or fewer.
+    """
+    most = 2**31 // max(math.prod(shape), 2) - 1
+    return np.random.default_rng(0).integers(most, size=(*shape, 2), dtype=np.int32)

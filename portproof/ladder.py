@@ -32,6 +32,16 @@ MAX_GAPS = 40
 ARCHITECTURE = ("name", "kind", "output_shape", "parameters")
 """What a layer table's row is compared in."""
 
+NUMBERS = ("data", "layers", "logits", "gradients", "optimizer", "dropout", "training")
+STANDS_ON = {
+    "logits": ("layers",),
+    "gradients": ("layers", "logits"),
+    "optimizer": ("data", "layers", "logits", "gradients"),
+    "training": NUMBERS[:-1],
+    "evaluation": NUMBERS,
+}
+"""Rungs whose numbers a rung's own are made from: what parts there goes on to it."""
+
 PASSED, FAILED, EXPLAINED, SKIPPED = "passed", "failed", "explained", "skipped"
 
 
@@ -56,6 +66,8 @@ class Pair:
     left: Trace
     right: Trace
     terms: Terms
+    alike: set[str] = field(default_factory=set)
+    """Keys of the arrays that have passed; a diagnosis has nothing to say of them."""
 
 
 @dataclass(frozen=True)
@@ -144,10 +156,15 @@ def climb(question: Question, left: Trace, right: Trace, terms: Terms, title: st
         if trace.question != question.identity:
             raise ValueError(f"{trace.engine}'s trace answers another question")
     pair = Pair(question, left, right, terms)
-    results = tuple(_climb_rung(number, rung, pair) for number, rung in enumerate(RUNGS, start=1))
+    results: list[RungResult] = []
+    for number, rung in enumerate(RUNGS, start=1):
+        result = _climb_rung(number, rung, pair)
+        if result.status == FAILED:
+            result = _diagnosed(result, results, pair)
+        results.append(result)
     if all(result.status == SKIPPED for result in results):
         raise ValueError(f"no rung compares what is asked: {', '.join(question.asks) or 'nothing'}")
-    return Verdict(left.engine, right.engine, terms.lane, title, results)
+    return Verdict(left.engine, right.engine, terms.lane, title, tuple(results))
 
 
 def explain(verdict: Verdict, without: Verdict, cause: str) -> Verdict:
@@ -167,7 +184,10 @@ def explain(verdict: Verdict, without: Verdict, cause: str) -> Verdict:
             results.append(replace(rung, status=EXPLAINED, reason=reason))
         else:
             has_begun = has_begun and rung.status != FAILED
-            results.append(rung)
+            # What stays without the cause is not by it.
+            stays = rung.status == FAILED and not vanishes
+            kept = [found for found in rung.diagnoses if not (stays and found.cause == cause)]
+            results.append(replace(rung, diagnoses=tuple(kept)))
     return replace(verdict, rungs=tuple(results))
 
 
@@ -180,8 +200,37 @@ def _climb_rung(number: int, rung: Rung, pair: Pair) -> RungResult:
         report = replace(report, findings=(nothing,))
     if not report.findings:
         return RungResult(number, rung.name, PASSED, report)
-    diagnoses = diagnose(Evidence(rung.name, pair.question, pair.left, pair.right))
-    return RungResult(number, rung.name, FAILED, report, tuple(diagnoses))
+    return RungResult(number, rung.name, FAILED, report)
+
+
+def _diagnosed(result: RungResult, before: Sequence[RungResult], pair: Pair) -> RungResult:
+    """Add the causes that explain a failed rung.
+
+    Where a rung that it stands on has failed, the gap comes from there: then only a cause that is
+    named there already is named again, as its numbers bear out.
+    """
+    right = replace(pair.right, arrays=_without_rounding(pair))
+    found = diagnose(Evidence(result.name, pair.question, pair.left, right))
+    failed = [rung for rung in before if rung.status == FAILED]
+    if any(rung.name in STANDS_ON.get(result.name, ()) for rung in failed):
+        named = {diagnosis.cause for rung in failed for diagnosis in rung.diagnoses}
+        found = [diagnosis for diagnosis in found if diagnosis.cause in named]
+    return replace(result, diagnoses=tuple(found))
+
+
+def _without_rounding(pair: Pair) -> dict[str, Array]:
+    """Return the suspect's arrays, those that pass replaced by the reference's.
+
+    A step's state and a batch's gradients stay together: one formula makes each from the others.
+    """
+    groups: dict[str, list[str]] = {}
+    for key in pair.right.arrays:
+        kind, *rest = key.split(".")
+        group = f"{kind}.{rest[0]}" if kind in ("gradient", "step") else key
+        groups.setdefault(group, []).append(key)
+    same = {key for keys in groups.values() if pair.alike.issuperset(keys) for key in keys}
+    left = pair.left.arrays
+    return {key: left[key] if key in same else array for key, array in pair.right.arrays.items()}
 
 
 def _with_failures(rung: Rung, pair: Pair, report: Report) -> Report:
@@ -332,14 +381,18 @@ def _check_optimizer(pair: Pair) -> Report:
 def _check_dropout(pair: Pair) -> Report:
     keys = [*_keys(pair, "drop."), *_keys(pair, "drop_eval.")]
     report = _compare_keys(pair, "dropout", keys)
-    own = _keys(pair, "drop_own.")
+    own, steps = _keys(pair, "drop_own."), _keys(pair, "drop_steps.")
     findings = [found for key in own for found in _own_dropout(pair, key)]
-    return _add(replace(report, compared=report.compared + len(own)), findings)
+    findings += [found for key in steps for found in _repeated_masks(pair, key)]
+    return _add(replace(report, compared=report.compared + len(own) + len(steps)), findings)
 
 
 def _check_training(pair: Pair) -> Report:
-    expected = [f"trained.{name}" for name in _trained(pair)]
-    keys = list(dict.fromkeys([*_keys(pair, "trained."), *expected, "trained_logits"]))
+    # Where calls of several steps end, if that is asked for: the first to part says where.
+    seams = [int(step) for step in pair.question.settings.get("seams", [])]
+    expected = [f"seam.{step}.{name}" for step in seams for name in _trained(pair)]
+    expected += [f"trained.{name}" for name in _trained(pair)]
+    keys = list(dict.fromkeys([*expected, *_keys(pair, "trained."), "trained_logits"]))
     report = _compare_keys(pair, "training", keys)
     vacuous = [
         _vacuous(key, "the weights have not moved")
@@ -396,7 +449,9 @@ def _recomputed(pair: Pair, side: Trace) -> list[Difference]:
 
 
 def validation_classes(side: Trace) -> Array | None:
-    """Return the classes of the validation images, in the order fed in the last epoch."""
+    """Return the classes of the validation images: those told, or fed in the last epoch."""
+    if "validation_classes" in side.arrays:
+        return side.arrays["validation_classes"]
     rows = [row for row in side.facts.get("batches", []) if row["stage"] == "validation"]
     epochs = len(side.facts.get("history", []))
     if not rows or epochs == 0 or len(rows) % epochs or "classes" not in rows[0]:
@@ -453,6 +508,24 @@ def _own_dropout(pair: Pair, key: str) -> list[Difference]:
     return found
 
 
+def _repeated_masks(pair: Pair, key: str) -> list[Difference]:
+    """Check that no two steps of a training draw the same mask, by the sums over each."""
+    found = []
+    for side in (pair.left, pair.right):
+        if key not in side.arrays:
+            found.append(Difference(key, "there", "missing", side.engine))
+            continue
+        sums = side.arrays[key]
+        first: dict[tuple[int, ...], int] = {}
+        for step, row in enumerate(sums.tolist(), start=1):
+            earlier = first.setdefault(tuple(row), step)
+            if earlier != step:
+                note = f"{side.engine} draws the mask of step {earlier} again in step {step}"
+                found.append(Difference(key, len(sums), len(np.unique(sums, axis=0)), note))
+                break
+    return found
+
+
 def _trained(pair: Pair) -> list[str]:
     """Return the parameters that the question gives weights of, moving statistics aside."""
     given = [key.removeprefix("weights.") for key in pair.question.arrays if key[:8] == "weights."]
@@ -504,7 +577,10 @@ def _compare_arrays(
             if name not in gaps or place_share > gaps[name][0]:
                 gaps[name] = place_share, Gap(name, place.gap, allowed)
         present = ({key: array} if array is not None else {} for array in (one, other))
-        findings += compare_arrays(next(present), next(present), tolerance)
+        parted = compare_arrays(next(present), next(present), tolerance)
+        if not parted:
+            pair.alike.add(key)
+        findings += parted
     return Report(compared, worst, tuple(findings[:MAX_FINDINGS]), _nearest(gaps))
 
 
@@ -512,13 +588,13 @@ def place_of(key: str) -> str:
     """Return an array's name without kind, case and step.
 
     `conv1` of `point.conv1`, `conv1.bias` of `gradient.full.conv1.bias`, `adam.m.conv1.bias` of
-    `step.3.adam.m.conv1.bias`, `drop1` of `drop.drop1.0`, `loss` of `history.loss`, and `logits`
-    of `logits.full`.
+    `step.3.adam.m.conv1.bias`, `conv1.bias` of `seam.25.conv1.bias`, `drop1` of `drop.drop1.0`,
+    `loss` of `history.loss`, and `logits` of `logits.full`.
     """
     kind, *rest = key.split(".")
     if kind in ("logits", "loss"):
         return kind
-    if kind in ("gradient", "step"):
+    if kind in ("gradient", "step", "seam"):
         rest = rest[1:]
     elif kind == "drop":
         rest = rest[:-1]
@@ -574,8 +650,8 @@ _PREFIXES = {
     "logits": ("logits", "loss"),
     "gradients": ("gradient",),
     "optimizer": ("step",),
-    "dropout": ("drop", "drop_eval", "drop_own"),
-    "training": ("trained",),
+    "dropout": ("drop", "drop_eval", "drop_own", "drop_steps"),
+    "training": ("trained", "seam"),
 }
 
 RUNGS = (

@@ -214,6 +214,14 @@ def _steps(question: Question, subject: Subject, failed: dict[str, str]) -> Answ
     return {}, arrays
 
 
+def held_weights(question: Question, subject: Subject) -> dict[str, Array]:
+    """Return as `carried.*` the weights that a subject holds, where it was given some."""
+    if not {"points", "forced"} & set(question.asks):
+        return {}
+    held = attempt({}, [], subject.weights)
+    return {} if held is FAILED else tagged("carried", held)
+
+
 def _case(question: Question, case: str) -> tuple[Array, Array]:
     return scaled(question.arrays[f"images.{case}"]), question.arrays[f"labels.{case}"]
 

@@ -10,6 +10,8 @@ from pipeline.recipe import VARIANTS
 from portproof.ladder import RUNGS
 
 RUNG_NAMES = tuple(rung.name for rung in RUNGS)
+UNKNOWN = "unknown"
+"""The cause of a mistake that the ladder must place, and for which it must name no cause."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Fault:
     where: str = ""
     """Start of the path of the first finding: a setting, a layer, a parameter; empty for any."""
     cause: str = ""
-    """The cause that the first failing rung must name first."""
+    """The cause that the first failing rung must name first, or `UNKNOWN`: it must name none."""
     mistake: str = ""
     """What was done wrong, in a few words."""
     variant: str = "base"
@@ -419,6 +421,39 @@ EPOCH_FAULTS = (
           mistake="`eval()` is forgotten before validation", variant="dropout", difference=MODES),
 )
 
+SEAM_FAULTS = (
+    Fault("last-step-left-out", LIGHTNING, "training", "seam.25.", UNKNOWN,
+          mistake="no step is taken at the last of each 25 that come in one call"),
+    Fault("last-step-left-out", TENSORFLOW, "training", "seam.25.", UNKNOWN,
+          mistake="no step is taken at the last of each 25 that come in one call", quick=False),
+    Fault("last-step-taken-twice", LIGHTNING, "training", "seam.25.", UNKNOWN,
+          mistake="the last of each 25 steps that come in one call is taken twice", quick=False),
+    Fault("last-step-taken-twice", TENSORFLOW, "training", "seam.25.", UNKNOWN,
+          mistake="the last of each 25 steps that come in one call is taken twice", quick=False),
+    Fault("partial-call-dropped", LIGHTNING, "training", "seam.52.", "steps-left-out",
+          mistake="an epoch's last steps, fewer than 25, are left out"),
+    Fault("partial-call-dropped", TENSORFLOW, "training", "seam.52.", UNKNOWN,
+          mistake="an epoch's last steps, fewer than 25, are left out", quick=False),
+    Fault("slots-reset-in-calls", LIGHTNING, "training", "seam.50.", UNKNOWN,
+          mistake="each call of 25 steps begins with a new optimizer state", quick=False),
+    Fault("slots-reset-in-calls", TENSORFLOW, "training", "seam.50.", UNKNOWN,
+          mistake="each call of 25 steps begins with empty slots", quick=False),
+    Fault("order-restarted-in-calls", LIGHTNING, "training", "seam.50.", UNKNOWN,
+          mistake="each call of 25 steps begins with the epoch's first images", quick=False),
+    Fault("order-restarted-in-calls", TENSORFLOW, "training", "seam.50.", UNKNOWN,
+          mistake="each call of 25 steps begins with the epoch's first images", quick=False),
+    Fault("masks-repeated-in-calls", LIGHTNING, "dropout", "drop_steps.", "dropout-masks-repeated",
+          mistake="dropout is seeded at the start of each call of 25 steps", variant="dropout"),
+    Fault("masks-repeated-in-calls", TENSORFLOW, "dropout", "drop_steps.",
+          "dropout-masks-repeated",
+          mistake="dropout is seeded at the start of each call of 25 steps", variant="dropout",
+          quick=False),
+    Fault("partial-validation-dropped", LIGHTNING, "evaluation", "history.val_", UNKNOWN,
+          mistake="validation's last batches, fewer than 25, are left out"),
+    Fault("partial-validation-dropped", TENSORFLOW, "evaluation", "history.val_", UNKNOWN,
+          mistake="validation's last batches, fewer than 25, are left out", quick=False),
+)
+
 HARMLESS_FAULTS = (
     Fault("shared-ties", LIGHTNING,
           mistake="a pool by amax shares the gradient among equals, which all saw one patch",
@@ -445,6 +480,7 @@ FAULTS: tuple[Fault, ...] = (
     *LOSS_FAULTS,
     *STEP_FAULTS,
     *EPOCH_FAULTS,
+    *SEAM_FAULTS,
     *HARMLESS_FAULTS,
 )
 """All that are planted, in the ladder's order."""

@@ -12,6 +12,7 @@ from portproof.exchange import Question, Trace
 from portproof.ladder import Verdict, climb, explain
 from proof.engine_room import EngineRoom
 from proof.questions import (
+    CAPTURED_NUM_TRAIN,
     Material,
     ladder_question,
     ladder_recipe,
@@ -38,6 +39,8 @@ class Route:
     precision: str = "64"
     plain: bool = False
     """Take each framework's ordinary path, not the fast one."""
+    captured: bool = False
+    """Let Lightning train as on a GPU, where steps come from a CUDA graph; here all but that."""
     seed: int = 0
     rungs: tuple[str, ...] = ()
     """Names of the rungs that are climbed; empty for all."""
@@ -51,7 +54,8 @@ class Route:
     def title(self) -> str:
         """Return the route in words."""
         seed = f" · seed {self.seed}" if self.seed else ""
-        return f"{self.variant} · {'plain' if self.plain else 'fast'} path{seed}"
+        path = "plain" if self.plain else "captured" if self.captured else "fast"
+        return f"{self.variant} · {path} path{seed}"
 
 
 @dataclass
@@ -61,6 +65,8 @@ class Climber:
     room: EngineRoom
     real: Material
     tie_free: Material
+    many: Material
+    """As many images as the captured path's calls take."""
     _kept: dict[Hashable, Any] = field(default_factory=dict)
     """Questions and answers; the one that was wanted last comes last."""
     _making: dict[Hashable, threading.Lock] = field(default_factory=dict)
@@ -75,7 +81,8 @@ class Climber:
         Raises:
             EngineError: an engine died, left no trace or took too long.
         """
-        verdict = self._climb(left, right, route, self.real, fault)
+        material = self.many if route.captured else self.real
+        verdict = self._climb(left, right, route, material, fault)
         causes = {found.cause for rung in verdict.rungs for found in rung.diagnoses}
         for cause in (AT_ZERO, TIES):
             if cause in causes:
@@ -89,7 +96,7 @@ class Climber:
         def make() -> Question:
             recipe = ladder_recipe(route.variant, route.precision, route.seed)
             points = self.room.ask(REFERENCE, points_question(recipe, material, route.plain))
-            return ladder_question(recipe, material, route.plain, points.arrays)
+            return ladder_question(recipe, material, route.plain, points.arrays, route.captured)
 
         return self._kept_or_made((route, str(material.data_dir)), make)
 
@@ -173,4 +180,5 @@ def climb_all(climber: Climber, attempts: Iterable[Attempt]) -> Iterator[Verdict
 def new_climber(room: EngineRoom, dataset: Dataset, folder: Path) -> Climber:
     """Return a climber on the first images of a data set; its material is written to `folder`."""
     real = real_material(dataset, folder / "real")
-    return Climber(room, real, tie_free_material(folder / "tie-free"))
+    many = real_material(dataset, folder / "many", CAPTURED_NUM_TRAIN)
+    return Climber(room, real, tie_free_material(folder / "tie-free"), many)

@@ -67,7 +67,7 @@ def _caught(row: Mapping[str, Any]) -> Iterator[str]:
     yield f"{row['engine']}{variant}"
     yield f"{row['rung'] or 'not caught'}{explained}{wrong}"
     yield _code(row["where"])
-    yield _code(row["cause"])
+    yield _code(row["cause"]) if row["cause"] or not row["rung"] else "none: cause unknown"
 
 
 def _alarm(row: Mapping[str, Any]) -> str:

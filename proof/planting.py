@@ -6,7 +6,7 @@ from typing import Any
 
 from portproof.engines import EngineError
 from portproof.ladder import EXPLAINED, FAILED, RungResult, Verdict
-from proof.catalogue import LIGHTNING, TENSORFLOW, Fault
+from proof.catalogue import LIGHTNING, TENSORFLOW, UNKNOWN, Fault
 from proof.climbs import Climber, Route
 
 
@@ -54,11 +54,11 @@ class Outcome:
         wanted = {
             "rung": (fault.rung, rung.name),
             "status": (status, rung.status),
-            "cause": (fault.cause, self.cause),
+            "cause": ("" if fault.cause == UNKNOWN else fault.cause, self.cause),
         }
         for name, (expected, found) in wanted.items():
             if expected != found:
-                yield f"{name} is {found or 'none'}, expected {expected}"
+                yield f"{name} is {found or 'none'}, expected {expected or 'none'}"
         if not self.where.startswith(fault.where):
             yield f"found first at {self.where}, expected {fault.where}"
 

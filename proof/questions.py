@@ -1,6 +1,7 @@
 """The questions that this pipeline's ladder asks."""
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,16 @@ from portproof.ladder import RUNGS
 NUM_TRAIN, NUM_TEST = 300, 110
 """Images of the small set: 240 train in five batches, 60 validate; each set's last is partial."""
 BATCH_SIZE = 50
+CALL = 25
+"""Steps that the fast paths take in one call: `STEPS_PER_EXECUTION`, `STEPS_PER_BATCH`."""
+TRAINING = {"batch_size": 3, "validation_fraction": 0.483}
+"""What the whole training has otherwise in float64, so that few images cross every seam of the
+fast paths: 155 train in 52 steps, two full calls and one of two steps, of which the last has two
+images; 145 validate in 49. In float32, rounding alone would part two such trainings."""
+CAPTURED_NUM_TRAIN, CAPTURED_CALL = 2_078, 250
+CAPTURED_TRAINING = {"batch_size": 2, "validation_fraction": 0.5}
+"""The same for steps that come from a CUDA graph, 250 in one call: 520 steps, the last of one
+image."""
 NUM_EPOCHS = 2
 NUM_STEPS = 6
 """Steps after each of which weights and slots are compared; the last is the second epoch's."""
@@ -52,9 +63,9 @@ class Material:
     """int64 (B,)."""
 
 
-def real_material(dataset: Dataset, folder: Path) -> Material:
+def real_material(dataset: Dataset, folder: Path, num_train: int = NUM_TRAIN) -> Material:
     """Write the first images of a data set to `folder`, and return them as material."""
-    write_first_images(dataset, folder, NUM_TRAIN, NUM_TEST)
+    write_first_images(dataset, folder, num_train, NUM_TEST)
     return _material(folder, dataset.test_images, dataset.test_labels)
 
 
@@ -98,14 +109,23 @@ def points_question(recipe: Recipe, material: Material, plain: bool) -> Question
 
 
 def ladder_question(
-    recipe: Recipe, material: Material, plain: bool, points: Mapping[str, Array]
+    recipe: Recipe,
+    material: Material,
+    plain: bool,
+    points: Mapping[str, Array],
+    captured: bool = False,
 ) -> Question:
     """Ask for all that the ladder compares.
 
-    `points` are an engine's outputs `point.<name>`, which each layer is fed as its input.
+    `points` are an engine's outputs `point.<name>`, which each layer is fed as its input. With
+    `captured`, Lightning trains as on a GPU, and `material` has as many images as that takes.
     """
     names = point_names(recipe, plain)
     has_dropout = any(recipe.dropout_rates)
+    training: Mapping[str, Any] = TRAINING if recipe.precision == "64" else {}
+    num_train, call = NUM_TRAIN, CALL
+    if captured:
+        training, num_train, call = CAPTURED_TRAINING, CAPTURED_NUM_TRAIN, CAPTURED_CALL
     settings: dict[str, Any] = {
         "recipe": recipe_to_dict(recipe),
         "data_dir": str(material.data_dir),
@@ -118,6 +138,11 @@ def ladder_question(
         "steps": NUM_STEPS,
         "masks": has_dropout,
         "thin": True,
+        "steps_per_epoch": seams_of(num_train, recipe, num_train)[0],
+        "training": training,
+        "call": call,
+        "seams": seams_of(num_train, dataclasses.replace(recipe, **training), call),
+        "captured": captured,
     }
     arrays = {
         "images": material.images,
@@ -126,6 +151,14 @@ def ladder_question(
         **_cases(recipe, material),
     }
     return Question((*ASKS, *(["dropout"] if has_dropout else [])), settings, arrays)
+
+
+def seams_of(num_images: int, recipe: Recipe, call: int) -> list[int]:
+    """Return the steps, counted through all epochs, after which a call or an epoch ends."""
+    num_trained = num_images - math.ceil(num_images * recipe.validation_fraction)
+    num_steps = math.ceil(num_trained / recipe.batch_size)
+    ends = [*range(call, num_steps, call), num_steps]
+    return [epoch * num_steps + end for epoch in range(recipe.num_epochs) for end in ends]
 
 
 def only(question: Question, rungs: Collection[str]) -> Question:

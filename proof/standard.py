@@ -30,12 +30,17 @@ PRACTICE_JSON = "practice.json"
 REPLAYS_JSON, REPLAYS_PAGE = "replays.json", "replays.md"
 
 
+CAPTURED = Route(captured=True, rungs=("contract", "data", "optimizer", "training", "evaluation"))
+"""What the captured path does otherwise: it trains."""
+
+
 def standard_attempts(
     engines: Sequence[str], variants: Sequence[str], lanes: Sequence[str], num_seeds: int
 ) -> Iterator[Attempt]:
     """Yield the climbs of the standard proof, those that share an answer one after the other.
 
-    The plain path is climbed by the default pair, in float64.
+    The plain path is climbed by the default pair, in float64; so is the captured one, where it
+    parts from the fast one.
     """
     for seed in range(num_seeds):
         for lane in lanes:
@@ -46,6 +51,8 @@ def standard_attempts(
     if KERAS_TENSORFLOW.name in engines and "float64" in lanes:
         for variant in variants:
             yield Attempt(REFERENCE, KERAS_TENSORFLOW.name, Route(variant, plain=True))
+        if "base" in variants:
+            yield Attempt(REFERENCE, KERAS_TENSORFLOW.name, CAPTURED)
 
 
 def short_attempts(engines: Sequence[str]) -> Iterator[Attempt]:

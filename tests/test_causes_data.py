@@ -1,5 +1,6 @@
 """Causes in settings, data, first weights, dropout and metrics; and what lacks everything."""
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -45,6 +46,7 @@ def row(stage, chosen, change=lambda x: x, relabel=lambda c: c, smoothing=0.0, d
     return {
         "stage": stage, "size": len(images), "shape": list(images.shape), "dtype": dtype,
         "images": digest(images), "members": [digest(image)[:16] for image in images],
+        "pixels": digest(np.sort(images, axis=None)),
         "labels": digest(targets), "classes": classes.tolist(),
         "mean": round(float(images.mean()), 6),
     }  # fmt: skip
@@ -62,7 +64,7 @@ def fed(train=TRAIN, validation=VALIDATION, test=TEST, *, order=order, keep=None
             starts = range(0, len(images), 8)
             rows += [row(stage, images[i : i + 8], **options) for i in starts][:keep]
     rows += [row("predict", test[i : i + 8], **options) for i in range(0, len(test), 8)]
-    return {"batches": rows}
+    return {"batches": rows, "set_order": row("train", train, **options)["members"]}
 
 
 def one_order(of):
@@ -73,6 +75,7 @@ DATA_FAULTS = [
     ("last-batch-dropped", "train", fed(keep=4), "of 2 images"),
     ("order-same-each-epoch", "train", fed(order=one_order(order(0))), "order of the first"),
     ("order-not-shuffled", "train", fed(order=one_order(np.arange(34))), "the set's own"),
+    ("order-same-each-epoch", "train", fed(order=one_order(order(7))), "none of the reference's"),
     ("order-differs", "train", fed(order=lambda epoch: order(epoch + 5)), "another order"),
     ("order-differs", "train", fed(order=lambda epoch: order(epoch + 1)), "epoch 2"),
     ("batches-repeated", "train", fed(order=lambda e: np.r_[order(e), order(e)[:6]]), "6 images"),
@@ -313,9 +316,7 @@ def evaluated(loss=MEAN_LOSS, earlier=1.7, logits=LOGITS, trained_logits=LOGITS)
 @pytest.mark.parametrize(("cause", "right"), [
     ("metric-unweighted-mean", evaluated(np.mean(BATCHES))),
     ("metric-of-last-batch", evaluated(BATCHES[-1])),
-    ("dropout-in-metrics", evaluated(LOSSES.mean() * 1.2)),
     ("evaluated-other-weights", evaluated(1.7, 2.3)),
-    ("evaluated-other-weights", evaluated(trained_logits=LOGITS + DRAW.normal(size=(21, 4)))),
     ("predictions-permuted", evaluated(trained_logits=LOGITS[::-1])),
     ("predictions-permuted", evaluated(trained_logits=LOGITS[:, [1, 0, 2, 3]])),
     ("softmax-output", evaluated(trained_logits=softmax(LOGITS))),
@@ -324,6 +325,66 @@ def test_a_fault_of_evaluation_is_named(cause, right):
     first, *_ = named("evaluation", evaluated(), right, EVALUATION)
     assert first.cause == cause
     assert named("evaluation", evaluated(), evaluated(), EVALUATION) == []
+
+
+def test_dropout_in_evaluation_is_named_where_it_was_seen_alone():
+    def seen(**modes):
+        trace = evaluated(MEAN_LOSS * 1.2, trained_logits=LOGITS * 1.1)
+        return dataclasses.replace(trace, facts={**trace.facts, "dropout_modes": modes})
+
+    off = {"train": [True], "validation": [False], "predict": [False]}
+    for stage, cause in (
+        ("validation", "dropout-in-metrics"),
+        ("predict", "dropout-in-predictions"),
+    ):
+        found = named("evaluation", seen(**off), seen(**{**off, stage: [True]}), EVALUATION)
+        assert [diagnosis.cause for diagnosis in found] == [cause]
+    assert named("evaluation", seen(**off), seen(**off), EVALUATION) == []
+    assert named("evaluation", evaluated(), evaluated(MEAN_LOSS * 1.2), EVALUATION) == []
+
+
+def predicted(step):
+    """Return a dense layer's training, whose test logits are of its weights after `step`."""
+    kernels = {step: DENSE * step for step in (25, 50, 52)}
+    arrays = {f"seam.{at}.d.kernel": kernel for at, kernel in kernels.items()}
+    arrays |= {"trained.d.kernel": kernels[52], "trained_logits": SEEN @ kernels[step]}
+    return Trace("", "", {"layers": [{"name": "d", "kind": "dense"}]}, arrays)
+
+
+DENSE, SEEN = DRAW.normal(size=(5, 3)), DRAW.normal(size=(9, 5))
+
+
+def test_predictions_of_earlier_weights_are_named_where_these_give_them_alone():
+    question = Question((), {}, {"images": SEEN})
+    (found,) = named("training", predicted(52), predicted(25), question)
+    assert (found.cause, "after step 25" in found.sentence) == ("evaluated-other-weights", True)
+    noise = DRAW.normal(size=(9, 3))
+    other = dataclasses.replace(
+        predicted(52), arrays={**predicted(52).arrays, "trained_logits": noise}
+    )
+    assert named("training", predicted(52), other, question) == []
+    assert named("training", other, predicted(25), question) == []
+
+
+def test_steps_that_leave_the_weights_as_they_were_are_named():
+    def ended_at(step):
+        arrays = dict(predicted(52).arrays)
+        arrays |= {"seam.52.d.kernel": DENSE * step, "trained.d.kernel": DENSE * step}
+        return Trace("", "", {}, arrays)
+
+    causes = [found.cause for found in named("training", ended_at(52), ended_at(50))]
+    assert causes == ["evaluated-other-weights", "steps-left-out"]
+    assert named("training", ended_at(52), ended_at(51)) == []
+
+
+def test_masks_that_come_again_are_named():
+    sums = np.arange(12).reshape(6, 2)
+    left, right = ({"drop_steps.drop1": values} for values in (sums, sums[[0, 1, 2, 0, 1, 2]]))
+    sides = [Trace("", "", {}, arrays) for arrays in (left, right)]
+    (found,) = named("dropout", *sides)
+    assert found.cause == "dropout-masks-repeated"
+    assert "step 4 draws the mask of step 1 again: 3 masks in 6 steps" in found.sentence
+    assert named("dropout", sides[0], sides[0]) == []
 
 
 # What lacks everything.

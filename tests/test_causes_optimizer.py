@@ -56,7 +56,7 @@ def constant(step):
 
 def steps(
     adam=KERAS, *, change=as_it_is, rate=constant, slots=(0.0, 0.0), count=0, start=None,
-    dtype=np.float64, largest=False, moves=always, spares=nobody,
+    dtype=np.float64, largest=False, moves=always, spares=nobody, loss=2.3,
 ):  # fmt: skip
     """Return the arrays of a few steps."""
     weights = dict(start or START)
@@ -74,7 +74,7 @@ def steps(
                 weights[name] = own.after(weight, m[name], used, step + count)
             for kind, value in (("weight", weights), ("adam.m", m), ("adam.v", v)):
                 found[f"step.{step}.{kind}.{name}"] = np.asarray(value[name]).astype(dtype)
-        found[f"step.{step}.loss"] = np.asarray(2.3, dtype)
+        found[f"step.{step}.loss"] = np.asarray(loss, dtype)
     return found
 
 
@@ -116,10 +116,10 @@ FAULTS = [
     ("stale-optimizer-state", {"slots": (1e-3, 1e-6)}, "earlier gradients"),
     ("adamax-or-amsgrad", {"largest": True}, "AMSGrad"),
     ("optimizer-step-skipped", {"moves": stop(lambda name, step: step == 2)}, "step 2"),
-    ("gradient-accumulation", {"moves": lambda name, step: step % 2 == 0}, "every 2 steps"),
+    ("optimizer-step-skipped", {"moves": lambda name, step: step % 2 == 0}, "every 2 steps"),
     ("frozen-layer", {"moves": stop(lambda name, step: "conv" in name)}, "conv.kernel, conv.bias"),
     ("frozen-bias", {"moves": stop(lambda name, step: name == "conv.bias")}, "conv.bias"),
-    ("loss-sum", {"change": lambda g, w, name, step: 50 * g}, "50 times"),
+    ("loss-sum", {"change": lambda g, w, name, step: 50 * g, "loss": 115.0}, "50 times"),
     ("weights-not-loaded", {"start": {n: np.roll(w, 7) for n, w in START.items()}}, "conv.kernel"),
 ]  # fmt: skip
 

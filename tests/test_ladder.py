@@ -413,7 +413,9 @@ def test_a_gap_is_explained_where_it_vanishes_without_its_cause():
 
 def test_a_gap_that_stays_is_not_explained():
     verdict = verdict_of(failed(1, "gradients", "ties"), failed(2, "training"))
-    assert explain(verdict, verdict, "ties") == verdict
+    explained = explain(verdict, verdict, "ties")
+    assert [rung.status for rung in explained.rungs] == ["failed", "failed"]
+    assert [rung.diagnoses for rung in explained.rungs] == [(), ()]
 
 
 def test_a_gap_of_another_cause_is_not_explained():
@@ -450,3 +452,69 @@ def test_the_committed_climbs_say_how_far_each_place_is_from_its_limit():
         nearest = max(rung["gaps"], key=lambda each: each["gap"] / each["limit"])
         assert nearest["gap"] == rung["worst"]["gap"]
         assert (nearest["gap"] <= nearest["limit"]) == (rung["status"] == "passed")
+
+
+def test_masks_that_come_again_in_a_training_fail():
+    sums = np.arange(12).reshape(6, 2)
+    both = {"both": lambda trace: with_array(trace, "drop_steps.drop", sums)}
+    assert climb_with(**both).passed
+    failure = climb_with(
+        lambda trace: with_array(trace, "drop_steps.drop", sums[[0, 1, 2, 0, 1, 2]]), **both
+    ).first_failure
+    assert failure.name == "dropout"
+    assert failure.report.findings[0].note == "right draws the mask of step 1 again in step 4"
+    assert failure.diagnoses[0].cause == "dropout-masks-repeated"
+
+
+def test_weights_at_seams_are_compared_in_their_order_and_must_be_there():
+    question = make_question()
+    question = dataclasses.replace(question, settings={**question.settings, "seams": [25, 30]})
+
+    def with_seams(trace, steps=(25, 30)):
+        for step in steps:
+            trace = with_array(trace, f"seam.{step}.dense.kernel", KERNEL * step)
+        return trace
+
+    assert climb_with(both=with_seams, question=question).passed
+    parted = climb_with(
+        lambda trace: with_array(trace, "seam.30.dense.kernel", KERNEL * 25),
+        both=with_seams,
+        question=question,
+    ).first_failure
+    assert parted.report.findings[0].where.startswith("seam.30.dense.kernel")
+    assert parted.diagnoses[0].cause == "steps-left-out"
+    missing = climb_with(both=lambda trace: with_seams(trace, [25]), question=question)
+    assert missing.first_failure.report.findings[0].where == "seam.30.dense.kernel"
+
+
+def test_what_follows_from_a_rung_below_is_no_cause_of_its_own():
+    def coarse(trace):
+        key = "step.2.weight.dense.kernel"
+        return with_array(trace, key, trace.arrays[key].astype(np.float32).astype(float))
+
+    def coarse_and_more(trace):
+        return with_array(coarse(trace), "logits.full", trace.arrays["logits.full"] + 1)
+
+    alone = climb_with(coarse).rung("optimizer")
+    assert [found.cause for found in alone.diagnoses] == ["float32-inside-float64"]
+    verdict = climb_with(coarse_and_more)
+    assert verdict.first_failure.name == "logits"
+    assert verdict.rung("optimizer").status == "failed"
+    assert verdict.rung("optimizer").diagnoses == ()
+
+
+def test_a_gap_within_tolerance_is_no_evidence():
+    def moved(trace):
+        return with_array(trace, "trained.dense.kernel", trace.arrays["trained.dense.kernel"] + 1)
+
+    wide = Tolerance("WIDE", absolute=1e-6, reason="made up", measured="nothing")
+    loose = Terms("float64", lambda rung, key: wide)
+    float32 = np.float64(np.float32(KERNEL / 7))
+
+    def change(trace):
+        return with_array(moved(trace), "gradient.full.dense.kernel", float32)
+
+    for terms, causes in ((TERMS, ["float32-inside-float64"]), (loose, [])):
+        verdict = climb_with(change, terms=terms)
+        found = verdict.rung("training").diagnoses + verdict.rung("gradients").diagnoses
+        assert [diagnosis.cause for diagnosis in found][:1] == causes

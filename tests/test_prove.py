@@ -164,7 +164,7 @@ def test_the_next_call_climbs_what_has_no_verdict_and_that_alone(ladder, tmp_pat
     page = (tmp_path / "ladder.md").read_text()
     (tmp_path / "proof-so-far.json").unlink()
     whole, _, asked = ladder()
-    assert len(asked) == len(whole) == 3
+    assert len(asked) == len(whole) == 4
     assert repr(verdicts) == repr(whole)
     assert (tmp_path / "ladder.md").read_text() == page
 

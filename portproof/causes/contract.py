@@ -32,7 +32,6 @@ SETTINGS = {
     r"optimizer\.learning_rate_step": "schedule-per-epoch",
     r"optimizer\.gradient_accumulation": "gradient-accumulation",
     r"loss\.label_smoothing": "label-smoothing",
-    r"loss\.kind": "mean-over-classes",
 }
 """Settings whose difference is a cause whatever the values are; the rest look at the values."""
 
@@ -291,7 +290,8 @@ def fewer_parameters(evidence: Evidence) -> list[Diagnosis]:
     for row in layer_rows(evidence.left):
         count = row.get("filters") or row.get("units")
         other = right.get(row["name"])
-        if count and other and row["parameters"] - other["parameters"] == count:
+        is_told = other is not None and other.get("use_bias") is True
+        if count and other and not is_told and row["parameters"] - other["parameters"] == count:
             words = f"{row['name']} has {other['parameters']:,} parameters against "
             words += f"{row['parameters']:,}: its {count} biases are missing"
             found.append(Diagnosis("missing-bias", row["name"], words))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from portproof.causes.fits import is_near, number
+from portproof.causes.fits import number
 from portproof.causes.loss import KNOWN_SMOOTHINGS
 from portproof.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, recognises
 from portproof.exchange import Array, Trace
@@ -97,10 +97,12 @@ def repeated_batches(evidence: Evidence) -> list[Diagnosis]:
 @recognises("order-same-each-epoch", "order-not-shuffled", "order-differs", on=RUNGS)
 def order(evidence: Evidence) -> list[Diagnosis]:
     """Recognise the same images in another order."""
-    return [found for stage in stages(evidence) if (found := _order_of(stage)) is not None]
+    own = list(evidence.right.facts.get("set_order") or [])
+    return [found for stage in stages(evidence) if (found := _order_of(stage, own)) is not None]
 
 
-def _order_of(stage: Stage) -> Diagnosis | None:
+def _order_of(stage: Stage, own: list[str]) -> Diagnosis | None:
+    """Name another order; `own` is that in which the suspect's training set lies."""
     left = [_members(rows) for rows in stage.left]
     right = [_members(rows) for rows in stage.right]
     if left == right or sorted(left[0]) != sorted(right[0]) or len(set(left[0])) < 2:
@@ -112,8 +114,11 @@ def _order_of(stage: Stage) -> Diagnosis | None:
         words = f"{name}: every epoch has the order of the first"
         return Diagnosis("order-same-each-epoch", name, words)
     if is_fixed and not is_left_fixed:
-        words = f"{name}: every epoch has one order, which is none of the reference's: the set's "
-        return Diagnosis("order-not-shuffled", name, f"{words}own, as where nothing is shuffled")
+        words = f"{name}: every epoch has one order, which is none of the reference's"
+        if right[0] != own:
+            return Diagnosis("order-same-each-epoch", name, words)
+        words += ": the set's own, as where nothing is shuffled"
+        return Diagnosis("order-not-shuffled", name, words)
     classes = _classes(stage.right[0])
     if classes == sorted(classes) and len(set(classes)) > 1:
         words = f"{name}: the images come class by class"
@@ -371,7 +376,7 @@ def _known_images(evidence: Evidence) -> dict[str, Array]:
 
 @recognises("images-rearranged", "images-transposed", on=RUNGS, rank=Rank.REMAINDER)
 def rearranged_images(evidence: Evidence) -> list[Diagnosis]:
-    """Recognise images of the same mean and labels whose pixels stand elsewhere."""
+    """Recognise batches of the same labels and the same pixels, which stand elsewhere."""
     found = []
     for stage in stages(evidence):
         pairs = list(_same_labels(stage))
@@ -383,13 +388,11 @@ def rearranged_images(evidence: Evidence) -> list[Diagnosis]:
             or set(_members(stage.left[0])) & set(_members(stage.right[0]))
         ):
             continue
-        if any(not is_near(one["mean"], two["mean"], 1e-5) for one, two in pairs):
+        if any(one.get("pixels", "") != two.get("pixels") for one, two in pairs):
             continue
         shapes = [pair["shape"] for pair in pairs[0]]
         cause = "images-rearranged" if shapes[0] == shapes[1] else "images-transposed"
-        words = "images have the same labels and mean, and their pixels stand elsewhere: "
-        words += (
-            "transposed or flipped" if shapes[0] == shapes[1] else f"{shapes[1]} for {shapes[0]}"
-        )
+        words = "batches have the same labels and the same pixels, which stand elsewhere"
+        words += "" if shapes[0] == shapes[1] else f": {shapes[1]} for {shapes[0]}"
         found.append(Diagnosis(cause, stage.name, f"{stage.name}: {words}"))
     return found

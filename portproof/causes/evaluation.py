@@ -1,14 +1,15 @@
 """Causes in metrics and predictions, and in dropout itself."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from portproof.causes.contract import is_swap, swapped_rates
-from portproof.causes.fits import agree, distance, fit, is_near, number, size_of
-from portproof.causes.formulas import log_softmax, softmax
-from portproof.causes.reading import Steps, batch_size, under
+from portproof.causes.fits import agree, fit, is_near, number
+from portproof.causes.formulas import log_softmax, run, softmax
+from portproof.causes.reading import batch_size, reference_rows, scaled, under
 from portproof.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, recognises
 from portproof.exchange import Array, Trace
 
@@ -24,25 +25,31 @@ def _history(trace: Trace) -> Sequence[Mapping[str, Any]]:
     return list(history)
 
 
-def _validation_classes(evidence: Evidence, count: int) -> Array:
-    """Return the validation set's classes: the question's, or those that were fed."""
-    for name in ("labels.validation", "validation_labels"):
-        if name in evidence.question.arrays:
-            return np.asarray(evidence.question.arrays[name])
-    rows = [row for row in evidence.left.facts.get("batches") or [] if row["stage"] == "validation"]
+def _validation_classes(trace: Trace, evidence: Evidence, count: int) -> Array:
+    """Return the validation set's classes: the question's, those told, or those that were fed."""
+    places = [
+        (evidence.question.arrays, "labels.validation"),
+        (evidence.question.arrays, "validation_labels"),
+        (trace.arrays, "validation_classes"),
+    ]
+    for arrays, name in places:
+        if name in arrays:
+            return np.asarray(arrays[name])
+    rows = [row for row in trace.facts.get("batches") or [] if row["stage"] == "validation"]
     classes = [label for row in rows for label in row["classes"]]
     if len(classes) < count or count == 0:
         raise UnexaminableError("the validation labels are not known")
     return np.array(classes[:count])
 
 
-def _by_batch(evidence: Evidence) -> tuple[dict[str, Array], Array]:
-    """Return the suspect's loss and accuracy of each validation batch, and the batches' sizes."""
-    if "validation_logits" not in evidence.right.arrays:
+def _by_batch(trace: Trace, evidence: Evidence) -> tuple[dict[str, Array], Array]:
+    """Return a side's loss and accuracy of each validation batch, and the batches' sizes."""
+    if "validation_logits" not in trace.arrays:
         raise UnexaminableError("no validation logits")
-    logits = np.asarray(evidence.right.arrays["validation_logits"], np.float64)
-    classes = _validation_classes(evidence, len(logits))
-    size = batch_size(evidence)
+    logits = np.asarray(trace.arrays["validation_logits"], np.float64)
+    classes = _validation_classes(trace, evidence, len(logits))
+    size = (evidence.question.settings.get("training") or {}).get("batch_size")
+    size = size or batch_size(evidence)
     if size is None:
         raise UnexaminableError("the batch size is not known")
     losses = -log_softmax(logits)[np.arange(len(logits)), classes]
@@ -55,6 +62,20 @@ def _by_batch(evidence: Evidence) -> tuple[dict[str, Array], Array]:
     return means, np.array([len(logits[i : i + size]) for i in starts])
 
 
+def _require_reference(evidence: Evidence) -> None:
+    """Require that the reference's last validation metrics are those of its own logits.
+
+    Raises:
+        UnexaminableError: they are not.
+    """
+    means, sizes = _by_batch(evidence.left, evidence)
+    last, share = _history(evidence.left)[-1], _share(evidence)
+    names = [name for name in means if name in last]
+    own = {name: float(np.average(means[name], weights=sizes)) for name in names}
+    if not names or not all(is_near(own[name], last[name], share) for name in names):
+        raise UnexaminableError("the reference's metrics are not those of its logits")
+
+
 def _share(evidence: Evidence) -> float:
     return METRIC_SHARE.get(evidence.right.arrays["validation_logits"].dtype, 1e-4)
 
@@ -62,9 +83,10 @@ def _share(evidence: Evidence) -> float:
 @recognises("metric-unweighted-mean", "metric-of-last-batch", on=RUNGS)
 def mean_of_batches(evidence: Evidence) -> list[Diagnosis]:
     """Recognise an epoch's metric that is not weighted by the sizes of the batches."""
-    means, sizes = _by_batch(evidence)
-    last = _history(evidence.right)[-1]
-    share = _share(evidence)
+    _require_reference(evidence)
+    means, sizes = _by_batch(evidence.right, evidence)
+    history = _history(evidence.right)
+    last, share = history[-1], _share(evidence)
     candidates: tuple[tuple[str, str, Callable[[Array], float]], ...] = (
         ("metric-unweighted-mean", "the plain mean of the batches' means", lambda v: v.mean()),
         ("metric-of-last-batch", "the last batch's value", lambda v: float(v[-1])),
@@ -72,6 +94,11 @@ def mean_of_batches(evidence: Evidence) -> list[Diagnosis]:
     for cause, words, value_of in candidates:
         found = []
         for name in (name for name in means if name in last):
+            # Of a few images, hits are few numbers: each epoch's must be one of them.
+            if cause == "metric-of-last-batch" and name == "val_accuracy":
+                hits = [row[name] * sizes[-1] for row in history]
+                if not all(abs(count - round(count)) < 1e-5 * sizes[-1] for count in hits):
+                    continue
             value, right = (
                 float(value_of(means[name])),
                 float(np.average(means[name], weights=sizes)),
@@ -90,6 +117,8 @@ def mean_of_batches(evidence: Evidence) -> list[Diagnosis]:
 def metrics_of_another_epoch(evidence: Evidence) -> Diagnosis | None:
     """Recognise validation metrics that are the reference's of another epoch."""
     left, right = _history(evidence.left), _history(evidence.right)
+    if not _are_trained_alike(evidence):
+        return None  # weights that have not moved give the metrics of the epoch before, too
     names = [name for name in ("val_loss", "val_accuracy") if name in left[0] and name in right[0]]
     if len(left) != len(right) or "val_loss" not in names:
         return None
@@ -107,39 +136,33 @@ def metrics_of_another_epoch(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-@recognises("evaluated-other-weights", "dropout-in-metrics", on=RUNGS, rank=Rank.PATTERN)
-def logits_of_other_weights(evidence: Evidence) -> Diagnosis | None:
-    """Recognise metrics or predictions that equal weights and logits do not bear out."""
-    left, right = evidence.left.arrays, evidence.right.arrays
-    trained = under("trained", left)
-    is_equal = bool(trained) and all(
-        agree(value, right[f"trained.{name}"])
-        for name, value in trained.items()
-        if f"trained.{name}" in right
-    )
-    if not is_equal:
-        return None
-    dropout = _dropout_in_validation(evidence)
-    if dropout:
-        return dropout
-    name = "trained_logits"
-    if name not in left or name not in right or left[name].shape != right[name].shape:
-        return None
-    gap = distance(left[name], right[name])
-    if gap <= 1e-2 * size_of(left[name]) or _row_match(left[name], right[name]) is not None:
-        return None
-    words = f"the trained weights are the reference's and the test logits are not, gap {gap:.1e}: "
-    return Diagnosis("evaluated-other-weights", name, f"{words}other weights were evaluated")
+def _are_trained_alike(evidence: Evidence) -> bool:
+    left, right = (under("trained", side.arrays) for side in (evidence.left, evidence.right))
+    return left.keys() == right.keys() and all(agree(left[name], right[name]) for name in left)
+
+
+@recognises("dropout-in-metrics", "dropout-in-predictions", on=RUNGS)
+def dropout_left_on(evidence: Evidence) -> list[Diagnosis]:
+    """Recognise dropout layers that were told to drop in validation or prediction, as was seen."""
+    found = []
+    modes = [trace.facts.get("dropout_modes") or {} for trace in (evidence.left, evidence.right)]
+    for stage, cause, where in (
+        ("validation", "dropout-in-metrics", "val_loss"),
+        ("predict", "dropout-in-predictions", "trained_logits"),
+    ):
+        if modes[0].get(stage) == [False] and True in modes[1].get(stage, []):
+            words = f"dropout layers are told to drop in {stage}, where the reference's are not"
+            found.append(Diagnosis(cause, where, words))
+    return found
 
 
 @recognises("evaluated-other-weights", on=("training",))
-def weights_of_a_step(evidence: Evidence) -> Diagnosis | None:
-    """Recognise last weights that are the reference's after one of the first steps."""
+def weights_at_a_seam(evidence: Evidence) -> Diagnosis | None:
+    """Recognise last weights that are the reference's after an earlier call or epoch."""
     left, right = evidence.left.arrays, under("trained", evidence.right.arrays)
     last = under("trained", left)
-    steps = Steps(left, {})
-    for step in steps.numbers if right else ():
-        weights = steps.weights(step)
+    for step in _seams(left) if right else ():
+        weights = under(f"seam.{step}", left)
         if weights.keys() != right.keys() or weights.keys() != last.keys():
             continue
         fitted = fit((weights[name], last[name], right[name]) for name in weights)
@@ -149,24 +172,53 @@ def weights_of_a_step(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def _dropout_in_validation(evidence: Evidence) -> Diagnosis | None:
-    """Recognise a validation loss that the same weights give without dropout only."""
-    left, right = evidence.left, evidence.right
-    layers = (left.facts.get("contract") or {}).get("layers", {}).values()
-    rows = [*layers, *(left.facts.get("layers") or [])]
-    if not any(row.get("rate") for row in rows):
+def _seams(arrays: Mapping[str, Array]) -> list[int]:
+    """Return the steps after which weights are known."""
+    return sorted({int(name.split(".")[1]) for name in arrays if name.startswith("seam.")})
+
+
+@recognises("steps-left-out", on=("training",))
+def steps_left_out(evidence: Evidence) -> Diagnosis | None:
+    """Recognise a call of several steps after which the weights are as they were before it."""
+    left, right = evidence.left.arrays, evidence.right.arrays
+    seams = [0, *_seams(left)]
+    for before, step in pairwise(seams):
+        one, two = under(f"seam.{step}", left), under(f"seam.{step}", right)
+        if one.keys() == two.keys() and all(agree(one[name], two[name]) for name in one):
+            continue
+        came_from = under(f"seam.{before}", left) or under("weights", evidence.question.arrays)
+        if came_from.keys() != two.keys() or came_from.keys() != one.keys():
+            return None
+        fitted = fit((came_from[name], one[name], two[name]) for name in one)
+        if not fitted:
+            return None
+        words = f"after step {step} the weights are the reference's after step {before}: the steps "
+        words += f"between are left out; {fitted}"
+        return Diagnosis("steps-left-out", f"seam.{step}", words)
+    return None
+
+
+@recognises("evaluated-other-weights", on=RUNGS)
+def logits_of_other_weights(evidence: Evidence) -> Diagnosis | None:
+    """Recognise predictions that earlier weights of the reference give."""
+    left, right = evidence.left.arrays, evidence.right.arrays
+    images, name = evidence.question.arrays.get("images"), "trained_logits"
+    if images is None or name not in left or name not in right:
         return None
-    if not agree(left.arrays["validation_logits"], right.arrays["validation_logits"]):
+    fed = scaled(images)
+    rows, count = reference_rows(evidence), len(fed)
+    if min(len(left[name]), len(right[name])) < count:
         return None
-    means, sizes = _by_batch(evidence)
-    value, received = float(np.average(means["val_loss"], weights=sizes)), _history(right)[-1]
-    expected = _history(left)[-1]["val_loss"]
-    is_left_right = is_near(value, expected, 1e-5)
-    if not is_left_right or is_near(received["val_loss"], value, 1e-3):
-        return None
-    words = f"val_loss is {received['val_loss']:.6g}, where the same weights without dropout give "
-    words += f"{value:.6g}: dropout is on while the metrics are taken"
-    return Diagnosis("dropout-in-metrics", "val_loss", words)
+    own = run(rows, under("trained", left), fed).last
+    if not agree(own.astype(left[name].dtype), left[name][:count]):
+        raise UnexaminableError("the reference's logits are not those of its weights")
+    for step in _seams(left):
+        logits = run(rows, under(f"seam.{step}", left), fed).last
+        fitted = fit([(logits, left[name][:count], right[name][:count])])
+        if fitted:
+            words = f"the test logits are those of the reference's weights after step {step}, not "
+            return Diagnosis("evaluated-other-weights", name, f"{words}after the last; {fitted}")
+    return None
 
 
 @recognises("predictions-permuted", on=RUNGS)
@@ -217,7 +269,7 @@ def _row_match(left: Array, right: Array) -> Array | None:
 
 @recognises(
     "dropout-rate", "dropout-not-scaled", "dropout-at-evaluation", "spatial-dropout",
-    on=("dropout",),
+    "dropout-masks-repeated", on=("dropout",),
 )  # fmt: skip
 def dropout_layers(evidence: Evidence) -> list[Diagnosis]:
     """Recognise other rates, unscaled values, and dropout that stays on in evaluation."""
@@ -225,6 +277,7 @@ def dropout_layers(evidence: Evidence) -> list[Diagnosis]:
     found: list[Diagnosis] = []
     for prefix in ("drop.", "drop_own."):
         found += _rate_causes(_shown_rates(left, prefix), _shown_rates(right, prefix))
+    found += _repeated_masks(left, right)
     for name in right:
         if name.startswith("drop_eval.") and name in left:
             layer, values = name.removeprefix("drop_eval."), right[name]
@@ -258,9 +311,29 @@ def _shown_rates(arrays: Mapping[str, Array], prefix: str) -> dict[str, float]:
     for name, values in arrays.items():
         if name.startswith(prefix) and values.size:
             largest = float(values.max())
-            if largest > 1 or not (values == 0).any():
-                rates.setdefault(name.split(".")[1], 1 - 1 / largest if largest > 0 else 1.0)
+            rate = 1 - 1 / largest if largest > 0 else 1.0
+            # What is scaled as by a rate must be dropped as often: else it is another mistake.
+            share, deviation = float((values == 0).mean()), float(np.sqrt(0.25 / values.size))
+            if (largest > 1 or not (values == 0).any()) and abs(share - rate) <= 6 * deviation:
+                rates.setdefault(name.split(".")[1], rate)
     return rates
+
+
+def _repeated_masks(left: Mapping[str, Array], right: Mapping[str, Array]) -> list[Diagnosis]:
+    """Recognise masks of a training that come again, by the sums over each step's."""
+    found = []
+    for name, sums in right.items():
+        if not name.startswith("drop_steps.") or name not in left:
+            continue
+        rows = [[tuple(row) for row in side.tolist()] for side in (left[name], sums)]
+        if len(set(rows[0])) < len(rows[0]) or len(set(rows[1])) == len(rows[1]):
+            continue
+        step = next(i for i, row in enumerate(rows[1]) if row in rows[1][:i])
+        words = f"step {step + 1} draws the mask of step {rows[1].index(rows[1][step]) + 1} again: "
+        words += f"{len(set(rows[1]))} masks in {len(rows[1])} steps"
+        layer = name.removeprefix("drop_steps.")
+        found.append(Diagnosis("dropout-masks-repeated", layer, f"{layer}: {words}"))
+    return found
 
 
 def _rate_causes(left: Mapping[str, float], right: Mapping[str, float]) -> list[Diagnosis]:

@@ -46,10 +46,15 @@ class Run:
     last: Array
     backwards: list[tuple[str, Backward]]
 
-    def gradients(self, output_gradient: Array) -> dict[str, Array]:
-        """Return each parameter's gradient, and the input's as `input`."""
+    def gradients(self, output_gradient: Array, float32_behind: str = "") -> dict[str, Array]:
+        """Return each parameter's gradient, and the input's as `input`.
+
+        What comes to the output of the layer `float32_behind` is rounded to float32.
+        """
         found: dict[str, Array] = {}
         for name, backward in reversed(self.backwards):
+            if name == float32_behind:
+                output_gradient = output_gradient.astype(np.float32).astype(np.float64)
             output_gradient, own = backward(output_gradient)
             found |= {f"{name}.{parameter}": value for parameter, value in own.items()}
         return {**found, "input": output_gradient}

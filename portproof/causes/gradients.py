@@ -7,6 +7,7 @@ import numpy as np
 
 from portproof.causes.fits import (
     Fit,
+    Triple,
     agree,
     distance,
     fit,
@@ -18,7 +19,7 @@ from portproof.causes.fits import (
     size_of,
 )
 from portproof.causes.formulas import TIE_RULES, Mode, Row, Run, pool_views, run
-from portproof.causes.loss import cross_entropy, hypotheses, one_hot
+from portproof.causes.loss import Formula, cross_entropy, hypotheses, one_hot
 from portproof.causes.optimizer import read_updates
 from portproof.causes.reading import (
     MAX_IMAGES,
@@ -41,8 +42,6 @@ TIE_WORDS = {
     "every": "each of them in full",
 }
 FIRST_STEP = "step 1"
-FLOAT32_SHARE = 1e-6
-"""Share of their size by which values may part that went through float32 once."""
 WEIGHTED = ("convolution", "dense")
 
 
@@ -154,11 +153,14 @@ def scaled_loss(evidence: Evidence) -> Diagnosis | None:
 def _name_scale(ratios: Sequence[tuple[GradientCase, float]]) -> Diagnosis | None:
     share = 1e-4
     case, ratio = max(ratios, key=lambda item: abs(item[1] - 1))
+    # Clipping scales a gradient too, but leaves the loss as it is.
     is_loss = all(
         one.left_loss is None or one.right_loss is None
         or is_near(one.right_loss, r * one.left_loss, share)
         for one, r in ratios
     )  # fmt: skip
+    if not is_loss:
+        return None
     words = f"{case.name}: every gradient is {number(ratio)} times the reference's"
     if all(one.size is not None and is_near(r, one.size, share) for one, r in ratios):
         text = f"{words}: the loss is summed over the batch of {case.size}"
@@ -171,9 +173,8 @@ def _name_scale(ratios: Sequence[tuple[GradientCase, float]]) -> Diagnosis | Non
     if all(one.num_classes and is_near(r, 1 / one.num_classes, share) for one, r in ratios):
         text = f"{words}: the loss is averaged over the {case.num_classes} classes too"
         return Diagnosis("mean-over-classes", "loss", text)
-    # Clipping scales a gradient too, but leaves the loss as it is.
     is_told = case.left_loss is not None and case.right_loss is not None
-    if is_told and is_loss:
+    if is_told:
         return Diagnosis("loss-scaled", "loss", f"{words}, and so is the loss")
     return None
 
@@ -228,23 +229,33 @@ def other_loss_gradient(evidence: Evidence) -> list[Diagnosis]:
     last = known[0].rows[-1]
     if last["kind"] != "dense":
         raise UnexaminableError("the last layer is not dense")
+    own = _last_gradients(known, cross_entropy)
+    if not all(left is not None and agree(value, left) for value, left, _ in own):
+        raise UnexaminableError("the reference's gradients are not those of its cross-entropy")
     found = []
     for hypothesis in hypotheses():
-        triples = []
-        for one in known:
-            _, gradient = hypothesis.formula(one.ran.last, one.targets)
-            values = {f"{last['name']}.kernel": one.ran.inputs[last["name"]].T @ gradient}
-            values[f"{last['name']}.bias"] = gradient.sum(0)
-            triples += [
-                (value, one.case.left.get(name), one.case.right[name])
-                for name, value in values.items()
-                if name in one.case.right
-            ]
-        fitted = fit(triples)
+        fitted = fit(_last_gradients(known, hypothesis.formula))
         if fitted:
             sentence = f"{last['name']}: {hypothesis.words}: its gradients are those; {fitted}"
             found.append(Diagnosis(hypothesis.cause, "loss", sentence))
     return found
+
+
+def _last_gradients(known: Sequence[Recomputed], formula: Formula) -> list[Triple]:
+    """Return the last layer's gradients under a loss, the reference's and the suspect's."""
+    last, triples = known[0].rows[-1]["name"], []
+    for one in known:
+        _, gradient = formula(one.ran.last, one.targets)
+        values = {
+            f"{last}.kernel": one.ran.inputs[last].T @ gradient,
+            f"{last}.bias": gradient.sum(0),
+        }
+        triples += [
+            (value, one.case.left.get(name), one.case.right[name])
+            for name, value in values.items()
+            if name in one.case.right
+        ]
+    return triples
 
 
 @recognises("zero-gradient", "frozen-layer", "frozen-bias", on=("gradients",), rank=Rank.PATTERN)
@@ -252,7 +263,9 @@ def no_gradient(evidence: Evidence) -> list[Diagnosis]:
     """Recognise parameters without a gradient where the reference has one."""
     found = []
     known = gradient_cases(evidence)
-    is_cut = any(_is_cut(case) for case in known)
+    contract = evidence.right.facts.get("contract") or {}
+    is_trained = "frozen" in contract and not contract["frozen"]
+    is_cut = is_trained or any(_is_cut(case) for case in known)
     for case in known:
         if case.right_loss is None and not case.right:
             continue  # no gradient was computed at all
@@ -356,6 +369,8 @@ def _multiple(left: Sequence[Array], right: Sequence[Array]) -> float | None:
 @recognises("max-pool-ties", on=("gradients",))
 def pool_ties(evidence: Evidence) -> Diagnosis | None:
     """Recognise the rule by which a pool's gradient goes to one of several equal values."""
+    if not _are_gradients(recompute(evidence)):
+        return None
     for rule in TIE_RULES[1:]:
         fitted = _fit_gradients(recompute(evidence, rule))
         if fitted:
@@ -401,6 +416,16 @@ def _fit_gradients(known: Sequence[Recomputed]) -> Fit | None:
             if name in values
         ]
     return fit(triples)
+
+
+def _are_gradients(known: Sequence[Recomputed]) -> bool:
+    """Return whether the formulas give the reference's gradients of its parameters."""
+    for one in known:
+        values = one.ran.gradients(cross_entropy(one.ran.last, one.targets)[1])
+        names = [name for name in one.case.left if name in values and name != "input"]
+        if not all(agree(values[name], one.case.left[name]) for name in names):
+            return False
+    return True
 
 
 def _tied_pools(known: Sequence[Recomputed]) -> list[str]:
@@ -466,22 +491,26 @@ def _is_within_routing(one: Recomputed, pool: str) -> bool:
     return agree(one.case.left[bias], one.case.right[bias])
 
 
-@recognises("float32-inside-float64", on=("gradients",), rank=Rank.REMAINDER)
+@recognises("float32-inside-float64", on=("gradients",))
 def float32_on_the_way_back(evidence: Evidence) -> Diagnosis | None:
-    """Recognise gradients that part by float32's rounding, from some layer on down."""
-    differing: dict[str, float] = {}
-    for case in gradient_cases(evidence):
-        for name in shared_names(case):
-            one, two = case.left[name], case.right[name]
-            if one.dtype != np.float64 or two.dtype != np.float64:
-                return None
-            if not agree(one, two) and size_of(one) > 0:
-                differing[name] = max(differing.get(name, 0.0), distance(one, two) / size_of(one))
-    if not differing or not all(share < FLOAT32_SHARE for share in differing.values()):
+    """Recognise gradients that went through float32 on their way back, behind one layer."""
+    known = sorted(recompute(evidence), key=lambda one: len(one.targets))[:2]
+    if any(array.dtype != np.float64 for one in known for array in one.case.right.values()):
         return None
-    layers = [row["name"] for row in reference_rows(evidence)]
-    names = [name for name in differing if name != "input"]
-    last = max(names, key=lambda name: layers.index(name.rpartition(".")[0]), default="input")
-    words = f"gradients part by at most {max(differing.values()):.1e} of their size, which is "
-    words += f"float32's rounding, from {last} on down"
-    return Diagnosis("float32-inside-float64", last, words)
+    if not _are_gradients(known):
+        return None
+    for row in known[0].rows:
+        triples = []
+        for one in known:
+            _, gradient = cross_entropy(one.ran.last, one.targets)
+            values = one.ran.gradients(gradient, float32_behind=row["name"])
+            triples += [
+                (values[name], one.case.left[name], one.case.right[name])
+                for name in shared_names(one.case)
+                if name in values and name != "input"
+            ]
+        fitted = fit(triples)
+        if fitted:
+            words = f"behind {row['name']} the gradient goes through float32 on its way back"
+            return Diagnosis("float32-inside-float64", row["name"], f"{words}; {fitted}")
+    return None

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from portproof.causes.fits import Fit, fit, is_near, nice, number, size_of
+from portproof.causes.fits import Fit, agree, fit, is_near, nice, number, size_of
 from portproof.causes.formulas import run
-from portproof.causes.reading import Segment, join, segments
+from portproof.causes.reading import Segment, join, segments, under
 from portproof.causes.registry import (
     Diagnosis,
     Evidence,
@@ -24,6 +24,8 @@ KNOWN_EPSILONS = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-4, 1e-2)
 ACTIVATIONS = ("leaky_relu", "relu", "softmax")
 MAX_UNKNOWNS = 1200
 """Largest number of weights per output that is solved for."""
+MOST_ALIKE = 0.3
+"""Correlation at which a kernel may still be another draw than the one that was given."""
 FIRST_TRIED = 8
 """Samples, those that part most, that a change is tried on before all the others."""
 
@@ -60,7 +62,7 @@ def _explained(
     evidence: Evidence, cause: str, kinds: Sequence[str], editor: Editor
 ) -> list[Diagnosis]:
     found = []
-    for segment in segments(evidence):
+    for segment in reproduced(evidence):
         places = [i for i, row in enumerate(segment.rows) if row["kind"] in kinds]
         tried = [([place], edit) for place in places for edit in _safely(editor, segment, place)]
         if len(places) > 1:
@@ -70,6 +72,28 @@ def _explained(
             where = join([segment.rows[place]["name"] for place in best[0]], most=8)
             found.append(Diagnosis(cause, where, f"{where}: {best[1].words}; {best[2]}"))
     return found
+
+
+def reproduced(evidence: Evidence) -> list[Segment]:
+    """Return the differing segments whose formulas give the reference's own output.
+
+    Where they do not, what they give when one thing is changed says nothing of the suspect.
+    """
+    if "reproduced" not in evidence.readings:
+        evidence.readings["reproduced"] = [
+            segment for segment in segments(evidence) if _is_reproduced(segment)
+        ]
+    found: list[Segment] = evidence.readings["reproduced"]
+    return found
+
+
+def _is_reproduced(segment: Segment) -> bool:
+    few = slice(FIRST_TRIED)
+    try:
+        output = run(segment.rows, segment.weights, segment.fed[few]).last
+    except (LookupError, ValueError):
+        return False
+    return agree(output.astype(segment.left.dtype), segment.left[few])
 
 
 def _best(
@@ -408,10 +432,17 @@ def dropout_in_evaluation(evidence: Evidence) -> list[Diagnosis]:
         name = next(row["name"] for row in segment.rows if row["kind"] == "dropout")
         left, right = segment.left, segment.right
         is_out = (right == 0) & (left != 0)
+        share = float(is_out.sum()) / max(int((left != 0).sum()), 1)
+        # Of either sign: an activation that makes zeros of what is negative drops one alone.
+        is_drawn = all(
+            is_near(share, is_out[one].sum() / one.sum(), 0.5)
+            for one in (left > 0, left < 0)
+            if one.sum() > 100
+        )
         for factor in (1 / (1 - rates[0]), 1.0):
             fitted = fit([(np.where(is_out, 0, left * factor), left, right)])
-            if fitted and is_out.any() and not is_out.all():
-                words = f"{is_out.sum() / max((left != 0).sum(), 1):.0%} of its values are dropped"
+            if fitted and is_drawn and 0 < share < 1:
+                words = f"{share:.0%} of its values are dropped"
                 sentence = f"{name}: dropout is on in evaluation: {words}"
                 found.append(Diagnosis("dropout-at-evaluation", name, sentence))
                 break
@@ -421,6 +452,16 @@ def dropout_in_evaluation(evidence: Evidence) -> list[Diagnosis]:
             sentence += f"of by {number(1 / (1 - rates[0]))} in training; {fitted}"
             found.append(Diagnosis("dropout-not-scaled", name, sentence))
     return found
+
+
+OWN_ARRAYS = {
+    "layers": ("forced.", "point."),
+    "logits": ("logits.",),
+    "gradients": ("gradient.",),
+    "optimizer": ("step.",),
+    "training": ("seam.", "trained"),
+}
+"""Prefixes of what a rung compares: arrays of another rung explain nothing on it."""
 
 
 def is_bfloat16_at_heart(values: Array) -> bool:
@@ -448,9 +489,12 @@ def is_float32_at_heart(values: Array) -> bool:
 def float32_values(evidence: Evidence) -> Diagnosis | None:
     """Recognise values that went through float32 where the reference's did not."""
     left, right = evidence.left.arrays, evidence.right.arrays
-    prefixes = ("forced.", "point.", "logits", "gradient.", "step.", "trained")
     for name in right:
-        if not name.startswith(prefixes) or name not in left or left[name].size < 2:
+        if (
+            not name.startswith(OWN_ARRAYS[evidence.rung])
+            or name not in left
+            or left[name].size < 2
+        ):
             continue
         one, two = left[name], right[name]
         if one.dtype != np.float64 or one.shape != two.shape or is_float32_at_heart(one):
@@ -500,36 +544,30 @@ def float32_before_the_bias(evidence: Evidence) -> list[Diagnosis]:
 
 @recognises("weights-not-loaded", on=("layers",), rank=Rank.REMAINDER)
 def other_weights(evidence: Evidence) -> list[Diagnosis]:
-    """Recognise a layer that computes the right operation with a kernel it was not given."""
+    """Recognise a layer that computes the right operation with a kernel it was not given.
+
+    That is the kernel that the suspect holds, where it says so, or else the one that its output
+    shows. A kernel that is like the one given was loaded, and changed: that is another mistake.
+    """
     found = []
-    for segment in segments(evidence):
-        weighted = [row for row in segment.rows if row["kind"] != "flatten"]
-        if len(weighted) != 1 or weighted[0]["kind"] not in ("convolution", "dense"):
+    held = under("carried", evidence.right.arrays)
+    for segment in reproduced(evidence):
+        weighted = [row for row in segment.rows if row["kind"] in ("convolution", "dense")]
+        others = [row for row in segment.rows if row["kind"] not in ("flatten", *ACTIVATIONS)]
+        if len(weighted) != 1 or others != weighted:
             continue
-        kernel = segment.weights[f"{weighted[0]['name']}.kernel"]
-        solved = _solve(segment, kernel)
-        if solved is None and _is_unlike(segment.left, segment.right):
-            words = f"{segment.name}: its output has the size of the reference's and no likeness "
-            sentence = f"{words}to it, as of weights drawn anew"
-            found.append(Diagnosis("weights-not-loaded", segment.name, sentence))
-        if solved is not None:
-            similarity = float(np.corrcoef(kernel.ravel(), solved.ravel())[0, 1])
+        name = f"{weighted[0]['name']}.kernel"
+        kernel, solved = segment.weights[name], held.get(name)
+        if solved is None or not _fit(segment, Edit("", segment.rows, held)):
+            solved = _solve(segment, kernel)
+        if solved is None or solved.shape != kernel.shape:
+            continue
+        similarity = float(np.corrcoef(kernel.ravel(), solved.ravel())[0, 1])
+        if abs(similarity) < MOST_ALIKE:
             sentence = f"{segment.name}: its output is that of another kernel and bias than those "
             sentence += f"it was given (correlation of the kernels {similarity:.2f})"
             found.append(Diagnosis("weights-not-loaded", segment.name, sentence))
     return found
-
-
-def _is_unlike(left: Array, right: Array) -> bool:
-    """Return whether outputs (…, C) vary as much as the reference's and do not go with them."""
-    if left.shape != right.shape or left.size < 1000:
-        return False
-    one, two = (np.asarray(side, np.float64).reshape(-1, side.shape[-1]) for side in (left, right))
-    one, two = one - one.mean(axis=0), two - two.mean(axis=0)
-    norms = float(np.linalg.norm(one)), float(np.linalg.norm(two))
-    if not (norms[0] > 0 and 0.2 < norms[1] / norms[0] < 5):
-        return False
-    return abs(float(np.vdot(one, two))) < 0.3 * norms[0] * norms[1]
 
 
 def _solve(segment: Segment, kernel: Array) -> Array | None:
@@ -538,6 +576,8 @@ def _solve(segment: Segment, kernel: Array) -> Array | None:
     The operation is linear: its outputs for each kernel place alone make up the patches.
     """
     unknowns = int(np.prod(kernel.shape[:-1]))
+    if any(row["kind"] in ACTIVATIONS for row in segment.rows):
+        return None  # not linear
     if unknowns > MAX_UNKNOWNS or segment.left.shape != segment.right.shape:
         return None
     basis = np.eye(unknowns).reshape(*kernel.shape[:-1], unknowns)
@@ -552,4 +592,4 @@ def _solve(segment: Segment, kernel: Array) -> Array | None:
     computed = np.hstack([patches, np.ones((len(patches), 1))]) @ solved
     sides = [side.reshape(outputs.shape) for side in (segment.left, segment.right)]
     is_explained = fit([(computed, *sides)])
-    return solved[:-1] if is_explained else None
+    return solved[:-1].reshape(kernel.shape) if is_explained else None

@@ -164,6 +164,9 @@ def loss_cases(evidence: Evidence) -> list[LossCase]:
         found.append(LossCase(case, double, targets, sides[0].reshape(()), sides[1].reshape(())))
     if not found:
         raise UnexaminableError("no case with logits and losses")
+    own = [np.asarray(cross_entropy(case.logits, case.targets)[0]) for case in found]
+    if not all(agree(value, case.left) for value, case in zip(own, found, strict=True)):
+        raise UnexaminableError("the reference's loss is not the mean cross-entropy of its logits")
     return found
 
 

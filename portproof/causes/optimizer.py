@@ -102,7 +102,23 @@ def _read_updates(evidence: Evidence) -> Updates:
     if not numbers or not left.slot("m", 1):
         raise UnexaminableError("no steps with slots")
     adams = {step: _scheduled(left, adam, step) for step in numbers}
-    return Updates(left, right, adams, numbers, _spared(left, adams))
+    updates = Updates(left, right, adams, numbers, _spared(left, adams))
+    if not _is_reproduced(updates):
+        raise UnexaminableError("the reference's settings do not give its own weights")
+    return updates
+
+
+def _is_reproduced(updates: Updates) -> bool:
+    left = updates.left
+    for step in updates.few:
+        before, after = left.weights(step - 1), left.weights(step)
+        m, v = left.slot("m", step), left.slot("v", step)
+        for name in m:
+            made = updates.adam(step, name).after(before[name], m[name], v[name], step)
+            allowed = precision_of(after[name]).state * size_of(after[name])
+            if not distance(made, after[name]) <= allowed:
+                return False
+    return True
 
 
 def _spared(steps: Steps, adams: dict[int, Adam]) -> frozenset[str]:
@@ -371,7 +387,9 @@ def _rate_words(
         )
         words += f"{_listed(own)}: it moves from epoch to epoch"
         return Diagnosis("schedule-per-epoch", where, f"{words}; {fitted}")
-    if is_own_constant and (begins := _step_of_change(rates, own[1])):
+    begins = _step_of_change(rates, own[1]) if is_own_constant else None
+    steps_per_epoch = evidence.question.settings.get("steps_per_epoch")
+    if begins and steps_per_epoch and (begins - 1) % int(steps_per_epoch) == 0:
         words = f"the learning rate is {number(rates[begins])} from step {begins} on, against "
         words += f"{number(own[1])}: it moves from epoch to epoch"
         return Diagnosis("schedule-per-epoch", where, f"{words}; {fitted}")
@@ -472,7 +490,7 @@ def plain_descent(evidence: Evidence) -> Diagnosis | None:
     )
     if not fitted:
         return None
-    words = f"the first step is {number(rate)} times the gradient: plain gradient descent, not Adam"
+    words = f"the first step is {number(rate)} times the gradient: gradient descent, not Adam"
     return Diagnosis("sgd-instead", "optimizer.kind", f"{words}; {fitted}")
 
 
@@ -529,7 +547,7 @@ def _descent_rate(gradients: Sequence[Array], rests: Sequence[Array]) -> float |
     return _typed(rate) if rate > 0 else None
 
 
-@recognises("optimizer-step-skipped", "gradient-accumulation", on=RUNGS)
+@recognises("optimizer-step-skipped", on=RUNGS)
 def skipped_steps(evidence: Evidence) -> Diagnosis | None:
     """Recognise steps in which no weight moves."""
     updates = read_updates(evidence)
@@ -540,10 +558,9 @@ def skipped_steps(evidence: Evidence) -> Diagnosis | None:
     if len(moved) > 1 or moved[:1] == [2]:
         every = moved[0]
         if moved == [step for step in updates.numbers if step % every == 0] and every > 1:
-            words = f"the weights move at every {every} steps only: the gradients of {every} "
-            return Diagnosis(
-                "gradient-accumulation", "optimizer", f"{words}batches are put together"
-            )
+            words = f"the weights move at every {every} steps only: steps are skipped, or the "
+            words += f"gradients of {every} batches put together"
+            return Diagnosis("optimizer-step-skipped", "optimizer", words)
     words = f"no weight moves in step {join([str(step) for step in stood])}"
     return Diagnosis("optimizer-step-skipped", "optimizer", words)
 
@@ -594,12 +611,28 @@ def other_first_weights(evidence: Evidence) -> Diagnosis | None:
     others = [
         name
         for name, weight in first.items()
-        if name in after and weight.size > 8 and weight.any() and _is_unlike(weight, after[name])
+        if name in after
+        and weight.size > 8
+        and weight.any()
+        and _is_unlike(weight, after[name])
+        and not _is_moved_by(updates, name)
     ]
     if not others:
         return None
     words = "after step 1 these are unlike the first weights, as if drawn anew: "
     return Diagnosis("weights-not-loaded", join(others), f"{words}{join(others)}")
+
+
+def _is_moved_by(updates: Updates, name: str) -> bool:
+    """Return whether a weight is unlike the first ones because a step took it far from there."""
+    right = updates.right
+    state = right.slot("m", 1).get(name), right.slot("v", 1).get(name)
+    if state[0] is None or state[1] is None:
+        return False
+    ahead = updates.adam(1, name).direction(state[0], state[1], 1)
+    moved = np.asarray(right.weights(1)[name], np.float64) - updates.left.first[name]
+    norms = float(np.linalg.norm(moved)) * float(np.linalg.norm(ahead))
+    return norms > 0 and -float(np.vdot(moved, ahead)) > 0.5 * norms
 
 
 def _is_unlike(first: Array, after: Array) -> bool:

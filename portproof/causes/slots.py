@@ -6,6 +6,7 @@ import numpy as np
 
 from portproof.causes.fits import (
     agree,
+    distance,
     fit,
     is_near,
     nice,
@@ -54,6 +55,9 @@ def betas(evidence: Evidence) -> list[Diagnosis]:
         return []
     if not is_near(m, 1, 1e-6) and not is_near(v, 1, 1e-6) and is_near(v, m * m, 1e-4):
         return []
+    shown = 1 - m * (1 - beta_1), 1 - v * (1 - beta_2)
+    if not _are_kept(left, beta_1, beta_2) or not _are_kept(right, *shown):
+        return []
     found = []
     for cause, letter, ratio, own in (
         ("adam-beta-1", "m", m, beta_1),
@@ -66,6 +70,22 @@ def betas(evidence: Evidence) -> list[Diagnosis]:
             words += f"{number(ratio)} times the reference's"
             found.append(Diagnosis(cause, f"optimizer.{name}", words))
     return found
+
+
+def _are_kept(steps: Steps, beta_1: float, beta_2: float) -> bool:
+    """Return whether one gradient's value and square make m and v of step 2 from those before."""
+    if 2 not in steps.numbers:
+        return True
+    (m, v), (before_m, before_v) = (
+        (steps.slot("m", step), steps.slot("v", step)) for step in (2, 1)
+    )
+    for name in m:
+        came = (np.asarray(m[name], np.float64) - beta_1 * before_m[name]) / (1 - beta_1)
+        made = beta_2 * before_v[name] + (1 - beta_2) * came**2
+        share = 1e-4 if precision_of(v[name]).computed > 1e-6 else 1e-7
+        if not distance(made, v[name]) <= share * size_of(v[name]):
+            return False
+    return True
 
 
 @recognises("gradient-accumulation", on=RUNGS)
@@ -119,6 +139,8 @@ def lost_state(evidence: Evidence) -> Diagnosis | None:
     share = (1 - beta_2) / (1 - beta_1) ** 2
     for step in (step for step in right.numbers if step in left.numbers and step > 1):
         m, v, own = right.slot("m", step), right.slot("v", step), left.slot("v", step)
+        if not any(value.any() for value in right.slot("m", step - 1).values()):
+            continue  # nothing was there to be lost
         if all(agree(m[name], value) for name, value in right.slot("m", step - 1).items()):
             continue  # no step was taken
         fitted = fit((share * np.square(m[name]), own[name], v[name]) for name in m)

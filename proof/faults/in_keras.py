@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 import keras_impl.data
+import keras_impl.fast
 import keras_impl.model
 import keras_impl.settings
 import keras_impl.trace
@@ -516,6 +517,74 @@ def epoch_schedule() -> None:
     keras_impl.train.EpochStart.on_epoch_begin = begin
 
 
+# The seams of the fast path, which takes 25 steps in one execution.
+
+
+@fault
+def last_step_left_out() -> None:
+    """Take no step at every 25th, the last of those that come in one execution."""
+    step_with(lambda step: keras.ops.where(is_last(step), 0, 1))
+
+
+@fault
+def last_step_taken_twice() -> None:
+    """Take every 25th step, the last of those that come in one execution, twice."""
+    step_with(lambda step: keras.ops.where(is_last(step), 2, 1))
+
+
+@fault
+def partial_call_dropped() -> None:
+    """Feed whole executions only, which leaves out an epoch's last steps."""
+    real = keras_impl.train.batch_source
+
+    def batch_source(batches: Any, plain: bool) -> Any:
+        source = real(batches, plain)
+        if batches.seed is None or len(batches) < STEPS_IN_CALL:
+            return source
+        return source.take(len(batches) // STEPS_IN_CALL * STEPS_IN_CALL)
+
+    keras_impl.train.batch_source = batch_source
+
+
+@fault
+def slots_reset_in_calls() -> None:
+    """Begin each execution of several steps with a new optimizer state."""
+    before_calls(lambda callback: [v.assign(keras.ops.zeros_like(v)) for v in slots(callback)])
+
+
+@fault
+def order_restarted_in_calls() -> None:
+    """Begin each execution of 25 steps with the epoch's first images again."""
+    real = keras_impl.train.batch_source
+
+    def batch_source(batches: Any, plain: bool) -> Any:
+        if batches.seed is not None:
+            read = batches.positions
+            batches.positions = lambda index: read(index % STEPS_IN_CALL)[: len(read(index))]
+        return real(batches, plain)
+
+    keras_impl.train.batch_source = batch_source
+
+
+@fault
+def masks_repeated_in_calls() -> None:
+    """Seed dropout at the start of each execution of several steps, not of each epoch."""
+    before_calls(lambda callback: callback.on_epoch_begin(callback.training.epoch))
+
+
+@fault
+def partial_validation_dropped() -> None:
+    """Tell `fit` of whole executions only in validation too, which leaves out its last batches."""
+    real = keras.Model.fit
+
+    def fit(self: keras.Model, *batches: Any, validation_data: Any, **options: Any) -> Any:
+        if len(validation_data) > STEPS_IN_CALL:
+            options["validation_steps"] = len(validation_data) // STEPS_IN_CALL * STEPS_IN_CALL
+        return real(self, *batches, validation_data=validation_data, **options)
+
+    keras.Model.fit = fit
+
+
 # What is reported.
 
 
@@ -573,6 +642,9 @@ def environment_limits() -> None:
     keras.config.set_max_steps_per_epoch(2)
 
 
+STEPS_IN_CALL = keras_impl.fast.STEPS_PER_EXECUTION
+
+
 class KeepFirstEpoch(keras.callbacks.Callback):
     """Keep the weights that a model has after its first epoch."""
 
@@ -580,6 +652,43 @@ class KeepFirstEpoch(keras.callbacks.Callback):
         """Keep them."""
         if epoch == 0:
             self.weights = self.model.get_weights()
+
+
+def is_last(step: Any) -> Any:
+    """Return whether a step, from 0, is the last of an execution."""
+    return step % STEPS_IN_CALL == STEPS_IN_CALL - 1
+
+
+def step_with(times: Callable[[Any], Any]) -> None:
+    """Let Adam take a step `times(step)` times, up to twice; the first step is 0."""
+    real = keras.optimizers.Adam.update_step
+
+    def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        index, count = self._get_variable_index(variable), times(self.iterations)
+        state = (variable, self._momentums[index], self._velocities[index])
+        for taken in range(2):
+            before = [keras.ops.copy(value) for value in state]
+            real(self, gradient, variable, learning_rate)
+            for value, kept in zip(state, before, strict=True):
+                value.assign(keras.ops.where(count > taken, value, kept))
+
+    keras.optimizers.Adam.update_step = update_step
+
+
+def before_calls(act: Callable[[Any], object]) -> None:
+    """Let `act(callback)` be done before each execution of several steps."""
+
+    def begin(self: Any, batch: int, logs: Any = None) -> None:
+        if self.model.steps_per_execution > 1:
+            act(self)
+
+    keras_impl.train.EpochStart.on_train_batch_begin = begin
+
+
+def slots(callback: Any) -> list[Any]:
+    """Return the optimizer's slots of a callback's model."""
+    optimizer = callback.model.optimizer
+    return [*optimizer._momentums, *optimizer._velocities] if optimizer.built else []
 
 
 def build_layers_with(name: str, make: Callable[..., Any]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import lightning_impl.data
+import lightning_impl.fast
 import lightning_impl.model
 import lightning_impl.optimizer
 import lightning_impl.trace
@@ -638,12 +639,88 @@ def slots_lost() -> None:
 
     def begin(self: Any) -> None:
         real(self)
-        optimizer = self.optimizers().optimizer
-        optimizer.state.clear()
-        for group in optimizer.param_groups:
-            group["num_steps"] = 0
+        forget(self.optimizers().optimizer)
 
     Classifier.on_train_epoch_start = begin
+
+
+# The seams of the fast path, which hands the Trainer 25 steps at once.
+
+
+@fault
+def last_step_left_out() -> None:
+    """Take no step at the last of each 25 that come in one call."""
+    step_in_calls(lambda number: 0 if number == STEPS_IN_CALL - 1 else 1)
+
+
+@fault
+def last_step_taken_twice() -> None:
+    """Take the last of each 25 steps that come in one call twice."""
+    step_in_calls(lambda number: 2 if number == STEPS_IN_CALL - 1 else 1)
+
+
+@fault
+def partial_call_dropped() -> None:
+    """Take none of the steps of a call that has fewer than 25, as an epoch's last has."""
+    real = lightning_impl.model.take_steps
+
+    def take_steps(module: Any, batch: Any, batch_size: int, loss_of: Any) -> Any:
+        is_whole = len(batch[0]) == STEPS_IN_CALL * batch_size
+        return real(module, batch, batch_size, loss_of) if is_whole else torch.zeros(1)
+
+    lightning_impl.model.take_steps = take_steps
+
+
+@fault
+def slots_reset_in_calls() -> None:
+    """Begin each call of several steps with a new optimizer state."""
+    real = lightning_impl.model.take_steps
+
+    def take_steps(module: Any, *arguments: Any) -> Any:
+        forget(module.optimizers().optimizer)
+        return real(module, *arguments)
+
+    lightning_impl.model.take_steps = take_steps
+
+
+@fault
+def order_restarted_in_calls() -> None:
+    """Begin each call of several steps with the epoch's first images again."""
+    real = lightning_impl.data.batch_loader
+
+    def batch_loader(batches: Any, steps_per_batch: int = 1, device: Any = None) -> Any:
+        loader = real(batches, steps_per_batch, device)
+        if steps_per_batch > 1 and batches.seed is not None:
+            read = loader.dataset.batches.positions
+            loader.dataset.batches.positions = lambda index: read(0)[: len(read(index))]
+        return loader
+
+    lightning_impl.data.batch_loader = batch_loader
+
+
+@fault
+def masks_repeated_in_calls() -> None:
+    """Seed dropout at the start of each call of several steps, not of each epoch."""
+    real = Classifier.training_step
+
+    def training_step(self: Any, batch: Any, batch_idx: int) -> Any:
+        self.on_train_epoch_start()
+        return real(self, batch, batch_idx)
+
+    Classifier.training_step = training_step
+
+
+@fault
+def partial_validation_dropped() -> None:
+    """Leave out of validation a call that has fewer than 25 batches, as the last has."""
+    real = Classifier.validation_step
+
+    def validation_step(self: Any, batch: Any, batch_idx: int) -> Any:
+        is_whole = len(batch[0]) == STEPS_IN_CALL * self.recipe.batch_size
+        is_left_out = self.steps_per_batch > 1 and batch_idx > 0 and not is_whole
+        return None if is_left_out else real(self, batch, batch_idx)
+
+    Classifier.validation_step = validation_step
 
 
 # What is reported.
@@ -718,6 +795,7 @@ def global_seeds() -> None:
 Classifier = lightning_impl.model.Classifier
 REAL_LOSS = functional.cross_entropy
 BETA_1 = float(np.float32(0.9))
+STEPS_IN_CALL = lightning_impl.fast.STEPS_PER_BATCH
 RECIPE: list[Any] = []
 """The recipe of the network that was loaded last."""
 
@@ -791,6 +869,30 @@ def start_adam_at(num_steps: int, mean: float) -> None:
         return optimizer
 
     Classifier.configure_optimizers = configure_optimizers
+
+
+def forget(optimizer: Any) -> None:
+    """Let an optimizer begin anew."""
+    optimizer.state.clear()
+    for group in optimizer.param_groups:
+        group["num_steps"] = 0
+
+
+def step_in_calls(times: Callable[[int], int]) -> None:
+    """Let the optimizer take `times(number)` steps at each step, from 0, of a call of several."""
+
+    def take_steps(module: Any, batch: Any, batch_size: int, loss_of: Any) -> Tensor:
+        optimizer, losses = module.optimizers(), []
+        for number, step in enumerate(lightning_impl.fast.steps_of(batch, batch_size)):
+            loss = loss_of(step)
+            optimizer.zero_grad()
+            module.manual_backward(loss)
+            for _ in range(times(number)):
+                optimizer.step()
+            losses.append(loss.detach())
+        return torch.stack(losses)
+
+    lightning_impl.model.take_steps = take_steps
 
 
 def take_single_steps() -> None:
