@@ -13,9 +13,16 @@ PYTHON ?=
 # `make lock LOCK_FLAGS=--upgrade` takes the newest versions that pyproject.toml allows.
 LOCK_FLAGS ?=
 
+# 1 makes environments with CUDA libraries beside .venv, 0 does not; by itself 1 where an NVIDIA GPU is.
+GPU ?= $(shell if test -c /dev/nvidiactl || nvidia-smi -L >/dev/null 2>&1; then echo 1; else echo 0; fi)
+
 VENV_PYTHON := .venv/bin/python
 PYTEST := $(VENV_PYTHON) -m pytest
 SET_UP := .venv/.set-up
+# torch brings its CUDA libraries along, so Lightning and Keras on torch stay in .venv. TensorFlow's
+# are of another version and own the same files; its wheels for Arm have no CUDA.
+GPU_ENGINES := keras-jax $(if $(filter x86_64,$(shell uname -m)),keras-tensorflow)
+GPU_SET_UP := $(if $(filter 1,$(GPU)),$(GPU_ENGINES:%=.venv-gpu/%/.set-up))
 # No header and no addresses: a lock says what is installed, not where from.
 COMPILE = .venv/bin/uv pip compile --quiet --universal --generate-hashes --python-version $(OLDEST) \
 	--no-header --no-emit-index-url --no-emit-find-links $(LOCK_FLAGS)
@@ -24,7 +31,7 @@ OLDEST = $(shell sed -n 's/^requires-python = ">=\([0-9.]*\),.*/\1/p' pyproject.
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-setup: $(SET_UP) ## make .venv and install what the locks name
+setup: $(SET_UP) $(GPU_SET_UP) ## make .venv and install what the locks name; with a GPU also .venv-gpu
 
 data: setup ## put Fashion-MNIST where the trainers find it
 	@$(VENV_PYTHON) scripts/fetch_data.py
@@ -67,6 +74,9 @@ lock: setup ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) --extra dev pyproject.toml -o requirements/dev.txt
 	$(COMPILE) -c requirements/dev.txt pyproject.toml -o requirements/base.txt
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
+	$(COMPILE) -c requirements/dev.txt requirements/gpu-keras-tensorflow.in \
+	  -o requirements/gpu-keras-tensorflow.txt
+	$(COMPILE) -c requirements/dev.txt requirements/gpu-keras-jax.in -o requirements/gpu-keras-jax.txt
 
 # A release that was tampered with is mostly found within days.
 refresh: ## take the newest releases that are at least two weeks old into the locks
@@ -80,8 +90,8 @@ readme: setup ## make the README's and the documents' made parts anew
 tutorial: data ## run the tutorial's code in both frameworks; write its outputs, pictures and notebooks
 	$(VENV_PYTHON) scripts/make_tutorial.py
 
-clean: ## remove .venv and the tools' caches; runs and data stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+clean: ## remove .venv, .venv-gpu and the tools' caches; runs and data stay
+	rm -rf .venv .venv-gpu .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(SET_UP): pyproject.toml requirements/dev.txt requirements/uv.txt
@@ -96,3 +106,8 @@ $(SET_UP): pyproject.toml requirements/dev.txt requirements/uv.txt
 	  --require-hashes -r requirements/dev.txt
 	.venv/bin/uv pip install --python $(VENV_PYTHON) --no-deps --no-build-isolation --offline -e .
 	@touch $(SET_UP)
+
+.venv-gpu/%/.set-up: requirements/gpu-%.txt | $(SET_UP)
+	.venv/bin/uv venv --quiet --clear --python $(VENV_PYTHON) $(@D)
+	.venv/bin/uv pip install --python $(@D)/bin/python --compile-bytecode --require-hashes -r $<
+	@touch $@

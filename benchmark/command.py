@@ -191,7 +191,8 @@ def describe(
 ) -> dict[str, Any]:
     """Return what is measured, on what."""
     from benchmark.nvidia import describe_gpu
-    from pipeline.environment import describe_machine, package_versions
+    from pipeline.engines import versions_in_use
+    from pipeline.environment import describe_machine
 
     gpu = {"gpu": describe_gpu()} if conditions.device == "gpu" else {}
     num_validation = -(-arguments.images // 5)
@@ -208,7 +209,7 @@ def describe(
             "deterministic": False,
             "accuracy": arguments.accuracy,
         },
-        "environment": {**describe_machine(), **gpu, "packages": package_versions()},
+        "environment": {**describe_machine(), **gpu, "packages": versions_in_use()},
     }
 
 

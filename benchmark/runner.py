@@ -5,7 +5,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +31,8 @@ RAW_OF = {
     "keras-jax": "jax",
 }
 """The framework whose hand-written loop is an engine's control."""
+ENGINE_OF = {"torch": "lightning", "tensorflow": "keras-tensorflow", "jax": "keras-jax"}
+"""The engine under whose interpreter a framework's hand-written loop runs."""
 WORKERS = (0, 1, 2)
 """Numbers of loader workers of which the stock Lightning program takes the fastest."""
 
@@ -130,7 +131,7 @@ def measure(arm: Arm, conditions: Conditions) -> Measured:
         with gauge.running() if conditions.device == "gpu" else nullcontext():
             began, began_at = time.perf_counter(), time.time()
             done = subprocess.run(
-                leashed([sys.executable, *_command(arm, conditions, Path(scratch))]),
+                leashed(_command(arm, conditions, Path(scratch))),
                 env={**os.environ, **variables},
                 preexec_fn=_limit(conditions.num_threads),
                 capture_output=True,
@@ -188,6 +189,11 @@ def reference_history(conditions: Conditions) -> list[dict[str, float]]:
 
 
 def _command(arm: Arm, conditions: Conditions, scratch: Path) -> list[str]:
+    engine = ENGINES[ENGINE_OF.get(arm.engine, arm.engine)]
+    return engine.command(*_program(arm, conditions, scratch))
+
+
+def _program(arm: Arm, conditions: Conditions, scratch: Path) -> list[str]:
     if arm.track == "peak":
         return [str(PROGRAMS / "peak_torch.py")]
     shared = ["--data-dir", str(conditions.data_dir), "--epochs", str(conditions.num_epochs)]

@@ -173,7 +173,10 @@ def trainer_main(half: str, load_half: Callable[[], Any], argv: list[str] | None
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        _train(engine_of(half, arguments), arguments, load_half)
+        engine = engine_of(half, arguments)
+        if argv is None:  # or the process is not this trainer's alone
+            _go_to_interpreter(engine)
+        _train(engine, arguments, load_half)
 
     return guarded(parser.prog, work, told=True)
 
@@ -255,6 +258,23 @@ def _output_lost(prog: str, error: OSError) -> int:
     # As with `| head`: what is still buffered must not fail again at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return FAILED
+
+
+def _go_to_interpreter(engine: str) -> None:
+    """Run this command under the engine's interpreter, unless this is it.
+
+    Raises:
+        UsageError: the engine cannot run there.
+    """
+    from pipeline.engines import ENGINES
+
+    python = ENGINES[engine].find_python()
+    if python.is_this:
+        return
+    if reason := ENGINES[engine].why_not():
+        raise UsageError(f"{engine} cannot run here: {reason}")
+    command = [python.path, *sys.orig_argv[1:]]
+    os.execve(python.path, command, {**os.environ, **python.environment()})
 
 
 def _train(engine: str, arguments: argparse.Namespace, load_half: Callable[[], Any]) -> None:

@@ -20,7 +20,7 @@ from pipeline.errors import RunError
 from pipeline.evaluation import evaluate_logits
 from pipeline.launch import Outcome
 from pipeline.recipe import VARIANTS, preset, recipe_to_dict
-from pipeline.record import Record, series
+from pipeline.record import Record, device_of, series
 
 SCHEMA = 1
 GAP_OPENS_ABOVE = 0.02
@@ -46,6 +46,7 @@ class Run:
     reason: str | None = None
     """Why there is no result."""
     device: str | None = None
+    """`cpu`, or the GPU's name."""
     threads: str | None = None
     parameters: int | None = None
     num_epochs: int | None = None
@@ -92,8 +93,8 @@ class Difference:
     test_loss: float | None
     validation_accuracy: float | None
     train_accuracy: float | None
-    epoch_seconds_ratio: float
-    """The second's seconds an epoch divided by the first's."""
+    epoch_seconds_ratio: float | None
+    """The second's seconds an epoch divided by the first's; None where their devices differ."""
     agreement: float
     """Share of the test images to which both give the same class."""
 
@@ -168,7 +169,7 @@ def run_of(outcome: Outcome) -> Run:
     return Run(
         engine=record.engine,
         variant=record.variant,
-        device=str(record.environment.get("device", "")) or None,
+        device=device_of(record),
         threads=str(record.environment.get("threads", "")) or None,
         parameters=record.parameters,
         num_epochs=len(history),
@@ -258,13 +259,14 @@ def _differences(outcomes: Sequence[Outcome]) -> list[Difference]:
 def _difference(first: Outcome, second: Outcome) -> Difference:
     one, two = run_of(first), run_of(second)
     names = ("test_accuracy", "test_loss", "validation_accuracy", "train_accuracy")
+    seconds_ratio = _epoch_seconds(second) / _epoch_seconds(first)
     same = np.argmax(first.logits, axis=1) == np.argmax(second.logits, axis=1)
     return Difference(
         variant=one.variant,
         first=one.engine,
         second=two.engine,
         **{name: _change(getattr(one, name), getattr(two, name)) for name in names},
-        epoch_seconds_ratio=_epoch_seconds(second) / _epoch_seconds(first),
+        epoch_seconds_ratio=seconds_ratio if one.device == two.device else None,
         agreement=float(np.mean(same)),
     )
 

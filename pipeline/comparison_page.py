@@ -29,14 +29,17 @@ PICTURES = {
     "per_class.png": "Change of each class's recall by dropout",
 }
 NONE = "–"
+OTHER_DEVICE = "≠ device"
+"""Stands for the ratio of times on two devices, which says nothing of the engines."""
 
 Rows = list[list[str]]
 
+NAME_COLUMNS = ("engine", "variant", "device")
 RESULT_COLUMNS = (
-    "engine", "variant", "train\naccur.", "valid.\naccur.", "test\naccur.",
+    "engine", "variant", "device", "train\naccur.", "valid.\naccur.", "test\naccur.",
     "train\nloss", "valid.\nloss", "test\nloss", "in\nrange",
 )  # fmt: skip
-COST_COLUMNS = ("engine", "variant", "parameters", "s/epoch", "images/s", "memory", "device")
+COST_COLUMNS = ("engine", "variant", "device", "parameters", "s/epoch", "images/s", "memory")
 DIFFERENCE_COLUMNS = (
     "variant", "engines", "train\naccur.", "valid.\naccur.", "test\naccur.", "test\nloss",
     "time", "same\nlabel",
@@ -71,10 +74,10 @@ def readme_table(comparison: Comparison) -> str:
     """Return the table of results and cost in one, with the command and the machine."""
     costs = cost_rows(comparison)
     rows = [
-        [*results[:5], results[7], results[8], *cost[2:6]]
+        [*results[:6], *results[8:], *cost[3:]]
         for results, cost in zip(result_rows(comparison), costs, strict=True)
     ]
-    columns = [*RESULT_COLUMNS[:5], *RESULT_COLUMNS[7:9], *COST_COLUMNS[2:6]]
+    columns = [*RESULT_COLUMNS[:6], *RESULT_COLUMNS[8:], *COST_COLUMNS[3:]]
     return f"{_markdown_table(columns, rows)}\n\n{_setting(comparison)}"
 
 
@@ -149,6 +152,7 @@ def result_rows(comparison: Comparison) -> Rows:
         [
             run.engine,
             run.variant,
+            run.device or NONE,
             *(_failed(run) or [*(_number(get(run)) for get in numbers), words[run.is_in_range]]),
         ]
         for run in comparison.runs
@@ -161,14 +165,14 @@ def cost_rows(comparison: Comparison) -> Rows:
         [
             run.engine,
             run.variant,
+            run.device or NONE,
             *(
-                _failed(run, len(COST_COLUMNS) - 2)
+                _failed(run, len(COST_COLUMNS) - len(NAME_COLUMNS))
                 or [
                     f"{run.parameters:,}",
                     f"{run.epoch_seconds:.2f}",
                     f"{run.images_per_second:,.0f}",
                     _memory(run),
-                    run.device or NONE,
                 ]
             ),
         ]
@@ -186,7 +190,9 @@ def difference_rows(comparison: Comparison) -> Rows:
             _signed(item.validation_accuracy),
             _signed(item.test_accuracy),
             _signed(item.test_loss),
-            f"×{item.epoch_seconds_ratio:.2f}",
+            OTHER_DEVICE
+            if item.epoch_seconds_ratio is None
+            else f"×{item.epoch_seconds_ratio:.2f}",
             f"{item.agreement:.2%}",
         ]
         for item in comparison.differences
@@ -266,7 +272,8 @@ def _result_notes(comparison: Comparison) -> str:
 def _difference_section(comparison: Comparison) -> str:
     table = _markdown_table(DIFFERENCE_COLUMNS, difference_rows(comparison))
     return (
-        f"{table}\n\nTime: seconds an epoch, second divided by first. Same label: share of the "
+        f"{table}\n\nTime: seconds an epoch, second divided by first; {OTHER_DEVICE} where they "
+        "ran on different devices, whose times are not compared. Same label: share of the "
         "test images to which both give the same class."
     )
 
@@ -349,7 +356,7 @@ def _table(title: str, columns: Sequence[str], rows: Rows) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=0)
     for number, column in enumerate(columns):
         # On a narrow terminal names are folded before numbers, and nothing is cut off.
-        is_name = number < 2
+        is_name = number < 2 or column in NAME_COLUMNS
         width = None if is_name else max(len(row[number]) for row in rows)
         justify = "left" if is_name else "right"
         table.add_column(column, justify=justify, overflow="fold", min_width=width)  # type: ignore[arg-type]
@@ -359,7 +366,8 @@ def _table(title: str, columns: Sequence[str], rows: Rows) -> Table:
 
 
 def _markdown_table(columns: Sequence[str], rows: Rows) -> str:
-    rule = ["---" if number < 2 else "---:" for number in range(len(columns))]
+    is_name = [number < 2 or column in NAME_COLUMNS for number, column in enumerate(columns)]
+    rule = ["---" if name else "---:" for name in is_name]
     lines = [columns, rule, *rows]
     return "\n".join(f"| {' | '.join(map(_markdown_cell, line))} |" for line in lines)
 
@@ -368,7 +376,7 @@ def _markdown_cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "/")
 
 
-def _failed(run: Run, num_cells: int = len(RESULT_COLUMNS) - 2) -> list[str] | None:
+def _failed(run: Run, num_cells: int = len(RESULT_COLUMNS) - len(NAME_COLUMNS)) -> list[str] | None:
     return None if run.reason is None else ["failed", *[NONE] * (num_cells - 1)]
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from pipeline.datasets import find_dataset_again, load_dataset
-from pipeline.engines import trainer_arguments
-from pipeline.environment import describe_machine, package_versions
+from pipeline.engines import engine_versions, trainer_arguments
+from pipeline.environment import describe_machine
 from pipeline.errors import RunError, UsageError
 from pipeline.network import check_weights, parameter_shapes, write_weights
 from pipeline.preprocess import LabeledImages, prepare
@@ -236,7 +236,7 @@ def _converted_record(run: TrainedRun, recipe: Recipe, engine: str, epochs: int)
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
         recipe=recipe_to_dict(recipe),
         environment={
-            **describe_machine(), "packages": package_versions(), "converted_from": source
+            **describe_machine(), "packages": engine_versions(engine), "converted_from": source
         },
         history=record.history[:epochs],
         test={},

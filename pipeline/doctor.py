@@ -3,26 +3,20 @@
 Each framework is asked in a process of its own; one that crashes or hangs becomes a finding.
 """
 
-import json
+import ctypes
 import os
-import signal
-import subprocess
-import sys
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.datasets import FASHION_MNIST, find_dataset, load_dataset
-from pipeline.engines import DEFAULT_ENGINES, ENGINES
-from pipeline.environment import describe_machine, package_versions
+from pipeline.devices import PROBE_SECONDS, Finding, ask, examine_engine
+from pipeline.engines import DEFAULT_ENGINES, ENGINES, versions_in_use
+from pipeline.environment import describe_machine
 from pipeline.errors import UsageError
 from pipeline.workers import end_children, workers
-from portproof.engines import Engine
 
-Finding = dict[str, Any]
-
-PROBE_SECONDS = 120.0
-REPORT_MARK = "doctor-report "
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -31,26 +25,38 @@ THREAD_VARIABLES = (
     "TF_NUM_INTEROP_THREADS",
 )
 
-# What each framework is asked; the code runs in a process of its own and leaves `report`.
-QUESTIONS = {
-    "torch": """
-import torch
-gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-if torch.backends.mps.is_available():
-    gpus.append("Apple GPU (mps)")
-report = {"gpus": gpus, "threads": torch.get_num_threads()}
-""",
-    "tensorflow": """
-import tensorflow as tf
-details = tf.config.experimental.get_device_details
-gpus = [details(gpu).get("device_name", gpu.name) for gpu in tf.config.list_physical_devices("GPU")]
-report = {"gpus": gpus, "threads": tf.config.threading.get_intra_op_parallelism_threads()}
-""",
-    "jax": """
-import jax
-report = {"gpus": [device.device_kind for device in jax.devices() if device.platform != "cpu"]}
-""",
-}
+LIBRARIES = {
+    "12": (
+        "libcudart.so.12", "libcublas.so.12", "libcublasLt.so.12", "libcudnn.so.9",
+        "libcufft.so.11", "libcusolver.so.11", "libcusparse.so.12", "libnccl.so.2",
+        "libcupti.so.12", "libnvJitLink.so.12",
+    ),
+    "13": (
+        "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcudnn.so.9",
+        "libcufft.so.12", "libcusolver.so.12", "libcusparse.so.12", "libnccl.so.2",
+        "libcupti.so.13", "libnvJitLink.so.13",
+    ),
+}  # fmt: skip
+"""What the frameworks load for a GPU, by the major version of the CUDA they are built for."""
+STATES_OF_LIBRARIES = ("loadable", "missing")
+"""A library that is there and cannot be opened has another, which says why."""
+# Opened after the framework is imported, in its own environment: as packages, or as the system's.
+LIBRARIES_QUESTION = f"""
+import ctypes, glob, os, sys
+report["libraries"] = {{}}
+for name in {LIBRARIES!r}.get(str(report["cuda"]).partition(".")[0], ()):
+    inside = (os.path.join(glob.escape(path), "nvidia", "*", "lib", name) for path in sys.path)
+    paths = [path for pattern in inside for path in glob.glob(pattern)]
+    try:
+        library = ctypes.CDLL(paths[0] if paths else name)
+        report["libraries"][name] = "loadable"
+    except OSError as error:
+        report["libraries"][name] = f"not loadable: {{error}}" if paths else "missing"
+        continue
+    if name.startswith("libcudnn"):
+        report["cudnn"] = ctypes.c_size_t(library.cudnnGetVersion()).value
+"""
+NVIDIA_VERSION = Path("/proc/driver/nvidia/version")
 KERAS_QUESTION = """
 import keras
 report = {
@@ -60,8 +66,6 @@ report = {
     "floatx": keras.config.floatx(),
 }
 """
-# JAX would take most of a GPU's memory just for being asked.
-QUIET = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def examine(
@@ -72,32 +76,24 @@ def examine(
     """Return all findings, ready for JSON; `ok` tells whether default engines and data are fine."""
     with workers(2, end_children) as pool:
         asked = {
-            name: pool.submit(examine_engine, engine, environ, timeout_seconds)
+            name: pool.submit(examine_engine, engine, environ, timeout_seconds, LIBRARIES_QUESTION)
             for name, engine in ENGINES.items()
         }
         keras = pool.submit(examine_keras, environ, timeout_seconds)
         data = examine_data(data_dir, environ)
-        engines = {name: answer.result() for name, answer in asked.items()}
+        engines = {
+            name: {"python": ENGINES[name].find_python().path, **answer.result()}
+            for name, answer in asked.items()
+        }
     findings = {
-        "machine": describe_machine(),
-        "versions": package_versions(),
+        "machine": {**describe_machine(), "gpu_driver": describe_gpu_driver()},
+        "versions": versions_in_use(),
         "keras": keras.result(),
         "threads": {name: environ.get(name) for name in THREAD_VARIABLES},
         "data": data,
         "engines": engines,
     }
     return {"ok": not problems(findings), **findings}
-
-
-def examine_engine(engine: Engine, environ: Mapping[str, str], timeout_seconds: float) -> Finding:
-    """Import an engine's packages as it would; return `problem`, its GPUs and its threads."""
-    nothing: Finding = {"gpus": [], "threads": None}
-    problem = engine.why_not()
-    if problem is not None:
-        return {"problem": problem, **nothing}
-    framework = next(name for name in engine.packages if name in QUESTIONS)
-    code = f"import {', '.join(engine.packages)}\n{QUESTIONS[framework]}"
-    return {**nothing, **ask(code, {**environ, **engine.environment()}, timeout_seconds)}
 
 
 def examine_keras(environ: Mapping[str, str], timeout_seconds: float) -> Finding:
@@ -133,28 +129,20 @@ def examine_data(data_dir: Path | None, environ: Mapping[str, str]) -> Finding:
     return {**finding, "images": [len(dataset.train_labels), len(dataset.test_labels)]}
 
 
-def ask(code: str, environ: Mapping[str, str], timeout_seconds: float) -> Finding:
-    """Run `code` in a process of its own; return its `report` and the `problem`, None if none."""
-    script = f"{code}\nimport json\nprint({REPORT_MARK!r} + json.dumps(report))\n"
+def describe_gpu_driver() -> str | None:
+    """Return the NVIDIA driver's version and the newest CUDA that it runs, None without one."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", script],
-            env={**environ, **QUIET},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return {"problem": f"no answer in {timeout_seconds:g} s"}
-    except OSError as error:
-        return {"problem": f"cannot be started: {error.strerror}"}
-    reports = [line for line in done.stdout.splitlines() if line.startswith(REPORT_MARK)]
-    if done.returncode == 0 and reports:
-        return {"problem": None, **json.loads(reports[-1].removeprefix(REPORT_MARK))}
-    return {"problem": _death(done.returncode, done.stderr)}
+        told = NVIDIA_VERSION.read_text()
+        version = next(iter(re.findall(r"Module\s+(?:for \w+\s+)?([\d.]+)", told)), "")
+    except OSError:
+        version = ""  # as under WSL
+    try:
+        library, number = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+        library.cuDriverGetVersion(ctypes.byref(number))
+    except OSError:
+        return f"NVIDIA {version}, but libcuda.so.1 is not here" if version else None
+    cuda = f"CUDA {number.value // 1000}.{number.value % 1000 // 10}"
+    return " ".join(filter(None, ["NVIDIA", version, f"for programs up to {cuda}"]))
 
 
 def problems(findings: Finding) -> list[str]:
@@ -169,17 +157,28 @@ def describe(findings: Finding) -> str:
     """Return the findings as lines for people."""
     machine, keras, data = findings["machine"], findings["keras"], findings["data"]
     sections = {
-        "Machine": {**machine, "memory_bytes": f"{machine['memory_bytes'] / 2**30:.1f} GiB"},
+        "Machine": {
+            **machine,
+            "memory_bytes": f"{machine['memory_bytes'] / 2**30:.1f} GiB",
+            "gpu_driver": machine["gpu_driver"] or "none",
+        },
         "Versions": {name: text or "not installed" for name, text in findings["versions"].items()},
         "Keras configuration (the trainers do not depend on it)": _without_problem(keras),
         "Threads": {name: text or "not set" for name, text in findings["threads"].items()},
         "Data": _without_problem(data),
-        "Engines": {name: _engine_line(engine) for name, engine in findings["engines"].items()},
+        "Engines": {
+            name: _engine_lines(engine, machine["gpu_driver"])
+            for name, engine in findings["engines"].items()
+        },
     }
-    lines = []
+    lines: list[str] = []
     for title, rows in sections.items():
+        lines.append(title)
         width = max(len(name) for name in rows)
-        lines += [title, *(f"  {name:{width}}  {_one_line(value)}" for name, value in rows.items())]
+        for name, value in rows.items():
+            texts = [_one_line(text) for text in (value if title == "Engines" else [value])]
+            lines += [f"  {name:{width}}  {texts[0]}"]
+            lines += [f"  {'':{width}}  {text}" for text in texts[1:]]
     return "\n".join(lines)
 
 
@@ -188,20 +187,39 @@ def _without_problem(finding: Finding) -> Finding:
     return {name: value for name, value in finding.items() if value is not None}
 
 
-def _engine_line(engine: Finding) -> str:
+def _engine_lines(engine: Finding, driver: str | None) -> list[str]:
     if engine["problem"] is not None:
-        return f"cannot run: {engine['problem']}"
-    gpus = ", ".join(engine["gpus"]) or "no GPU"
+        return [f"cannot run: {engine['problem']}", engine["python"]]
+    device = ", ".join(engine["gpus"]) or "on the CPU: it sees no GPU"
+    unused = "".join(f"; {name} is not used" for name in engine.get("unused", ()))
     threads = f"; {engine['threads']} threads" if engine["threads"] else ""
-    return f"ready; {gpus}{threads}"
+    return [f"ready; {device}{unused}{threads}", engine["python"], _cuda_line(engine, driver)]
 
 
-def _death(code: int, stderr: str) -> str:
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    last = f": {lines[-1].strip()[:300]}" if lines else ""
-    if code < 0:
-        return f"crashed with {signal.Signals(-code).name}{last}"
-    return f"exited with {code}{last}"
+def _cuda_line(engine: Finding, driver: str | None) -> str:
+    """Say for which CUDA an engine's framework is built, and which of its libraries are there.
+
+    A driver runs programs of its own major version of CUDA and of older ones.
+    """
+    if not engine.get("cuda"):
+        return "not built for CUDA"
+    libraries = engine["libraries"]
+    loadable = [name for name, state in libraries.items() if state == "loadable"]
+    missing = [name for name, state in libraries.items() if state == "missing"]
+    broken = [
+        f"{name} is {state}"
+        for name, state in libraries.items()
+        if state not in STATES_OF_LIBRARIES
+    ]
+    parts = [f"built for CUDA {engine['cuda']}: {len(loadable)} of {len(libraries)} libraries load"]
+    if cudnn := engine.get("cudnn"):
+        parts.append(f"cuDNN {cudnn // 10000}.{cudnn // 100 % 100}.{cudnn % 100}")
+    if missing:
+        parts.append(f"missing: {', '.join(missing)}")
+    runs = re.search(r"CUDA (\d+)", driver or "")
+    if runs and int(runs[1]) < int(engine["cuda"].partition(".")[0]):
+        parts.append("the driver is too old for it")
+    return "; ".join([*parts, *broken])
 
 
 def _one_line(value: Any) -> str:

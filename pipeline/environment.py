@@ -8,11 +8,12 @@ import resource
 import sys
 import time
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from portproof.interpreters import this_interpreter
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
@@ -26,17 +27,21 @@ PACKAGES = (
     "numpy",
     "scikit-learn",
 )
+GPU_NODES = ("nvidiactl", "nvidia[0-9]*", "dxg", "kfd", "nvmap")
+"""Files of /dev that a driver makes: NVIDIA's, Windows's under WSL, AMD's, and Tegra's."""
 
 
 def package_versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str | None]:
-    """Return the installed version of each package, None where it is missing."""
-    return {package: _version(package) for package in packages}
+    """Return each package's version in this process's environment, None where it is missing."""
+    return this_interpreter().versions(packages)
 
 
 @cache
 def code_digest(rooms: tuple[str, ...]) -> str:
-    """Return a digest of the sources in `rooms` and of the packages' versions."""
-    digest = hashlib.sha256(json.dumps(package_versions(), sort_keys=True).encode())
+    """Return a digest of the sources in `rooms` and of the versions that the engines use."""
+    from pipeline.engines import versions_in_use
+
+    digest = hashlib.sha256(json.dumps(versions_in_use(), sort_keys=True).encode())
     for room in rooms:
         for path in sorted((ROOT / room).rglob("*.py")):
             digest.update(path.read_bytes())
@@ -74,6 +79,11 @@ def cpu_mhz() -> dict[str, float | None] | None:
     return {"current": found.current, "max": found.max or None} if found else None
 
 
+def has_gpu_driver() -> bool:
+    """Return whether a GPU's driver is here; without one there is no framework worth asking."""
+    return any(path for node in GPU_NODES for path in Path("/dev").glob(node))
+
+
 def usable_cores() -> int:
     """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -107,10 +117,3 @@ def seconds_since_process_start() -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME) - started
     except (OSError, AttributeError):
         return time.time() - psutil.Process().create_time()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

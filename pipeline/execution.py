@@ -67,6 +67,9 @@ def execution_from_dict(fields: dict[str, Any]) -> Execution:
 
 
 def computed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return those of an execution's fields that may change rounding; some only show a run."""
-    shown_only = {"show_progress", "loggers", "logger"}  # the last in records of older versions
-    return {name: fields[name] for name in fields if name not in shown_only}
+    """Return those of an execution's fields that may change rounding; some only show a run.
+
+    The device is not among them: `auto` does not say which it became. A run's record does.
+    """
+    left_out = {"device", "show_progress", "loggers", "logger"}  # the last in older records
+    return {name: fields[name] for name in fields if name not in left_out}

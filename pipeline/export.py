@@ -1,6 +1,5 @@
 """A run's model as files for other programs, each checked by running the file itself."""
 
-import importlib.util
 import os
 import shutil
 from dataclasses import asdict, dataclass, replace
@@ -11,12 +10,14 @@ import numpy as np
 
 from pipeline.batches import batch_dtype
 from pipeline.conversion import LOGITS, logit_gap, test_images_of
+from pipeline.engines import ENGINES
 from pipeline.errors import RunError, UsageError
 from pipeline.preprocess import rescale
 from pipeline.recipe import Recipe
 from pipeline.record import read_predictions
 from pipeline.trained import TrainedRun, ask_engine
 from portproof.files import write_bytes, write_json
+from portproof.interpreters import this_interpreter
 from portproof.subject import tagged
 
 Array = np.ndarray[Any, Any]
@@ -30,7 +31,8 @@ FILES = {
 FORMS = {"keras": ("keras", "savedmodel", "onnx"), "lightning": ("pt2", "onnx")}
 """Of each half."""
 ABOUT = "export.json"
-ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+ONNX_PACKAGES = ("onnx", "onnxruntime")
+"""What checks an ONNX file needs here; what writes one needs onnx and onnxscript."""
 MAX_ONNX_BYTES = 2 * 1024**3
 
 
@@ -65,7 +67,7 @@ def export(run: TrainedRun, form: str, folder: Path, data_dir: Path | None) -> E
         raise UsageError(f"{path} is there already; choose another --output-dir")
     recipe = _deployed(run.recipe)
     if form == "onnx":
-        _require_onnx(recipe)
+        _require_onnx(recipe, _writer(run, form))
     wanted, _ = read_predictions(run.folder)
     images = rescale(test_images_of(run, data_dir).images, batch_dtype(recipe))
     part = folder / f".part-{path.name}"  # its own suffix stays, by which Keras goes
@@ -114,17 +116,15 @@ def _writer(run: TrainedRun, form: str) -> str:
     return {"savedmodel": "keras-tensorflow", "onnx": "keras-torch"}.get(form, run.record.engine)
 
 
-def _require_onnx(recipe: Recipe) -> None:
+def _require_onnx(recipe: Recipe, writer: str) -> None:
     if recipe.precision == "64":
         raise UsageError(
             "`--form onnx`: onnxruntime has no convolution in float64, so it could not be checked"
         )
-    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"`--form onnx` needs {', '.join(missing)}: "
-            "pip install 'keras-lightning-parity[export]'"
-        )
+    here = this_interpreter().why_not(ONNX_PACKAGES)
+    there = ENGINES[writer].find_python().why_not(("onnx", "onnxscript"))
+    if reason := here or there:
+        raise UsageError(f"`--form onnx`: {reason}; pip install 'keras-lightning-parity[export]'")
 
 
 def _batches(run: TrainedRun, images: Array) -> list[Array]:

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ from filelock import FileLock, Timeout
 
 from pipeline.command import INTERRUPTED
 from pipeline.engines import ENGINES, trainer_arguments
-from pipeline.environment import cpu_name, package_versions
+from pipeline.environment import cpu_name
 from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.execution import Execution, computed
 from pipeline.forecast import Forecast
 from pipeline.recipe import Recipe, recipe_to_dict
-from pipeline.record import RECORD, Record, read_predictions, read_record
+from pipeline.record import RECORD, Record, device_of, read_predictions, read_record
 from pipeline.run import LOCK, is_early
 from pipeline.terminal import say
 
@@ -56,6 +56,8 @@ class Job:
     flags: tuple[str, ...]
     """What the trainer is called with, besides `--variant` and `--run-dir`."""
     run_dir: Path
+    gpu: str | None = None
+    """Name of the GPU that it trains on, None on the CPU."""
 
     @property
     def name(self) -> str:
@@ -79,7 +81,7 @@ def trainer_command(job: Job, scripts_dir: Path) -> list[str]:
     """Return the command of `job`'s trainer, a script in `scripts_dir`."""
     script, *first = trainer_arguments(job.engine)
     own = ["--variant", job.recipe.variant, *job.flags, "--run-dir", str(job.run_dir)]
-    return [sys.executable, str(scripts_dir / script), *first, *own]
+    return ENGINES[job.engine].command(str(scripts_dir / script), *first, *own)
 
 
 def run_jobs(
@@ -114,7 +116,9 @@ def run_jobs(
                 say(heading)
                 remove_run(job.run_dir)
             forecast.begin(job)
-            returncode = run_child(command, _relay(job, say, forecast))
+            returncode = run_child(
+                command, _relay(job, say, forecast), ENGINES[job.engine].environment()
+            )
             forecast.end(job)
         job.run_dir.parent.stat()  # the next trainer would make it anew
         outcome = read_outcome(job, returncode)
@@ -135,17 +139,26 @@ def _relay(job: Job, say: Callable[[str], None], forecast: Forecast) -> Callable
     return hear
 
 
-def run_child(command: Sequence[str], hear: Callable[[str], None] = say) -> int:
+def run_child(
+    command: Sequence[str],
+    hear: Callable[[str], None] = say,
+    variables: Mapping[str, str] | None = None,
+) -> int:
     """Run `command`, give `hear` each line of its stdout, and return its exit code.
 
-    The exit code is below 0 for a signal. stderr stays this process's.
+    The exit code is below 0 for a signal. stderr stays this process's; `variables` are added to its
+    environment.
 
     Raises:
         KeyboardInterrupt: this process or the child was interrupted, or this process was told to
             end; the child has ended. A child alone that is told to end has failed.
     """
     child = subprocess.Popen(
-        leashed(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, errors="replace"
+        leashed(command),
+        env={**os.environ, **(variables or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        errors="replace",
     )
     assert child.stdout is not None
     with child.stdout:
@@ -209,7 +222,8 @@ def describe_exit(returncode: int) -> str:
 def reusable_record(job: Job, fingerprint: str) -> Record | None:
     """Return the record in `job`'s folder if running it again would compute and time the same.
 
-    That is: a complete run of the same engine, recipe, execution, data set, versions and processor.
+    That is: a complete run of the same engine, recipe, execution, data set, versions, processor and
+    device.
     """
     record = _earlier_record(job, fingerprint)
     try:
@@ -231,11 +245,12 @@ def _earlier_record(job: Job, fingerprint: str) -> Record | None:
         _check_is_of(job, record)
     except RunError:
         return None
-    versions = package_versions(ENGINES[job.engine].packages)
+    versions = ENGINES[job.engine].find_python().versions(ENGINES[job.engine].packages)
     recorded = record.environment.get("packages", {})
     is_same = (
         record.dataset.get("fingerprint") == fingerprint
         and record.environment.get("cpu") == cpu_name()
+        and device_of(record) in (None, job.gpu or "cpu")  # None: ended before it was settled
         and computed(record.execution) == computed(dataclasses.asdict(job.execution))
         and all(recorded.get(package) == version for package, version in versions.items())
     )

@@ -64,7 +64,7 @@ class Record:
     """`folder` (missing in older records), `name`, `fingerprint` (SHA-256 over the four files'),
     `class_names`, and image counts."""
     environment: dict[str, Any]
-    """Versions, CPU, GPU, threads."""
+    """Versions, CPU, `device` (`cpu` or `gpu`), `gpu` (its name, None on the CPU), threads."""
     parameters: int
     history: list[dict[str, Any]] = field(default_factory=list)
     """A row an epoch: `epoch` from 1, four metrics (None where not finite), `seconds`, and
@@ -83,6 +83,12 @@ class Record:
     """Why the run failed: `reason`, and for a loss that is not finite `epoch` and `step`, the last
     of those where several are one call."""
     schema: int = SCHEMA
+
+
+def device_of(record: Record) -> str | None:
+    """Return what a run trained on: `cpu`, or the GPU's name; None where it never came to that."""
+    device = record.environment.get("device")
+    return str(record.environment.get("gpu") or device) if device else None
 
 
 def write_record(run_dir: Path, record: Record) -> None:

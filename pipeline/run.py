@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from pipeline.datasets import Dataset, find_dataset_again, load_dataset
-from pipeline.engines import ENGINES
+from pipeline.engines import ENGINES, SHARED_PACKAGES
 from pipeline.environment import describe_machine, package_versions
 from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.evaluation import Evaluation, evaluate_logits
@@ -34,6 +34,7 @@ from pipeline.record import (
     RECORD,
     REPORT,
     Record,
+    device_of,
     read_record,
     write_predictions,
     write_record,
@@ -41,6 +42,7 @@ from pipeline.record import (
 from pipeline.terminal import noise_to, say
 from pipeline.tracking import SAMPLES, require_loggers, start_trackers
 from portproof.files import is_unfinished
+from portproof.interpreters import STARTED_BY
 
 Array = np.ndarray[Any, Any]
 LOCK = ".lock"
@@ -140,13 +142,30 @@ def _train_and_predict(
     weights: dict[str, Array] | None,
 ) -> Array:
     resolved = half.configure(recipe, execution)
-    journal.record.environment.update(resolved)
+    _settle_device(journal, resolved)
     _start_tracking(execution, journal, data)
     for result in (PREDICTIONS, REPORT):  # of fewer epochs, where a run goes on to more
         (journal.run_dir / result).unlink(missing_ok=True)
     model = half.train(recipe, data, execution, journal, weights)
     journal.end_training()
     return half.predict_logits(model, data.test, recipe, execution)
+
+
+def _settle_device(journal: Journal, resolved: dict[str, Any]) -> None:
+    """Write down what the framework resolved the call's settings to, the device above all.
+
+    Raises:
+        UsageError: the run began on another device, whose rounding is another.
+    """
+    record = journal.record
+    began_on = device_of(record)
+    record.environment.update(resolved)
+    if began_on not in (None, device_of(record)):
+        cure = "; add --device cpu" if began_on == "cpu" else ""
+        raise UsageError(
+            f"cannot resume {journal.run_dir}: it began on {began_on}, and would go on on "
+            f"{device_of(record)}{cure}"
+        )
 
 
 def _start_tracking(execution: Execution, journal: Journal, data: PreparedData) -> None:
@@ -312,7 +331,7 @@ def _resumed(
         ("engine", record.engine, engine),
         ("recipe", same_length, wanted),
         ("execution", computed(record.execution), computed(dataclasses.asdict(execution))),
-        ("packages", record.environment.get("packages"), package_versions()),
+        ("packages", *_used_packages(record)),
     ):
         if before != now:
             raise UsageError(f"cannot resume {run_dir}: {difference(name, before, now)}")
@@ -344,6 +363,13 @@ def _called() -> list[str]:
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
+def _used_packages(record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the versions that a run's engine used, then and now."""
+    names = (*ENGINES[record.engine].packages, *SHARED_PACKAGES)
+    then, now = record.environment.get("packages", {}), package_versions()
+    return {name: then.get(name) for name in names}, {name: now.get(name) for name in names}
+
+
 def difference(name: str, before: Any, now: Any) -> str:
     """Say what differs between a run and a call to resume it."""
     if isinstance(before, dict) and isinstance(now, dict):
@@ -368,7 +394,8 @@ def _failures_recorded(journal: Journal, before: Record | None) -> Iterator[None
     except KeyboardInterrupt as error:
         how = "terminated" if isinstance(error, Terminated) else "interrupted"
         journal.fail("interrupted", RunError(how))
-        again = shlex.join([sys.executable, *sys.argv])
+        python = os.environ.get(STARTED_BY, sys.executable)  # which finds the project's packages
+        again = shlex.join([python, *sys.argv])
         raise type(error)(f"to go on: {again}{_resume_flags(journal.run_dir)}") from None
     except Exception as error:
         journal.fail("failed", error)

@@ -1,14 +1,15 @@
 """Engines: programs that answer questions, each started as a process of its own."""
 
 import ctypes
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from portproof.interpreters import Interpreter, this_interpreter
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,23 @@ class Engine:
     """Environment variables that the process needs."""
     float64_variables: Mapping[str, str] = field(default_factory=dict)
     """Further ones where float64 is asked for."""
+    find_python: Callable[[], Interpreter] = this_interpreter
+    """Returns the interpreter to run under; asked anew each time."""
+    support: tuple[str, ...] = ()
+    """Import names that its programs need besides."""
 
     def environment(self, precision: str = "32") -> dict[str, str]:
         """Return the variables that a process of this engine at `precision` needs."""
         extra = self.float64_variables if precision == "64" else {}
-        return {**self.variables, **extra}
+        return {**self.find_python().environment(), **self.variables, **extra}
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command that runs Python with `arguments` under this engine's interpreter."""
+        return [self.find_python().path, *arguments]
 
     def why_not(self) -> str | None:
         """Return why this engine cannot run here, or None where it can."""
-        missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
-        return f"not installed: {', '.join(missing)}" if missing else None
+        return self.find_python().why_not((*self.packages, *self.support))
 
 
 class EngineError(RuntimeError):
@@ -61,7 +69,7 @@ def answer(
     trace.unlink(missing_ok=True)
     try:
         done = subprocess.run(
-            [sys.executable, *engine.program, str(question), str(trace)],
+            engine.command(*engine.program, str(question), str(trace)),
             env={**os.environ, **engine.environment(precision)},
             stdin=subprocess.DEVNULL,
             capture_output=True,

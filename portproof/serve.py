@@ -45,12 +45,12 @@ def serve(plant: Callable[[str], None], answer: Callable[[Path, Path], int]) -> 
 
 
 class Server:
-    """A running engine program that calls `serve`."""
+    """A running engine program that calls `serve`; `command` starts it."""
 
     def __init__(
         self,
         name: str,
-        program: list[str],
+        command: list[str],
         environment: dict[str, str],
         timeout_seconds: float = 600.0,
     ) -> None:
@@ -61,7 +61,7 @@ class Server:
         self.folder = Path(self._temporary.name)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         self._process = subprocess.Popen(
-            [sys.executable, *program],
+            command,
             env={**os.environ, "TMPDIR": str(self.folder), **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -91,7 +91,7 @@ class EngineRoom:
                 leaf = "in_lightning.py" if engine == "lightning" else "in_keras.py"
                 self._servers[key] = Server(
                     engine,
-                    [str(self._leaves / leaf)],
+                    ENGINES[engine].command(str(self._leaves / leaf)),
                     ENGINES[engine].environment(precision) | ONE_THREAD,
                     self._timeout_seconds,
                 )

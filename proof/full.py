@@ -20,11 +20,10 @@ import numpy as np
 
 from pipeline.datasets import Dataset
 from pipeline.drawn import write_first_images, write_idx_set
-from pipeline.engines import ENGINES
+from pipeline.engines import ENGINES, versions_in_use
 from pipeline.environment import (
     code_digest,
     describe_machine,
-    package_versions,
     usable_cores,
 )
 from pipeline.network import shared_first_weights
@@ -391,7 +390,7 @@ def prove_training(
             "command": command,
             "dataset": dataset.name,
             "machine": describe_machine(),
-            "packages": package_versions(),
+            "packages": versions_in_use(),
         },
         "stages": {name: {key: kept[key] for key in KEPT} for name, kept in results.items()},
         "test_images_after_each_epoch": {

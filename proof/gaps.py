@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.datasets import find_dataset, load_dataset
-from pipeline.engines import ENGINES
-from pipeline.environment import describe_machine, package_versions
+from pipeline.engines import ENGINES, versions_in_use
+from pipeline.environment import describe_machine
 from pipeline.recipe import VARIANTS
 from portproof.compare import gap, largest
 from portproof.exchange import Array, Question, Trace
@@ -81,7 +81,7 @@ def measure_gaps(
         "command": command,
         "routes": [route.title for route in routes],
         "machine": describe_machine(),
-        "packages": package_versions(),
+        "packages": versions_in_use(),
     }
     return {"origin": origin, "gaps": gaps}
 

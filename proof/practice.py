@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.comparison import EXPECTED_TEST_ACCURACY
 from pipeline.datasets import Dataset
-from pipeline.environment import package_versions
+from pipeline.engines import versions_in_use
 from pipeline.recipe import Recipe, preset, recipe_to_dict
 from pipeline.session import read_kept
 from portproof.compare import gap
@@ -198,7 +198,7 @@ def checks_of(practice: Practice, faults: Sequence[Fault], path: Path, say: Say)
 
     What an older program of the faults or another set-up left is made anew.
     """
-    origin = {"programs": _programs(), "packages": package_versions()}
+    origin = {"programs": _programs(), "packages": versions_in_use()}
     kept = read_kept(path) if path.exists() else {}
     rows = kept["checks"] if kept.get("origin") == origin else {}
     missing = [fault for fault in faults if place_of(fault) not in rows]

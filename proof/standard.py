@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets import Dataset
-from pipeline.engines import ENGINES, KERAS_TENSORFLOW
-from pipeline.environment import describe_machine, package_versions
+from pipeline.engines import ENGINES, KERAS_TENSORFLOW, versions_in_use
+from pipeline.environment import describe_machine
 from pipeline.errors import RunError
 from pipeline.session import Session, read_kept
 from portproof.engines import EngineError
@@ -141,7 +141,7 @@ def origin_of(command: str, dataset: Dataset) -> dict[str, Any]:
         "command": command,
         "dataset": dataset.name,
         "machine": describe_machine(),
-        "packages": package_versions(),
+        "packages": versions_in_use(),
     }
 
 

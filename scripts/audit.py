@@ -12,7 +12,7 @@ from pipeline.errors import RunError
 from pipeline.terminal import say
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKS = ("dev.txt", "uv.txt")
+LOCKS = ("dev.txt", "gpu-keras-jax.txt", "gpu-keras-tensorflow.txt", "uv.txt")
 """Of `requirements/`; what `base.txt` holds, `dev.txt` holds too."""
 TIMEOUT_SECONDS = 600
 

@@ -77,7 +77,8 @@ def chosen_engines(text: str | None) -> list[str]:
     """Return the engines to run; of those not asked for by name, the ones that can run here.
 
     Raises:
-        UsageError: an unknown engine, one that was asked for and can't run, or none is left.
+        UsageError: an unknown engine, one that was asked for, or given a Python of its own, and
+            can't run, or none is left.
     """
     from pipeline.engines import DEFAULT_ENGINES, ENGINES
     from pipeline.terminal import say
@@ -85,7 +86,8 @@ def chosen_engines(text: str | None) -> list[str]:
     names = list(DEFAULT_ENGINES) if text is None else chosen(text, ENGINE_NAMES, "--engines")
     reasons = {name: reason for name in names if (reason := ENGINES[name].why_not())}
     lines = [f"{name} cannot run here: {reason}" for name, reason in reasons.items()]
-    if lines and (text is not None or len(reasons) == len(names)):
+    is_asked_for = text is not None or any(ENGINES[name].find_python().named_by for name in reasons)
+    if lines and (is_asked_for or len(reasons) == len(names)):
         raise UsageError("; ".join(lines))
     for line in lines:
         say(f"{line}; left out")
@@ -97,7 +99,7 @@ def passed_on(arguments: argparse.Namespace) -> tuple[str, ...]:
     flags: list[str] = []
     for name in VALUE_FLAGS:
         value = getattr(arguments, name)
-        if value is not None and (name, value) != ("device", "auto"):
+        if value is not None:
             flags += [f"--{name.replace('_', '-')}", str(value)]
     if arguments.logger:
         flags += ["--logger", ",".join(loggers_of(arguments))]
@@ -105,21 +107,35 @@ def passed_on(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 
 def planned(arguments: argparse.Namespace) -> "list[Job]":
-    """Return the runs that are wanted, each found possible as far as can be said beforehand."""
+    """Return the runs that are wanted, each found possible as far as can be said beforehand.
+
+    All get the same device, which is settled here.
+    """
+    from pipeline.devices import common_device
     from pipeline.launch import Job
+    from pipeline.terminal import say
     from pipeline.tracking import require_loggers
 
     require_loggers(loggers_of(arguments))
     engines = chosen_engines(arguments.engines)
     variants = chosen(arguments.variants, VARIANTS, "--variants")
+    recipes = {
+        variant: recipe_of(argparse.Namespace(**{**vars(arguments), "variant": variant}))
+        for variant in variants
+    }
+    devices = common_device(engines, arguments.device)
+    if devices.note:
+        say(devices.note)
+    arguments = argparse.Namespace(**{**vars(arguments), "device": devices.device})
     execution, flags = execution_of(arguments), passed_on(arguments)
     return [
         Job(
             engine=engine,
-            recipe=recipe_of(argparse.Namespace(**{**vars(arguments), "variant": variant})),
+            recipe=recipes[variant],
             execution=execution,
             flags=flags,
             run_dir=arguments.output_dir / f"{engine}-{variant}",
+            gpu=devices.gpus[engine],
         )
         for engine in engines
         for variant in variants
@@ -164,7 +180,7 @@ def settings_of(jobs: "list[Job]") -> dict[str, Any]:
         "seed": recipe.seed,
         "init": recipe.init,
         "precision": recipe.precision,
-        "device": execution.device,
+        "device": jobs[0].gpu or execution.device,
         "threads": execution.num_threads or "the framework's own",
         "path": "plain" if execution.plain else "fast",
         "deterministic": execution.deterministic,
@@ -178,7 +194,7 @@ def session_of(folder: Path, jobs: "list[Job]", dataset: dict[str, Any]) -> "Ses
     from pipeline.session import Session
 
     identity = {
-        "runs": [[job.name, *job.flags] for job in jobs],
+        "runs": [[job.name, job.gpu, *job.flags] for job in jobs],
         "data": dataset["fingerprint"],
         "cpu": cpu_name(),
         "code": code_digest(ROOMS),
@@ -248,7 +264,8 @@ def train_and_compare(
 
     from pipeline.comparison import compare, problems
     from pipeline.comparison_page import tables, write_comparison
-    from pipeline.environment import describe_machine, package_versions
+    from pipeline.engines import versions_in_use
+    from pipeline.environment import describe_machine
     from pipeline.launch import run_jobs
     from pipeline.terminal import last_line, say
 
@@ -263,7 +280,7 @@ def train_and_compare(
         command=["python", "scripts/compare.py", *sys.argv[1:]],
         settings=settings_of(jobs),
         dataset=dataset,
-        environment={**describe_machine(), "packages": package_versions()},
+        environment={**describe_machine(), "packages": versions_in_use(job.engine for job in jobs)},
     )
     page = write_comparison(arguments.output_dir, comparison, outcomes)
     for table in tables(comparison):

@@ -191,13 +191,36 @@ def test_accuracies_in_range_are_no_problem():
     assert "outside" not in render_markdown(comparison)
 
 
+ON_GPU = {**make_record().environment, "device": "gpu", "gpu": "NVIDIA H200"}
+
+
+def test_runs_on_different_devices_get_a_mark_and_no_ratio(four):
+    on_gpu = outcome("lightning", "base", 10, environment=ON_GPU)
+    comparison = compared(four[0], on_gpu)
+    assert [run.device for run in comparison.runs] == ["cpu", "NVIDIA H200"]
+    (difference,) = comparison.differences
+    assert difference.epoch_seconds_ratio is None
+    assert difference.test_accuracy is not None
+    text = render_markdown(comparison)
+    assert "| lightning | base | NVIDIA H200 | 0.95" in text
+    assert "| ≠ device |" in text
+    assert "×" not in text
+    assert comparison_from_json(json.loads(json.dumps(to_json(comparison)))) == comparison
+
+
+def test_runs_on_equal_devices_get_a_ratio(four):
+    pair = (outcome(engine, "base", environment=ON_GPU) for engine in ("keras-jax", "lightning"))
+    assert "| ×1.00 |" in render_markdown(compared(*pair))
+    assert "| ×1.00 |" in render_markdown(compared(*four))
+
+
 def test_a_failed_run_keeps_its_cell_and_its_reason(four):
     failed = Outcome("keras-jax", "base", reason="the loss became nan in epoch 1,\nstep 7")
     comparison = compared(failed, *four)
     assert problems(comparison) == [f"keras-jax, base failed: {failed.reason}"]
     assert len(comparison.differences) == 2
     text = render_markdown(comparison)
-    assert "| keras-jax | base | failed | – | – | – | – | – | – |" in text
+    assert "| keras-jax | base | – | failed | – | – | – | – | – | – |" in text
     assert "- keras-jax, base failed: the loss became nan in epoch 1, step 7" in text
 
 
@@ -251,7 +274,7 @@ def test_markdown_states_command_machine_and_versions_but_no_date(four):
     assert "Python 3.11.7, keras 3.13.0" in text
     assert "jax None" not in text
     assert not re.search(r"\b20\d\d-\d\d", text)
-    assert "| lightning | base | 0.9500 | 0.8800 | 0.8800 |" in text
+    assert "| lightning | base | cpu | 0.9500 | 0.8800 | 0.8800 |" in text
 
 
 def test_markdown_tables_have_as_many_cells_in_every_row(four):

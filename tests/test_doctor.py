@@ -1,6 +1,9 @@
+import _ctypes
 import json
 import os
+import re
 import runpy
+import shutil
 import subprocess
 import sys
 import types
@@ -10,7 +13,16 @@ from typing import Any
 import pytest
 
 from pipeline import doctor
-from pipeline.doctor import ask, describe, examine_data, examine_engine, examine_keras, problems
+from pipeline.devices import ask, examine_engine
+from pipeline.doctor import (
+    LIBRARIES,
+    LIBRARIES_QUESTION,
+    describe,
+    describe_gpu_driver,
+    examine_data,
+    examine_keras,
+    problems,
+)
 from pipeline.engines import DEFAULT_ENGINES, ENGINES
 from portproof.engines import Engine
 
@@ -25,13 +37,14 @@ def findings(**problem_of: str) -> dict[str, Any]:
     """Findings with nothing wrong but what is named, engines by `_` for `-`."""
     wrong = {name.replace("_", "-"): text for name, text in problem_of.items()}
     result = {
-        "machine": {"memory_bytes": 2**30, "cores": 2},
+        "machine": {"memory_bytes": 2**30, "cores": 2, "gpu_driver": None},
         "versions": {"torch": "2.15.0", "jax": None},
         "keras": {"file": "/home/keras.json", "backend": "jax", "problem": None},
         "threads": {"OMP_NUM_THREADS": None},
         "data": {"folder": "/data", "problem": wrong.get("data")},
         "engines": {
-            name: {"problem": wrong.get(name), "gpus": ["H100"], "threads": 2} for name in ENGINES
+            name: {"problem": wrong.get(name), "gpus": ["H100"], "threads": 2, "python": "/python"}
+            for name in ENGINES
         },
     }
     return {"ok": not problems(result), **result}
@@ -57,7 +70,12 @@ def test_a_working_machine_is_reported_as_one(
     assert list(full_report["engines"]) == list(ENGINES)
     for name in DEFAULT_ENGINES:
         assert full_report["engines"][name]["problem"] is None
-    assert full_report["engines"]["lightning"]["threads"] >= 1
+    lightning = full_report["engines"]["lightning"]
+    assert lightning["threads"] >= 1
+    assert lightning["python"] == sys.executable
+    if sys.platform == "linux" and lightning["cuda"]:  # torch brings its libraries along
+        assert set(lightning["libraries"].values()) == {"loadable"}
+        assert lightning["cudnn"] > 90000
     assert full_report["data"]["folder"] == str(drawn_data)
     assert full_report["data"]["is_fashion_mnist"] is False
     assert full_report["data"]["images"] == [200, 60]
@@ -102,6 +120,70 @@ def test_an_engine_that_cannot_be_imported_is_named_with_the_reason(tmp_path: Pa
     finding = examine_engine(engine(variables=variables), os.environ, 30)
     assert finding["problem"] == "exited with 1: ImportError: libcudart.so: cannot open"
     assert finding["gpus"] == []
+
+
+FAKE_TENSORFLOW = """
+from types import SimpleNamespace as S
+config = S(
+    list_physical_devices=lambda kind: [], experimental=S(get_device_details=dict),
+    threading=S(get_intra_op_parallelism_threads=lambda: 0),
+)
+sysconfig = S(get_build_info=lambda: {"cuda_version": "12.5.1"})
+"""
+
+
+def test_each_cuda_library_is_loadable_broken_or_missing(tmp_path: Path) -> None:
+    (tmp_path / "tensorflow.py").write_text(FAKE_TENSORFLOW)
+    cublas, cufft = "libcublas.so.12", "libcufft.so.11"
+    for folder in ("cublas", "cufft"):
+        (tmp_path / "nvidia" / folder / "lib").mkdir(parents=True)
+    shutil.copy(_ctypes.__file__, tmp_path / "nvidia" / "cublas" / "lib" / cublas)
+    (tmp_path / "nvidia" / "cufft" / "lib" / cufft).write_text("no library")
+    toy = engine(packages=("tensorflow",), variables={"PYTHONPATH": str(tmp_path)})
+    found = examine_engine(toy, extra=LIBRARIES_QUESTION)
+    assert found["problem"] is None
+    assert list(found["libraries"]) == list(LIBRARIES["12"])
+    assert found["libraries"][cublas] == "loadable"
+    assert found["libraries"][cufft].startswith("not loadable: ")
+    assert found["libraries"]["libcudart.so.12"] == "missing"
+    report = findings()
+    report["engines"]["keras-tensorflow"] |= found
+    text = describe(report)
+    assert re.search(r"built for CUDA 12\.5\.1: \d of 10 libraries load; .*: libcudart", text)
+    assert f"; {cufft} is not loadable: " in text
+    assert "ready; on the CPU: it sees no GPU" in text
+    assert text.count("not built for CUDA") == len(ENGINES) - 1
+    for cuda, is_too_old in (("12.2", False), ("13.0", False), ("11.8", True)):
+        report["machine"]["gpu_driver"] = f"NVIDIA 1.2 for programs up to CUDA {cuda}"
+        assert ("the driver is too old for it" in describe(report)) == is_too_old
+
+
+def test_a_driver_is_told_with_the_cuda_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "version"
+    told.write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n"
+    )
+    monkeypatch.setattr(doctor, "NVIDIA_VERSION", tmp_path / "none")
+
+    def no_library(name: str) -> None:
+        raise OSError
+
+    monkeypatch.setattr(doctor.ctypes, "CDLL", no_library)
+    assert describe_gpu_driver() is None
+    monkeypatch.setattr(doctor, "NVIDIA_VERSION", told)
+    assert describe_gpu_driver() == "NVIDIA 580.65.06, but libcuda.so.1 is not here"
+
+    def answer(number: Any) -> int:
+        number._obj.value = 13000
+        return 0
+
+    library = types.SimpleNamespace(cuDriverGetVersion=answer)
+    monkeypatch.setattr(doctor.ctypes, "CDLL", lambda name: library)
+    assert describe_gpu_driver() == "NVIDIA 580.65.06 for programs up to CUDA 13.0"
+    told.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12\n")
+    assert describe_gpu_driver() == "NVIDIA 535.183.01 for programs up to CUDA 13.0"
 
 
 def test_keras_is_asked_what_it_makes_of_its_file(tmp_path: Path) -> None:

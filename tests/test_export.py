@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import export as exporting
 from pipeline.datasets import load_dataset
 from pipeline.errors import RunError, UsageError
 from pipeline.export import FILES, FORMS, export, write_about
 from pipeline.record import LAST_WEIGHTS, read_predictions
 from pipeline.trained import read_run
+from portproof import interpreters
 from portproof.exchange import read_arrays, write_arrays
 from tests.training import Trainings
 
@@ -104,7 +104,7 @@ def test_what_is_missing_or_in_the_way_is_a_wrong_call(runs, drawn_data, tmp_pat
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(UsageError, match="there already"):
         export(run, "onnx", tmp_path, drawn_data)
-    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(interpreters, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"keras-lightning-parity\[export\]"):
         export(run, "onnx", tmp_path / "out", drawn_data)
     assert not (tmp_path / "out").exists()

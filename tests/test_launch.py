@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -475,8 +477,9 @@ def test_a_run_of_the_same_call_is_reused(tmp_path):
         {"status": "interrupted"},
         {"engine": "keras-jax"},
         {"dataset": {"name": "fashion-mnist", "fingerprint": "another"}},
-        {"execution": {"device": "cpu"}},
+        {"execution": {**make_record().execution, "tf32": True}},
         {"environment": {"cpu": "another", "packages": {}}},
+        {"environment": {**make_record().environment, "device": "gpu", "gpu": "H200"}},
         {"environment": {**make_record().environment, "packages": {"torch": "1.0"}}},
     ],
 )
@@ -485,11 +488,62 @@ def test_another_run_is_not_reused(tmp_path, changes):
     assert reusable_record(job(tmp_path), "f") is None
 
 
+def test_a_run_is_reused_on_the_device_it_became_whatever_was_asked_for(tmp_path):
+    on_gpu = {**make_record().environment, "device": "gpu", "gpu": "H200"}
+    asked = {**make_record().execution, "device": "gpu"}
+    record = make_record(environment=on_gpu, execution=asked)
+    write_run(tmp_path, record)
+    assert reusable_record(dataclasses.replace(job(tmp_path), gpu="H200"), "f") == record
+    assert reusable_record(dataclasses.replace(job(tmp_path), gpu="T4"), "f") is None
+    assert reusable_record(job(tmp_path), "f") is None
+
+
+def test_versions_are_those_of_the_engines_interpreter(tmp_path, monkeypatch):
+    write_run(tmp_path, make_record())
+    assert reusable_record(job(tmp_path), "f")
+    elsewhere = SimpleNamespace(versions=lambda packages: dict.fromkeys(packages, "0.1"))
+    monkeypatch.setitem(
+        launch.ENGINES,
+        "lightning",
+        dataclasses.replace(launch.ENGINES["lightning"], find_python=lambda: elsewhere),
+    )
+    assert reusable_record(job(tmp_path), "f") is None
+
+
 def test_a_run_of_another_recipe_or_without_predictions_is_not_reused(tmp_path):
     write_run(tmp_path, make_record())
     assert reusable_record(job(tmp_path, seed=1), "f") is None
     (tmp_path / "predictions.npz").unlink()
     assert reusable_record(job(tmp_path), "f") is None
+
+
+def planned(monkeypatch, gpus, *flags):
+    """Return the runs that a call wants where each engine claims these GPUs."""
+    found = {name: {"problem": None, "gpus": claimed} for name, claimed in gpus.items()}
+    monkeypatch.setattr("pipeline.devices.has_gpu_driver", lambda: True)
+    monkeypatch.setattr("pipeline.devices.examine_engine", lambda engine: found[engine.name])
+    script = runpy.run_path(str(SCRIPT))
+    return script["planned"](script["parser"]().parse_args([*flags, "--variants", "base"]))
+
+
+def test_all_runs_get_the_gpu_where_each_engine_sees_one(monkeypatch, capsys):
+    gpus = {"keras-tensorflow": ["H200"], "lightning": ["H200"]}
+    jobs = planned(monkeypatch, gpus)
+    assert [(job.gpu, job.execution.device) for job in jobs] == [("H200", "gpu")] * 2
+    assert all(" ".join(job.flags).endswith("--device gpu") for job in jobs)
+    assert planned(monkeypatch, gpus, "--device", "cpu")[0].gpu is None
+    assert capsys.readouterr().out == ""
+
+
+def test_all_runs_get_the_cpu_where_one_engine_sees_no_gpu(monkeypatch, capsys):
+    gpus = {"keras-tensorflow": [], "lightning": ["H200"]}
+    jobs = planned(monkeypatch, gpus)
+    assert [(job.gpu, job.execution.device) for job in jobs] == [(None, "cpu")] * 2
+    assert all(" ".join(job.flags).endswith("--device cpu") for job in jobs)
+    said = capsys.readouterr().out
+    assert said.startswith("all run on the CPU, as keras-tensorflow sees no GPU; run make setup")
+    with pytest.raises(UsageError, match="`--device gpu`: keras-tensorflow sees no GPU"):
+        planned(monkeypatch, gpus, "--device", "gpu")
 
 
 def chosen_engines(text, monkeypatch, missing):
@@ -510,6 +564,12 @@ def test_a_default_engine_that_cannot_run_is_left_out_and_named(monkeypatch, cap
     assert expected in capsys.readouterr().out
     with pytest.raises(UsageError, match="lightning cannot run here"):
         chosen_engines(None, monkeypatch, ["keras-tensorflow", "lightning"])
+
+
+def test_a_default_engine_whose_named_python_is_of_no_use_is_a_wrong_call(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_TENSORFLOW_PYTHON", str(tmp_path / "gone"))
+    with pytest.raises(UsageError, match=r"^keras-tensorflow cannot run here: \S+=\S+gone cannot"):
+        runpy.run_path(str(SCRIPT))["chosen_engines"](None)
 
 
 def test_the_command_names_backend_variant_and_folder(tmp_path):

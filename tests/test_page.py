@@ -217,6 +217,15 @@ def test_without_a_benchmark_the_runs_say_it_and_that_they_are_one_each(made):
     assert "That is one run each" in summary.which_is_faster(made.read())
 
 
+def test_runs_on_different_devices_are_not_said_to_be_faster(made):
+    made.add_run("keras-tensorflow")
+    on_gpu = {**paged.make_record().environment, "device": "gpu", "gpu": "NVIDIA H200"}
+    made.add_run("lightning", environment=on_gpu)
+    sentence = "These runs do not tell which is faster: Keras on TensorFlow on cpu and Lightning on"
+    assert f"{sentence} NVIDIA H200." in summary.which_is_faster(made.read())
+    assert "<td>NVIDIA H200</td>" in page_of(made)
+
+
 def test_layers_are_aligned_and_a_difference_is_marked(made):
     made.add_run("keras-tensorflow")
     run = made.add_run("lightning")

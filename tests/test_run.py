@@ -18,6 +18,7 @@ from filelock import FileLock
 from pipeline.command import trainer_main
 from pipeline.datasets import load_dataset
 from pipeline.drawn import draw_dataset
+from pipeline.environment import package_versions
 from pipeline.errors import UsageError
 from pipeline.execution import Execution
 from pipeline.journal import Journal, NonFiniteLossError
@@ -462,6 +463,40 @@ def test_other_versions_are_refused(start, interrupted, monkeypatch):
     monkeypatch.setattr("pipeline.run.package_versions", lambda: {"torch": "1.0"})
     with pytest.raises(UsageError, match=r"its `\w+` was .*, received \w+="):
         start(fake_half(), resume=True)
+
+
+def test_a_version_that_the_engine_does_not_use_is_no_matter(start, interrupted, monkeypatch):
+    others = {**package_versions(), "jax": "0.1", "tensorflow": None}
+    monkeypatch.setattr("pipeline.run.package_versions", lambda: others)
+    assert start(fake_half(), resume=True).status == "complete"
+
+
+def resolving(**resolved):
+    return fake_half(configure=lambda recipe, execution: resolved)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "message"),
+    [
+        ({"device": "cpu"}, {"device": "gpu", "gpu": "H200"},
+         "it began on cpu, and would go on on H200; add --device cpu"),
+        ({"device": "gpu", "gpu": "H200"}, {"device": "cpu", "gpu": None},
+         "it began on H200, and would go on on cpu"),
+        ({"device": "gpu", "gpu": "H200"}, {"device": "gpu", "gpu": "T4"},
+         "it began on H200, and would go on on T4"),
+    ],
+)  # fmt: skip
+def test_another_device_is_refused_whatever_the_call_says(start, tmp_path, then, now, message):
+    first = interrupted_at(1)
+    first.configure = lambda recipe, execution: then
+    with pytest.raises(KeyboardInterrupt):
+        start(first, device="auto")
+    before = read_record(tmp_path / "run")
+    for device in ("auto", now["device"]):
+        with pytest.raises(UsageError, match=f"cannot resume {tmp_path / 'run'}: {message}$"):
+            start(resolving(**now), resume=True, device=device)
+    assert read_record(tmp_path / "run") == before
+    assert start(resolving(**then), resume=True, device=then["device"]).status == "complete"
 
 
 def test_another_logger_goes_on(start, interrupted):

@@ -1,4 +1,5 @@
 import os
+import sys
 
 import pytest
 
@@ -46,7 +47,7 @@ serve(plant, answer)
 @pytest.fixture
 def server(tmp_path):
     (tmp_path / "toy.py").write_text(PROGRAM)
-    toy = Server("toy", [str(tmp_path / "toy.py")], {"TOY": "1"})
+    toy = Server("toy", [sys.executable, str(tmp_path / "toy.py")], {"TOY": "1"})
     yield toy
     toy.close()
 
@@ -112,7 +113,7 @@ def test_a_dead_engine_is_named(ask):
 
 def test_an_engine_that_cannot_start_is_named(tmp_path):
     (tmp_path / "broken.py").write_text("raise SystemExit('no library')")
-    broken = Server("broken", [str(tmp_path / "broken.py")], {})
+    broken = Server("broken", [sys.executable, str(tmp_path / "broken.py")], {})
     with pytest.raises(EngineError, match=r"(?s)broken died.*no library"):
         broken.answer(tmp_path / "q", tmp_path / "t")
     broken.close()
@@ -121,7 +122,7 @@ def test_an_engine_that_cannot_start_is_named(tmp_path):
 def test_what_a_killed_answer_leaves_behind_is_removed(tmp_path):
     program = PROGRAM.replace('if ask == "kill":', 'tempfile.mkdtemp()\n    if ask == "kill":')
     (tmp_path / "toy.py").write_text(program.replace("import os,", "import tempfile, os,"))
-    toy = Server("toy", [str(tmp_path / "toy.py")], {})
+    toy = Server("toy", [sys.executable, str(tmp_path / "toy.py")], {})
     write_question(tmp_path / "q", Question(("kill",)))
     with pytest.raises(EngineError):
         toy.answer(tmp_path / "q", tmp_path / "t")

@@ -67,8 +67,9 @@ def requirement(name: str) -> Requirement:
     return next(item for item in found if item.name == name)
 
 
-def test_there_are_three_locks() -> None:
-    assert [lock.name for lock in LOCKS] == ["base.txt", "dev.txt", "uv.txt"]
+def test_there_are_five_locks() -> None:
+    names = ["base.txt", "dev.txt", "gpu-keras-jax.txt", "gpu-keras-tensorflow.txt", "uv.txt"]
+    assert [lock.name for lock in LOCKS] == names
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)

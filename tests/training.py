@@ -61,8 +61,9 @@ def start_engine(engine):
     """Start tests/trainer_server.py with an engine."""
     # No GPU: what is on the machine can't change what is computed.
     environment = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    program = [str(ROOT / "tests" / "trainer_server.py"), engine.partition("-")[0]]
-    return Server(engine, program, {**ENGINES[engine].environment(), **environment})
+    program = str(ROOT / "tests" / "trainer_server.py")
+    command = ENGINES[engine].command(program, engine.partition("-")[0])
+    return Server(engine, command, {**ENGINES[engine].environment(), **environment})
 
 
 class WarmEngines:

@@ -18,7 +18,7 @@ from page.wording import (
     percent,
 )
 from pipeline.comparison import Run
-from pipeline.record import series
+from pipeline.record import device_of, series
 from pipeline.repeated import paired_ratio
 
 SHORT = 5
@@ -40,6 +40,7 @@ def summary(evidence: Evidence) -> Fields:
                 "colour": colour_of(run.engine),
                 "reason": "",
                 "cells": [
+                    cell.device or NONE,
                     percent(cell.train_accuracy),
                     percent(cell.validation_accuracy),
                     _in_range(cell),
@@ -153,6 +154,12 @@ def which_is_faster(evidence: Evidence) -> str:
 
 
 def _faster_run(pair: tuple[TrainedRun, TrainedRun]) -> str:
+    devices = [device_of(run.record) or "an unknown device" for run in pair]
+    if devices[0] != devices[1]:
+        places = " and ".join(
+            f"{name_of(run.engine)} on {device}" for run, device in zip(pair, devices, strict=True)
+        )
+        return f"These runs do not tell which is faster: {places}."
     seconds = [statistics.median(series(run.record, "seconds")) for run in pair]
     is_short = any(len(run.record.history) <= 2 for run in pair)
     (less, fast), (more, slow) = sorted(
@@ -192,7 +199,13 @@ def _faster_measured(benchmark: Benchmark) -> str:
             f"No difference that these rounds can tell: {name_of(fast)} is {ratio.median:.2f} "
             f"times as fast as {name_of(slow)}"
         )
-    return f"{verdict} an epoch{interval}, on {benchmark.environment.get('cpu', 'this machine')}."
+    return f"{verdict} an epoch{interval}, on {_measured_on(benchmark)}."
+
+
+def _measured_on(benchmark: Benchmark) -> str:
+    gpu = benchmark.environment.get("gpu")
+    named = gpu.get("name") if isinstance(gpu, dict) else None
+    return str(named or benchmark.environment.get("cpu", "this machine"))
 
 
 def _by_round(benchmark: Benchmark, arm: str) -> list[float]:
