@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_impl.fast import on_gpu
 from pipeline.batches import Batches
 
 Array = np.ndarray[Any, Any]
@@ -29,8 +30,44 @@ class KerasBatches(keras.utils.PyDataset):
         return self.batches[index]
 
 
+class DeviceBatches(KerasBatches):
+    """The same, gathered on JAX's or torch's device, in whose memory the whole set lies as bytes.
+
+    On JAX in one compiled call: an operation each would take longer to launch than a step.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        super().__init__(batches)
+        self.images = keras.ops.convert_to_tensor(batches.data.images)
+        self.labels = keras.ops.convert_to_tensor(batches.data.labels.astype("int32"))
+        # A tensor: a compiler may divide by a number with its reciprocal, which rounds twice.
+        self.full_scale = keras.ops.convert_to_tensor(np.asarray(255, batches.dtype))
+        self.gather: Any = _gathered
+        if keras.backend.backend() == "jax":
+            import jax
+
+            self.gather = jax.jit(_gathered, static_argnames="num_classes")
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        chosen = self.batches.positions(index).astype("int32")
+        return self.gather(
+            self.images, self.labels, self.full_scale, chosen, num_classes=self.batches.num_classes
+        )
+
+
+def _gathered(
+    images: Any, labels: Any, full_scale: Any, chosen: Any, num_classes: int
+) -> tuple[Any, Any]:
+    dtype = full_scale.dtype
+    taken = keras.ops.cast(keras.ops.take(images, chosen, axis=0), dtype)
+    classes = keras.ops.take(labels, chosen, axis=0)
+    return taken / full_scale, keras.ops.one_hot(classes, num_classes, dtype=dtype)
+
+
 def batch_source(batches: Batches, plain: bool) -> Any:
     """Return what `fit` takes: a PyDataset, or on TensorFlow's fast path a tf.data.Dataset.
+
+    Off TensorFlow, the fast path on a GPU gathers batches there.
 
     On TensorFlow, Keras hands a PyDataset to `tf.data.Dataset.from_generator`, and TensorFlow's
     generator op sets malloc's trim threshold to 128 KiB for the whole process: every large
@@ -41,7 +78,7 @@ def batch_source(batches: Batches, plain: bool) -> Any:
     4 s then takes 5.11 s.
     """
     if plain or keras.backend.backend() != "tensorflow":
-        return KerasBatches(batches)
+        return KerasBatches(batches) if plain or not on_gpu() else DeviceBatches(batches)
     import tensorflow as tf
 
     dtype = tf.as_dtype(batches.dtype)

@@ -6,7 +6,6 @@ from itertools import islice, pairwise
 from typing import Any
 
 import keras
-import numpy as np
 
 from pipeline.execution import Execution
 
@@ -20,20 +19,30 @@ def steps_per_execution(execution: Execution, callbacks: Sequence[keras.callback
     More than one are refused by torch, and gain nothing on JAX where its steps are not scanned.
     """
     backend = keras.backend.backend()
-    if execution.plain or backend == "torch" or (backend == "jax" and not scans()):
+    # On a CPU XLA computes convolutions inside a loop by another way, six times as slow.
+    if execution.plain or backend == "torch" or (backend == "jax" and not on_gpu()):
         return 1
     limits = (getattr(callback, "max_steps_per_execution", 1) for callback in callbacks)
     return min((STEPS_PER_EXECUTION, *limits))
 
 
-def scans() -> bool:
-    """Return whether JAX takes several steps in one scan here: on a GPU, where launching costs.
+def on_gpu() -> bool:
+    """Return whether JAX or torch computes on a GPU, where launching a step costs more than it.
 
-    On a CPU XLA computes convolutions inside a loop by another way, six times as slow.
+    Steps are then scanned by JAX, batches gathered on the device, and losses looked at while the
+    next steps run. TensorFlow goes without: its numbers are asked for every 25 steps anyway, and
+    `tf.data` gathers on the host.
     """
-    import jax
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
 
-    return jax.default_backend() != "cpu"
+        return jax.default_backend() != "cpu"
+    if backend == "torch":
+        from keras.src.backend.torch import core
+
+        return str(core.get_device()).startswith("cuda")
+    return False
 
 
 def scan_steps(model: keras.Model) -> None:
@@ -42,6 +51,7 @@ def scan_steps(model: keras.Model) -> None:
     Keras 3.15.1 calls the compiled step in a loop in Python.
     """
     import jax
+    import jax.numpy as jnp
 
     keras_makes = model._make_function
 
@@ -55,15 +65,16 @@ def scan_steps(model: keras.Model) -> None:
                 logs, state = step(state, batch)
                 return state, logs
 
-            state, logs = jax.lax.scan(one, state, batches)
+            # Here, and by JAX: the batches are on the device by now, which NumPy would undo.
+            stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *batches)
+            state, logs = jax.lax.scan(one, state, stacked)
             return jax.tree.map(lambda values: values[-1], logs), state
 
         def take(state: Any, iterator: Iterator[Any]) -> tuple[Any, Any]:
             batches = [next(iterator), *islice(iterator, model.steps_per_execution - 1)]
             sizes = [len(jax.tree.leaves(batch)[0]) for batch in batches]
             num_full = sizes.count(sizes[0])  # only an epoch's last batch may be smaller
-            stacked = jax.tree.map(lambda *parts: np.stack(parts), *batches[:num_full])
-            logs, state = scan(state, stacked)
+            logs, state = scan(state, batches[:num_full])
             for batch in batches[num_full:]:
                 logs, state = step(state, batch)
             return logs, state

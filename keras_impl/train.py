@@ -1,5 +1,6 @@
 """Training and prediction with Keras: compile, fit, callbacks."""
 
+import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_impl.data import batch_source
-from keras_impl.fast import pools_first, scan_steps, steps_per_execution
+from keras_impl.fast import on_gpu, pools_first, scan_steps, steps_per_execution
 from keras_impl.model import build_model
 from keras_impl.settings import configure
 from keras_impl.tracking import TrackingCallback, layers_of
@@ -89,7 +90,7 @@ def train(
             verbose=1 if execution.show_progress else 0,
             callbacks=[
                 EpochStart(recipe, training),
-                JournalCallback(journal, len(training)),
+                JournalCallback(journal, len(training), waits=execution.plain or not on_gpu()),
                 *_checkpoints_and_logs(journal),
                 *callbacks,
             ],
@@ -128,12 +129,18 @@ class EpochStart(keras.callbacks.Callback):
 
 
 class JournalCallback(keras.callbacks.Callback):
-    """Tell the journal of each step and epoch, then save what `--resume` goes on from."""
+    """Tell the journal of each step and epoch, then save what `--resume` goes on from.
 
-    def __init__(self, journal: Journal, steps_per_epoch: int) -> None:
+    Unless it `waits` for each loss, JAX and torch go on meanwhile: Keras then makes numbers of the
+    losses in threads, which come in any order, and raises what they raise some steps later.
+    """
+
+    def __init__(self, journal: Journal, steps_per_epoch: int, waits: bool = True) -> None:
         super().__init__()
         self.journal, self.steps_per_epoch = journal, steps_per_epoch
-        self.epoch = 0
+        self.async_safe = not waits
+        self.lock = threading.Lock()
+        self.epoch = self.steps_told = 0
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Note that everything is built."""
@@ -141,7 +148,7 @@ class JournalCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Start the epoch's clock."""
-        self.epoch = epoch
+        self.epoch, self.steps_told = epoch, 0
         self.journal.begin_epoch()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
@@ -152,10 +159,15 @@ class JournalCallback(keras.callbacks.Callback):
         assert logs is not None
         # The last execution of an epoch is counted as if it were whole.
         step = min(batch, self.steps_per_epoch - 1)
-        self.journal.end_step(self.epoch, step, float(logs["loss"]))
+        with self.lock:
+            if step >= self.steps_told:  # else a later one, whose mean holds this, came first
+                self.steps_told = step + 1
+                self.journal.end_step(self.epoch, step, float(logs["loss"]))
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Start the clock of the epoch's validation."""
+        """Start the clock of the epoch's validation, once the training steps are done."""
+        if self.async_safe:
+            keras.ops.convert_to_numpy(self.model.optimizer.iterations)
         self.journal.begin_validation()
 
     def on_test_end(self, logs: dict[str, float] | None = None) -> None:
@@ -172,6 +184,8 @@ class JournalCallback(keras.callbacks.Callback):
 
 class WholeCheckpoint(keras.callbacks.ModelCheckpoint):
     """Save the model after an epoch, whole or not at all: beside `path` first, then renamed."""
+
+    async_safe = True  # it does nothing after a batch
 
     def __init__(self, path: Path, **options: Any) -> None:
         self.path, self.written = path, path.with_name(f".{path.stem}.part{path.suffix}")
