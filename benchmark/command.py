@@ -1,6 +1,7 @@
 """What `scripts/benchmark.py` does: its flags, the rounds, and what is written."""
 
 import argparse
+import dataclasses
 import sys
 import tempfile
 from functools import partial
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
 
 ENGINE_NAMES = ("lightning", "keras-tensorflow", "keras-jax", "keras-torch")
 TRACKS = ("stock", "ours", "raw")
-PRECISIONS = ("32", "bf16")
+PRECISIONS = ("32", "bf16", "tf32")
 DEVICES = ("cpu", "gpu")
 ROOMS = ("benchmark", "pipeline", "portproof", "keras_impl", "lightning_impl", "scripts")
 """Where the code is that is measured."""
+USUAL = {"rounds": 4, "epochs": 3, "images": 15_000}
 SO_FAR = "measurements-so-far.json"
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -34,13 +36,18 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--engines", metavar="A,B", default=",".join(ENGINE_NAMES), help="(all)")
     parser.add_argument("--tracks", metavar="A,B", default=",".join(TRACKS), help="(all three)")
-    parser.add_argument("--rounds", type=int, metavar="N", default=4, help="(4)")
-    parser.add_argument("--epochs", type=int, metavar="N", default=3, help="a process (3)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="(4; on a GPU 10)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="a process (3; on a GPU 31)")
     parser.add_argument(
-        "--images", type=int, metavar="N", default=15_000, help="of the training files (15000)"
+        "--images", type=int, metavar="N", help="of the training files (15000; on a GPU all)"
     )
     parser.add_argument("--batch-size", type=int, metavar="N", default=64, help="(64)")
-    parser.add_argument("--precision", metavar="A,B", default="32", help="32, bf16 or both (32)")
+    parser.add_argument(
+        "--precision", metavar="A,B", default="32", help="32, bf16, on a GPU also tf32 (32)"
+    )
+    parser.add_argument(
+        "--alternatives", action="store_true", help="also ours with single settings another way"
+    )
     parser.add_argument(
         "--accuracy", type=float, metavar="X", default=0.85, help="validation's, timed to (0.85)"
     )
@@ -73,12 +80,12 @@ def conduct(arguments: argparse.Namespace) -> None:
     from pipeline.session import claimed
     from pipeline.terminal import say
 
+    fill_in(arguments)
     for name, minimum in (("rounds", 1), ("epochs", 2), ("images", 1000), ("batch_size", 1)):
-        if getattr(arguments, name) < minimum:
+        value = getattr(arguments, name)
+        if value is not None and value < minimum:
             flag = name.replace("_", "-")
-            raise UsageError(
-                f"`--{flag}` must be at least {minimum}; received {getattr(arguments, name)}"
-            )
+            raise UsageError(f"`--{flag}` must be at least {minimum}; received {value}")
     if arguments.threads is not None and not 1 <= arguments.threads <= usable_cores():
         raise UsageError(
             f"`--threads` must be between 1 and {usable_cores()}; received {arguments.threads}"
@@ -86,16 +93,22 @@ def conduct(arguments: argparse.Namespace) -> None:
     if not 0 < arguments.accuracy < 1:
         raise UsageError(f"`--accuracy` must be in (0, 1); received {arguments.accuracy}")
     precisions = chosen(arguments.precision, PRECISIONS, "--precision")
+    if "tf32" in precisions and arguments.device != "gpu":
+        raise UsageError("`--precision tf32` needs `--device gpu`")
     engines = chosen(arguments.engines, ENGINE_NAMES, "--engines")
     tracks = chosen(arguments.tracks, TRACKS, "--tracks")
     committed = RESULTS / f"benchmark-{arguments.device}" / "benchmark.json"
     if arguments.against is None and committed.exists():
         arguments.against = committed
     older = read_older(arguments.against) if arguments.against else None
-    if arguments.device == "gpu":
-        require_gpu()
+    try:
+        uuid = require_gpu() if arguments.device == "gpu" else ""
+    except UsageError as error:
+        raise UsageError(f"`--device gpu`: {error}") from error
     dataset = load_dataset(find_dataset(arguments.data_dir))
-    arms, left_out = arms_of(engines, tracks, precisions)
+    if arguments.images is None:
+        arguments.images = len(dataset.train_labels)
+    arms, left_out = arms_of(engines, tracks, precisions, arguments.alternatives)
     for name, reason in left_out.items():
         say(f"{name} cannot run here: {reason}; left out")
     with (
@@ -109,8 +122,17 @@ def conduct(arguments: argparse.Namespace) -> None:
             arguments.batch_size,
             arguments.threads,
             arguments.device,
+            uuid,
         )
         measure_all(arguments, arms, conditions, left_out, dataset.fingerprint, older)
+
+
+def fill_in(arguments: argparse.Namespace) -> None:
+    """Set what depends on the device: an epoch takes seconds on a CPU, tens of ms on a GPU."""
+    usual = {"rounds": 10, "epochs": 31} if arguments.device == "gpu" else USUAL
+    for name, value in usual.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
 
 
 def measure_all(
@@ -130,6 +152,7 @@ def measure_all(
     """
     from benchmark import report
     from benchmark.difference import differences
+    from benchmark.nvidia import idle_watts
     from benchmark.runner import reference_history
     from pipeline.environment import code_digest, cpu_mhz
     from pipeline.session import Session
@@ -148,7 +171,11 @@ def measure_all(
     )
     if session.num_kept:
         say(f"going on: {session.num_kept} measurements are there")
+    idle = None
+    if conditions.device == "gpu":
+        idle = session.part("idle", lambda: idle_watts(conditions.gpu_uuid))
     reference = session.part("reference", lambda: reference_history(conditions))
+    cold = measure_cold(arms, conditions, session) if conditions.device == "gpu" else {}
     found_arms, failed = measure_rounds(arguments.rounds, arms, conditions, session)
     if not found_arms:
         raise RunError(f"failed: {', '.join(failed)}")
@@ -162,9 +189,13 @@ def measure_all(
         **described,
         "environment": {**described["environment"], "cpu_mhz": cpu_mhz()},
         "peak_flops": peak,
+        "idle_watts": idle,
+        "cold_first_step_seconds": cold,
         "left_out": left_out | {name: f"failed: {reason}" for name, reason in failed.items()},
         "reference": reference,
-        "arms": report.summarize(arms, measurements, reference, images, peak, arguments.accuracy),
+        "arms": report.summarize(
+            arms, measurements, reference, images, peak, arguments.accuracy, idle
+        ),
         "measurements": measurements,
     }
     write_json(arguments.output_dir / "benchmark.json", finite(found))
@@ -194,7 +225,7 @@ def describe(
     from pipeline.engines import versions_in_use
     from pipeline.environment import describe_machine
 
-    gpu = {"gpu": describe_gpu()} if conditions.device == "gpu" else {}
+    gpu = {"gpu": describe_gpu(conditions.gpu_uuid)} if conditions.device == "gpu" else {}
     num_validation = -(-arguments.images // 5)
     return {
         "conditions": {
@@ -205,7 +236,7 @@ def describe(
             "precisions": list(dict.fromkeys(arm.precision for arm in arms)),
             "num_threads": conditions.num_threads,
             "device": conditions.device,
-            "tf32": False,
+            "tf32": any(arm.precision == "tf32" for arm in arms),
             "deterministic": False,
             "accuracy": arguments.accuracy,
         },
@@ -213,11 +244,38 @@ def describe(
     }
 
 
+def measure_cold(
+    arms: list["Arm"], conditions: "Conditions", session: "Session"
+) -> dict[str, float | None]:
+    """Return the seconds until each arm's first step when it runs for the first time.
+
+    What is compiled is in caches from then on, and the GPU's clocks are up.
+    """
+    from benchmark.runner import measure
+    from pipeline.terminal import say
+
+    shortest = dataclasses.replace(conditions, num_epochs=2)
+
+    def first(arm: "Arm") -> float | None:
+        try:
+            found = measure(arm, shortest)
+        except RunError:
+            return None  # as it will be found, and said, in the rounds
+        return float(found["startup_seconds"] + found["first_step_seconds"])
+
+    cold = {}
+    for arm in arms:
+        cold[arm.name] = session.part(f"{arm.name}, cold", partial(first, arm))
+        words = "failed" if cold[arm.name] is None else f"{cold[arm.name]:.1f} s to its first step"
+        say(f"first time  {arm.name}: {words}")
+    return cold
+
+
 def measure_rounds(
     num_rounds: int, arms: list["Arm"], conditions: "Conditions", session: "Session"
 ) -> tuple[dict["Arm", list["Measured"]], dict[str, str]]:
     """Return the measurements of each arm that came through, and why others did not, by name."""
-    from benchmark.runner import measure, steady_seconds
+    from benchmark.runner import in_words, measure, steady_seconds
     from pipeline.terminal import say
 
     tuned: dict[str, Arm] = {}
@@ -237,7 +295,8 @@ def measure_rounds(
                 failed[arm.name] = in_a_line(error)
                 continue
             measurements[arm.name].append(measured)
-            say(f"round {number}  {arm.name:24} {steady_seconds(measured):6.2f} s an epoch")
+            words = in_words(steady_seconds(measured))
+            say(f"round {number}  {arm.name:24} {words:>9} an epoch")
     return {
         tuned[arm.name]: measurements[arm.name] for arm in arms if arm.name not in failed
     }, failed

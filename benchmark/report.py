@@ -17,6 +17,20 @@ STRAY = 0.02
 ACCURACY_RANGE = 0.03
 """By how much a stock program's validation accuracy may stay below our arms' lowest."""
 GIB = 2**30
+ON_A_GPU = {
+    ("stock", "lightning"): ("on the host", "kernel by kernel", "no", "for logged values"),
+    ("stock", "keras-torch"): ("on the host", "kernel by kernel", "no", "in threads"),
+    ("stock", "keras-jax"): ("on the host", "compiled", "by XLA", "in threads"),
+    ("stock", "keras-tensorflow"): ("on the host", "compiled by XLA", "by XLA", "each step"),
+    ("ours", "lightning"): ("on the GPU", "a CUDA graph", "no", "every 250 steps"),
+    ("ours", "keras-torch"): ("on the GPU", "kernel by kernel", "no", "in threads"),
+    ("ours", "keras-jax"): ("on the GPU", "compiled, 25 in a scan", "by XLA", "in threads"),
+    ("ours", "keras-tensorflow"): ("on the host", "a graph, 25 in a call", "yes", "every 25 steps"),
+    ("raw", "torch"): ("on the GPU", "a CUDA graph", "no", "twice an epoch"),
+    ("raw", "jax"): ("on the GPU", "compiled, an epoch's in a scan", "by XLA", "twice an epoch"),
+    ("raw", "tensorflow"): ("on the GPU", "a graph, an epoch's in a call", "yes", "twice an epoch"),
+}
+"""How contenders go about it on a GPU: what a reader needs to know before comparing them."""
 
 
 def training_flops(recipe: Recipe) -> float:
@@ -57,7 +71,9 @@ def why_thrown_out(
     Ours and raw arms start alike and must follow the reference trajectory; a stock program must
     come as far as ours do.
     """
-    for measured in runs:
+    for number, measured in enumerate(runs, 1):
+        if slowed_by := measured.get("slowed_by"):
+            return f"the GPU was slowed down in round {number}: {', '.join(slowed_by)}"
         history = measured["history"]
         if arm.track == "stock":
             reached = history[-1]["val_accuracy"]
@@ -79,6 +95,7 @@ def summarize(
     images: tuple[int, int],
     peak_flops: float | None,
     accuracy: float,
+    idle_watts: float | None = None,
 ) -> list[dict[str, Any]]:
     """Return a row for each arm.
 
@@ -127,6 +144,18 @@ def summarize(
             "peak_memory_bytes": max(run["peak_memory_bytes"] for run in runs),
             "peak_device_memory_bytes": _largest([r.get("peak_device_memory_bytes") for r in runs]),
             "energy_joules": _spread_if_all([run.get("energy_joules") for run in runs]),
+            "epoch_joules": _spread_if_all([run.get("epoch_joules") for run in runs]),
+            "epoch_joules_above_idle": _spread_if_all(
+                [above_idle(run, idle_watts) for run in runs]
+            ),
+            **{
+                name: _spread_if_all([run.get(name) for run in runs])
+                for name in ("sm_mhz", "watts", "celsius_max")
+            },
+            "power_capped": sum(bool(run.get("power_capped")) for run in runs),
+            "device_share": _spread_if_all([device_share(run) for run in runs]),
+            "first_call_steps": max(run.get("first_call_steps", 1) for run in runs),
+            "notes": sorted({note for run in runs for note in run.get("notes", ())}),
             "val_accuracy": [run["history"][-1]["val_accuracy"] for run in runs],
             "test_accuracy": [run["test_accuracy"] for run in runs],
             "faster_than": {},
@@ -150,6 +179,23 @@ def to_accuracy(measured: Measured, accuracy: float) -> float | None:
         if row["val_accuracy"] >= accuracy:
             return float(seconds)
     return None
+
+
+def above_idle(measured: Measured, idle_watts: float | None) -> float | None:
+    """Return the joules an epoch beyond what the idle GPU takes in that time."""
+    epoch_joules = measured.get("epoch_joules")
+    if epoch_joules is None or idle_watts is None:
+        return None
+    num_epochs = len(measured["epoch_seconds"]) - 1
+    return float(epoch_joules - idle_watts * measured["window_seconds"] / num_epochs)
+
+
+def device_share(measured: Measured) -> float | None:
+    """Return what CUDA events say of the steady epochs, as a share of the wall time."""
+    seconds = measured.get("epoch_device_seconds")
+    if not seconds:
+        return None
+    return sum(seconds[1:]) / sum(measured["epoch_seconds"][1:])
 
 
 def _largest(values: Sequence[int | None]) -> int | None:
@@ -182,8 +228,10 @@ def markdown(found: Mapping[str, Any]) -> Iterator[str]:
 
 def table_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the table and where it comes from."""
+    unit, factor, digits = unit_of(found)
+    alternatives: list[str] = []
     yield (
-        "| arm | s an epoch (quartiles) | images/s | against stock | against raw | "
+        f"| arm | {unit} an epoch (quartiles) | images/s | against stock | against raw | "
         "against float32 | share of peak | memory, GiB | val. accuracy |"
     )
     yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
@@ -191,10 +239,12 @@ def table_lines(found: Mapping[str, Any]) -> Iterator[str]:
         epoch, ratios = row["epoch_seconds"], row["faster_than"]
         share = row["share_of_peak"]
         single = row["arm"].removesuffix(f" {row['precision']}")  # the same arm in float32
+        as_it_is = row["arm"].partition(",")[0]  # an alternative is compared with that
         others = {name: ratio for name, ratio in ratios.items() if name != single}
         cells = [
             row["arm"] + (f" (thrown out: {row['thrown_out']})" if row["thrown_out"] else ""),
-            f"{epoch['median']:.2f} ({epoch['lower']:.2f}–{epoch['upper']:.2f})",
+            f"{epoch['median'] * factor:.{digits}f} "
+            f"({epoch['lower'] * factor:.{digits}f}–{epoch['upper'] * factor:.{digits}f})",
             f"{row['images_per_second']:,.0f}",
             *(_ratio(others, f"{track} ") for track in ("stock", "raw")),
             _ratio(ratios, single) if single != row["arm"] else "–",
@@ -203,6 +253,9 @@ def table_lines(found: Mapping[str, Any]) -> Iterator[str]:
             f"{min(row['val_accuracy']):.3f}–{max(row['val_accuracy']):.3f}",
         ]
         yield f"| {' | '.join(cells)} |"
+        if as_it_is != row["arm"] and as_it_is in ratios:
+            alternatives.append(f"{row['arm']}: {_ratio(ratios, as_it_is)} of {as_it_is}")
+        alternatives += [f"{row['arm']}: {note}" for note in row.get("notes", ())]
     machine, conditions = found["environment"], found["conditions"]
     versions = ", ".join(
         f"{name} {version}" for name, version in machine["packages"].items() if version
@@ -221,9 +274,18 @@ def table_lines(found: Mapping[str, Any]) -> Iterator[str]:
         + (f", {peak / 1e9:.0f} GFLOP/s in a float32 matrix product" if peak else "")
         + f"; {versions}."
     )
+    for line in alternatives:
+        yield ""
+        yield f"{line}."
     for name, reason in found["left_out"].items():
         yield ""
         yield f"Not measured: {name}: {reason}."
+
+
+def unit_of(found: Mapping[str, Any]) -> tuple[str, float, int]:
+    """Return the unit that epochs are told in, its number in a second, and decimal places."""
+    medians = [row["epoch_seconds"]["median"] for row in found["arms"]]
+    return ("ms", 1000.0, 1) if medians and min(medians) < 1 else ("s", 1.0, 2)
 
 
 def start_lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -249,35 +311,74 @@ def start_lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         "The first step ends when the program hears of it: where several steps are one call, "
-        "after these, which are 25 in our TensorFlow and Lightning arms. Warm-up is what the "
+        f"after these{_several_steps(found)}. Warm-up is what the "
         "first epoch takes longer than the later ones; what is compiled is in it. The time to an "
         "accuracy ends with the epoch that reaches it in validation; what a program does between "
         "epochs, as our trainers write checkpoints, is in that of the whole program only."
     )
 
 
+def _several_steps(found: Mapping[str, Any]) -> str:
+    rows = [(row["arm"], row.get("first_call_steps", 1)) for row in found["arms"]]
+    words = ", ".join(f"{steps} in {arm}" for arm, steps in rows if steps > 1)
+    return f": {words}" if words else ""
+
+
 def gpu_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the table of what each program takes of the GPU."""
-    yield "| arm | memory, GiB | energy, J (quartiles) |"
-    yield "|---|---:|---:|"
+    """Yield the tables of what each contender takes of the GPU, and how it goes about it."""
+    yield (
+        "| arm | memory, GiB | J an epoch (quartiles) | above idle | SM clock, MHz | power, W | "
+        "hottest, °C | CUDA events / wall | first time, s |"
+    )
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    cold = found.get("cold_first_step_seconds") or {}
     for row in found["arms"]:
-        memory, energy = row["peak_device_memory_bytes"], row["energy_joules"]
+        memory, first = row["peak_device_memory_bytes"], cold.get(row["arm"])
         cells = [
             row["arm"],
             "–" if memory is None else f"{memory / GIB:.2f}",
-            "–"
-            if energy is None
-            else f"{energy['median']:,.0f} ({energy['lower']:,.0f}–{energy['upper']:,.0f})",
+            _quartiles(row.get("epoch_joules")),
+            _quartiles(row.get("epoch_joules_above_idle")),
+            _median(row.get("sm_mhz")),
+            _median(row.get("watts")) + (" (capped)" if row.get("power_capped") else ""),
+            _median(row.get("celsius_max")),
+            _median(row.get("device_share"), digits=3),
+            "–" if first is None else f"{first:.1f}",
         ]
         yield f"| {' | '.join(cells)} |"
     gpu = found["environment"]["gpu"]
     yield ""
     yield (
         f"{gpu['name']}, driver {gpu['driver']}. Memory is the most in use on the device above "
-        "what was in use before, the framework's own context included; energy is the whole "
-        "device's during the whole program. TensorFlow and JAX do not take the memory in advance "
-        "here, and no arm uses TF32."
+        "what was in use before, the framework's own context included. Energy is the GPU's alone, "
+        "by its own counter, from the end of the first epoch to that of the last; idle is what it "
+        f"took before, {_watts(found.get('idle_watts'))}. Clock, power and heat are of the same "
+        "time, looked at every 100 ms; a contender whose GPU was slowed down does not count. "
+        "TensorFlow and JAX do not take the memory in advance here. In float32, TF32 is off: "
+        "NVIDIA's libraries are told so, and XLA leaves its matrix products to them. The first "
+        "time is that until the first step while nothing is in a cache."
     )
+    yield ""
+    yield "| arm | the data lie | a step is | kernels chosen by trial | the host waits |"
+    yield "|---|---|---|---|---|"
+    for row in found["arms"]:
+        track, _, engine = row["arm"].partition(",")[0].partition(" ")
+        if terms := ON_A_GPU.get((track, engine.split(" ")[0])):
+            yield f"| {row['arm']} | {' | '.join(terms)} |"
+
+
+def _quartiles(values: Mapping[str, Any] | None) -> str:
+    if values is None:
+        return "–"
+    return f"{values['median']:,.1f} ({values['lower']:,.1f}–{values['upper']:,.1f})"
+
+
+def _median(values: Mapping[str, Any] | None, digits: int = 0) -> str:
+    return "–" if values is None else f"{values['median']:,.{digits}f}"
+
+
+def _watts(watts: float | None) -> str:
+    return "untold" if watts is None else f"{watts:.0f} W"
 
 
 def _ratio(ratios: Mapping[str, Mapping[str, Any]], start: str) -> str:

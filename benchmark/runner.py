@@ -7,8 +7,8 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -17,9 +17,10 @@ from typing import Any
 
 from benchmark.nvidia import Gauge
 from pipeline.engines import ENGINES, trainer_arguments
+from pipeline.environment import usable_cores
 from pipeline.errors import RunError
 from pipeline.launch import leashed
-from pipeline.record import EPOCH_METRICS, STARTUP_PHASES, read_record
+from pipeline.record import EPOCH_METRICS, LOG, STARTUP_PHASES, read_record
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "benchmark" / "arms"
@@ -33,20 +34,39 @@ RAW_OF = {
 """The framework whose hand-written loop is an engine's control."""
 ENGINE_OF = {"torch": "lightning", "tensorflow": "keras-tensorflow", "jax": "keras-jax"}
 """The engine under whose interpreter a framework's hand-written loop runs."""
-WORKERS = (0, 1, 2)
+WORKERS = {"cpu": (0, 1, 2), "gpu": (0, 2, 4, 8, 16)}
 """Numbers of loader workers of which the stock Lightning program takes the fastest."""
+ALTERNATIVES = {
+    "lightning": ("nchw", "autotune", "eager", "events"),
+    "keras-tensorflow": ("xla",),
+}
+"""Ours with one setting another way, for a GPU to decide on; see `benchmark/arms/varied_*.py`."""
 
 DEVICE_VARIABLES = {
-    "cpu": {"CUDA_VISIBLE_DEVICES": "-1"},
+    "cpu": {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", "KERAS_TORCH_DEVICE": "cpu"},
     "gpu": {
-        # float32 is float32 in every arm: cuDNN, TensorFlow and JAX take TF32 unless told.
-        "NVIDIA_TF32_OVERRIDE": "0",
+        # Or JAX falls back to the CPU without a word.
+        "JAX_PLATFORMS": "cuda",
         # Or TensorFlow and JAX take most of the memory at once, whatever they need.
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        # TensorFlow's build holds no kernels for the newest GPUs: they are compiled at first use,
+        # and the cache, of 1 GiB where not told, must keep all of them.
+        "CUDA_CACHE_MAXSIZE": "4294967296",
     },
 }
-"""What keeps an arm on its device, and makes arms there comparable."""
+"""What keeps a contender on its device, and makes contenders there comparable."""
+FLOAT32_VARIABLES = {
+    # cuDNN, TensorFlow and JAX take TF32 unless told. The first is heeded by NVIDIA's libraries,
+    # not by XLA's own products: these go to the libraries, and a stock JAX is told by the last.
+    "NVIDIA_TF32_OVERRIDE": "0",
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_enable_triton_gemm=false".strip(),
+    "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+}
+"""What makes float32 on a GPU float32 in every contender."""
+EPOCH_LINE = "epoch"
+"""How a line begins by which a contender tells that an epoch has ended."""
+NO_GRAPH = "no CUDA graph could be captured"
 
 Measured = dict[str, Any]
 
@@ -61,7 +81,15 @@ class Conditions:
     num_threads: int | None = None
     """Cores that each process may use; None for all."""
     device: str = "cpu"
-    """`cpu`, or `gpu` for the first NVIDIA GPU."""
+    """`cpu`, or `gpu` for the NVIDIA GPU that `gpu_uuid` names."""
+    gpu_uuid: str = ""
+
+    def variables(self, precision: str) -> dict[str, str]:
+        """Return the environment variables of a contender at `precision`."""
+        if self.device == "cpu":
+            return DEVICE_VARIABLES["cpu"]
+        exact = {} if precision == "tf32" else FLOAT32_VARIABLES
+        return {**DEVICE_VARIABLES["gpu"], "CUDA_VISIBLE_DEVICES": self.gpu_uuid, **exact}
 
 
 @dataclass(frozen=True)
@@ -75,11 +103,16 @@ class Arm:
     """The engine or, of a raw arm, the framework."""
     precision: str = "32"
     options: tuple[str, ...] = ()
+    alternative: str = ""
+    """One of ALTERNATIVES; empty for the engine as it is."""
     environment: dict[str, str] = field(default_factory=dict, hash=False)
 
 
 def arms_of(
-    engines: Sequence[str], tracks: Sequence[str], precisions: Sequence[str] = ("32",)
+    engines: Sequence[str],
+    tracks: Sequence[str],
+    precisions: Sequence[str] = ("32",),
+    with_alternatives: bool = False,
 ) -> tuple[list[Arm], dict[str, str]]:
     """Return the arms that can run here, and the reasons of those that cannot, by name."""
     arms, left_out = [], {}
@@ -90,10 +123,17 @@ def arms_of(
             reasons = [reason for engine in needed if (reason := ENGINES[engine].why_not())]
             if len(reasons) == len(needed):
                 left_out[arm.name] = reasons[0]
-            elif track == "raw" and name != "torch" and precision != "32":
+            elif track == "raw" and name != "torch" and precision == "bf16":
                 left_out[arm.name] = "this loop is written for float32"
             else:
                 arms.append(arm)
+    if with_alternatives:
+        ours = [arm for arm in arms if arm.track == "ours" and arm.precision == "32"]
+        for arm in ours:
+            arms += [
+                dataclasses.replace(arm, name=f"{arm.name}, {word}", alternative=word)
+                for word in ALTERNATIVES.get(arm.engine, ())
+            ]
     return arms, left_out
 
 
@@ -112,7 +152,9 @@ def _arm(track: str, engine: str, precision: str) -> Arm:
 
 def baselines(arm: Arm) -> Iterator[str]:
     """Yield the names of the arms that `arm` is compared with."""
-    if arm.track == "ours":
+    if arm.alternative:
+        yield arm_name(arm.track, arm.engine, arm.precision)
+    elif arm.track == "ours":
         yield arm_name("stock", arm.engine, arm.precision)
         yield arm_name("raw", RAW_OF[arm.engine], arm.precision)
     if arm.precision != "32":
@@ -123,34 +165,64 @@ def measure(arm: Arm, conditions: Conditions) -> Measured:
     """Run an arm in a fresh process and return what it measured; see `benchmark.raw.Clock`.
 
     Raises:
-        RunError: the arm failed, or printed no measurement.
+        RunError: the arm failed, printed no measurement, or ran on another device.
     """
-    gauge = Gauge()
-    variables = {"PYTHONPATH": str(ROOT), **DEVICE_VARIABLES[conditions.device], **arm.environment}
+    gauge = Gauge(conditions.gpu_uuid) if conditions.device == "gpu" else None
+    precision = conditions.variables(arm.precision)
+    variables = {"PYTHONPATH": str(ROOT), **precision, **arm.environment}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
-        with gauge.running() if conditions.device == "gpu" else nullcontext():
+        command = leashed(_command(arm, conditions, Path(scratch)))
+        with gauge.running() if gauge else nullcontext():
             began, began_at = time.perf_counter(), time.time()
-            done = subprocess.run(
-                leashed(_command(arm, conditions, Path(scratch))),
-                env={**os.environ, **variables},
-                preexec_fn=_limit(conditions.num_threads),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            with _bound(conditions.num_threads):
+                done, marks = _heard(command, {**os.environ, **variables})
             wall_seconds = time.perf_counter() - began
         if done.returncode != 0:
             raise RunError(f"{arm.name} exited with {done.returncode}:\n{done.stderr[-2000:]}")
-        if arm.track == "ours":
-            measured = _from_record(Path(scratch) / "run")
-        else:
-            try:
-                measured = json.loads(done.stdout)
-            except ValueError as error:
-                raise RunError(f"{arm.name} printed no measurement:\n{done.stdout}") from error
-            if "built_at" in measured:
-                measured["startup_seconds"] = measured.pop("built_at") - began_at
-    return {**measured, **gauge.found, "wall_seconds": wall_seconds}
+        measured = _from_record(Path(scratch) / "run") if arm.track == "ours" else {}
+        measured |= _printed(done.stdout)
+    if not measured:
+        raise RunError(f"{arm.name} printed no measurement:\n{done.stdout}")
+    if measured.get("device") != conditions.device:
+        raise RunError(f"{arm.name} ran on {measured.get('device')}, not on {conditions.device}")
+    if "built_at" in measured:
+        measured["startup_seconds"] = measured.pop("built_at") - began_at
+    return {**measured, **(gauge.found(marks) if gauge else {}), "wall_seconds": wall_seconds}
+
+
+def _heard(
+    command: Sequence[str], environment: Mapping[str, str]
+) -> tuple[subprocess.CompletedProcess[str], list[float]]:
+    """Run `command`; return how it ended, and when it told that each epoch had (time.time())."""
+    lines, marks = [], []
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as errors,
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as child,
+    ):
+        try:
+            assert child.stdout is not None
+            for line in child.stdout:
+                if line.startswith(EPOCH_LINE):
+                    marks.append(time.time())
+                lines.append(line)
+            child.wait()
+        except BaseException:
+            child.kill()
+            raise
+        errors.seek(0)
+        done = subprocess.CompletedProcess(command, child.returncode, "".join(lines), errors.read())
+    return done, marks
+
+
+def _printed(stdout: str) -> Measured:
+    """Return the JSON object in the last line of what an arm has printed; empty where none is."""
+    try:
+        found = json.loads(stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def steady_seconds(measured: Measured) -> float:
@@ -169,11 +241,11 @@ def with_best_workers(
     `part` is `Session.part`.
     """
     seconds = {}
-    for workers in WORKERS:
+    for workers in (each for each in WORKERS[conditions.device] if each <= usable_cores()):
         tried = dataclasses.replace(arm, options=("--workers", str(workers)))
         name = f"{arm.name}, {workers} workers"
         seconds[workers] = steady_seconds(part(name, partial(measure, tried, conditions)))
-        say(f"{name}: {seconds[workers]:.2f} s an epoch")
+        say(f"{name}: {in_words(seconds[workers])} an epoch")
     best = min(seconds, key=lambda workers: seconds[workers])
     return dataclasses.replace(arm, options=("--workers", str(best)))
 
@@ -195,29 +267,53 @@ def _command(arm: Arm, conditions: Conditions, scratch: Path) -> list[str]:
 
 def _program(arm: Arm, conditions: Conditions, scratch: Path) -> list[str]:
     if arm.track == "peak":
-        return [str(PROGRAMS / "peak_torch.py")]
+        return [str(PROGRAMS / "peak_torch.py"), conditions.device]
     shared = ["--data-dir", str(conditions.data_dir), "--epochs", str(conditions.num_epochs)]
-    shared += ["--batch-size", str(conditions.batch_size), "--precision", arm.precision]
+    shared += ["--batch-size", str(conditions.batch_size), "--device", conditions.device]
+    # `--precision tf32` is the hand-written loops' alone; a stock program is at its framework's.
+    precision = "32" if arm.precision == "tf32" and arm.track != "raw" else arm.precision
+    shared += ["--precision", precision]
+    framework = "lightning" if arm.engine == "lightning" else "keras"
     if arm.track == "ours":
         script, *first = trainer_arguments(arm.engine)
-        place = ["--run-dir", str(scratch / "run"), "--device", conditions.device]
-        return [str(ROOT / "scripts" / script), *first, *shared, *place, *arm.options]
-    framework = "lightning" if arm.engine == "lightning" else "keras"
-    program = f"raw_{arm.engine}.py" if arm.track == "raw" else f"stock_{framework}.py"
-    return [str(PROGRAMS / program), *shared, *arm.options]
+        program = [str(ROOT / "scripts" / script)]
+        if arm.alternative:
+            program = [str(PROGRAMS / f"varied_{framework}.py"), arm.alternative]
+        first += ["--tf32"] * (arm.precision == "tf32")
+        return [*program, *first, *shared, "--run-dir", str(scratch / "run"), *arm.options]
+    leaf = f"raw_{arm.engine}.py" if arm.track == "raw" else f"stock_{framework}.py"
+    return [str(PROGRAMS / leaf), *shared, *arm.options]
 
 
-def _limit(num_threads: int | None) -> Callable[[], None] | None:
-    """Return what binds a new process to its first cores, which every framework heeds."""
+@contextmanager
+def _bound(num_threads: int | None) -> Iterator[None]:
+    """Bind what is started inside to its first cores, which every framework heeds.
+
+    Linux binds this thread, and a new process has what the thread that started it has.
+    """
     if num_threads is None:
-        return None
-    cores = sorted(os.sched_getaffinity(0))[:num_threads]
-    return lambda: os.sched_setaffinity(0, cores)
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[:num_threads])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration as people read it: below a second in milliseconds."""
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
 
 
 def _from_record(run_dir: Path) -> Measured:
     record = read_record(run_dir)
+    log = (run_dir / LOG).read_text(errors="replace") if (run_dir / LOG).exists() else ""
     return {
+        "device": record.environment.get("device"),
+        "first_call_steps": record.timing.get("first_call_steps", 1),
+        "notes": [NO_GRAPH] if NO_GRAPH in log else [],
         "epoch_seconds": [float(row["seconds"]) for row in record.history],
         "history": [{name: row[name] for name in EPOCH_METRICS} for row in record.history],
         "startup_seconds": record.timing["startup_seconds"],

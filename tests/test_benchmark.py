@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from benchmark import nvidia, report, runner
+from benchmark import report, runner
 from benchmark.command import SO_FAR, measure_rounds
 from benchmark.difference import differences, read_older
 from benchmark.runner import Arm, Conditions, arms_of, baselines, measure, steady_seconds
@@ -45,7 +45,8 @@ def run(*arguments):
         (["--epochs", "1"], "`--epochs` must be at least 2; received 1"),
         (["--images", "10"], "`--images` must be at least 1000; received 10"),
         (["--accuracy", "85"], "`--accuracy` must be in (0, 1); received 85.0"),
-        (["--precision", "16"], "`--precision` takes 32, bf16; received '16'"),
+        (["--precision", "16"], "`--precision` takes 32, bf16, tf32; received '16'"),
+        (["--precision", "tf32"], "`--precision tf32` needs `--device gpu`"),
         (["--against", str(SCRIPT)], "cannot compare with"),
         (["--against", "nowhere.json"], "cannot compare with nowhere.json"),
         (["--device", "gpu"], "`--device gpu`: no NVIDIA GPU can be asked here: "),
@@ -180,94 +181,6 @@ def test_the_table_has_ratios_and_what_was_thrown_out():
     assert "| stock lightning | 2.0 (2.0–2.0) | – | 0.0 | 5.0 | 9.0 |" in text
     assert "raw torch (thrown out: loss of epoch 1" in text
     assert "Not measured: raw jax: no jax." in text
-
-
-class FakeGpu(SimpleNamespace):
-    """NVML of a machine whose memory in use and energy go up with each question."""
-
-    NVML_CLOCK_SM, NVML_CLOCK_MEM = 1, 2
-    used, energy, sessions = 1000, 5000, 0
-
-    def nvmlInit(self):  # noqa: N802
-        self.sessions += 1
-
-    def nvmlShutdown(self):  # noqa: N802
-        self.sessions -= 1
-
-    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
-        return "gpu"
-
-    def nvmlDeviceGetMemoryInfo(self, gpu):  # noqa: N802
-        self.used = min(self.used + 500, 3000)
-        return SimpleNamespace(used=self.used, total=8 * 2**30)
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, gpu):  # noqa: N802
-        if self.energy is None:
-            raise OSError("Not Supported")
-        self.energy += 2500
-        return self.energy
-
-    def nvmlDeviceGetName(self, gpu):  # noqa: N802
-        return b"Card"
-
-    def nvmlSystemGetDriverVersion(self):  # noqa: N802
-        return "1.2"
-
-    def nvmlDeviceGetMaxClockInfo(self, gpu, which):  # noqa: N802
-        return 1000 * which
-
-    def nvmlDeviceGetEnforcedPowerLimit(self, gpu):  # noqa: N802
-        raise OSError("Not Supported")
-
-
-@pytest.mark.parametrize("counts_energy", [True, False])
-def test_a_gauge_tells_energy_and_memory_of_what_ran(monkeypatch, counts_energy):
-    fake = FakeGpu()
-    fake.energy = 5000 if counts_energy else None
-    monkeypatch.setitem(sys.modules, "pynvml", fake)
-    gauge = nvidia.Gauge()
-    with gauge.running():
-        deadline = time.monotonic() + 30
-        while fake.used < 3000 and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert gauge.found == {
-        "energy_joules": 2.5 if counts_energy else None,
-        "peak_device_memory_bytes": 1500,
-    }
-    assert nvidia.describe_gpu() == {
-        "name": "Card", "driver": "1.2", "memory_bytes": 8 * 2**30, "sm_mhz_max": 1000.0,
-        "memory_mhz_max": 2000.0, "power_limit_watts": None,
-    }  # fmt: skip
-    with pytest.raises(ZeroDivisionError), gauge.running():
-        raise ZeroDivisionError
-    assert fake.sessions == 0
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    with pytest.raises(UsageError, match=r"needs nvidia-ml-py: .*\[energy\]"):
-        nvidia.require_gpu()
-
-
-def test_what_a_gpu_gave_is_a_table_of_its_own():
-    taken = {"peak_device_memory_bytes": 3 * 2**29, "energy_joules": 1200.0}
-    runs = {OURS.name: [{**measured(0.5, 0.4), **taken}] * 2, STOCK.name: [measured(0.5)] * 2}
-    rows = report.summarize([OURS, STOCK], runs, REFERENCE, (12_000, 3_000), None, 0.85)
-    text = "\n".join(report.gpu_lines({
-        "arms": rows, "environment": {"gpu": {"name": "Card", "driver": "1.2"}},
-    }))  # fmt: skip
-    assert "| ours lightning | 1.50 | 1,200 (1,200–1,200) |" in text
-    assert "| stock lightning | – | – |" in text
-    assert "Card, driver 1.2." in text
-
-
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_an_arm_sees_the_device_it_is_measured_on(monkeypatch, tmp_path, device):
-    program = "import json, os; print(json.dumps(dict(os.environ)))"
-    (tmp_path / "raw_torch.py").write_text(program)
-    monkeypatch.setattr(runner, "PROGRAMS", tmp_path)
-    monkeypatch.setitem(sys.modules, "pynvml", FakeGpu())
-    found = measure(Arm("raw torch", "raw", "torch"), Conditions(tmp_path, device=device))
-    assert found.get("NVIDIA_TF32_OVERRIDE") == ("0" if device == "gpu" else None)
-    assert (found.get("CUDA_VISIBLE_DEVICES") == "-1") == (device == "cpu")
-    assert ("peak_device_memory_bytes" in found) == (device == "gpu")
 
 
 def test_the_time_to_an_accuracy_ends_with_the_epoch_that_reaches_it():
@@ -492,6 +405,57 @@ def test_so_is_the_loop_for_a_gpu(conditions, reference, monkeypatch, tmp_path, 
     found = measure(Arm("raw torch", "raw", "torch"), conditions)
     gaps = [abs(found["history"][0][name] - value) for name, value in reference[0].items()]
     assert (max(gaps) < 2e-4) == (pace == 1)
+
+
+SCANNED_LOOP = """
+import sys
+from benchmark.arms import raw_jax as arm
+real = arm.Runner.__init__
+def scanning(self, *arguments):
+    real(self, *arguments)
+    self.scans, scan = True, self.many
+    self.many = lambda state, batches: scan(state, batches) if SCANS else (
+        state, scan(state, batches)[1])
+arm.Runner.__init__ = scanning
+sys.exit(arm.main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scans", [True, False])
+def test_so_is_the_scan_for_a_gpu(conditions, reference, monkeypatch, tmp_path, scans):
+    """A scan whose state is lost trains another network."""
+    (tmp_path / "raw_jax.py").write_text(SCANNED_LOOP.replace("SCANS", str(scans)))
+    monkeypatch.setattr(runner, "PROGRAMS", tmp_path)
+    found = measure(Arm("raw jax", "raw", "jax"), conditions)
+    gaps = [abs(found["history"][0][name] - value) for name, value in reference[0].items()]
+    assert (max(gaps) < 2e-4) == scans
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("engine", "alternative"),
+    [("lightning", "nchw"), ("lightning", "autotune"), ("lightning", "eager"),
+     ("keras-tensorflow", "xla")],
+)  # fmt: skip
+def test_a_setting_another_way_is_the_same_training(conditions, reference, engine, alternative):
+    arm = next(
+        arm
+        for arm in arms_of([engine], ["ours"], with_alternatives=True)[0]
+        if arm.alternative == alternative
+    )
+    found = measure(arm, conditions)
+    for name, value in reference[0].items():
+        assert found["history"][0][name] == pytest.approx(value, abs=2e-4), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["lightning", "keras-tensorflow", "keras-jax", "keras-torch"])
+def test_a_stock_program_says_what_it_ran_on(conditions, engine):
+    (arm,), _ = arms_of([engine], ["stock"])
+    found = measure(arm, conditions)
+    assert found["device"] == "cpu"
+    assert len(found["epoch_seconds"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ SIZE, REPEATS = 2048, 30
 
 def main() -> int:
     """Multiply, and print the floating-point operations a second of the fastest product."""
-    on_gpu = torch.cuda.is_available()
+    on_gpu = sys.argv[1:] == ["gpu"]
+    torch.backends.cuda.matmul.allow_tf32 = False
     size = SIZE * 4 if on_gpu else SIZE
     left, right = (torch.rand(size, size, device="cuda" if on_gpu else "cpu") for _ in range(2))
     seconds = []
@@ -24,7 +25,8 @@ def main() -> int:
         if on_gpu:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
-    json.dump({"flops_per_second": 2 * size**3 / min(seconds)}, sys.stdout)
+    found = {"flops_per_second": 2 * size**3 / min(seconds), "device": "gpu" if on_gpu else "cpu"}
+    json.dump(found, sys.stdout)
     return 0
 
 

@@ -24,8 +24,10 @@ class Loop:
             for _ in range(2)
         )
         self.steps = tf.Variable(0.0)
+        # TensorFlow has no kernel that gathers bytes on a GPU: it would go to the host for them.
+        images_dtype = tf.float32 if tf.config.list_logical_devices("GPU") else tf.uint8
         self.sets = [
-            (tf.constant(part.images), tf.constant(part.labels))
+            (tf.constant(part.images, images_dtype), tf.constant(part.labels))
             for part in (run.data.train, run.data.validation, run.data.test)
         ]
 
@@ -97,8 +99,11 @@ class Loop:
 def main() -> int:
     """Train, and print what was measured."""
     arguments = flags(__doc__).parse_args()
-    if arguments.precision != "32":
+    if arguments.precision == "bf16":
         sys.exit("this loop is written for float32")
+    tf.config.experimental.enable_tensor_float_32_execution(arguments.precision == "tf32")
+    if arguments.device == "gpu" and not tf.config.list_physical_devices("GPU"):
+        sys.exit("TensorFlow sees no GPU")
     clock = Clock()
     run = read_run(arguments)
     recipe, size = run.recipe, run.recipe.batch_size
@@ -113,7 +118,11 @@ def main() -> int:
         loss, hits = (float(sum(values)) / len(order) for values in zip(*seen, strict=True))
         val_loss, val_accuracy = map(float, loop.evaluate(1))
         clock.epoch(began, loss=loss, accuracy=hits, val_loss=val_loss, val_accuracy=val_accuracy)
-    return finish(clock, *map(float, loop.evaluate(2)))
+    tested = map(float, loop.evaluate(2))
+    device = "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
+    build = tf.sysconfig.get_build_info()
+    libraries = {name: build.get(f"{name}_version") for name in ("cuda", "cudnn")}
+    return finish(clock, *tested, device=device, libraries=libraries)
 
 
 if __name__ == "__main__":

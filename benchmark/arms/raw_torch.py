@@ -142,7 +142,7 @@ class GraphLoop(Loop):
         count, size = len(run.data.train), self.recipe.batch_size
         self.weights = self.network.parameters()
         self.m, self.v = ([torch.zeros_like(weight) for weight in self.weights] for _ in range(2))
-        self.settled = [torch.full((), 2.0**24, device=device)] * len(self.weights)
+        self.settled = [torch.full((), 2.0**100, device=device)] * len(self.weights)
         self.order = torch.zeros(count, dtype=torch.int64, device=device)
         self.rates = torch.zeros(-(-count // size), device=device)
         self.at = torch.zeros(1, dtype=torch.int64, device=device)
@@ -247,25 +247,60 @@ class GraphLoop(Loop):
         return loss
 
 
+class EpochEvents:
+    """CUDA events around each epoch: what the GPU's own clock says of it."""
+
+    def __init__(self, on_gpu: bool) -> None:
+        self.on_gpu = on_gpu
+        self.pairs: list[list[torch.cuda.Event]] = []
+
+    def begin(self) -> None:
+        """Note an epoch's begin in the stream."""
+        if self.on_gpu:
+            self.pairs.append([torch.cuda.Event(enable_timing=True) for _ in range(2)])
+            self.pairs[-1][0].record()
+
+    def end(self) -> None:
+        """Note its end."""
+        if self.on_gpu:
+            self.pairs[-1][1].record()
+
+    def measured(self) -> dict[str, list[float]]:
+        """Return `epoch_device_seconds`, empty on a CPU."""
+        if not self.on_gpu:
+            return {}
+        torch.cuda.synchronize()
+        seconds = [first.elapsed_time(last) / 1000 for first, last in self.pairs]
+        return {"epoch_device_seconds": seconds}
+
+
 def main() -> int:
     """Train, and print what was measured."""
     arguments = flags(__doc__).parse_args()
     clock = Clock()
     run = read_run(arguments)
     recipe = run.recipe
-    on_gpu = torch.cuda.is_available()
+    on_gpu = arguments.device == "gpu"
+    torch.backends.cuda.matmul.allow_tf32 = arguments.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = arguments.precision == "tf32"
     device = torch.device("cuda" if on_gpu else "cpu")
     loop = (GraphLoop if on_gpu else Loop)(run, device)
     clock.built()
+    events = EpochEvents(on_gpu)
     for epoch in range(recipe.num_epochs):
         began = time.perf_counter()
+        events.begin()
         order = torch.from_numpy(epoch_order(len(run.data.train), recipe.seed, epoch))
         loss, accuracy = loop.train(order, clock.stepped)
         val_loss, val_accuracy = loop.evaluate(1)
+        events.end()
         clock.epoch(
             began, loss=loss, accuracy=accuracy, val_loss=val_loss, val_accuracy=val_accuracy
         )
-    return finish(clock, *loop.evaluate(2))
+    clock.measured |= events.measured()
+    libraries = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    tested = loop.evaluate(2)
+    return finish(clock, *tested, device="gpu" if on_gpu else "cpu", libraries=libraries)
 
 
 if __name__ == "__main__":
