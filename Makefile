@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup data compare prove benchmark report explore doctor test test-all soak fuzz audit lock refresh readme tutorial clean
+.PHONY: help setup data compare prove benchmark report explore doctor test test-all test-gpu gpu soak fuzz audit lock refresh readme tutorial clean
 
 EPOCHS ?= 5
 KILLS ?= 20
@@ -59,6 +59,13 @@ test: data ## lint, types, unit and parity tests, in some minutes
 
 test-all: data ## the same with the slow tests, in hours
 	@$(VENV_PYTHON) -m tests.parts
+
+test-gpu: data ## the tests that need an NVIDIA GPU
+	$(PYTEST) -m gpu tests/lightning
+	$(PYTEST) -m gpu tests/keras
+
+gpu: data ## on an NVIDIA GPU: doctor, tests, benchmark, ladder, comparison, in stages that are kept
+	@$(VENV_PYTHON) scripts/gpu.py
 
 soak: data ## kill runs of each implementation at random moments, many times (KILLS=20)
 	SOAK_KILLS=$(KILLS) $(PYTEST) tests/lightning/test_soak.py

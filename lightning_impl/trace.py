@@ -89,6 +89,8 @@ def built_subject(recipe: Recipe, execution: Execution) -> HalfSubject:
     module = Classifier(recipe, fast=not execution.plain)
     if recipe.precision == "64":
         module.double()
+    if execution.device == "gpu":
+        module.cuda()
     return HalfSubject(module, execution)
 
 
@@ -165,8 +167,9 @@ def answer_logits(question: Question, recipe: Recipe) -> Answer:
     images = rescale(question.arrays["images"], batch_dtype(recipe))
     module.eval()
     with torch.inference_mode():
-        parts = torch.from_numpy(images).permute(0, 3, 1, 2).split(recipe.batch_size)
-        logits = torch.cat([module(part) for part in parts]).numpy()
+        images_nchw = torch.from_numpy(images).permute(0, 3, 1, 2).to(module.device)
+        parts = [module(part) for part in images_nchw.split(recipe.batch_size)]
+        logits = torch.cat(parts).numpy(force=True)
     exported = export_weights(module.network, recipe)
     return Answer(arrays={"logits": logits, **tagged("exported", exported)})
 

@@ -43,7 +43,8 @@ class Watch(L.Callback):
     def note(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         """Note a batch of `stage`."""
         images_nchw, one_hot = batch
-        self.fed.note(stage, images_nchw.permute(0, 2, 3, 1).numpy(), one_hot.numpy())
+        images_nhwc = images_nchw.permute(0, 2, 3, 1).numpy(force=True)
+        self.fed.note(stage, images_nhwc, one_hot.numpy(force=True))
 
 
 class InjectMasks(L.Callback):

@@ -83,10 +83,15 @@ def answer_each(question: Question, recipe: Recipe, answerers: Mapping[str, Answ
 
 
 def execution_of(question: Question) -> Execution:
-    """Return how a question wants to be carried out: on the CPU, fast unless `plain` is set."""
+    """Return how a question wants to be carried out: on the CPU, fast unless `plain` is set.
+
+    The setting `device` is `gpu` where it is asked on a GPU.
+    """
     settings = question.settings
     return Execution(
-        device="cpu", plain=bool(settings.get("plain", False)), num_threads=settings.get("threads")
+        device=settings.get("device", "cpu"),
+        plain=bool(settings.get("plain", False)),
+        num_threads=settings.get("threads"),
     )
 
 

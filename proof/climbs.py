@@ -16,6 +16,7 @@ from proof.questions import (
     Material,
     ladder_question,
     ladder_recipe,
+    on_device,
     only,
     points_question,
     real_material,
@@ -67,6 +68,8 @@ class Climber:
     tie_free: Material
     many: Material
     """As many images as the captured path's calls take."""
+    device: str = "cpu"
+    """What the engines compute on, `cpu` or `gpu`."""
     _kept: dict[Hashable, Any] = field(default_factory=dict)
     """Questions and answers; the one that was wanted last comes last."""
     _making: dict[Hashable, threading.Lock] = field(default_factory=dict)
@@ -95,8 +98,10 @@ class Climber:
 
         def make() -> Question:
             recipe = ladder_recipe(route.variant, route.precision, route.seed)
-            points = self.room.ask(REFERENCE, points_question(recipe, material, route.plain))
-            return ladder_question(recipe, material, route.plain, points.arrays, route.captured)
+            asked = points_question(recipe, material, route.plain)
+            points = self.room.ask(REFERENCE, on_device(asked, self.device))
+            question = ladder_question(recipe, material, route.plain, points.arrays, route.captured)
+            return on_device(question, self.device)
 
         return self._kept_or_made((route, str(material.data_dir)), make)
 
@@ -177,8 +182,8 @@ def climb_all(climber: Climber, attempts: Iterable[Attempt]) -> Iterator[Verdict
         yield from pool.map(carry_out, attempts)
 
 
-def new_climber(room: EngineRoom, dataset: Dataset, folder: Path) -> Climber:
+def new_climber(room: EngineRoom, dataset: Dataset, folder: Path, device: str = "cpu") -> Climber:
     """Return a climber on the first images of a data set; its material is written to `folder`."""
     real = real_material(dataset, folder / "real")
     many = real_material(dataset, folder / "many", CAPTURED_NUM_TRAIN)
-    return Climber(room, real, tie_free_material(folder / "tie-free"), many)
+    return Climber(room, real, tie_free_material(folder / "tie-free"), many, device)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.engines import ENGINES
 from pipeline.workers import workers
-from portproof.engines import EngineError
+from portproof.engines import EngineError, answer
 from portproof.exchange import Question, Trace, read_trace, write_question
 from portproof.serve import Server
 
@@ -27,7 +27,10 @@ ONE_THREAD = {
 
 
 class EngineRoom:
-    """Answers questions, one at a time an engine; a block that it is entered for ends them."""
+    """Answers questions, one at a time an engine; a block that it is entered for ends them.
+
+    A question that is asked on a GPU gets a process of its own: CUDA does not survive a fork.
+    """
 
     def __init__(self, timeout_seconds: float = 600.0, leaves: Path = LEAVES) -> None:
         self._leaves = leaves
@@ -69,7 +72,12 @@ class EngineRoom:
             question_path, trace_path = Path(folder, "question"), Path(folder, "trace")
             write_question(question_path, question)
             with self._locks.setdefault(key, threading.Lock()):
-                self._server(key).answer(question_path, trace_path, fault)
+                if settings.get("device", "cpu") == "cpu":
+                    self._server(key).answer(question_path, trace_path, fault)
+                elif fault:
+                    raise ValueError("faults are planted on the CPU only")
+                else:
+                    self._answer_alone(key, question_path, trace_path)
             return read_trace(trace_path, question)
 
     def askers(self) -> AbstractContextManager[ThreadPoolExecutor]:
@@ -81,6 +89,18 @@ class EngineRoom:
         with self.askers() as pool:
             answers = pool.submit(left), pool.submit(right)
             return answers[0].result(), answers[1].result()
+
+    def _answer_alone(self, key: tuple[str, str], question: Path, trace: Path) -> None:
+        engine, precision = key
+        if self._is_closed:
+            raise EngineError(f"{engine} is asked no more")
+        answer(
+            ENGINES[engine],
+            question,
+            trace,
+            precision=precision,
+            timeout_seconds=self._timeout_seconds,
+        )
 
     def _server(self, key: tuple[str, str]) -> Server:
         engine, precision = key

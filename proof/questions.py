@@ -153,6 +153,13 @@ def ladder_question(
     return Question((*ASKS, *(["dropout"] if has_dropout else [])), settings, arrays)
 
 
+def on_device(question: Question, device: str) -> Question:
+    """Return the question as it is asked on a device, `cpu` or `gpu`."""
+    if device == "cpu":
+        return question  # as it has always been: answers that are kept stay answers to it
+    return dataclasses.replace(question, settings={**question.settings, "device": device})
+
+
 def seams_of(num_images: int, recipe: Recipe, call: int) -> list[int]:
     """Return the steps, counted through all epochs, after which a call or an epoch ends."""
     num_trained = num_images - math.ceil(num_images * recipe.validation_fraction)

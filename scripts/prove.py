@@ -35,6 +35,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--variants", metavar="A,B", default=",".join(VARIANTS), help="(both)")
     parser.add_argument("--lanes", metavar="A,B", default=",".join(LANES), help="(both)")
     parser.add_argument("--seeds", type=int, metavar="N", default=1, help="repeat for N seeds (1)")
+    parser.add_argument(
+        "--device", choices=("cpu", "gpu"), default="cpu", help="the ladder's alone (cpu)"
+    )
     work = parser.add_mutually_exclusive_group()
     work.add_argument(
         "--short", action="store_true", help="a little of all that `--full` does: three minutes"
@@ -78,6 +81,13 @@ def conduct(arguments: argparse.Namespace) -> None:
         raise UsageError("`--practice` goes with `--faults`")
     if arguments.short and not takes_all(arguments):
         raise UsageError("`--short` has its own variants, lanes and seed")
+    if arguments.device != "cpu" and (
+        arguments.short or arguments.faults or arguments.replays or arguments.full
+    ):
+        raise UsageError(
+            "`--device gpu` is for the ladder, without `--short`, `--faults`, `--replays` or "
+            "`--full`"
+        )
     if arguments.engines is not None:
         chosen(arguments.engines, ENGINE_NAMES, "--engines")
     if (arguments.faults or arguments.replays) and not (
@@ -117,13 +127,16 @@ def prove(
     from proof.engine_room import EngineRoom
 
     identity = {"data": dataset.fingerprint, "cpu": cpu_name(), "code": code_digest(ROOMS)}
+    if arguments.device != "cpu":
+        identity["device"] = arguments.device
     session = Session(arguments.output_dir / SO_FAR, identity)
     is_all = arguments.full or arguments.short
     return_freed_memory()
     failures: list[str] = []
     lost: list[str] = []
     with EngineRoom() as room:
-        climber = new_climber(room, dataset, arguments.output_dir / "material")
+        material = arguments.output_dir / "material"
+        climber = new_climber(room, dataset, material, arguments.device)
         if not (arguments.faults or arguments.replays):
             attempts = wanted_attempts(arguments, engines, variants, lanes)
             failures += climb_ladder(arguments, climber, dataset, attempts, session, lost)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
+from pipeline.answers import execution_of
 from pipeline.datasets import load_dataset
 from pipeline.drawn import draw_dataset
 from pipeline.errors import RunError
@@ -22,12 +23,13 @@ from pipeline.session import LOCK, Session, claimed
 from portproof.causes import Diagnosis
 from portproof.compare import Difference
 from portproof.engines import EngineError
-from portproof.exchange import Question, Trace
+from portproof.exchange import Question, Trace, read_question, write_trace
 from portproof.ladder import RUNGS, Gap, Report, RungResult, Verdict
 from portproof.verdict import verdict_from_kept, verdict_lines, verdict_to_kept
-from proof import climbs
+from proof import climbs, engine_room
 from proof.catalogue import FAULTS
 from proof.engine_room import EngineRoom
+from proof.questions import ladder_recipe, on_device, points_question
 from proof.replays import REPLAYS
 from proof.standard import prove_faults, prove_ladder, prove_replays, standard_attempts
 from tests.disks import no_space, small_disk
@@ -60,6 +62,9 @@ def prove(*arguments, **environment):
         (["--faults", "--seeds", "2"], "`--faults` and `--replays` have their own engines"),
         (["--full", "--engines", "keras-jax"], "`--full` takes every engine"),
         (["--short", "--seeds", "2"], "`--short` has its own variants, lanes and seed"),
+        (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
+        (["--device", "gpu", "--short"], "`--device gpu` is for the ladder, without `--short`"),
+        (["--device", "gpu", "--faults"], "`--device gpu` is for the ladder"),
         (["--data-dir", "nowhere"], "nowhere"),
     ],
 )
@@ -363,3 +368,33 @@ def test_an_interrupted_proof_says_how_to_go_on(drawn, tmp_path):
     assert (process.returncode, err) == (130, "prove.py: interrupted; to go on: the same call\n")
     gone, _ = psutil.wait_procs(engines, timeout=10)
     assert gone == engines
+
+
+def test_a_question_that_is_asked_on_a_gpu_gets_a_process_of_its_own(monkeypatch, tmp_path):
+    """CUDA does not survive the fork by which a server answers."""
+    asked = []
+
+    def answer(engine, question, trace, *, precision, timeout_seconds):
+        found = read_question(question)
+        asked.append((engine.name, precision, found.settings.get("device")))
+        write_trace(trace, Trace(engine.name, found.identity, {}, {}))
+
+    monkeypatch.setattr(engine_room, "answer", answer)
+    monkeypatch.setattr(EngineRoom, "_server", lambda *_: pytest.fail("it was asked of a server"))
+    draw_dataset(tmp_path / "drawn", 400, 150)
+    dataset = load_dataset(tmp_path / "drawn")
+    with EngineRoom() as room:
+        climber = climbs.new_climber(room, dataset, tmp_path / "material", "gpu")
+        question = on_device(
+            points_question(ladder_recipe("base", "64"), climber.real, False), "gpu"
+        )
+        assert room.ask("lightning", question).engine == "lightning"
+        with pytest.raises(ValueError, match="on the CPU only"):
+            room.ask("lightning", question, "a-fault")
+        # The reference is asked for its points; an empty answer ends the question there.
+        with pytest.raises(KeyError, match="point"):
+            climber.question(climbs.Route(), climber.real)
+    assert asked == [("lightning", "64", "gpu")] * 2
+    same = points_question(ladder_recipe("base", "64"), climber.real, False)
+    assert on_device(same, "cpu") is same
+    assert (execution_of(same).device, execution_of(question).device) == ("cpu", "gpu")

@@ -172,7 +172,7 @@ class LightningSubject:
         """Return the module's outputs, dropout off."""
         with self._evaluating():
             parts = [self.module(part) for part in self._in(images).split(CHUNK)]
-        return torch.cat(parts).numpy()
+        return torch.cat(parts).numpy(force=True)
 
     def loss(self, images: Array, classes: Array) -> Array:
         """Return what the validation step returns; above 500 images the mean over chunks.
@@ -241,7 +241,7 @@ class LightningSubject:
     def called(self, layer: Layer, count: int, training: bool) -> Array:
         """Return what a layer makes of `count` inputs of ones."""
         assert layer.input_shape is not None
-        ones = torch.ones(count, *layer.input_shape, dtype=self._dtype())
+        ones = self._in_place(torch.ones(count, *layer.input_shape))
         was_training = layer.module.training
         layer.module.train(training)
         with torch.no_grad():
@@ -272,7 +272,7 @@ class LightningSubject:
             with _muted(self.module):
                 loss = self._step(self.module.training_step, self._in(images), classes)
             torch.manual_seed(0)
-            outputs = self.module(self._in(images)).numpy()
+            outputs = self.module(self._in(images)).numpy(force=True)
         return name_loss(outputs, classes, loss.item())
 
     def metrics_contract(self) -> Facts:
@@ -323,10 +323,10 @@ class LightningSubject:
                 self._step(self.module.training_step, self._in(self._probe()[0]), self._probe()[1])
         width = self._num_classes()
         if width == 1:
-            return torch.from_numpy(classes[:, np.newaxis]).to(self._dtype())
+            return self._in_place(torch.from_numpy(classes[:, np.newaxis]))
         if self.one_hot if one_hot is None else one_hot:
-            return torch.from_numpy(np.eye(width)[classes]).to(self._dtype())
-        return torch.from_numpy(np.asarray(classes))
+            return self._in_place(torch.from_numpy(np.eye(width)[classes]))
+        return torch.from_numpy(np.asarray(classes)).to(next(self.module.parameters()).device)
 
     def _fit(self, batches: "_Given", callback: L.Callback, max_epochs: int) -> None:
         calm: dict[str, Any] = {
@@ -377,15 +377,16 @@ class LightningSubject:
     def _parameters(self) -> Iterator[tuple[str, Layer, nn.Parameter]]:
         return (entry for entry in self._tensors() if isinstance(entry[2], nn.Parameter))  # type: ignore[misc]
 
-    def _dtype(self) -> torch.dtype:
-        return next(self.module.parameters()).dtype
+    def _in_place(self, values: Tensor) -> Tensor:
+        """Return values in the dtype and on the device of the module's parameters."""
+        return values.to(next(self.module.parameters()))
 
     def _sample(self) -> Tensor:
         return self._in(np.zeros((1, *self.input_shape)))
 
     def _in(self, values: Array, flat: tuple[int, int, int] | None = None) -> Tensor:
         """Return canonical values as the module takes them."""
-        tensor = torch.from_numpy(np.ascontiguousarray(values)).to(self._dtype())
+        tensor = self._in_place(torch.from_numpy(np.ascontiguousarray(values)))
         if flat is not None:
             channels, height, width = flat
             tensor = tensor.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
