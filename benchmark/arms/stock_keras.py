@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--device", choices=("cpu", "gpu"))  # the environment sees to it
     parser.add_argument("--precision", choices=("32", "bf16"), default="32")
     arguments = parser.parse_args()
     if arguments.precision == "bf16":
