@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_impl.fast import on_gpu
 from pipeline.batches import Batches
+from pipeline.preprocess import rescale
 
 Array = np.ndarray[Any, Any]
 
@@ -40,8 +41,10 @@ class DeviceBatches(KerasBatches):
         super().__init__(batches)
         self.images = keras.ops.convert_to_tensor(batches.data.images)
         self.labels = keras.ops.convert_to_tensor(batches.data.labels.astype("int32"))
-        # A tensor: a compiler may divide by a number with its reciprocal, which rounds twice.
-        self.full_scale = keras.ops.convert_to_tensor(np.asarray(255, batches.dtype))
+        # All that bytes become: XLA would multiply by the reciprocal of 255, which rounds twice.
+        self.rescaled = keras.ops.convert_to_tensor(
+            rescale(np.arange(256, dtype=np.uint8), batches.dtype)
+        )
         self.gather: Any = _gathered
         if keras.backend.backend() == "jax":
             import jax
@@ -51,17 +54,17 @@ class DeviceBatches(KerasBatches):
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         chosen = self.batches.positions(index).astype("int32")
         return self.gather(
-            self.images, self.labels, self.full_scale, chosen, num_classes=self.batches.num_classes
+            self.images, self.labels, self.rescaled, chosen, num_classes=self.batches.num_classes
         )
 
 
 def _gathered(
-    images: Any, labels: Any, full_scale: Any, chosen: Any, num_classes: int
+    images: Any, labels: Any, rescaled: Any, chosen: Any, num_classes: int
 ) -> tuple[Any, Any]:
-    dtype = full_scale.dtype
-    taken = keras.ops.cast(keras.ops.take(images, chosen, axis=0), dtype)
+    taken = keras.ops.cast(keras.ops.take(images, chosen, axis=0), "int32")
     classes = keras.ops.take(labels, chosen, axis=0)
-    return taken / full_scale, keras.ops.one_hot(classes, num_classes, dtype=dtype)
+    one_hot = keras.ops.one_hot(classes, num_classes, dtype=rescaled.dtype)
+    return keras.ops.take(rescaled, taken, axis=0), one_hot
 
 
 def batch_source(batches: Batches, plain: bool) -> Any:

@@ -52,7 +52,7 @@ for on_gpu in (True, False):
         jax.lax.scan = lambda *a: real(*a, reverse=True)
     if on_gpu and fault == "order":
         data_module.DeviceBatches.__getitem__ = lambda self, index: self.gather(
-            self.images, self.labels, self.full_scale,
+            self.images, self.labels, self.rescaled,
             self.batches.positions(0)[: len(self.batches.positions(index))], num_classes=10)
     training.configure(recipe, execution)
     run_dir = Path(folder, str(on_gpu))
