@@ -28,8 +28,38 @@ ROOMS = (
 NEVER_IMPORTED = {"scripts", "tests", "parity_tests"}
 # Programs that are run and imported by nobody; each may load one framework.
 LEAVES = ("benchmark/arms", "proof/faults", "proof/pairs")
-# The two modules of portproof that load a framework, for engines' programs alone.
-SIDES = {"portproof/sides/keras.py": "keras_impl", "portproof/sides/lightning.py": "lightning_impl"}
+# The modules of portproof that load a framework, for engines' and recording programs alone.
+SIDES = {
+    "portproof/sides/keras.py": "keras_impl",
+    "portproof/sides/lightning.py": "lightning_impl",
+    **{
+        f"portproof/record/{name}.py": "keras_impl"
+        for name in (
+            "keras",
+            "keras_gradients",
+            "keras_layers",
+            "keras_recorder",
+            "keras_steps",
+            "keras_watch",
+        )
+    },
+    **{
+        f"portproof/record/{name}.py": "lightning_impl"
+        for name in (
+            "torch",
+            "torch_calls",
+            "torch_composite",
+            "torch_live",
+            "torch_names",
+            "torch_recorder",
+            "torch_steps",
+            "torch_tags",
+            "torch_variants",
+        )
+    },
+}
+# The program that finds out which of them a user's model needs.
+RECORDING = "portproof/record/__main__.py"
 
 TORCH = {"torch", "torchvision", "torchmetrics", "lightning", "pytorch_lightning"}
 BACKENDS = {"tensorflow", "jax", "torch"}
@@ -139,7 +169,8 @@ def _room_problems(path: str, is_leaf: bool, found: Import) -> Iterator[tuple[Im
     room, folder = path.partition("/")[0], path.rpartition("/")[0]
     leaves = tuple(leaf.replace("/", ".") for leaf in LEAVES if leaf != folder)
     sides = tuple(side.removesuffix(".py").replace("/", ".") for side in SIDES)
-    loads_sides = is_leaf or path in SIDES or room in {"keras_impl", "lightning_impl", "tests"}
+    loads_sides = is_leaf or path in {*SIDES, RECORDING}
+    loads_sides = loads_sides or room in {"keras_impl", "lightning_impl", "tests"}
     if found.module.startswith(leaves):
         yield found, "leaf programs are run, never imported"
     elif found.module.startswith(sides) and not loads_sides:
@@ -197,6 +228,11 @@ PLANTED = {
     "lightning_impl/a.py": ("import keras", "must not import keras"),
     "lightning_impl/b.py": ("def f():\n    import tensorflow", "must not import tensorflow"),
     "portproof/d.py": ("from portproof.sides import keras", "engines' programs alone"),
+    "portproof/e.py": ("from portproof.record import torch", "engines' programs alone"),
+    "portproof/graph/a.py": ("import keras", "portproof must not import keras"),
+    "portproof/record/program.py": ("import torch", "portproof must not import torch"),
+    "portproof/record/keras_layers.py": ("import torch", "inside functions only"),
+    "portproof/record/torch_calls.py": ("import keras", "must not import keras"),
     "portproof/sides/keras.py": ("import torch", "inside functions only"),
     "portproof/sides/lightning.py": ("import keras", "must not import keras"),
     "proof/a.py": ("from keras_impl import model", "proof must not import keras_impl"),
@@ -244,6 +280,8 @@ def test_what_the_table_allows_is_let_through(tmp_path: Path) -> None:
         "proof/pairs/a.py": "import keras\nfrom proof.pairs.b import build",
         "portproof/sides/keras.py": "import keras\ndef f():\n    import jax",
         "portproof/sides/lightning.py": "import torch\nimport lightning",
+        "portproof/record/__main__.py": "def f():\n    from portproof.record import keras",
+        "portproof/record/keras_gradients.py": "import keras\ndef f():\n    import jax",
         "proof/a.py": "from pipeline import recipe\nfrom portproof import ladder",
         "parity_tests/a.py": "from parity_tests.tolerances import X\nfrom portproof import files",
         "scripts/a.py": "def f():\n    from keras_impl import train",
@@ -262,8 +300,8 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_shared_modules_load_no_framework() -> None:
     modules = [
-        f"{room}.{path.stem}"
-        for room in ("portproof", "pipeline", "proof")
+        f"{room.replace('/', '.')}.{path.stem}"
+        for room in ("portproof", "portproof/graph", "pipeline", "proof")
         for path in sorted((ROOT / room).glob("*.py"))
         if path.stem != "__init__"
     ]

@@ -1,0 +1,283 @@
+"""Find causes by experiment: one side is made to do it otherwise, and must give the other's number.
+
+Experiments are made in torch, whose functions take settings one at a time: on the suspect, which
+then has to give the reference's numbers, or on a reference in torch, which has to give the
+suspect's. A cause is named only where it does so to rounding.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from portproof.graph.calls import Call, Graph
+from portproof.graph.compare import Judged, Replays, short
+from portproof.graph.gaps import CALL, FLOAT32_HIGH, LOCAL_GRADIENT, Gap, fitted, gap
+from portproof.graph.relations import relation
+from portproof.graph.verdict import Difference
+
+Arrays = Mapping[str, np.ndarray]
+BIASED = "a biased variance in the reference, n/(n − 1) of it in the suspect"
+MAX_PLACES = 40
+"""Places of one difference that are tried one by one."""
+
+
+@dataclass
+class Bench:
+    """The side on which experiments are made.
+
+    Attributes:
+        is_suspect: whether it is the suspect.
+        graph: its calls.
+        forced: runs it on the reference's numbers, with functions replaced.
+        trained: the same in training mode.
+        vary: runs single calls by other settings.
+    """
+
+    is_suspect: bool
+    graph: Graph
+    forced: Callable[[dict[str, str]], Arrays]
+    trained: Callable[[dict[str, str]], Arrays]
+    vary: Callable[[list[dict[str, Any]], dict[str, np.ndarray]], Arrays]
+
+    @property
+    def variants(self) -> dict[str, dict[str, tuple[str, bool, str]]]:
+        """By function and variant: what it is, whether it rounds a constant, and of what."""
+        found: dict[str, dict[str, tuple[str, bool, str]]] = self.graph.about.get("variants", {})
+        return found
+
+
+def explain_forward(
+    bench: Bench, left: Graph, right: Graph, pairs: Mapping[int, int], judged: Judged, seen: Replays
+) -> dict[str, str]:
+    """Write causes into the differences of the forward pass.
+
+    Returns:
+        By function, the variant that rounds a constant to float32, to be used from there on.
+    """
+    by_place: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for i, j in pairs.items():
+        place = (left.calls[i].owner, right.calls[j].owner)
+        by_place.setdefault(place, []).append((i, j))
+    constants: dict[str, str] = {}
+    for d in judged.differences:
+        if d.gap is None or d.cause is not None:
+            continue
+        here = [p for place in d.places for p in by_place.get((place.left, place.right), [])]
+        if d.what == "between":
+            continue
+        d.cause = _settings(bench, left, right, here[:MAX_PLACES], seen)
+    _stretches(bench, left, right, pairs, judged, seen, by_place, constants)
+    return constants
+
+
+def _settings(
+    bench: Bench, left: Graph, right: Graph, places: list[tuple[int, int]], seen: Replays
+) -> str | None:
+    """Try the other side's settings in calls that differ; return what makes all of them equal."""
+    if not places:
+        return None
+    i, j = places[0]
+    a, b = left.calls[i], right.calls[j]
+    keys = a.settings.keys() | b.settings.keys()
+    names = sorted(k for k in keys if a.settings.get(k) != b.settings.get(k))
+    choices = [[name] for name in names] + ([names] if len(names) > 1 else [])
+    for chosen in choices:
+        trials, given = [], {}
+        for i, j in places:
+            mine, other = (j, left.calls[i]) if bench.is_suspect else (i, right.calls[j])
+            own = right.calls[j] if bench.is_suspect else left.calls[i]
+            trials.append({"call": mine, "settings": {n: other.settings.get(n) for n in chosen}})
+            given[f"in.{mine}"] = fitted(seen.left[f"in.{i}"], own.in_shape)
+        found = bench.vary(trials, given)
+        targets = [_alone_target(bench, seen, i, j) for i, j in places]
+        if all(
+            f"alone.{n}" in found and gap(t, fitted(found[f"alone.{n}"], t.shape)).within(CALL)
+            for n, t in enumerate(targets)
+        ):
+            ours, theirs = left.calls[places[0][0]].settings, right.calls[places[0][1]].settings
+            return ", ".join(f"{n} {short(ours.get(n))} | {short(theirs.get(n))}" for n in chosen)
+    return None
+
+
+def _alone_target(bench: Bench, seen: Replays, i: int, j: int) -> np.ndarray:
+    return seen.left[f"out.{i}"] if bench.is_suspect else seen.forced[f"alone.{j}"]
+
+
+def _stretches(
+    bench: Bench,
+    left: Graph,
+    right: Graph,
+    pairs: Mapping[int, int],
+    judged: Judged,
+    seen: Replays,
+    by_place: Mapping[tuple[str, str], list[tuple[int, int]]],
+    constants: dict[str, str],
+) -> None:
+    """Try variants of the functions on stretches that differ, and simple relations."""
+    open_ones = [d for d in judged.differences if d.what == "between" and d.cause is None]
+    own = {op.text.partition("(")[0] for call in bench.graph.calls for op in call.between}
+    own |= {op.text.partition("(")[0] for o in bench.graph.outputs for op in o.between}
+    own |= {f for f in ("lstm", "gru", "rnn_tanh", "rnn_relu") if any(
+        c.kind == f.partition("_")[0] for c in bench.graph.calls)}  # fmt: skip
+    apart = [d for d in open_ones if any(p.gap is not None for p in d.places)]
+    if not apart:
+        return
+    for name in sorted(own & bench.variants.keys()):
+        for key, (text, is_constant, base) in bench.variants[name].items():
+            remaining = [d for d in apart if d.cause is None]
+            if not any(_mentions(d, name, bench, by_place) for d in remaining):
+                continue
+            found = bench.forced({name: key})
+            for d in remaining:
+                if not _mentions(d, name, bench, by_place):
+                    continue
+                if not _vanishes(d, found, bench, seen, by_place):
+                    continue
+                side = "the reference" if bench.is_suspect else "the suspect"
+                d.cause = f"{text[:1].upper()}{text[1:]} in {side}"
+                # What is computed must be the same but for the constant: tanh's GELU is not erf's.
+                if is_constant and Gap(d.gap or 0.0).within(FLOAT32_HIGH):
+                    d.is_rule = not base or _vanishes(
+                        d, bench.forced({name: base}), bench, seen, by_place, of_other=False
+                    )
+                if d.is_rule:
+                    constants[name] = key
+    for d in apart:
+        if d.cause is None:
+            d.cause = _related(d, seen, by_place)
+
+
+def _mentions(
+    d: Difference,
+    name: str,
+    bench: Bench,
+    by_place: Mapping[tuple[str, str], list[tuple[int, int]]],
+) -> bool:
+    """Return whether the stretches of a difference hold a function of this name."""
+    for place in d.places:
+        for i, j in by_place.get((place.left, place.right), []):
+            call: Call = bench.graph.calls[j if bench.is_suspect else i]
+            if name.partition("_")[0] == call.kind or any(
+                op.text.partition("(")[0] == name for op in call.between
+            ):
+                return True
+        if place.left == "the last call":
+            return any(
+                op.text.partition("(")[0] == name for o in bench.graph.outputs for op in o.between
+            )
+    return False
+
+
+def _vanishes(
+    d: Difference,
+    found: Arrays,
+    bench: Bench,
+    seen: Replays,
+    by_place: Mapping[tuple[str, str], list[tuple[int, int]]],
+    of_other: bool = True,
+) -> bool:
+    """Return whether an experiment gives the other side's numbers at all places of a difference.
+
+    Args:
+        d: the difference.
+        found: what the experiment gave.
+        bench: where it was made.
+        seen: the replays.
+        by_place: pairs of calls by their owners.
+        of_other: False: ask for the bench's own numbers instead.
+    """
+    of_left = bench.is_suspect == of_other
+    targets = seen.left if of_left else seen.forced
+    for place in d.places:
+        if place.left == "the last call":
+            k = place.right.removeprefix("output").strip() or "0"
+            name = f"final.{k}"
+            if name not in found or not gap(targets[name], found[name]).within(CALL):
+                return False
+            continue
+        for i, j in by_place.get((place.left, place.right), []):
+            mine = found.get(f"in.{j if bench.is_suspect else i}")
+            target = targets[f"in.{i if of_left else j}"]
+            if mine is None or not gap(target, fitted(mine, target.shape)).within(CALL):
+                return False
+    return bool(d.places)
+
+
+def _related(
+    d: Difference, seen: Replays, by_place: Mapping[tuple[str, str], list[tuple[int, int]]]
+) -> str | None:
+    """Return what the two sides' numbers are of each other, if it is the same everywhere."""
+    causes: set[str | None] = set()
+    for place in d.places:
+        if place.left == "the last call":
+            k = place.right.removeprefix("output").strip() or "0"
+            causes.add(relation(seen.left[f"final.{k}"], seen.forced[f"final.{k}"]))
+        for i, j in by_place.get((place.left, place.right), []):
+            a = seen.left[f"in.{i}"]
+            causes.add(relation(a, fitted(seen.forced[f"in.{j}"], a.shape)))
+    return causes.pop() if len(causes) == 1 else None
+
+
+def explain_training(
+    bench: Bench, left: Graph, right: Graph, pairs: Mapping[int, int], judged: Judged, seen: Replays
+) -> dict[str, str]:
+    """Write causes into differences of gradients and statistics.
+
+    Returns:
+        Variants that make the frameworks' own rules equal, by function; none where a difference
+        of statistics has another cause.
+    """
+    of = {(left.calls[i].owner, right.calls[j].owner): (i, j) for i, j in pairs.items()}
+    tables = [d for d in judged.differences if d.what == "gradients" and d.kind == "embedding"]
+    if tables and bench.is_suspect:
+        found = bench.trained({"embedding": "without_padding_row"})
+        for d in tables:
+            if _vanish(d, left, right, of, found, seen, "grad"):
+                d.cause = "the padding row learns in the reference alone (padding_idx)"
+    statistics = [d for d in judged.differences if d.what == "statistics" and d.cause is None]
+    if not statistics or not bench.is_suspect:
+        return {}
+    momenta = {left.calls[i].settings.get("momentum") for i, _ in of.values()}
+    kept = [m for m in momenta if m is not None]
+    for key in ["biased_variance", *(f"kept={k}" for k in sorted(kept))]:
+        remaining = [d for d in statistics if d.cause is None]
+        found = bench.trained({"batch_norm": key}) if remaining else {}
+        for d in remaining:
+            if _vanish(d, left, right, of, found, seen, "moved"):
+                d.is_rule = key == "biased_variance"
+                d.cause = BIASED if d.is_rule else _momentum(d, left, right, of)
+    return {"batch_norm": "biased_variance"} if all(d.is_rule for d in statistics) else {}
+
+
+def _vanish(
+    d: Difference,
+    left: Graph,
+    right: Graph,
+    of: Mapping[tuple[str, str], tuple[int, int]],
+    found: Arrays,
+    seen: Replays,
+    what: str,
+) -> bool:
+    for place in d.places:
+        i, j = of[place.left, place.right]
+        target = seen.left_train[f"{what}|{left.calls[i].key}|{d.left}"]
+        mine = found.get(f"{what}|{right.calls[j].key}|{d.right}")
+        if mine is None or not gap(target, mine).within(LOCAL_GRADIENT):
+            return False
+    return True
+
+
+def _momentum(
+    d: Difference,
+    left: Graph,
+    right: Graph,
+    of: Mapping[tuple[str, str], tuple[int, int]],
+) -> str:
+    i, j = of[d.places[0].left, d.places[0].right]
+    a, b = (g.calls[n].settings["momentum"] for g, n in ((left, i), (right, j)))
+    if d.left == "moving_mean":
+        return f"momentum {short(a)} | {short(b)}"
+    parts = [f"momentum {short(a)} | {short(b)}"] if a != b else []
+    return ", ".join([*parts, BIASED])

@@ -1,0 +1,1 @@
+"""Two recorded models as graphs of calls: alignment, comparison, verdict. NumPy only."""

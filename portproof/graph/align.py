@@ -1,0 +1,209 @@
+"""Pair the calls of two models without names: by what leads to each, and what follows.
+
+A wrong pairing can raise a false alarm or put one in the wrong place. It cannot make two models
+that differ pass, for a pass needs the outputs to agree from the inputs on, with all weights drawn
+at random and none left over.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from portproof.graph.calls import Call, Graph, Pred
+
+OPTIONAL = frozenset(
+    ["bias", "beta", "gamma", "recurrent_bias", "moving_mean", "moving_variance", "token"]
+)
+"""Roles that a call of the same kind may do without."""
+# Families of operations that both frameworks surely name; others say nothing about likeness.
+SURE = frozenset(["maxpool", "avgpool", "mean", "concat", "add", "mul", "softmax"])
+
+
+@dataclass
+class Alignment:
+    """Which call of the reference is which of the suspect."""
+
+    pairs: dict[int, int] = field(default_factory=dict)
+    how: dict[int, str] = field(default_factory=dict)
+    """For each pair: `whole graph`, `ancestors`, `descendants`, `neighbours` or `named`."""
+
+
+def signature(call: Call) -> tuple[Hashable, ...]:
+    """Return what a call must share with its counterpart: kind and shapes of weights."""
+    kernel = call.roles.get("kernel", [])
+    if call.kind == "conv" and kernel and set(kernel[:-2]) == {1} and _is_point(call):
+        return ("dense", ("kernel", tuple(kernel[-2:])))  # a 1×1 convolution of a single point
+    needed = {name: tuple(s) for name, s in call.roles.items() if name not in OPTIONAL}
+    if needed:
+        return (call.kind, *sorted(needed.items()))
+    return (call.kind, *sorted({tuple(s) for s in call.roles.values()}))
+
+
+def _is_point(call: Call) -> bool:
+    return set(call.in_shape[1:-1]) <= {1}
+
+
+def align(left: Graph, right: Graph, named: Sequence[tuple[str, str]] = ()) -> Alignment:
+    """Pair the calls of two graphs.
+
+    Args:
+        left: the reference.
+        right: the suspect.
+        named: owners that a user says belong together.
+    """
+    found = Alignment()
+    marks: tuple[dict[int, str], dict[int, str]] = ({}, {})
+
+    def add(i: int, j: int, how: str) -> None:
+        found.pairs[i], found.how[i] = j, how
+        marks[0][i] = marks[1][j] = f"pair {len(found.pairs)}"
+
+    for a, b in named:
+        ours = [i for i, c in enumerate(left.calls) if c.owner == a]
+        theirs = [j for j, c in enumerate(right.calls) if c.owner == b]
+        for i, j in zip(ours, theirs, strict=False):
+            add(i, j, "named")
+    stages = [("whole graph", True), ("whole graph", False), ("ancestors", False),
+              ("descendants", True), ("descendants", False),
+              *((f"neighbours {n}", False) for n in range(4, -1, -1))]  # fmt: skip
+    step = 0
+    while step < len(stages):
+        stage, with_operations = stages[step]
+        colours = [
+            _colours(graph, mark, stage, with_operations)
+            for graph, mark in zip((left, right), marks, strict=True)
+        ]
+        taken = set(found.pairs.values())
+        ours = [i for i in range(len(left.calls)) if i not in found.pairs]
+        theirs = [j for j in range(len(right.calls)) if j not in taken]
+        how = stage.rstrip(" 0123456789")
+        if how == "neighbours":
+            fresh = list(_common(ours, theirs, *colours))
+            for i, j in fresh:
+                add(i, j, how)
+            step = 0 if fresh else step + 1
+            continue
+        fresh = _alike((left, right), (ours, theirs), colours)
+        for i, j in fresh:
+            add(i, j, how)
+        step += not fresh
+    return found
+
+
+def _alike(
+    graphs: tuple[Graph, Graph], ids: tuple[list[int], list[int]], colours: list[dict[int, str]]
+) -> list[tuple[int, int]]:
+    """Return calls of a colour that only one has on each side; else one pair of the first tie."""
+    groups: list[dict[str, list[int]]] = [defaultdict(list), defaultdict(list)]
+    for group, own, colour in zip(groups, ids, colours, strict=True):
+        for i in own:
+            group[colour[i]].append(i)
+    both = [
+        (xs, groups[1][c]) for c, xs in groups[0].items() if len(xs) == len(groups[1].get(c, ()))
+    ]
+    single = [(xs[0], ys[0]) for xs, ys in both if len(xs) == 1]
+    if single or not both:
+        return single
+    (i, *_), ys = both[0]
+    name = graphs[0].calls[i].owner
+    return [(i, max(ys, key=lambda j: (likeness(name, graphs[1].calls[j].owner), -j)))]
+
+
+def likeness(a: str, b: str) -> float:
+    """Return how many words two owners' names share; only ties are settled by it."""
+    mine, theirs = (Counter(_words(name)) for name in (a, b))
+    return sum((mine & theirs).values()) / max(sum((mine | theirs).values()), 1)
+
+
+def _words(name: str) -> list[str]:
+    words = "".join(c if c.isalnum() else " " for c in name.lower().replace("_", " ")).split()
+    return [w for word in words for w in (word, word[0])]
+
+
+def _hash(*parts: object) -> str:
+    return hashlib.md5(repr(parts).encode(), usedforsecurity=False).hexdigest()[:16]
+
+
+def _colours(
+    graph: Graph, marks: dict[int, str], stage: str, with_operations: bool
+) -> dict[int, str]:
+    """Return each call's colour: equal colours may be paired at this stage."""
+    calls = graph.calls
+    base = {
+        i: _hash(
+            signature(c),
+            marks.get(i),
+            sorted({op.name for op in c.between} & SURE) if with_operations else None,
+        )
+        for i, c in enumerate(calls)
+    }
+    turn = _turns(calls)
+    followers = _followers(graph)
+    if stage.startswith("neighbours"):
+        ring = base
+        for _ in range(int(stage.split()[1])):
+            ring = {i: _hash(ring[i], _seen(ring, c.preds), _seen(ring, followers[i]))
+                    for i, c in enumerate(calls)}  # fmt: skip
+        return ring
+    ancestors: dict[int, str] = {}
+    for i, c in enumerate(calls):
+        ancestors[i] = _hash(base[i], _seen(ancestors, c.preds), turn[i])
+    descendants: dict[int, str] = {}
+    for i in reversed(range(len(calls))):
+        descendants[i] = _hash(base[i], _seen(descendants, followers[i]))
+    if stage == "ancestors":
+        return ancestors
+    if stage == "descendants":
+        return descendants
+    return {i: _hash(ancestors[i], descendants[i]) for i in ancestors}
+
+
+def _turns(calls: list[Call]) -> list[int]:
+    """Return, for each call, which use of its weights it is, from 0."""
+    uses = Counter[str]()
+    turns = []
+    for call in calls:
+        turns.append(uses[call.key])
+        uses[call.key] += 1
+    return turns
+
+
+def _followers(graph: Graph) -> dict[int, list[Pred]]:
+    """Return what reads each call: other calls, and outputs by name."""
+    readers: list[tuple[Pred, list[Pred]]] = [(i, c.preds) for i, c in enumerate(graph.calls)]
+    readers += [(f"output {k}", o.preds) for k, o in enumerate(graph.outputs)]
+    found: dict[int, list[Pred]] = defaultdict(list)
+    for name, preds in readers:
+        for p in preds:
+            if isinstance(p, int):
+                found[p].append(name)
+    return found
+
+
+def _seen(colour: dict[int, str], places: Sequence[int | str]) -> list[str]:
+    return sorted(colour[p] if isinstance(p, int) else p for p in places)
+
+
+def _common(
+    a: list[int], b: list[int], left: dict[int, str], right: dict[int, str]
+) -> Iterator[tuple[int, int]]:
+    """Pair calls of equal colours in order: the longest common subsequence."""
+    n, m = len(a), len(b)
+    best = [[0] * (m + 1) for _ in range(n + 1)]
+    for i in range(n - 1, -1, -1):
+        for j in range(m - 1, -1, -1):
+            best[i][j] = (
+                best[i + 1][j + 1] + 1
+                if left[a[i]] == right[b[j]]
+                else max(best[i + 1][j], best[i][j + 1])
+            )
+    i = j = 0
+    while i < n and j < m:
+        if left[a[i]] == right[b[j]]:
+            yield a[i], b[j]
+            i, j = i + 1, j + 1
+        elif best[i + 1][j] >= best[i][j + 1]:
+            i += 1
+        else:
+            j += 1

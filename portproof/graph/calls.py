@@ -1,0 +1,93 @@
+"""A recorded model: its calls that own weights, and what runs between them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+Pred = int | str
+"""The index of a call, or the name of an input (`input0`); `?` where nothing is known."""
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operation without weights, between two calls."""
+
+    name: str
+    """Its family, one word for both frameworks where both have it: `relu`, `maxpool`, `add`."""
+    text: str
+    """As its own framework calls it, with the settings that matter."""
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Call:
+    """One call of a layer, module or function that owns weights."""
+
+    owner: str
+    """The path of the layer or module."""
+    key: str
+    """Which weights it uses: calls with equal keys share them."""
+    kind: str
+    roles: dict[str, list[int]] = field(default_factory=dict)
+    """Shapes of the weights in canonical layout, by role."""
+    frozen: list[str] = field(default_factory=list)
+    """Roles that training leaves alone, statistics aside."""
+    preds: list[Pred] = field(default_factory=list)
+    between: list[Op] = field(default_factory=list)
+    """What runs between the outputs of `preds` and this call, in order."""
+    drops: list[float] = field(default_factory=list)
+    """Dropout rates on that stretch; 0 while recording."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    in_shape: list[int] = field(default_factory=list)
+    out_shape: list[int] = field(default_factory=list)
+    siblings: str = ""
+    """Names the tensor that it reads; calls that read the same one have the same name."""
+
+
+@dataclass
+class Output:
+    """One output of the model."""
+
+    preds: list[Pred]
+    between: list[Op]
+    drops: list[float]
+    shape: list[int]
+
+
+@dataclass
+class Graph:
+    """A whole model, as its program describes it."""
+
+    calls: list[Call]
+    outputs: list[Output]
+    counted: int
+    """Numbers in the weights that the calls use, each once."""
+    total: int
+    """What the framework itself counts: `count_params()` or `sum(p.numel())`."""
+    statistics: int
+    """Numbers in moving statistics, which the first counts and the second does not."""
+    uncovered: list[tuple[str, int]]
+    """Weights that no call uses: name and size."""
+    unreadable: list[str]
+    """Weights that are computed from parameters in a way that cannot be inverted."""
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the graph as JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Graph":
+        """Read what `to_dict` gave.
+
+        Raises:
+            KeyError, TypeError: a field is missing or unknown.
+        """
+        calls = [Call(**{**c, "between": _ops(c["between"])}) for c in data["calls"]]
+        outputs = [Output(**{**o, "between": _ops(o["between"])}) for o in data["outputs"]]
+        uncovered = [(str(name), int(size)) for name, size in data["uncovered"]]
+        return cls(**{**data, "calls": calls, "outputs": outputs, "uncovered": uncovered})
+
+
+def _ops(items: list[Mapping[str, Any]]) -> list[Op]:
+    return [Op(**item) for item in items]

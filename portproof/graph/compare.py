@@ -1,0 +1,375 @@
+"""Judge two replays: calls alone, stretches between calls, outputs, gradients, statistics."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from portproof.graph import gaps
+from portproof.graph.align import Alignment
+from portproof.graph.calls import Call, Graph, Op
+from portproof.graph.gaps import Gap, fitted, gap
+from portproof.graph.verdict import Difference, Place
+
+Arrays = Mapping[str, np.ndarray]
+TRAINING_ONLY = {"momentum", "padding_idx"}
+"""Settings that act in training alone."""
+SPLIT_BIAS = {"recurrent_bias": "bias"}
+
+
+@dataclass
+class Replays:
+    """What the programs found, by pass."""
+
+    left: Arrays
+    """The reference, from the inputs on, in evaluation."""
+    free: Arrays
+    """The suspect, from the inputs on."""
+    forced: Arrays
+    """The suspect, with the reference's numbers handed on at each call."""
+    left_train: Arrays = field(default_factory=dict)
+    right_train: Arrays = field(default_factory=dict)
+    """In training mode, both with the reference's numbers handed on."""
+    left_whole: Arrays = field(default_factory=dict)
+    right_whole: Arrays = field(default_factory=dict)
+    """In training mode, from the inputs on."""
+    smaller: list[tuple[str, Arrays, Arrays]] = field(default_factory=list)
+    """Outputs on other batches: name, reference, suspect."""
+    settled: list[tuple[str, Arrays, Arrays]] = field(default_factory=list)
+    """The same on all batches, with constants rounded to float32 in both, where any were found."""
+
+
+@dataclass
+class Judged:
+    """All that a comparison finds."""
+
+    differences: list[Difference] = field(default_factory=list)
+    outputs: dict[str, Gap] = field(default_factory=dict)
+    settled: dict[str, Gap] = field(default_factory=dict)
+    """The same with constants rounded to float32 in both."""
+    first: tuple[str, str, Gap] | None = None
+    rounding: float = 0.0
+    gradient: float | None = None
+    whole_gradient: Gap | None = None
+    whole_settled: Gap | None = None
+    """The same with the frameworks' rules made equal."""
+    calls_apart: list[int] = field(default_factory=list)
+    """Calls of the reference that give something else alone, fed the same."""
+    stretches_apart: list[int] = field(default_factory=list)
+    """Calls of the reference whose input is another, fed the same before."""
+    end_apart: list[int] = field(default_factory=list)
+    """Outputs that are others behind the same last calls."""
+
+
+class Judge:
+    """Compares two replays of two aligned graphs."""
+
+    def __init__(
+        self, left: Graph, right: Graph, alignment: Alignment, replays: Replays, asked: list[str]
+    ) -> None:
+        self.left, self.right, self.pairs = left, right, alignment.pairs
+        self.replays, self.asked = replays, asked
+        self.found = Judged()
+        self._groups: dict[tuple[str, ...], Difference] = {}
+
+    @property
+    def is_apart_between(self) -> bool:
+        """Whether any stretch between calls, or before an output, differs."""
+        return bool(self.found.stretches_apart or self.found.end_apart)
+
+    @property
+    def has_trained_otherwise(self) -> bool:
+        """Whether gradients or statistics differ."""
+        return any(d.what in ("statistics", "gradients") for d in self.found.differences)
+
+    def forward(self) -> None:
+        """Judge calls, stretches and outputs in evaluation, in the reference's order."""
+        self._unmatched()
+        for i, j in sorted(self.pairs.items()):
+            self._call(i, j)
+        self._outputs()
+
+    def add(
+        self,
+        what: str,
+        kind: str,
+        sides: tuple[str, str],
+        effect: str,
+        place: Place,
+        detail: str = "",
+    ) -> Difference:
+        """Note a difference, with those that are the same elsewhere."""
+        key = (what, kind, *sides, effect, detail)
+        if key not in self._groups:
+            self._groups[key] = Difference(what, kind, *sides, effect, detail=detail)
+            self.found.differences.append(self._groups[key])
+        self._groups[key].places.append(place)
+        return self._groups[key]
+
+    def _unmatched(self) -> None:
+        taken = set(self.pairs.values())
+        for side, graph, ours in (
+            ("left", self.left, set(self.pairs)),
+            ("right", self.right, taken),
+        ):
+            for i, call in enumerate(graph.calls):
+                if i not in ours:
+                    shapes = ", ".join(f"{r} {tuple(s)}" for r, s in call.roles.items())
+                    names = (shapes, "–") if side == "left" else ("–", shapes)
+                    place = Place(*((call.owner, "–") if side == "left" else ("–", call.owner)))
+                    self.add("unmatched", call.kind, names, "output", place)
+            for name, size in graph.uncovered:
+                names = (f"{size:,} values", "–") if side == "left" else ("–", f"{size:,} values")
+                place = Place(*((name, "–") if side == "left" else ("–", name)))
+                self.add("unused weights", "no call", names, "output", place,
+                         "no call was seen to use them, so they are not compared")  # fmt: skip
+            for name in graph.unreadable:
+                place = Place(*((name, "–") if side == "left" else ("–", name)))
+                self.add("computed weights", "no call", ("", ""), "output", place,
+                         "computed from parameters; they cannot be carried over")  # fmt: skip
+
+    def _call(self, i: int, j: int) -> None:
+        """Judge one call, and the stretch before it."""
+        a, b = self.left.calls[i], self.right.calls[j]
+        left, free, forced = self.replays.left, self.replays.free, self.replays.forced
+        place = Place(a.owner, b.owner)
+        out = left[f"out.{i}"]
+        if not np.isfinite(out).all():
+            self.add("NaN", a.kind, ("NaN or infinity", ""), "output", place)
+            return
+        if not out.any():
+            self.add("zero", a.kind, ("all zero", ""), "output", place, "it compares nothing")
+        whole = gap(out, fitted(free[f"out.{j}"], out.shape))
+        if not whole.within(gaps.END_TO_END) and self.found.first is None:
+            self.found.first = (a.owner, b.owner, whole)
+        taken = left[f"in.{i}"]
+        before = gap(taken, fitted(forced[f"in.{j}"], taken.shape))
+        is_apart = not before.within(gaps.CALL)
+        alone = self._alone(i, j, out, is_apart)
+        diff = {k for k in a.settings.keys() | b.settings.keys()
+                if a.settings.get(k) != b.settings.get(k)}  # fmt: skip
+        later = diff & TRAINING_ONLY
+        diff -= later
+        own = Gap(0.0) if alone is None else alone
+        if not own.within(gaps.CALL):
+            self.found.calls_apart.append(i)
+            names = sorted(diff) or ["call"]
+            self.add(", ".join(names), a.kind, _both(a, b, diff), "output", _at(place, own))
+        elif diff:
+            self.add(
+                ", ".join(sorted(diff)), a.kind, _both(a, b, diff), "none", place, "no effect here"
+            )
+        if is_apart:
+            self.found.stretches_apart.append(i)
+            sides = (ops_text(a.between), ops_text(b.between))
+            self.add("between", "before " + a.kind, sides, "output", _at(place, before))
+        for name in sorted(later):
+            self.add(name, a.kind, _both(a, b, {name}), "none", place, "in training only")
+        if Counter(_rounded(a.drops)) != Counter(_rounded(b.drops)):
+            sides = (_rates(a.drops), _rates(b.drops))
+            self.add(
+                "dropout", "before " + a.kind, sides, "none", place, "in training only; 0 here"
+            )
+        if sorted(a.frozen) != sorted(b.frozen):
+            effect = "training" if "gradients" in self.asked else "none"
+            sides = (", ".join(a.frozen) or "none", ", ".join(b.frozen) or "none")
+            self.add("frozen", a.kind, sides, effect, place)
+        small = [g.size for g in (before, own) if g.within(gaps.CALL)]
+        self.found.rounding = max([self.found.rounding, *small])
+
+    def _alone(self, i: int, j: int, out: np.ndarray, is_apart: bool) -> Gap | None:
+        forced = self.replays.forced
+        if f"alone.{j}" in forced:
+            return gap(out, fitted(forced[f"alone.{j}"], out.shape))
+        return None if is_apart else gap(out, fitted(forced[f"out.{j}"], out.shape))
+
+    def _outputs(self) -> None:
+        left, free, forced = self.replays.left, self.replays.free, self.replays.forced
+        rows = len(left["final.0"])
+        several = len(self.left.outputs) > 1
+        for k in range(len(self.left.outputs)):
+            name = f"final.{k}"
+            label = f"output {k}" if several else "output"
+            for batch, a, b in [(f"batch of {rows}", left, free), *self.replays.smaller]:
+                self.found.outputs[f"{label}, {batch}"] = gap(a[name], b[name])
+            ours, theirs = self.left.outputs[k], self.right.outputs[k]
+            end = gap(left[name], forced[name])
+            place = Place("the last call", label)
+            sides = (ops_text(ours.between), ops_text(theirs.between))
+            if not end.within(gaps.CALL):
+                self.found.end_apart.append(k)
+                self.add("between", "before the " + label, sides, "output", _at(place, end))
+            else:
+                self.found.rounding = max(self.found.rounding, end.size)
+            if not (left[name] - left[name][:1]).any():
+                same = ("the same for every sample", "")
+                self.add("zero", label, same, "output", place, "it compares nothing")
+            if Counter(_rounded(ours.drops)) != Counter(_rounded(theirs.drops)):
+                sides = (_rates(ours.drops), _rates(theirs.drops))
+                self.add(
+                    "dropout",
+                    "before the " + label,
+                    sides,
+                    "none",
+                    place,
+                    "in training only; 0 here",
+                )
+
+    def outputs_settled(self) -> None:
+        """Judge the outputs once more, with constants rounded to float32 in both."""
+        for batch, a, b in self.replays.settled:
+            for k in range(len(self.left.outputs)):
+                self.found.settled[f"output {k}, {batch}"] = gap(a[f"final.{k}"], b[f"final.{k}"])
+
+    def gradients(self) -> None:
+        """Judge training mode: what calls give, gradients to weights and outputs, statistics."""
+        largest = 0.0
+        a_train, b_train = self.replays.left_train, self.replays.right_train
+        reached = self._reached()
+        for i, j in sorted(self.pairs.items()):
+            a, b = self.left.calls[i], self.right.calls[j]
+            place = Place(a.owner, b.owner)
+            is_apart = i in self.found.calls_apart
+            before_apart = i in self.found.stretches_apart
+            out = a_train[f"out.{i}"]
+            moved = gap(out, fitted(b_train[f"out.{j}"], out.shape))
+            if not is_apart and not before_apart and not moved.within(gaps.CALL):
+                self.add("training mode", a.kind, ("", ""), "training", _at(place, moved))
+            for what, limit in (("grad", gaps.LOCAL_GRADIENT), ("moved", gaps.LOCAL_GRADIENT)):
+                size = self._roles(what, i, j, limit, is_apart or before_apart, place)
+                largest = max(largest, size)
+            leaf = a_train.get(f"leaf.{i}")
+            if leaf is None or f"leaf.{j}" not in b_train:
+                continue
+            if not leaf.any():
+                if i in reached:
+                    self.add("zero", a.kind, ("no output changes with it", ""), "output", place,
+                             "what follows it is not compared")  # fmt: skip
+                continue
+            behind = gap(leaf, fitted(b_train[f"leaf.{j}"], leaf.shape))
+            if behind.within(gaps.LOCAL_GRADIENT):
+                largest = max(largest, behind.size)
+            elif not self._follows_a_difference(i):
+                self.add("gradients", "behind " + a.kind, ("", ""), "training", _at(place, behind))
+        self._unmoved(reached)
+        self.found.gradient, self.found.whole_gradient = largest, self.whole()
+
+    def _unmoved(self, reached: set[int]) -> None:
+        """Report calls that lead to an output and whose weights have no gradient from it."""
+        for i, j in sorted(self.pairs.items()):
+            a = self.left.calls[i]
+            trained = [f"grad|{a.key}|{role}" for role in a.roles]
+            found = [self.replays.left_whole[n] for n in trained if n in self.replays.left_whole]
+            if found and i in reached and not any(g.any() for g in found):
+                place = Place(a.owner, self.right.calls[j].owner)
+                self.add("zero", a.kind, ("no output moves with its weights", ""), "output", place,
+                         "it compares nothing")  # fmt: skip
+
+    def whole(self) -> Gap:
+        """Return the largest gap of gradients and statistics through the whole model."""
+        a, b = self.replays.left_whole, self.replays.right_whole
+        names = [name for name in sorted(a) if name.startswith("input.")]
+        sizes = [gap(a[name], b[name]) for name in names]
+        sizes += [self._whole(i, j) for i, j in sorted(self.pairs.items())]
+        return max(sizes, key=lambda g: g.size, default=Gap(0.0))
+
+    def _roles(
+        self, what: str, i: int, j: int, limit: float, is_apart: bool, place: Place
+    ) -> float:
+        """Judge one call's gradients or statistics; return the largest gap that is rounding."""
+        a, b = self.left.calls[i], self.right.calls[j]
+        ours, theirs = self.replays.left_train, self.replays.right_train
+        floor = gaps.NOISE * self._largest(ours, what, a)
+        rounding = 0.0
+        for role in sorted(b.roles):
+            mine = ours.get(f"{what}|{a.key}|{role}")
+            if mine is None and role in SPLIT_BIAS and role not in a.roles:
+                mine = ours.get(f"{what}|{a.key}|{SPLIT_BIAS[role]}")
+            other = theirs.get(f"{what}|{b.key}|{role}")
+            if mine is None or other is None:
+                continue
+            if what == "moved" and role in a.roles:
+                floor = 0.0
+            g = gap(mine, fitted(other, mine.shape), floor)
+            if g.within(limit):
+                rounding = max(rounding, g.size)
+            elif not is_apart:
+                name = "statistics" if what == "moved" else "gradients"
+                self.add(name, a.kind, (role, role), "training", _at(place, g))
+        return rounding
+
+    def _whole(self, i: int, j: int) -> Gap:
+        """Return the largest gap of a call's gradients and statistics through the whole model."""
+        a, b = self.left.calls[i], self.right.calls[j]
+        ours, theirs = self.replays.left_whole, self.replays.right_whole
+        worst = Gap(0.0)
+        for what in ("grad", "moved"):
+            floor = gaps.NOISE * self._largest(ours, what, a)
+            for role in b.roles:
+                mine, other = (
+                    ours.get(f"{what}|{a.key}|{role}"),
+                    theirs.get(f"{what}|{b.key}|{role}"),
+                )
+                if mine is not None and other is not None:
+                    g = gap(mine, fitted(other, mine.shape), floor)
+                    worst = max(worst, g, key=lambda g: g.size)
+        return worst
+
+    def _largest(self, arrays: Arrays, what: str, call: Call) -> float:
+        found = [arrays.get(f"{what}|{call.key}|{role}") for role in call.roles]
+        return max((float(np.abs(f).max()) for f in found if f is not None and f.size), default=0.0)
+
+    def _reached(self) -> set[int]:
+        """Return the reference's calls that lead to an output."""
+        open_ends = [p for o in self.left.outputs for p in o.preds if isinstance(p, int)]
+        reached: set[int] = set()
+        while open_ends:
+            i = open_ends.pop()
+            if i not in reached:
+                reached.add(i)
+                open_ends += [p for p in self.left.calls[i].preds if isinstance(p, int)]
+        return reached
+
+    def _follows_a_difference(self, i: int) -> bool:
+        """Return whether a call or a stretch right behind this one differs already."""
+        apart = set(self.found.calls_apart) | set(self.found.stretches_apart)
+        behind = [n for n, c in enumerate(self.left.calls) if i in c.preds]
+        ends = [k for k, o in enumerate(self.left.outputs) if i in o.preds]
+        return bool(apart & set(behind)) or bool(set(ends) & set(self.found.end_apart))
+
+
+def ops_text(ops: list[Op]) -> str:
+    """Return a stretch's operations in a line."""
+    return " ".join(op.text for op in ops) or "nothing"
+
+
+def _at(place: Place, g: Gap) -> Place:
+    return Place(place.left, place.right, g.size)
+
+
+def _both(a: Call, b: Call, names: set[str]) -> tuple[str, str]:
+    def text(call: Call) -> str:
+        values = [call.settings.get(name) for name in sorted(names)]
+        return ", ".join(short(v) for v in values)
+
+    return text(a), text(b)
+
+
+def short(value: Any) -> str:
+    """Return a setting in few characters: one number where all axes have the same."""
+    if isinstance(value, list) and value and all(v == value[0] for v in value):
+        return short(value[0]) if not isinstance(value[0], list) else json.dumps(value[0])
+    return (
+        "–" if value is None else f"{value:.6g}" if isinstance(value, float) else json.dumps(value)
+    )
+
+
+def _rounded(rates: list[float]) -> list[float]:
+    return [round(r, 6) for r in rates if r]
+
+
+def _rates(rates: list[float]) -> str:
+    return ", ".join(f"{r:g}" for r in _rounded(rates)) or "none"

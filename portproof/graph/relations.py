@@ -1,0 +1,75 @@
+"""What one array is of another, where only one side does something: tried, never assumed."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from portproof.graph.gaps import CALL, gap
+
+
+def _softmax(a: np.ndarray) -> np.ndarray:
+    e = np.exp(a - a.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+_STEPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "ReLU": lambda a: np.maximum(a, 0),
+    "the sigmoid": lambda a: 1 / (1 + np.exp(-a)),
+    "softmax": _softmax,
+    "tanh": np.tanh,
+    "SiLU (swish)": lambda a: a / (1 + np.exp(-a)),
+    "the absolute value": np.abs,
+}
+_LARGEST = 100_000
+"""Numbers up to which shifts are tried by fitting."""
+
+
+def relation(reference: np.ndarray, suspect: np.ndarray) -> str | None:
+    """Return what one of two arrays is of the other, reproduced to rounding; None: not found."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        for name, step in _STEPS.items():
+            if reference.shape == suspect.shape and reference.ndim > 1:
+                if gap(reference, step(suspect)).within(CALL):
+                    return f"{name} in the reference alone"
+                if gap(step(reference), suspect).within(CALL):
+                    return f"{name} in the suspect alone"
+    return _exchanged(reference, suspect) or _scaled(reference, suspect)
+
+
+def _exchanged(a: np.ndarray, b: np.ndarray) -> str | None:
+    """Try axes in another order, and axes read backwards."""
+    if a.ndim != b.ndim or a.ndim < 2:
+        return None
+    for first in range(a.ndim):
+        for second in range(first + 1, a.ndim):
+            turned = b.swapaxes(first, second)
+            if turned.shape == a.shape and gap(a, turned).within(CALL):
+                return f"axes {first} and {second} exchanged"
+    if a.shape == b.shape:
+        for axis in range(1, a.ndim):
+            if gap(a, np.flip(b, axis)).within(CALL):
+                return f"axis {axis} read backwards"
+    return None
+
+
+def _scaled(a: np.ndarray, b: np.ndarray) -> str | None:
+    """Try a factor and a shift, the same everywhere or for each channel."""
+    if a.shape != b.shape or a.ndim < 2 or a.size > _LARGEST or len(a) * a[0].size < 8:
+        return None
+    x, y = b.reshape(-1, b.shape[-1]), a.reshape(-1, a.shape[-1])
+    for by_channel in (False, True):
+        us, vs = (x, y) if by_channel else (x.reshape(-1, 1), y.reshape(-1, 1))
+        if len(us) < 4:
+            continue
+        center = us - us.mean(0)
+        spread = (center**2).sum(0)
+        if not spread.all():
+            continue
+        factor = (center * vs).sum(0) / spread
+        shift = vs.mean(0) - factor * us.mean(0)
+        if gap(vs, us * factor + shift).within(CALL):
+            if by_channel:
+                return "each channel times a factor and shifted, in one of the two alone"
+            moved = abs(float(shift[0])) > CALL * float(np.abs(a).max())
+            return f"{factor[0]:.9g} × the suspect's{f' + {shift[0]:.6g}' if moved else ''}"
+    return None

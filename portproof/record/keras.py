@@ -1,0 +1,284 @@
+"""Record and replay any Keras 3 model, on the backend that Keras runs on."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from portproof.graph.calls import Graph, Output
+from portproof.record import keras_steps
+from portproof.record.keras_gradients import differentiate
+from portproof.record.keras_layers import Role
+from portproof.record.keras_recorder import Recorder, Replay, numbers
+from portproof.record.keras_watch import recording
+from portproof.record.program import Arrays, Batch, SetUpError, one_line
+
+OUTPUT_SEED = 10**6
+"""Seeds of the factors of the outputs' sum, beyond those of any call."""
+_RATES = ("rate", "drop_path_rate", "drop_prob", "stddev", "dropout", "recurrent_dropout")
+
+
+def use_float64() -> None:
+    """Let what is built from here on compute in float64."""
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    from keras.src.backend.common import dtypes
+
+    # On every backend but TensorFlow Keras takes float64 times float64 for float32.
+    dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+
+
+def open_model(model: Any) -> tuple["KerasModel", dict[str, Any]]:
+    """Wrap a model.
+
+    Raises:
+        SetUpError: it computes in another precision than float64 by its own will.
+    """
+    if model.compute_dtype != "float64":
+        raise SetUpError(
+            f"the model computes in {model.compute_dtype}; leave its dtype to Keras's own policy"
+        )
+    backend = keras.backend.backend()
+    return KerasModel(model), {"framework": f"keras {keras.__version__} on {backend}"}
+
+
+class KerasModel:
+    """A model that describes itself and replays."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.recorder: Recorder
+        self.example: list[np.ndarray] = []
+
+    def describe(self, inputs: list[np.ndarray]) -> dict[str, Any]:
+        """Return the graph of calls, as `Graph.to_dict` gives it."""
+        self.example = inputs
+        try:
+            if not self.model.built:
+                self._call([ops.convert_to_tensor(x[:1]) for x in inputs], False)
+            recorder, outs = self._run(inputs, Replay())
+        except SetUpError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+            wanted = getattr(self.model, "input_shape", None)
+            hint = f"; it takes {wanted}" if wanted else ""
+            raise SetUpError(
+                f"the model does not take inputs of shape {shapes}{hint}: {one_line(error)}"
+            ) from error
+        if not self.model.weights:
+            raise SetUpError("the model has no weights: there is nothing to compare")
+        self.recorder = recorder
+        covered = {id(r.variable): r for live in recorder.live for r in live.roles.values()}
+        constants = {
+            id(v)
+            for layer in self.model._flatten_layers()
+            if isinstance(layer, keras.layers.Normalization)
+            for v in layer.weights
+        }
+        weights = {id(v): v for v in self.model.weights}
+        size = {key: int(np.prod(v.shape)) for key, v in weights.items()}
+        uncovered = [
+            (v.path, size[key])
+            for key, v in weights.items()
+            if key not in covered | dict.fromkeys(constants)
+        ]
+        statistics = [
+            k for k in size if k in constants or (k in covered and covered[k].is_statistic)
+        ]
+        total = int(self.model.count_params())
+        return Graph(
+            recorder.calls,
+            [self._output(recorder, o) for o in outs],
+            sum(size.values()) - sum(n for _, n in uncovered),
+            total,
+            sum(size[k] for k in statistics),
+            uncovered,
+            [],
+            {
+                "inputs": ["as given"] * len(inputs),
+                "count_params()": total,
+                "training": keras_steps.described(self.model),
+            },
+        ).to_dict()
+
+    def fill(self, weights: Mapping[str, np.ndarray]) -> list[str]:
+        """Put canonical weights in place, and return those that did not stay."""
+        roles = self._roles(self.recorder)
+        for key, role in roles.items():
+            if key not in weights:
+                continue
+            shape = tuple(role.variable.shape)
+            if role.part is None:
+                role.variable.assign(role.native(weights[key]).reshape(shape))
+            else:
+                whole = numbers(role.variable)
+                whole[role.part] = weights[key]
+                role.variable.assign(whole)
+        return [
+            key
+            for key, role in roles.items()
+            if key in weights and not np.array_equal(_read(role), weights[key])
+        ]
+
+    def replay(self, inputs: list[np.ndarray], how: Mapping[str, Any], given: Arrays) -> Arrays:
+        """Run the model and return what was seen; `how` and `given` as on the other side."""
+        try:
+            return self._replay(inputs, how, given, any_shape=True)
+        except Exception:
+            if not given:
+                raise
+            return self._replay(inputs, how, given, any_shape=False)
+
+    def _replay(
+        self, inputs: list[np.ndarray], how: Mapping[str, Any], given: Arrays, any_shape: bool
+    ) -> Arrays:
+        replay = Replay(given, how.get("seeds", {}), bool(how.get("train")), any_shape)
+        if replay.train:
+            return self._train(inputs, replay)
+        recorder, outs = self._run(inputs, replay)
+        self.recorder = recorder
+        finals = {f"final.{i}": numbers(o) for i, o in enumerate(outs)}
+        return finals if how.get("outputs_only") else {**replay.tensors, **finals}
+
+    def train(self, batches: list[Batch]) -> Arrays:
+        """Train with the compiled loss and optimizer, dropout at 0; return weights by step."""
+
+        def weights() -> Arrays:
+            return {key: _read(role) for key, role in self._roles(self.recorder).items()}
+
+        with _nothing_dropped(self.model):
+            return keras_steps.train(self.model, batches, weights, self._structured)
+
+    def vary(self, trials: list[dict[str, Any]], given: Arrays) -> Arrays:
+        """Return nothing: single calls are varied in torch, whose functions take settings."""
+        return {}
+
+    def _run(self, inputs: list[np.ndarray], replay: Replay) -> tuple[Recorder, list[Any]]:
+        return self._forward([ops.convert_to_tensor(x) for x in inputs], replay)
+
+    def _forward(self, xs: list[Any], replay: Replay) -> tuple[Recorder, list[Any]]:
+        recorder = Recorder(replay, xs)
+        with recording(recorder):
+            out = self._call(xs, replay.train)
+        outs = [t for t in keras.tree.flatten(out) if ops.is_tensor(t)]
+        if not outs:
+            raise SetUpError(f"the model returned {type(out).__name__}, which holds no tensor")
+        return recorder, outs
+
+    def _call(self, xs: list[Any], training: bool) -> Any:
+        return self.model(self._structured(xs), training=training)
+
+    def _structured(self, xs: list[Any]) -> Any:
+        """Return inputs in the structure that the model takes."""
+        structure = getattr(self.model, "_inputs_struct", None)
+        if isinstance(structure, dict):
+            if len(structure) != len(xs):
+                raise SetUpError(f"the model takes {len(structure)} inputs; received {len(xs)}")
+            return dict(zip(structure, xs, strict=True))
+        return xs if len(xs) > 1 else xs[0]
+
+    def _output(self, recorder: Recorder, t: Any) -> Output:
+        tag = recorder.tag(t)
+        return Output(sorted(tag.preds, key=str), list(tag.ops), list(tag.drops), list(t.shape))
+
+    def _roles(self, recorder: Recorder) -> dict[str, Role]:
+        return {
+            f"{call.key}|{name}": role
+            for call, live in zip(recorder.calls, recorder.live, strict=True)
+            for name, role in live.roles.items()
+        }
+
+    def _train(self, inputs: list[np.ndarray], replay: Replay) -> Arrays:
+        """Return what one training pass gives: gradients of the sums, and moved statistics."""
+        for i, (call, live) in enumerate(zip(self.recorder.calls, self.recorder.live, strict=True)):
+            wanted = replay.force.get(f"out.{i}")
+            if wanted is None or len(wanted.shape) != len(call.out_shape):
+                continue
+            if not replay.any_shape and list(wanted.shape[1:]) != call.out_shape[1:]:
+                continue
+            native = live.native(wanted, _Shape(self._native_shape(i, wanted)), False)
+            if native is not None:
+                replay.leaves[i] = ops.convert_to_tensor(native)
+        kept = [numbers(v) for v in self.model.non_trainable_variables]
+        roles = self._roles(self.recorder)
+        trained = {id(r.variable): r.variable for r in roles.values() if r.variable.trainable}
+        boxes: list[Recorder] = []
+
+        def total(leaves: dict[int, Any], xs: list[Any]) -> tuple[Any, dict[str, Any]]:
+            replay.leaves, replay.sums, replay.tensors = leaves, [], {}
+            recorder, outs = self._forward(xs, replay)
+            boxes.append(recorder)
+            for i, out in enumerate(outs):
+                factors = np.random.default_rng(OUTPUT_SEED + i).normal(size=tuple(out.shape))
+                replay.sums.append(ops.sum(out * ops.convert_to_tensor(factors)))
+            seen = {**replay.tensors, **{f"final.{i}": o for i, o in enumerate(outs)}}
+            return sum(replay.sums[1:], replay.sums[0]), seen
+
+        with _nothing_dropped(self.model):
+            grads, leaf_grads, input_grads, seen, moved = differentiate(
+                total,
+                list(trained.values()),
+                replay.leaves,
+                [ops.convert_to_tensor(x) for x in inputs],
+                self.model.non_trainable_variables,
+            )
+        lives = boxes[-1].live
+        found: Arrays = {}
+        for name, value in seen.items():
+            kind, _, index = name.partition(".")
+            a = numbers(value)
+            found[name] = lives[int(index)].canonical(a, False) if kind == "out" else a
+        found |= {f"leaf.{i}": lives[i].canonical(g, False) for i, g in leaf_grads.items()}
+        found |= {f"input.{i}": g for i, g in input_grads.items()}
+        by_id = dict(zip(trained, grads, strict=True))
+        for key, role in roles.items():
+            if role.is_statistic:
+                found[f"moved|{key}"] = role.canonical(moved[id(role.variable)])
+            elif id(role.variable) in by_id:
+                g = by_id[id(role.variable)]
+                found[f"grad|{key}"] = role.canonical(g if role.part is None else g[role.part])
+        for v, a in zip(self.model.non_trainable_variables, kept, strict=True):
+            v.assign(a)
+        return found
+
+    def _native_shape(self, index: int, wanted: np.ndarray) -> tuple[int, ...]:
+        return (len(wanted), *self.recorder.native_shapes[index][1:])
+
+
+class _Shape:
+    """Stands for a tensor where only its shape is asked."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+
+def _read(role: Role) -> np.ndarray:
+    a = numbers(role.variable)
+    return role.canonical(a if role.part is None else a[role.part])
+
+
+@contextmanager
+def _nothing_dropped(model: Any) -> Iterator[None]:
+    """Put every dropout rate to 0, and back behind."""
+    kept = []
+    for layer in model._flatten_layers():
+        for name in _RATES:
+            if isinstance(getattr(type(layer), name, None), property):
+                continue  # an attention's rate is that of a Dropout layer within it
+            value = getattr(layer, name, None)
+            if isinstance(value, int | float) and not isinstance(value, bool) and value:
+                kept.append((layer, name, value))
+                setattr(layer, name, 0.0)
+    try:
+        yield
+    finally:
+        for layer, name, value in kept:
+            setattr(layer, name, value)

@@ -1,0 +1,299 @@
+"""Which Keras layers own weights, in which roles, with which settings; and what the others do."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers as L
+
+from portproof.adapter import adapter_of, parts
+from portproof.graph.calls import Op
+
+Array = np.ndarray
+
+
+@dataclass
+class Role:
+    """One weight of a layer: its variable and two layouts."""
+
+    variable: Any
+    canonical: Callable[[Array], Array] = lambda a: a
+    native: Callable[[Array], Array] = lambda a: a
+    """The inverse of `canonical`, up to the variable's shape."""
+    part: int | None = None
+    """The row of the variable, where roles share one."""
+    is_statistic: bool = False
+
+
+# The first that a layer is an instance of.
+KINDS: list[tuple[Any, str]] = [
+    (L.DepthwiseConv2D, "conv"),
+    (L.DepthwiseConv1D, "conv"),
+    ((L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose), "deconv"),
+    ((L.SeparableConv1D, L.SeparableConv2D), "separable"),
+    ((L.Conv1D, L.Conv2D, L.Conv3D), "conv"),
+    ((L.Dense, L.EinsumDense), "dense"),
+    (L.BatchNormalization, "batch_norm"),
+    (L.LayerNormalization, "layer_norm"),
+    (L.RMSNormalization, "rms_norm"),
+    (L.GroupNormalization, "group_norm"),
+    (L.Embedding, "embedding"),
+    (L.LSTM, "lstm"),
+    (L.GRU, "gru"),
+    (L.SimpleRNN, "rnn"),
+    (L.PReLU, "prelu"),
+]
+# Layers of keras.applications and keras-hub that own a weight and cannot be imported without them.
+BY_NAME = {"LayerScale": "scale", "PositionEmbedding": "shift"}
+
+
+def own_variables(layer: Any) -> list[Any]:
+    """Return the weights that a layer holds itself, apart from random states."""
+    return [
+        v
+        for v in [*layer._trainable_variables, *layer._non_trainable_variables]
+        if "seed" not in v.name
+    ]
+
+
+def kind_of(layer: Any) -> str | None:
+    """Return what a layer is; None where it owns no weights, or its parts own them."""
+    adapter = adapter_of(layer)
+    if adapter is not None:
+        return adapter.kind
+    for classes, kind in KINDS:
+        if isinstance(layer, classes):
+            return kind
+    if type(layer).__name__ in BY_NAME and own_variables(layer):
+        return BY_NAME[type(layer).__name__]
+    if isinstance(layer, L.Normalization | keras.Model) or not own_variables(layer):
+        return None
+    return None if has_parts(layer) else f"{type(layer).__name__} (unknown)"
+
+
+def has_parts(layer: Any) -> bool:
+    """Return whether a layer is made of layers."""
+    return bool(list(layer._flatten_layers(include_self=False)))
+
+
+def contracted(layer: Any) -> int:
+    """Return how many of its input's last axes a dense layer sums over."""
+    if not isinstance(layer, L.EinsumDense):
+        return 1
+    taken, kernel = layer.equation.replace(" ", "").split("->")[0].split(",")
+    return sum(letter in kernel for letter in taken)
+
+
+def produced(layer: Any) -> int:
+    """Return how many of its output's last axes a dense layer makes."""
+    return layer.kernel.ndim - contracted(layer) if isinstance(layer, L.EinsumDense) else 1
+
+
+def roles_of(layer: Any, kind: str) -> dict[str, Role]:
+    """Return a layer's weights by role, in canonical layout."""
+    adapter = adapter_of(layer)
+    if adapter is not None:
+        return {role: Role(*parts(weight)) for role, weight in adapter.roles(layer).items()}
+    if kind in ("lstm", "gru", "rnn"):
+        return _recurrent_roles(layer.cell, kind)
+    if kind.endswith("(unknown)"):
+        return {v.name: Role(v) for v in own_variables(layer)}
+    if kind in ("scale", "shift"):
+        role = "gamma" if kind == "scale" else "beta"
+        return {role: Role(own_variables(layer)[0], lambda a: a.squeeze())}
+    held = {role: getattr(layer, name, None) for role, name in _ATTRIBUTES.get(kind, _USUAL)}
+    roles = {
+        role: Role(v, is_statistic=role.startswith("moving"))
+        for role, v in held.items()
+        if v is not None
+    }
+    if isinstance(layer, L.EinsumDense):
+        n = contracted(layer)
+        roles["kernel"].canonical = lambda a: a.reshape(int(np.prod(a.shape[:n])), -1)
+        if "bias" in roles:
+            roles["bias"].canonical = lambda a: a.reshape(-1)
+    elif isinstance(layer, L.DepthwiseConv2D | L.DepthwiseConv1D):
+        rank = len(layer.kernel_size)  # (*s, C, M) to (*s, 1, C·M): channel c·M + m
+        roles["kernel"].canonical = lambda a: a.reshape(*a.shape[:rank], 1, -1)
+    elif kind == "deconv":
+        roles["kernel"].canonical = lambda a: a.swapaxes(-1, -2)  # (*s, out, in) to (*s, in, out)
+        roles["kernel"].native = lambda a: a.swapaxes(-1, -2)
+    elif kind == "prelu" and layer.shared_axes:
+        roles["alpha"].canonical = lambda a: a.reshape(-1, a.shape[-1]).squeeze(0)
+    return roles
+
+
+_USUAL = [(n, n) for n in ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")]
+# Where a kind's attributes have other names than its roles, or others besides.
+_ATTRIBUTES = {
+    "embedding": [("table", "embeddings")],
+    "prelu": [("alpha", "alpha")],
+    "rms_norm": [("gamma", "scale")],
+}
+
+
+def _recurrent_roles(cell: Any, kind: str) -> dict[str, Role]:
+    roles = {"kernel": Role(cell.kernel), "recurrent": Role(cell.recurrent_kernel)}
+    if cell.bias is None:
+        return roles
+    if kind == "gru" and cell.reset_after:  # one variable (2, 3·u)
+        for part, name in enumerate(("bias", "recurrent_bias")):
+            roles[name] = Role(cell.bias, part=part)
+        return roles
+    return roles | {"bias": Role(cell.bias)}
+
+
+def settings_of(layer: Any, kind: str, shape: tuple[int, ...], pads: Any) -> dict[str, Any]:
+    """Return the settings of a layer that change what it computes.
+
+    Args:
+        layer: the layer.
+        kind: as `kind_of` says.
+        shape: of its input, channels last.
+        pads: what a ZeroPadding layer before it adds, (before, behind) by axis, or None.
+    """
+    adapter = adapter_of(layer)
+    if adapter is not None:
+        return adapter.settings(layer)
+    if kind == "conv":
+        depthwise = isinstance(layer, L.DepthwiseConv2D | L.DepthwiseConv1D)
+        return {
+            "strides": list(layer.strides),
+            "padding": same_pads(layer, shape, pads),
+            "dilation": list(layer.dilation_rate),
+            "groups": shape[-1] if depthwise else layer.groups,
+        }
+    if kind == "deconv":
+        return deconv_settings(layer, shape)
+    settings: dict[str, Any] = {}
+    if kind.endswith("_norm"):
+        settings["epsilon"] = layer.epsilon
+    if kind == "batch_norm":
+        settings["momentum"] = layer.momentum
+    if kind == "layer_norm":
+        settings["axes"] = len(layer.axis) if isinstance(layer.axis, list | tuple) else 1
+    if kind == "group_norm":
+        settings["groups"] = shape[-1] if layer.groups == -1 else layer.groups
+    if kind == "embedding":
+        settings["padding_idx"] = None
+    if kind in ("lstm", "gru", "rnn"):
+        settings["reverse"] = bool(layer.go_backwards)
+        settings |= _activations(layer, kind)
+    return settings
+
+
+def _activations(layer: Any, kind: str) -> dict[str, Any]:
+    """Return what a recurrent layer has in place of torch's fixed activations."""
+    name = getattr(layer.cell.activation, "__name__", "?")
+    if kind == "rnn":
+        return {"activation": name}
+    found = {} if name == "tanh" else {"activation": name}
+    gates = getattr(layer.cell.recurrent_activation, "__name__", "?")
+    if gates != "sigmoid":
+        found["gates"] = gates
+    if kind == "gru" and not layer.cell.reset_after:
+        found["reset_after"] = False
+    return found
+
+
+def same_pads(layer: Any, shape: tuple[int, ...], before: Any) -> list[list[int]]:
+    """Return the zeros that a convolution sees before and behind each axis."""
+    pads = []
+    for i, (k, s) in enumerate(zip(layer.kernel_size, layer.strides, strict=True)):
+        d, n = layer.dilation_rate[i], shape[1 + i]
+        outer = list(before[i]) if before else [0, 0]
+        n += sum(outer)
+        total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0) if layer.padding == "same" else 0
+        if layer.padding == "causal":
+            pads.append([outer[0] + d * (k - 1), outer[1]])
+        else:
+            pads.append([outer[0] + total // 2, outer[1] + total - total // 2])
+    return pads
+
+
+def deconv_settings(layer: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return a transposed convolution's settings, with what is cut off its full result."""
+    crops = []
+    for i, (k, s) in enumerate(zip(layer.kernel_size, layer.strides, strict=True)):
+        n, extra = shape[1 + i], layer.output_padding
+        width = layer.dilation_rate[i] * (k - 1) + 1
+        more = extra if extra is None or isinstance(extra, int) else extra[i]
+        if layer.padding == "same" and more is None:
+            total = max((n - 1) * s + width - n * s, 0)
+            crops.append([total // 2, total - total // 2])
+        elif layer.padding == "same":
+            crops.append([width // 2, width // 2 - more])
+        else:
+            crops.append([0, -(more or max(s - width, 0))])
+    return {
+        "strides": list(layer.strides),
+        "crop": crops,
+        "dilation": list(layer.dilation_rate),
+        "groups": 1,
+    }
+
+
+def zero_padding(layer: Any) -> Any:
+    """Return what a ZeroPadding layer adds, (before, behind) by axis; None for other layers."""
+    if isinstance(layer, L.ZeroPadding2D | L.ZeroPadding3D):
+        return [list(p) for p in layer.padding]
+    if isinstance(layer, L.ZeroPadding1D):
+        return [list(layer.padding)]
+    return None
+
+
+_FAMILIES = [
+    ("globalaverage", "mean"), ("globalmax", "amax"), ("average", "avgpool"), ("max", "maxpool"),
+    ("concat", "concat"), ("add", "add"), ("subtract", "sub"), ("multiply", "mul"), ("mul", "mul"),
+    ("leakyrelu", "leaky_relu"), ("relu", "relu"), ("softmax", "softmax"), ("elu", "elu"),
+    ("flatten", "reshape"), ("reshape", "reshape"), ("upsampling", "resize"),
+    ("resizing", "resize"), ("zeropadding", "pad"), ("sub", "sub"), ("mean", "mean"),
+    ("sigmoid", "sigmoid"), ("tanh", "tanh"), ("gelu", "gelu"),
+]  # fmt: skip
+_SETTINGS = (
+    "pool_size", "strides", "padding", "max_value", "negative_slope", "threshold", "axis", "scale",
+    "offset", "size", "interpolation", "height", "width", "target_shape", "dims", "alpha",
+    "keepdims",
+)  # fmt: skip
+
+
+def describe(op: Any) -> Op:
+    """Describe an operation without weights by its class and the settings that matter."""
+    if isinstance(op, L.Activation):
+        return activation(op.activation)
+    name = type(op).__name__
+    settings = {}
+    for key in _SETTINGS:
+        value = getattr(op, key, None)
+        if isinstance(value, bool | int | float | str | tuple | list):
+            settings[key] = list(value) if isinstance(value, tuple | list) else value
+    words = ", ".join(f"{k}={v}" for k, v in settings.items())
+    family = next((f for start, f in _FAMILIES if name.lower().startswith(start)), name)
+    return Op(family, f"{name}({words})" if words else name, _plain(settings))
+
+
+def activation(function: Any) -> Op:
+    """Describe an activation function."""
+    if isinstance(function, keras.layers.Layer):
+        return describe(function)
+    name = getattr(function, "__name__", type(function).__name__)
+    return Op({"swish": "silu", "hard_swish": "hard_silu"}.get(name, name), name)
+
+
+def raw_operation(name: str) -> Op:
+    """Describe an operation of the backend by the backend's word."""
+    low = name.lower()
+    words = {"addv2": "add", "biasadd": "add", "realdiv": "div", "sub": "sub", "mul": "mul"}
+    family = words.get(low) or next((f for start, f in _FAMILIES if low.startswith(start)), low)
+    return Op(family, name)
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        k: v
+        for k, v in settings.items()
+        if not isinstance(v, list)
+        or all(isinstance(i, bool | int | float | str | list | tuple) for i in v)
+    }

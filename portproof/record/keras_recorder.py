@@ -1,0 +1,454 @@
+"""See every call of a Keras layer that owns weights, and what runs between, on any backend."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers as L
+from keras import ops
+
+from portproof.graph.calls import Call, Op, Pred
+from portproof.record import keras_layers as kinds
+from portproof.record.keras_layers import Role
+from portproof.record.program import Arrays, SetUpError, factors
+
+MAX_OPS = 40
+"""Operations kept of a stretch: the last ones."""
+DROPPING = (
+    L.Dropout,
+    L.SpatialDropout1D,
+    L.SpatialDropout2D,
+    L.SpatialDropout3D,
+    L.AlphaDropout,
+    L.GaussianDropout,
+    L.GaussianNoise,
+)
+RECURRENT = ("lstm", "gru", "rnn")
+
+
+@dataclass(frozen=True)
+class Tag:
+    """Where a tensor comes from."""
+
+    preds: frozenset[Pred] = frozenset()
+    ops: tuple[Op, ...] = ()
+    drops: tuple[float, ...] = ()
+    padding: tuple[Any, Any] | None = None
+    """The tensor before zeros were padded, and how many."""
+
+
+@dataclass
+class Live:
+    """A call as it can be run again."""
+
+    roles: dict[str, Role]
+    run: Callable[[Any], Any]
+    """Takes activations; gives what the call gives, before a fused activation."""
+    taken: int = 1
+    """Last axes of the input that make one axis of features."""
+    made: int = 1
+    is_channels_first: bool = False
+
+    def canonical(self, a: np.ndarray, is_input: bool) -> np.ndarray:
+        """Return activations with channels last and features in one axis."""
+        if self.is_channels_first and a.ndim > 2:
+            a = np.moveaxis(a, 1, -1)
+        n = self.taken if is_input else self.made
+        return a.reshape(*a.shape[: a.ndim - n], -1) if n > 1 else a
+
+    def native(self, a: np.ndarray, like: Any, is_input: bool) -> np.ndarray | None:
+        """Return the inverse of `canonical` in the shape of `like`; None where it does not fit."""
+        if self.is_channels_first and a.ndim > 2:
+            a = np.moveaxis(a, -1, 1)
+        shape = tuple(like.shape)
+        if (self.taken if is_input else self.made) == 1:
+            return a
+        return a.reshape(shape) if a.size == np.prod(shape) and len(a) == shape[0] else None
+
+
+@dataclass
+class Replay:
+    """What one run does and finds."""
+
+    force: Arrays = field(default_factory=dict)
+    seeds: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    train: bool = False
+    any_shape: bool = True
+    """Whether numbers of another shape than a call's own replace them too."""
+    leaves: dict[int, Any] = field(default_factory=dict)
+    """In training: backend tensors that replace what calls give."""
+    tensors: dict[str, Any] = field(default_factory=dict)
+    sums: list[Any] = field(default_factory=list)
+
+
+def numbers(value: Any) -> np.ndarray:
+    """Return a tensor's numbers as NumPy holds them, in memory of their own."""
+    return np.array(ops.convert_to_numpy(value))
+
+
+class Recorder:
+    """Records one forward pass."""
+
+    def __init__(self, replay: Replay, inputs: list[Any]) -> None:
+        self.replay = replay
+        self.calls: list[Call] = []
+        self.live: list[Live] = []
+        self.native_shapes: list[tuple[int, ...]] = []
+        """What each call gives, in the layer's own layout."""
+        self.busy = 0
+        self._tags: dict[int, Tag] = {}
+        self._kept: list[Any] = []  # an id is a tensor's own only while it lives
+        self._inputs = {tuple(x.shape): f"input{i}" for i, x in reversed(list(enumerate(inputs)))}
+        self._used: set[int] = set()
+        for i, x in enumerate(inputs):
+            self._put(x, Tag(frozenset([f"input{i}"])))
+
+    def tag(self, tensor: Any) -> Tag:
+        """Return where a tensor comes from; where that was not seen, what is still open."""
+        found = self._tags.get(id(tensor))
+        if found is not None:
+            return found
+        name = self._inputs.get(tuple(tensor.shape))
+        open_ends: list[Pred] = [i for i in range(len(self.calls)) if i not in self._used]
+        if name is not None and (not open_ends or not self.calls):
+            return Tag(frozenset([name]))
+        if keras.backend.backend() == "tensorflow":  # whose every operation is seen
+            return Tag(frozenset(["constant"]))
+        return Tag(frozenset(open_ends or ["?"]), (Op("?", "?"),))
+
+    def _put(self, tensor: Any, tag: Tag) -> None:
+        self._kept.append(tensor)
+        self._tags[id(tensor)] = Tag(tag.preds, tag.ops[-MAX_OPS:], tag.drops, tag.padding)
+
+    def _joined(self, tensors: list[Any]) -> Tag:
+        tags = [self.tag(t) for t in tensors]
+        seen: dict[int, Op] = {id(op): op for tag in tags for op in tag.ops}
+        return Tag(
+            frozenset().union(*(t.preds for t in tags)),
+            tuple(seen.values()),
+            tuple(d for t in tags for d in t.drops),
+        )
+
+    def layer(self, layer: Any, original: Any, args: Any, kwargs: Any) -> Any:
+        """Stand in for `Layer.__call__`."""
+        if self.busy or isinstance(layer, keras.Model):
+            return original(layer, *args, **kwargs)
+        given = tensors((args, kwargs))
+        if not given or any(isinstance(t, keras.KerasTensor) for t in given):
+            return original(layer, *args, **kwargs)
+        kind = kinds.kind_of(layer)
+        if kind is None:
+            return self.plain(layer, original, args, kwargs)
+        if kind == "separable":
+            return self._separable(layer, given[0])
+        if kind in RECURRENT:
+            return self._recurrent(layer, kind, original, args, kwargs)
+        x = given[0]
+        padded = self.tag(x).padding if kind == "conv" else None
+        own = getattr(layer, "activation", None) if kind in ("conv", "deconv", "dense") else None
+        source = padded[0] if padded else x
+
+        def run(t: Any) -> Any:
+            t = ops.pad(t, [[0, 0], *padded[1], [0, 0]]) if padded else t
+            replaced = keras.tree.map_structure(lambda v: t if v is x else v, (args, kwargs))
+            self.busy += 1
+            if own is not None:
+                layer.activation = keras.activations.linear
+            try:
+                return original(layer, *replaced[0], **replaced[1])
+            finally:
+                self.busy -= 1
+                if own is not None:
+                    layer.activation = own
+
+        shape = tuple(source.shape)
+        is_first = getattr(layer, "data_format", None) == "channels_first"
+        if is_first:
+            shape = (shape[0], *shape[2:], shape[1])
+        settings = kinds.settings_of(layer, kind, shape, padded[1] if padded else None)
+        dense = kind == "dense"
+        live = Live(
+            kinds.roles_of(layer, kind),
+            run,
+            kinds.contracted(layer) if dense else 1,
+            kinds.produced(layer) if dense else 1,
+            is_first,
+        )
+        y = run(source)
+        out = self.call(layer.path or layer.name, kind, settings, live, source, given, y)
+        if own is not None and own is not keras.activations.linear:
+            mask = keras.src.backend.get_keras_mask(out)
+            tag = self.tag(out)
+            with self.quiet():
+                out = own(out)
+            self._put(out, Tag(tag.preds, (kinds.activation(own),)))
+            if mask is not None:
+                keras.src.backend.set_keras_mask(out, mask)
+        return out
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """See nothing while the block runs."""
+        self.busy += 1
+        try:
+            yield
+        finally:
+            self.busy -= 1
+
+    def call(
+        self,
+        owner: str,
+        kind: str,
+        settings: dict[str, Any],
+        live: Live,
+        x: Any,
+        others: list[Any],
+        y: Any,
+    ) -> Any:
+        """Note a call and what it gives; return what is handed on in its place."""
+        index, replay = len(self.calls), self.replay
+        tag = self._joined([x, *(t for t in others if t is not x)])
+        self._used |= {p for p in tag.preds if isinstance(p, int)}
+        first = self.tag(x)
+        call = Call(owner, "", kind, preds=sorted(tag.preds, key=str), settings=settings)
+        call.between, call.drops = list(first.ops), list(tag.drops)
+        call.siblings = f"t{id(x)}"
+        for name, role in live.roles.items():
+            path = role.variable.path
+            call.key += f"{name}={path}#{id(role.variable)};"
+            call.roles[name] = list(_weight(role).shape)
+            if not role.is_statistic and not role.variable.trainable:
+                call.frozen.append(name)
+        self.calls.append(call)
+        self.live.append(live)
+        self.native_shapes.append(tuple(y.shape))
+        call.in_shape = list(_merged(x.shape, live, True))
+        call.out_shape = list(_merged(y.shape, live, False))
+        if not replay.train:
+            replay.tensors[f"in.{index}"] = live.canonical(numbers(x), True)
+            replay.tensors[f"out.{index}"] = live.canonical(numbers(y), False)
+            self._alone(index, live, x)
+        else:
+            replay.tensors[f"out.{index}"] = y
+        if str(index) in replay.seeds:
+            drawn = live.native(factors(replay.seeds[str(index)], call.out_shape), y, False)
+            replay.sums.append(ops.sum(y * ops.convert_to_tensor(drawn)))
+        new = self._forced(index, live, y)
+        self._put(new, Tag(frozenset([index])))
+        return new
+
+    def _forced(self, index: int, live: Live, y: Any) -> Any:
+        replay = self.replay
+        if index in replay.leaves:
+            return replay.leaves[index]
+        wanted = replay.force.get(f"out.{index}")
+        native = None if wanted is None else live.native(wanted, y, False)
+        is_own = wanted is not None and list(wanted.shape) == self.calls[index].out_shape
+        if native is None or not (is_own or replay.any_shape):
+            return y
+        new = ops.convert_to_tensor(native, dtype=y.dtype)
+        mask = keras.src.backend.get_keras_mask(y)
+        if mask is not None:
+            keras.src.backend.set_keras_mask(new, mask)
+        return new
+
+    def _alone(self, index: int, live: Live, x: Any) -> None:
+        wanted = self.replay.force.get(f"in.{index}")
+        given = None if wanted is None else live.native(wanted, x, True)
+        if given is not None:
+            y = live.run(ops.convert_to_tensor(given, dtype=x.dtype))
+            self.replay.tensors[f"alone.{index}"] = live.canonical(numbers(y), False)
+
+    def plain(self, op: Any, original: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operation or a layer that owns no weights; note it for what comes behind."""
+        if self.busy:
+            return original(op, *args, **kwargs)
+        xs = tensors((args, kwargs))
+        if any(isinstance(t, keras.KerasTensor) for t in xs):
+            return original(op, *args, **kwargs)
+        is_made_of_parts = isinstance(op, L.Layer) and kinds.has_parts(op)
+        fused = op._can_attempt_fused_lstm if isinstance(op, L.Bidirectional) else None
+        if fused is not None:  # two directions in one call would hide each
+            op._can_attempt_fused_lstm = op._can_attempt_fused_gru = lambda *_: False
+        with nullcontext() if is_made_of_parts else self.quiet():
+            out = original(op, *args, **kwargs)
+        is_dropping = isinstance(op, DROPPING) or type(op).__name__ in (
+            "StochasticDepth",
+            "DropPath",
+        )
+        if is_dropping and xs and out is xs[0]:
+            out = self._copy(out)  # it has a dropout behind it, and what else reads it has not
+        outs = tensors(out)
+        if not xs or (is_made_of_parts and all(id(o) in self._tags for o in outs)):
+            return out
+        tag = self._joined(xs)
+        label: tuple[Op, ...] = ()
+        drops = tag.drops
+        if is_dropping:
+            drops = (*drops, float(_rate(op)))
+        elif not isinstance(op, L.InputLayer) and not any(o is x for o in outs for x in xs):
+            label = (kinds.describe(op),)
+        pads = kinds.zero_padding(op)
+        for o in outs:
+            if any(o is x for x in xs):
+                continue
+            if is_made_of_parts:
+                self._put(o, self.tag(o))
+                continue
+            self._put(o, Tag(tag.preds, tag.ops + label, drops, (xs[0], pads) if pads else None))
+        return out
+
+    def _copy(self, tensor: Any) -> Any:
+        """Return the same numbers as another tensor, under the same mask."""
+        with self.quiet():
+            new = ops.copy(tensor)
+        mask = keras.src.backend.get_keras_mask(tensor)
+        if mask is not None:
+            keras.src.backend.set_keras_mask(new, mask)
+        return new
+
+    def raw(self, name: str, inputs: list[Any], outputs: list[Any]) -> None:
+        """Note an operation of the backend that no layer wraps."""
+        if self.busy:
+            return
+        known = [t for t in inputs if id(t) in self._tags]
+        if not known:
+            return
+        tag = self._joined(known)
+        quiet = name in ("Identity", "Cast", "StopGradient", "Shape", "convert_to_tensor", "cast")
+        label = () if quiet else (kinds.raw_operation(name),)
+        for o in outputs:
+            if id(o) not in self._tags:
+                self._put(o, Tag(tag.preds, tag.ops + label, tag.drops))
+
+    def _separable(self, layer: Any, x: Any) -> Any:
+        """Run a separable convolution as the two that it is."""
+        owner, rank = layer.path or layer.name, len(layer.kernel_size)
+        settings = {
+            "strides": list(layer.strides),
+            "padding": kinds.same_pads(layer, tuple(x.shape), None),
+            "dilation": list(layer.dilation_rate),
+            "groups": x.shape[-1],
+        }
+        kernel = Role(layer.depthwise_kernel, lambda a: a.reshape(*a.shape[:rank], 1, -1))
+        strides = layer.strides if len(set(layer.strides)) > 1 else layer.strides[0]
+
+        def first(t: Any) -> Any:
+            with self.quiet():
+                return ops.depthwise_conv(
+                    t,
+                    layer.depthwise_kernel,
+                    strides=strides,
+                    padding=layer.padding,
+                    dilation_rate=layer.dilation_rate,
+                    data_format=layer.data_format,
+                )
+
+        y = self.call(
+            f"{owner}/depthwise",
+            "conv",
+            settings,
+            Live({"kernel": kernel}, first),
+            x,
+            [x],
+            first(x),
+        )
+        roles = {"kernel": Role(layer.pointwise_kernel)}
+        if layer.bias is not None:
+            roles["bias"] = Role(layer.bias)
+
+        def second(t: Any) -> Any:
+            with self.quiet():
+                z = ops.conv(
+                    t,
+                    layer.pointwise_kernel,
+                    strides=1,
+                    padding="valid",
+                    data_format=layer.data_format,
+                )
+                return z if layer.bias is None else z + ops.convert_to_tensor(layer.bias)
+
+        one = [1] * rank
+        settings = {"strides": one, "padding": [[0, 0]] * rank, "dilation": one, "groups": 1}
+        z = self.call(
+            f"{owner}/pointwise", "conv", settings, Live(roles, second), y, [y], second(y)
+        )
+        if layer.activation is None or layer.activation is keras.activations.linear:
+            return z
+        tag = self.tag(z)
+        with self.quiet():
+            out = layer.activation(z)
+        self._put(out, Tag(tag.preds, (kinds.activation(layer.activation),)))
+        return out
+
+    def _recurrent(self, layer: Any, kind: str, original: Any, args: Any, kwargs: Any) -> Any:
+        """Run a recurrent layer; its call is the whole sequence of states."""
+        x = tensors((args, kwargs))[0]
+        loop, box = layer.inner_loop, {}
+
+        def inner_loop(sequences: Any, initial_state: Any, mask: Any, training: Any = False) -> Any:
+            asked, layer.return_sequences = layer.return_sequences, True
+            try:
+
+                def run(t: Any) -> Any:
+                    with self.quiet():
+                        return loop(t, initial_state, mask, training)[1]
+
+                with self.quiet():
+                    _, outputs, states = loop(sequences, initial_state, mask, training)
+                settings = kinds.settings_of(layer, kind, tuple(x.shape), None)
+                if mask is not None:
+                    settings["masked"] = True
+                live = Live(kinds.roles_of(layer, kind), run)
+                tag = self.tag(x)
+                self._put(sequences, tag)
+                y = self.call(
+                    layer.path or layer.name, kind, settings, live, sequences, [sequences], outputs
+                )
+                self.calls[-1].drops += [r for r in (layer.dropout, layer.recurrent_dropout) if r]
+                box["tag"] = Tag(frozenset([len(self.calls) - 1]))
+                return y[:, -1], y, [y[:, -1], *states[1:]]
+            finally:
+                layer.return_sequences = asked
+
+        layer.inner_loop = inner_loop
+        try:
+            with self.quiet():
+                # `call` puts `busy` down again: the loop itself is a call of the graph.
+                self.busy -= 1
+                out = original(layer, *args, **kwargs)
+                self.busy += 1
+        finally:
+            layer.inner_loop = loop
+        if "tag" not in box:
+            raise SetUpError(f"the recurrent layer {layer.name} did not run its loop")
+        for i, o in enumerate(tensors(out)):
+            last = () if layer.return_sequences and i == 0 else (Op("getitem", "last state"),)
+            self._put(o, Tag(box["tag"].preds, last))
+        return out
+
+
+def _rate(op: Any) -> float:
+    for name in ("rate", "drop_path_rate", "drop_prob", "stddev"):
+        if getattr(op, name, None) is not None:
+            return getattr(op, name)
+    return 0.0
+
+
+def _weight(role: Role) -> np.ndarray:
+    a = numbers(role.variable)
+    return role.canonical(a if role.part is None else a[role.part])
+
+
+def _merged(shape: Any, live: Live, is_input: bool) -> tuple[int, ...]:
+    return live.canonical(np.empty(tuple(shape), np.bool_), is_input).shape
+
+
+def tensors(value: Any) -> list[Any]:
+    """Return the tensors in a structure, in order."""
+    return [
+        t for t in keras.tree.flatten(value) if ops.is_tensor(t) or isinstance(t, keras.KerasTensor)
+    ]

@@ -1,0 +1,232 @@
+"""What both recording programs share: requests on stdin, the user's function, arrays in files.
+
+A request is one line of JSON, and so is its answer. Arrays travel in `.npz` files, which need
+nothing but NumPy on either side. What the user's code prints goes to stderr.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+import resource
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+Batch = tuple[list[np.ndarray], np.ndarray]
+"""Inputs and targets of one step."""
+
+
+class SetUpError(Exception):
+    """What a user did that cannot work, in one line."""
+
+
+class Model(Protocol):
+    """One framework's model, able to describe itself and to replay."""
+
+    def describe(self, inputs: list[np.ndarray]) -> dict[str, Any]:
+        """Return the graph of calls, as `portproof.graph.calls.Graph.to_dict`."""
+
+    def fill(self, weights: Mapping[str, np.ndarray]) -> list[str]:
+        """Put canonical weights `key|role` in place; return those that did not stay."""
+
+    def replay(self, inputs: list[np.ndarray], how: Mapping[str, Any], given: Arrays) -> Arrays:
+        """Run the model and return what was seen at each call."""
+
+    def train(self, batches: list[Batch]) -> Arrays:
+        """Train with the user's own loss and optimizer, and return weights step by step."""
+
+    def vary(self, trials: list[dict[str, Any]], given: Arrays) -> Arrays:
+        """Run single calls with other settings."""
+
+
+def load_function(reference: str) -> Callable[[], Any]:
+    """Return the function that `module:function` or `file.py:function` names.
+
+    Raises:
+        SetUpError: the file, module or function is missing, or its code raises on import.
+    """
+    place, colon, name = reference.rpartition(":")
+    if not colon or not place or not name:
+        raise SetUpError(f"{reference!r}: write module:function or file.py:function")
+    sys.path.insert(0, os.getcwd())
+    try:
+        if place.endswith(".py"):
+            path = Path(place)
+            if not path.is_file():
+                raise SetUpError(f"there is no file {place}")
+            sys.path.insert(0, str(path.parent.resolve()))
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[path.stem] = module
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+    except SetUpError:
+        raise
+    except ModuleNotFoundError as error:
+        missing = error.name or place
+        if place == missing or place.startswith(f"{missing}."):
+            raise SetUpError(f"there is no module {missing} here ({os.getcwd()})") from error
+        raise SetUpError(
+            f"{place} needs {missing}, which {sys.executable} does not have; "
+            "name another interpreter with --reference-python or --suspect-python"
+        ) from error
+    except BaseException as error:
+        raise SetUpError(f"importing {place} raised {one_line(error)}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        near = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        hint = f"; it has {', '.join(near[:8])}" if near else ""
+        raise SetUpError(f"{place} has no function {name}{hint}")
+    return function
+
+
+def call_function(reference: str, function: Callable[[], Any]) -> Any:
+    """Call the user's function without arguments.
+
+    Raises:
+        SetUpError: it raises.
+    """
+    try:
+        return function()
+    except BaseException as error:
+        raise SetUpError(f"{reference}() raised {one_line(error)}{_place(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's type and the first line of its text."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    if len(frames) < 2:
+        return ""
+    return f" ({Path(frames[1].filename).name}:{frames[1].lineno})"
+
+
+def factors(seeds: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+    """Return the factors of a call's outputs in the sum that is differentiated.
+
+    Args:
+        seeds: one for each block of features.
+        shape: of the output, canonical.
+    """
+    block = (*shape[:-1], shape[-1] // len(seeds))
+    drawn = [np.random.default_rng(seed).normal(size=block) for seed in seeds]
+    return np.concatenate(drawn, -1)
+
+
+def read_arrays(path: str | None) -> Arrays:
+    """Read all arrays of an `.npz` file; none where `path` is None."""
+    if path is None:
+        return {}
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def write_arrays(path: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays to an `.npz` file, uncompressed."""
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def inputs_of(arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Return `x0`, `x1`, … in order."""
+    count = sum(1 for name in arrays if name[:1] == "x" and name[1:].isdigit())
+    return [arrays[f"x{i}"] for i in range(count)]
+
+
+def made_batches(reference: str) -> Arrays:
+    """Return what a user's function gives as batches: `x.k.i` and `y.k`.
+
+    Raises:
+        SetUpError: it gives something else than pairs of inputs and targets.
+    """
+    made = call_function(reference, load_function(reference))
+    arrays: Arrays = {}
+    try:
+        for k, (xs, y) in enumerate(made):
+            several = xs if isinstance(xs, list | tuple) else [xs]
+            arrays |= {f"x.{k}.{i}": np.asarray(x) for i, x in enumerate(several)}
+            arrays[f"y.{k}"] = np.asarray(y)
+    except (TypeError, ValueError) as error:
+        raise SetUpError(
+            f"{reference}() must return (inputs, targets) for each batch: {one_line(error)}"
+        ) from error
+    if not arrays or any(a.dtype.kind not in "biuf" for a in arrays.values()):
+        raise SetUpError(f"{reference}() must return batches of numbers, one or more")
+    return arrays
+
+
+def batches_of(arrays: Mapping[str, np.ndarray]) -> list[Batch]:
+    """Return batches from what `made_batches` gave."""
+    count = sum(1 for name in arrays if name.startswith("y."))
+    return [
+        (
+            [arrays[n] for n in sorted((n for n in arrays if n.startswith(f"x.{k}.")), key=_last)],
+            arrays[f"y.{k}"],
+        )
+        for k in range(count)
+    ]
+
+
+def _last(name: str) -> int:
+    return int(name.rpartition(".")[2])
+
+
+def serve(open_model: Callable[[str], tuple[Model, dict[str, Any]]]) -> None:
+    """Answer requests until stdin ends; each failure is answered in one line."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the user's code prints must not stand among the answers
+    model: Model | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if request["do"] == "open":
+                model, answer = open_model(request["reference"])
+            elif request["do"] == "batches":
+                write_arrays(request["out"], made_batches(request["reference"]))
+                answer = {}
+            elif request["do"] == "memory":
+                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
+                answer = {"gb": peak / 1024**2}
+            else:
+                assert model is not None
+                answer = _answer(model, request)
+        except SetUpError as error:
+            answer = {"error": str(error), "kind": "set-up"}
+        except MemoryError:
+            answer = {"error": "it ran out of memory", "kind": "set-up"}
+        except Exception as error:
+            traceback.print_exc()
+            answer = {"error": one_line(error) + _place(error), "kind": "failure"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _answer(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
+    given = read_arrays(request.get("given"))
+    if request["do"] == "describe":
+        return {"graph": model.describe(inputs_of(given))}
+    if request["do"] == "fill":
+        return {"lost": model.fill(given)}
+    if request["do"] == "train":
+        write_arrays(request["out"], model.train(batches_of(given)))
+        return {}
+    if request["do"] == "vary":
+        write_arrays(request["out"], model.vary(request["trials"], given))
+        return {}
+    inputs = inputs_of(read_arrays(request["inputs"]))
+    found = model.replay(inputs, request, given)
+    write_arrays(request["out"], found)
+    return {}

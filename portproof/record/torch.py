@@ -1,0 +1,366 @@
+"""Record and replay any torch module, whose functions that own weights are its calls."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from portproof.adapter import adapter_of
+from portproof.graph.calls import Call, Graph, Output
+from portproof.record import torch_steps
+from portproof.record.program import Arrays, Batch, SetUpError, one_line
+from portproof.record.torch_names import Names
+from portproof.record.torch_recorder import Recorder, Replay
+from portproof.record.torch_tags import Tag, put_tag, tag_of
+from portproof.record.torch_variants import described
+
+OUTPUT_SEED = 10**6
+"""Seeds of the factors of the outputs' sum, beyond those of any call."""
+# Modules that drop whole samples by a probability of their own.
+DROPPING = {"StochasticDepth": "p", "DropPath": "drop_prob"}
+
+
+def use_float64() -> None:
+    """Let what is built from here on compute in float64."""
+    torch.set_default_dtype(torch.float64)
+
+
+def open_model(
+    module: nn.Module, options: dict[str, Any] | None = None
+) -> tuple["TorchModel", dict[str, Any]]:
+    """Wrap a module in float64.
+
+    Raises:
+        SetUpError: it holds lazy parameters that no call has made yet, or none at all.
+    """
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
+        raise SetUpError("the module has lazy parameters; run it once before returning it")
+    if not any(p.numel() for p in module.parameters()):
+        raise SetUpError("the module has no weights: there is nothing to compare")
+    return TorchModel(module.double(), options), {"framework": f"torch {torch.__version__}"}
+
+
+class TorchModel:
+    """A module that describes itself and replays."""
+
+    def __init__(self, module: nn.Module, options: dict[str, Any] | None = None) -> None:
+        self.module = module.eval()
+        self.options = options or {}
+        """The user's own for a Trainer."""
+        self.names = Names(module)
+        self.layout: tuple[bool, ...] = ()
+        """For each input, whether its channels go to axis 1."""
+        self.last: dict[int, int] = {}
+        self.recorder: Recorder
+        self.example: list[np.ndarray] = []
+
+    def describe(self, inputs: list[np.ndarray]) -> dict[str, Any]:
+        """Return the graph of calls, as `Graph.to_dict` gives it."""
+        self.example = inputs
+        self.layout = self._find_layout(inputs)
+        recorder, outs, _ = self._run(inputs, Replay())
+        self.recorder, self.last = recorder, dict(enumerate(recorder.raw))
+        tensors = self._weights(recorder)
+        computed = [k for k, t in tensors.items() if self.names.owner(t) is None]
+        if computed:
+            self._learn_maps(inputs, computed)
+        _name_calls(recorder.calls)
+        uncovered = self.names.uncovered(tensors)
+        parameters = sum(p.numel() for p in self.names.parameters.values())
+        statistics = {
+            self.names.place(role.tensor): role.tensor.numel()
+            for live in recorder.live
+            for role in live.spec.roles.values()
+            if role.is_statistic
+        }
+        return Graph(
+            recorder.calls,
+            [self._output(o) for o in outs],
+            parameters - sum(size for _, size in uncovered),
+            parameters,
+            sum(statistics.values()),
+            uncovered,
+            sorted(self.names.unreadable),
+            {
+                "inputs": ["channels first" if first else "as given" for first in self.layout],
+                "sum(p.numel())": parameters,
+                "variants": described(),
+                "training": torch_steps.described(self.module),
+            },
+        ).to_dict()
+
+    def fill(self, weights: Mapping[str, np.ndarray]) -> list[str]:
+        """Put canonical weights in place, and return those that a call then does not get."""
+        for key, role in self._roles(self.recorder).items():
+            if key in weights:
+                native = role.native(weights[key]).reshape(tuple(role.tensor.shape))
+                self.names.write(key, role.tensor, native)
+        recorder, _, _ = self._run(self.example, Replay(last=self.last))
+        self.recorder = recorder
+        return [
+            key
+            for key, role in self._roles(recorder).items()
+            if key in weights
+            and not np.array_equal(role.canonical(role.tensor.detach().numpy()), weights[key])
+        ]
+
+    def replay(self, inputs: list[np.ndarray], how: Mapping[str, Any], given: Arrays) -> Arrays:
+        """Run the module and return what was seen.
+
+        Args:
+            inputs: channels last.
+            how: `train`, `seeds` by call, and `outputs_only`.
+            given: `out.i` and `in.i` to force.
+        """
+        try:
+            return self._replay(inputs, how, given, any_shape=True)
+        except RuntimeError:
+            if not given:
+                raise
+            return self._replay(inputs, how, given, any_shape=False)
+
+    def _replay(
+        self, inputs: list[np.ndarray], how: Mapping[str, Any], given: Arrays, any_shape: bool
+    ) -> Arrays:
+        replay = Replay(
+            given,
+            how.get("seeds", {}),
+            self.last,
+            bool(how.get("train")),
+            any_shape,
+            how.get("swaps", {}),
+        )
+        if replay.train:
+            return self._train(inputs, replay)
+        recorder, outs, _ = self._run(inputs, replay)
+        self.recorder = recorder
+        finals = {f"final.{i}": self._final(o) for i, o in enumerate(outs)}
+        return finals if how.get("outputs_only") else {**replay.arrays, **finals}
+
+    def train(self, batches: list[Batch]) -> Arrays:
+        """Train with the module's own step and optimizer, dropout at 0; return weights by step."""
+
+        def weights() -> Arrays:
+            roles = self._roles(self.recorder).items()
+            return {key: role.canonical(role.tensor.detach().numpy()).copy() for key, role in roles}
+
+        def tensors(xs: list[np.ndarray]) -> list[torch.Tensor]:
+            return [self._tensor(x, i) for i, x in enumerate(xs)]
+
+        with _training(self.module):
+            return torch_steps.train(self.module, self.options, batches, weights, tensors)
+
+    def vary(self, trials: list[dict[str, Any]], given: Arrays) -> Arrays:
+        """Run single calls on `in.i` with other settings; those that cannot are left out."""
+        found: Arrays = {}
+        for number, trial in enumerate(trials):
+            live = self.recorder.live[trial["call"]]
+            x = live.native(given[f"in.{trial['call']}"], True)
+            try:
+                with torch.no_grad():
+                    y = live.run(x, trial["settings"])
+            except (RuntimeError, TypeError):
+                continue
+            found[f"alone.{number}"] = live.canonical(y, False)
+        return found
+
+    def _find_layout(self, inputs: list[np.ndarray]) -> tuple[bool, ...]:
+        """Return which inputs take their channels at axis 1, by running both ways."""
+        turned = [x.ndim > 2 and x.dtype.kind == "f" for x in inputs]
+        choices = [(False, True) if t else (False,) for t in turned]
+        problem: Exception | None = None
+        misfits = []
+        for layout in itertools.product(*choices):
+            self.layout = layout
+            try:
+                recorder, _, _ = self._run([x[:1] for x in inputs], Replay())
+            except SetUpError:
+                raise
+            except Exception as error:
+                if problem is None or any(layout):
+                    problem = error
+                continue
+            if not recorder.misfit:
+                return layout
+            misfits.append(layout)
+        if misfits:
+            return misfits[0]
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        assert problem is not None
+        raise SetUpError(
+            f"the module does not take inputs of shape {shapes}"
+            f"{', channels last or first' if any(turned) else ''}: {one_line(problem)}"
+        )
+
+    def _run(
+        self, inputs: list[np.ndarray], replay: Replay
+    ) -> tuple[Recorder, list[torch.Tensor], Replay]:
+        xs = [self._tensor(x, i) for i, x in enumerate(inputs)]
+        return self._forward(xs, replay)
+
+    def _forward(
+        self, xs: list[torch.Tensor], replay: Replay
+    ) -> tuple[Recorder, list[torch.Tensor], Replay]:
+        recorder = Recorder(self.names, replay)
+        recorder.inputs = xs
+        for i, x in enumerate(xs):
+            channel = 1 if x.ndim == 2 or self.layout[i] else x.ndim - 1
+            put_tag(x, Tag(frozenset([f"input{i}"]), channel=channel))
+        with torch.set_grad_enabled(replay.train), _adapters(self.module, recorder), recorder:
+            out = self.module(*xs)
+        outs = _outputs(out)
+        if not outs:
+            raise SetUpError(f"the module returned {type(out).__name__}, which holds no tensor")
+        return recorder, outs, replay
+
+    def _tensor(self, x: np.ndarray, index: int) -> torch.Tensor:
+        t = torch.from_numpy(np.array(x))
+        if self.layout[index]:
+            t = t.movedim(-1, 1).contiguous()
+        return t if t.is_floating_point() else t.long()
+
+    def _final(self, t: torch.Tensor) -> np.ndarray:
+        """Return an output with samples first and channels last."""
+        return t.detach().permute(_axes(t)).numpy().copy()
+
+    def _output(self, t: torch.Tensor) -> Output:
+        tag = tag_of(t)
+        preds = sorted(tag.preds, key=str) or ["?"]
+        return Output(preds, list(tag.ops), list(tag.drops), list(self._final(t).shape))
+
+    def _roles(self, recorder: Recorder) -> dict[str, Any]:
+        return {
+            f"{call.key}|{name}": role
+            for call, live in zip(recorder.calls, recorder.live, strict=True)
+            for name, role in live.spec.roles.items()
+        }
+
+    def _weights(self, recorder: Recorder) -> dict[str, torch.Tensor]:
+        return {key: role.tensor for key, role in self._roles(recorder).items()}
+
+    def _learn_maps(self, inputs: list[np.ndarray], computed: list[str]) -> None:
+        """Find where computed weights come from: each parameter's numbers are their own places."""
+        kept = {name: p.detach().clone() for name, p in self.names.parameters.items()}
+        self.names.fill_ids()
+        try:
+            recorder, _, _ = self._run([x[:1] for x in inputs], Replay())
+        finally:
+            with torch.no_grad():
+                for name, p in self.names.parameters.items():
+                    p.copy_(kept[name])
+        for key, tensor in self._weights(recorder).items():
+            if key in computed:
+                self.names.learn(key, tensor.detach().numpy())
+
+    def _train(self, inputs: list[np.ndarray], replay: Replay) -> Arrays:
+        """Return what one training pass gives: gradients of the sums, and moved statistics."""
+        xs = [self._tensor(x, i) for i, x in enumerate(inputs)]
+        xs = [x.requires_grad_() if x.is_floating_point() else x for x in xs]
+        kept = {name: b.detach().clone() for name, b in self.module.named_buffers()}
+        self.module.zero_grad(set_to_none=True)
+        with _training(self.module):
+            recorder, outs, _ = self._forward([x.view_as(x) for x in xs], replay)
+            for i, out in enumerate(outs):
+                canonical = self._final(out)
+                factors = np.random.default_rng(OUTPUT_SEED + i).normal(size=canonical.shape)
+                replay.sums.append((out * self._like(factors, out)).sum())
+            torch.stack(replay.sums).sum().backward()
+        found = {name: a for name, a in replay.arrays.items() if name.startswith("out.")}
+        found |= {f"final.{i}": self._final(o) for i, o in enumerate(outs)}
+        for i, leaf in replay.leaves.items():
+            grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+            found[f"leaf.{i}"] = recorder.live[i].canonical(grad, False)
+        for i, x in enumerate(xs):
+            if x.grad is not None:
+                found[f"input.{i}"] = (x.grad.movedim(1, -1) if self.layout[i] else x.grad).numpy()
+        for key, role in self._roles(recorder).items():
+            if role.is_statistic:
+                found[f"moved|{key}"] = role.canonical(role.tensor.detach().numpy().copy())
+            elif self.names.is_trained(role.tensor):
+                native = self.names.gradient(key, role.tensor)
+                if native is not None:
+                    found[f"grad|{key}"] = role.canonical(native)
+        with torch.no_grad():
+            for name, b in self.module.named_buffers():
+                b.copy_(kept[name])
+        return found
+
+    def _like(self, canonical: np.ndarray, out: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(canonical).permute(tuple(np.argsort(_axes(out))))
+
+
+@contextmanager
+def _adapters(module: nn.Module, recorder: Recorder) -> Iterator[None]:
+    """Let modules that have an adapter be calls of the graph as they are."""
+    own = [m for m in module.modules() if adapter_of(m) is not None]
+    for m in own:
+        forward = m.forward
+        m.forward = lambda *args, m=m, f=forward, **kwargs: recorder.adapted(m, f, args, kwargs)
+    try:
+        yield
+    finally:
+        for m in own:
+            del m.forward
+
+
+@contextmanager
+def _training(module: nn.Module) -> Iterator[None]:
+    """Put a module into training mode, dropping nothing; put it back to evaluation behind."""
+    rates = [
+        (m, DROPPING[type(m).__name__]) for m in module.modules() if type(m).__name__ in DROPPING
+    ]
+    kept = [getattr(m, name) for m, name in rates]
+    for m, name in rates:
+        setattr(m, name, 0.0)
+    module.train()
+    try:
+        yield
+    finally:
+        module.eval()
+        for (m, name), rate in zip(rates, kept, strict=True):
+            setattr(m, name, rate)
+
+
+def _axes(t: torch.Tensor) -> tuple[int, ...]:
+    """Return the axes of an output in canonical order: samples, the rest, channels."""
+    tag, axes = tag_of(t), list(range(t.ndim))
+    channel = tag.channel if tag.channel is not None and tag.channel < t.ndim else None
+    if channel is not None and channel != tag.batch:
+        axes.append(axes.pop(axes.index(channel)))
+    if tag.batch is not None and tag.batch < t.ndim:
+        axes.insert(0, axes.pop(axes.index(tag.batch)))
+    return tuple(axes)
+
+
+def _outputs(out: Any) -> list[torch.Tensor]:
+    """Return the tensors of what a module returns: in order, a dictionary's by key."""
+    if isinstance(out, torch.Tensor):
+        return [out]
+    if isinstance(out, Mapping):
+        ordered = out.values() if hasattr(out, "to_tuple") else [out[k] for k in sorted(out)]
+        return [t for v in ordered for t in _outputs(v)]
+    if isinstance(out, tuple | list):
+        return [t for v in out for t in _outputs(v)]
+    return []
+
+
+def _name_calls(calls: list[Call]) -> None:
+    """Name each call by the module that owns its weights, or by the weight where that is shared."""
+    keys: dict[str, set[str]] = {}
+    for call in calls:
+        keys.setdefault(call.owner.rpartition(".")[0], set()).add(call.key)
+    for call in calls:
+        module = call.owner.rpartition(".")[0]
+        several = len(keys[module]) > 1
+        call.owner = call.owner if several or not module else module
+    named: dict[str, list[str]] = {}
+    for call in calls:
+        seen = named.setdefault(call.owner, [])
+        if call.key not in seen:
+            seen.append(call.key)
+        if seen.index(call.key):
+            call.owner += f"[{seen.index(call.key) + 1}]"

@@ -1,0 +1,50 @@
+"""A call of a torch function as it can be run again, and its activations in canonical layout."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from portproof.record.torch_calls import Spec
+
+
+@dataclass
+class Live:
+    """A call as it can be run again: the function, its arguments and its roles."""
+
+    spec: Spec
+    run: Callable[[torch.Tensor, Mapping[str, Any]], torch.Tensor]
+    """Takes the activations, and settings to use in place of its own."""
+    order: np.ndarray | None
+    batch: int = 0
+    """The axis that holds the samples."""
+    rows: tuple[int, ...] | None = None
+    """For (rows, F): the sizes of the axes that were folded into the first."""
+
+    def canonical(self, t: torch.Tensor, is_input: bool) -> np.ndarray:
+        """Return activations with channels last, batch first and features in canonical order."""
+        t = t.detach()
+        if self.spec.channels_first and t.ndim > 2:
+            t = t.movedim(1, -1)
+        if self.rows is not None and t.ndim == 2:
+            t = t.unflatten(0, self.rows)
+        if self.batch and t.ndim > self.batch:
+            t = t.movedim(self.batch, 0)
+        if is_input and self.order is not None and t.ndim == 2:
+            t = t[:, torch.from_numpy(self.order)]
+        return t.numpy().copy()
+
+    def native(self, a: np.ndarray, is_input: bool) -> torch.Tensor:
+        """Return the inverse of `canonical`."""
+        if is_input and self.order is not None and a.ndim == 2:
+            a = a[:, np.argsort(self.order)]
+        t = torch.from_numpy(np.array(a))  # a copy, lest something in place write into it
+        if self.batch and t.ndim > self.batch:
+            t = t.movedim(0, self.batch)
+        if self.rows is not None:
+            t = t.flatten(0, len(self.rows) - 1)
+        if self.spec.channels_first and t.ndim > 2:
+            t = t.movedim(-1, 1)
+        return t.contiguous()

@@ -1,0 +1,409 @@
+"""Record and replay any torch module: every function call that owns weights is a call of the graph.
+
+`TorchFunctionMode` sees every function, so that modules, subclasses, functional calls and bare
+parameters all look alike.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from portproof.adapter import adapter_of, parts
+from portproof.graph.calls import Call
+from portproof.record.program import Arrays, factors
+from portproof.record.torch_calls import (
+    DROPOUTS,
+    ELEMENTWISE_WEIGHTS,
+    READERS,
+    RECURRENT,
+    Role,
+    Spec,
+    bind,
+    signature_of,
+)
+from portproof.record.torch_composite import attention, recurrent
+from portproof.record.torch_live import Live
+from portproof.record.torch_names import Names
+from portproof.record.torch_tags import Tag, after, function_name, id_of, own_tag, put_tag, tag_of
+from portproof.record.torch_variants import variant_of
+
+# Properties and questions: no operations on what a tensor holds.
+LOOKING = {
+    "get", "set", "dim", "size", "shape", "numel", "is_floating_point", "is_complex", "is_nested",
+    "requires_grad", "dtype", "device", "ndim", "data", "grad", "is_leaf", "stride", "data_ptr",
+    "storage_offset", "untyped_storage", "is_cuda", "is_sparse", "is_quantized", "layout", "len",
+    "hash", "repr", "new_zeros", "new_ones", "zeros_like", "ones_like", "empty_like",
+    "grad_fn", "is_contiguous", "is_cpu", "is_meta", "is_mkldnn", "is_inference", "element_size",
+    "full_like", "bool", "int", "index", "item", "tolist", "is_conj", "is_neg",
+}  # fmt: skip
+BIASED = {"dense": "bias", "conv": "bias", "deconv": "bias"}
+SCALED = {"batch_norm", "layer_norm", "group_norm", "rms_norm"}
+
+
+@dataclass
+class Replay:
+    """What one run does and finds."""
+
+    force: Arrays = field(default_factory=dict)
+    """`out.i` replaces what call i gives; `in.i` is what it is also fed alone."""
+    seeds: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """For each call whose output takes part in a sum to differentiate: the seeds of its factors."""
+    last: Mapping[int, int] = field(default_factory=dict)
+    """For calls of several functions (a product, then a bias): the last one's number."""
+    train: bool = False
+    any_shape: bool = True
+    """Whether numbers of another shape than a call's own replace them too."""
+    swaps: Mapping[str, str] = field(default_factory=dict)
+    """Functions to compute in another way: the name of a variant by that of a function."""
+    arrays: Arrays = field(default_factory=dict)
+    sums: list[torch.Tensor] = field(default_factory=list)
+    leaves: dict[int, torch.Tensor] = field(default_factory=dict)
+    alone: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+class Recorder(TorchFunctionMode):
+    """Sees every function of one forward pass."""
+
+    def __init__(self, names: Names, replay: Replay) -> None:
+        super().__init__()
+        self.names, self.replay = names, replay
+        self.calls: list[Call] = []
+        self.live: list[Live] = []
+        self.raw: list[int] = []
+        """For each call, the number of its last function that owns weights."""
+        self.number = -1
+        self.attention: tuple[int, int] | None = None
+        """Within torch's attention: steps and samples, which it folds into one axis."""
+        self.inputs: list[torch.Tensor] = []
+        self.busy = False
+        """Within a module that an adapter takes as one call."""
+        self.misfit = False
+        """Whether a function took channels from an axis that holds something else."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = function_name(func)
+        if self.busy or name in LOOKING:
+            return func(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            return attention(self, func, args, kwargs)
+        if name == "scaled_dot_product_attention" and kwargs.get("dropout_p"):
+            kwargs = {**kwargs, "dropout_p": 0.0}
+        tensors = list(_tensors((args, kwargs)))
+        weights = [t for t in tensors if self.names.is_weight(t)]
+        xs = [t for t in tensors if not self.names.is_weight(t)]
+        if name in RECURRENT and weights:
+            return recurrent(self, name, func, args, kwargs)
+        spec = self._spec(func, args, kwargs, weights, xs)
+        if spec is not None:
+            return self._weighted(spec, func, args, kwargs, xs)
+        if name in DROPOUTS and xs:
+            out = xs[0].view_as(xs[0])
+            put_tag(out, after(func, args, kwargs, xs, out))
+            return out
+        before = [(x, tag_of(x)) for x in xs]
+        out = self._swapped(name, func)(*args, **kwargs)
+        outs = [o for o in _tensors(out) if tensors and not isinstance(o, nn.Parameter)]
+        for x, tag in before:  # an operation in place has given its argument a new meaning
+            put_tag(x, tag)
+        tags = [after(func, args, kwargs, xs, o) if xs else Tag(weights=True) for o in outs]
+        for o, tag in zip(outs, tags, strict=True):
+            put_tag(o, tag)
+        return out
+
+    def adapted(
+        self, module: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Record a module that has an adapter as one call."""
+        adapter = adapter_of(module)
+        xs = [x for x in _tensors((args, kwargs)) if not self.names.is_weight(x)]
+        if adapter is None or self.busy or not xs:
+            return forward(*args, **kwargs)
+        self.number += 1
+        roles = {name: Role(*parts(weight)) for name, weight in adapter.roles(module).items()}
+        spec = Spec(adapter.kind, roles, adapter.settings(module), "", adapter.channels_first)
+
+        def run(t: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
+            given, named = _replace((args, kwargs), xs[0], t)
+            self.busy = True
+            try:
+                return forward(*given, **named)
+            finally:
+                self.busy = False
+
+        live = Live(spec, run, None, 0 if spec.channels_first else tag_of(xs[0]).batch or 0)
+        index = self.start(spec, live, xs[0], xs, tag_of(xs[0]))
+        return self.finish(index, live, run(xs[0], {}))
+
+    def _swapped(self, name: str, func: Any) -> Any:
+        """Return a function, or what is to be computed in its place."""
+        key = self.replay.swaps.get(name)
+        return func if key is None else variant_of(name, key, func)
+
+    def _spec(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        weights: list[torch.Tensor],
+        xs: list[torch.Tensor],
+    ) -> Spec | None:
+        """Return what a function call is, if it joins data and weights."""
+        name = function_name(func)
+        if name in READERS:
+            bound = bind(signature_of(func), args, kwargs)
+            statistics = bound.get("running_mean") is not None
+            if weights or statistics:
+                spec = READERS[name](bound)
+                if spec is not None and any(
+                    self.names.is_weight(r.tensor) or r.is_statistic for r in spec.roles.values()
+                ):
+                    return spec
+        if not weights or not xs or not any(tag_of(x).preds for x in xs):
+            return None
+        kind = ELEMENTWISE_WEIGHTS.get(name)
+        if kind and len(weights) == 1:
+            role = {"shift": "beta", "scale": "gamma", "token": "token"}[kind]
+            return Spec(kind, {role: self._spread(weights[0])}, data="")
+        return Spec(
+            f"{name} of parameters", {f"p{i}": Role(w) for i, w in enumerate(weights)}, data=""
+        )
+
+    def _spread(self, weight: torch.Tensor) -> Role:
+        """Return the role of a weight that is broadcast, without its axes of size 1."""
+        sizes = [1 if s == 0 else n for n, s in zip(weight.shape, weight.stride(), strict=True)]
+        core = weight.as_strided(sizes, weight.stride(), weight.storage_offset())
+        put_tag(core, tag_of(weight))
+        shape = tuple(core.shape)
+        return Role(core, lambda a: a.squeeze(), lambda a: a.reshape(shape))
+
+    def _weighted(
+        self,
+        spec: Spec,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        xs: list[torch.Tensor],
+    ) -> Any:
+        self.number += 1
+        name = function_name(func)
+        bound = bind(signature_of(func), args, kwargs) if name in READERS and spec.data else None
+        x = bound[spec.data] if bound is not None else next(x for x in xs if tag_of(x).preds)
+        tag = tag_of(x)
+        joined = self._absorbs(spec, tag)
+        if joined is not None:
+            return self._absorb(joined, spec, func, args, kwargs, x)
+        source = x
+        if spec.kind == "conv" and tag.unpadded is not None:  # padding of its own is the call's
+            source, more = tag.unpadded
+            pads = spec.settings["padding"]
+            spec.settings["padding"] = [
+                [a + c, b + d] for (a, b), (c, d) in zip(pads, more, strict=True)
+            ]
+            tag = tag_of(source)
+        order = tag.order if spec.kind == "dense" and x.ndim == 2 else None
+        if order is not None:
+            _reorder(spec.roles["kernel"], order)
+        run = self._runner(spec, func, args, kwargs, x)
+        if spec.channels_first and x.ndim > 2 and tag.channel not in (None, 1):
+            self.misfit = True
+        batch, rows = tag.batch or 0, tag.rows if x.ndim == 2 else None
+        if self.attention is not None and spec.kind == "dense":
+            batch, rows = 1, self.attention if x.ndim == 2 else None
+        live = Live(spec, run, order, 0 if spec.channels_first else batch, rows)
+        call = self.start(spec, live, source, xs if spec.data else [x], tag)
+        return self.finish(call, live, self._swapped(name, func)(*args, **kwargs))
+
+    def _runner(
+        self, spec: Spec, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], x: torch.Tensor
+    ) -> Callable[[torch.Tensor, Mapping[str, Any]], torch.Tensor]:
+        """Return a function that runs this call on other activations or by other settings."""
+
+        def run(t: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
+            if not spec.data:
+                replaced = _replace((args, kwargs), x, t)
+                return func(*replaced[0], **replaced[1])
+            t = t.long() if spec.kind == "embedding" else t
+            own = bind(signature_of(func), args, kwargs)
+            if spec.kind == "conv":
+                chosen = {**spec.settings, **settings}
+                flat = [p for pair in chosen["padding"][::-1] for p in pair]
+                own[spec.data] = F.pad(t, flat) if any(flat) else t
+                own["padding"] = 0
+                own["stride"], own["dilation"] = chosen["strides"], chosen["dilation"]
+                return func(**own)
+            if spec.kind == "deconv" and settings:
+                return _cropped(func, {**own, spec.data: t}, {**spec.settings, **settings})
+            if "epsilon" in settings:
+                return func(**{**own, spec.data: t, "eps": settings["epsilon"]})
+            replaced = _replace((args, kwargs), x, t)
+            return func(*replaced[0], **replaced[1])
+
+        return run
+
+    def _absorbs(self, spec: Spec, tag: Tag) -> int | None:
+        """Return the call whose bias or scale a broadcast sum or product is, if it is one."""
+        if spec.kind not in ("shift", "scale") or len(tag.preds) != 1 or tag.ops or tag.drops:
+            return None
+        (before,) = tag.preds
+        if not isinstance(before, int):
+            return None
+        call, role = self.calls[before], next(iter(spec.roles.values()))
+        if role.tensor.numel() != (call.out_shape or [0])[-1]:
+            return None
+        if spec.kind == "shift" and BIASED.get(call.kind, "beta") not in call.roles:
+            return before if call.kind in BIASED or call.kind in SCALED else None
+        if (
+            spec.kind == "scale"
+            and call.kind in SCALED
+            and not {"gamma", "beta"} & call.roles.keys()
+        ):
+            return before
+        return None
+
+    def _absorb(
+        self,
+        index: int,
+        spec: Spec,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        x: torch.Tensor,
+    ) -> Any:
+        call, live = self.calls[index], self.live[index]
+        name = "gamma" if spec.kind == "scale" else BIASED.get(call.kind, "beta")
+        role = next(iter(spec.roles.values()))
+        shape = tuple(role.tensor.shape)
+        role = Role(role.tensor, lambda a: a.reshape(-1), lambda a: a.reshape(shape))
+        live.spec.roles[name] = role
+        self._describe_role(call, name, role)
+        first, then = live.run, self._runner(spec, func, args, kwargs, x)
+        live.run = lambda t, settings: then(first(t, settings), {})
+        return self.finish(index, live, func(*args, **kwargs))
+
+    def start(
+        self, spec: Spec, live: Live, x: torch.Tensor, xs: list[torch.Tensor], tag: Tag
+    ) -> int:
+        """Note a call with its roles and what it takes; return its index."""
+        index = len(self.calls)
+        tags = [tag, *(tag_of(o) for o in xs if o is not x and tag_of(o) is not tag)]
+        known = [t for t in tags if t.preds]
+        first = live.canonical(x, True)
+        call = Call(
+            owner="",
+            key="",
+            kind=spec.kind,
+            preds=_sorted(frozenset().union(*(t.preds for t in known)) or frozenset(["constant"])),
+            between=list(known[0].ops) if known else [],
+            drops=[d for t in known for d in t.drops],
+            settings=dict(spec.settings),
+            in_shape=list(first.shape),
+            siblings=f"t{id_of(x)}",
+        )
+        for name, role in spec.roles.items():
+            self._describe_role(call, name, role)
+        self.replay.arrays[f"in.{index}"] = first
+        self.calls.append(call)
+        self.live.append(live)
+        self.raw.append(self.number)
+        return index
+
+    def _describe_role(self, call: Call, name: str, role: Role) -> None:
+        place = self.names.place(role.tensor)
+        call.key += f"{name}={place};"
+        call.owner = call.owner or place.partition("[")[0]
+        call.roles[name] = list(role.canonical(role.tensor.detach().numpy()).shape)
+        if not role.is_statistic and not self.names.is_trained(role.tensor):
+            call.frozen.append(name)
+
+    def finish(self, index: int, live: Live, out: Any) -> Any:
+        """Note what a call gives, and hand on what it is told to give instead."""
+        replay, call = self.replay, self.calls[index]
+        self.raw[index] = self.number
+        y = out[0] if isinstance(out, tuple) else out
+        channel = 1 if live.spec.channels_first else y.ndim - 1
+        if replay.last and replay.last.get(index) != self.number:
+            put_tag(y, own_tag(index, channel, live.batch, live.rows))
+            call.out_shape = list(live.canonical(y, False).shape)
+            return out
+        replay.arrays[f"out.{index}"] = found = live.canonical(y, False)
+        call.out_shape = list(found.shape)
+        if f"in.{index}" in replay.force and not replay.train:
+            x = live.native(replay.force[f"in.{index}"], True)
+            if call.kind != "token":
+                # Of an input of another shape its own stretch says so.
+                with contextlib.suppress(RuntimeError):
+                    replay.arrays[f"alone.{index}"] = live.canonical(live.run(x, {}), False)
+        if str(index) in replay.seeds:
+            replay.sums.append((y * _factors(replay.seeds[str(index)], live, y)).sum())
+        wanted = replay.force.get(f"out.{index}")
+        new = y
+        # Of another shape too: what follows is to be judged on the reference's numbers.
+        if wanted is not None and (wanted.shape == found.shape or replay.any_shape):
+            new = live.native(wanted, False).to(y.dtype)
+            if replay.train:
+                replay.leaves[index] = new.requires_grad_()
+                new = new.clone()  # a module in place must not write into a leaf
+        put_tag(new, own_tag(index, channel, live.batch, live.rows))
+        return (new, *out[1:]) if isinstance(out, tuple) else new
+
+
+def _cropped(func: Any, own: dict[str, Any], chosen: Mapping[str, Any]) -> torch.Tensor:
+    """Compute a transposed convolution in full, then cut off what the settings say."""
+    own |= {"padding": 0, "output_padding": 0}
+    own |= {"stride": chosen["strides"], "dilation": chosen["dilation"]}
+    full = func(**own)
+    parts = [
+        slice(before, size - behind)
+        for (before, behind), size in zip(chosen["crop"], full.shape[2:], strict=True)
+    ]
+    return full[(slice(None), slice(None), *parts)]
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _replace(value: Any, old: torch.Tensor, new: torch.Tensor) -> Any:
+    if value is old:
+        return new
+    if isinstance(value, dict):
+        return {k: _replace(v, old, new) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_replace(v, old, new) for v in value)
+    return value
+
+
+def _reorder(role: Role, order: np.ndarray) -> None:
+    """Let a dense kernel's rows stand in canonical order."""
+    canonical, native, back = role.canonical, role.native, np.argsort(order)
+    role.canonical = lambda a: canonical(a)[order]
+    role.native = lambda a: native(a[back])
+
+
+def _sorted(preds: frozenset[Any]) -> list[Any]:
+    return sorted(preds, key=str)
+
+
+def _factors(seeds: Sequence[int], live: Live, y: torch.Tensor) -> torch.Tensor:
+    return live.native(factors(seeds, live.canonical(y, False).shape), False)

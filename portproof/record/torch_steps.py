@@ -1,0 +1,104 @@
+"""Train a LightningModule on given batches by `Trainer.fit`; note its weights after each step."""
+
+import importlib
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.data import DataLoader
+
+from portproof.record.program import Arrays, Batch, SetUpError
+from portproof.record.torch_calls import DROPOUTS
+from portproof.record.torch_tags import function_name
+
+
+class NoDropout(TorchFunctionMode):
+    """Lets every dropout function give what it takes."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function_name(func) in DROPOUTS and args:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def train(
+    module: nn.Module,
+    options: dict[str, Any],
+    batches: list[Batch],
+    weights: Callable[[], Arrays],
+    tensors: Callable[[list[np.ndarray]], list[torch.Tensor]],
+) -> Arrays:
+    """Train on the batches in order with the module's own step and optimizer.
+
+    Args:
+        module: a LightningModule.
+        options: the user's own for the Trainer.
+        batches: inputs and targets, as the user's function gave them.
+        weights: returns canonical weights by `key|role`.
+        tensors: gives inputs the layout that the module takes.
+
+    Returns:
+        `step.k|key|role` after step k, from 0, and `losses` (steps,).
+
+    Raises:
+        SetUpError: it is no LightningModule.
+    """
+    if not hasattr(module, "training_step"):
+        raise SetUpError("the module is no LightningModule, so that it has no step to train with")
+    lightning = importlib.import_module(_package(module))
+    found: Arrays = {}
+    losses: list[float] = []
+
+    class Noted(lightning.Callback):  # type: ignore[name-defined]
+        def on_train_batch_end(
+            self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            found.update({f"step.{batch_idx}|{key}": a for key, a in weights().items()})
+            losses.append(float(outputs["loss"] if isinstance(outputs, dict) else outputs))
+
+    data: Any = []  # a list does for a data set
+    for xs, y in batches:
+        inputs = tensors(list(xs))
+        target = torch.from_numpy(np.ascontiguousarray(y))
+        data.append((inputs[0] if len(inputs) == 1 else tuple(inputs), target))
+    own = {**options, "callbacks": [*options.get("callbacks", []), Noted()]}
+    for name in ("lightning.pytorch", "pytorch_lightning", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    usual = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0}
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+             "enable_model_summary": False}  # fmt: skip
+    with warnings.catch_warnings(), NoDropout():
+        warnings.simplefilter("ignore")
+        trainer = lightning.Trainer(**{**usual, **quiet, **own})
+        trainer.fit(module, DataLoader(data, batch_size=None, shuffle=False))
+    found["losses"] = np.array(losses)
+    return found
+
+
+def _package(module: nn.Module) -> str:
+    for cls in type(module).__mro__:
+        if cls.__module__.startswith("pytorch_lightning"):
+            return "pytorch_lightning"
+    return "lightning.pytorch"
+
+
+def described(module: nn.Module) -> dict[str, str]:
+    """Return the optimizer in a few words; the loss is whatever the step computes."""
+    configure: Any = getattr(module, "configure_optimizers", None)
+    if configure is None:
+        return {}
+    made = configure()
+    made = made.get("optimizer", made) if isinstance(made, dict) else made
+    made = made[0] if isinstance(made, tuple | list) and made else made
+    made = made[0] if isinstance(made, list) and made else made
+    options = getattr(made, "defaults", {})
+    wanted = ("lr", "momentum", "betas", "eps", "weight_decay", "nesterov")
+    words = [f"{k}={options[k]}" for k in wanted if options.get(k)]
+    return {"loss": "training_step", "optimizer": f"{type(made).__name__}({', '.join(words)})"}

@@ -1,0 +1,250 @@
+"""What is known of a torch tensor while a model runs: where it comes from, and in which layout."""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from portproof.graph.calls import Op, Pred
+from portproof.record.torch_calls import DROPOUTS, FAMILIES, NO_OPERATION
+
+MAX_OPS = 40
+"""Operations kept of a stretch: the last ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tag:
+    """Provenance and layout of one tensor."""
+
+    preds: frozenset[Pred] = frozenset()
+    ops: tuple[Op, ...] = ()
+    drops: tuple[float, ...] = ()
+    weights: bool = False
+    """Made of parameters alone."""
+    channel: int | None = None
+    """The axis that holds channels or features."""
+    batch: int | None = 0
+    """The axis that holds the samples; with `rows`, where it was before they were folded."""
+    rows: tuple[int, ...] | None = None
+    """For (rows, F): the sizes of the axes that were folded into the first."""
+    order: np.ndarray | None = None
+    """For (N, F) made of maps: the place of each feature in canonical order, channels last."""
+    unpadded: tuple[torch.Tensor, list[list[int]]] | None = None
+    """The tensor before padding with zeros, and how much, axis by axis behind the channels."""
+
+
+def tag_of(tensor: torch.Tensor) -> Tag:
+    """Return what is known of a tensor; nothing, if it came from nowhere that was seen."""
+    return getattr(tensor, "_portproof_tag", Tag())
+
+
+_numbers = itertools.count()
+
+
+def id_of(tensor: torch.Tensor) -> int:
+    """Return a number of this tensor's own; `id` is given again once a tensor is gone."""
+    if not hasattr(tensor, "_portproof_number"):
+        tensor._portproof_number = next(_numbers)  # type: ignore[attr-defined]
+    return tensor._portproof_number  # type: ignore[attr-defined]
+
+
+def put_tag(tensor: torch.Tensor, tag: Tag) -> None:
+    """Attach what is known to the tensor itself, so that it lives exactly as long."""
+    tensor._portproof_tag = tag  # type: ignore[attr-defined]
+
+
+def function_name(func: Any) -> str:
+    """Return a torch function's plain name; a property's own name where one is read."""
+    name = getattr(func, "__name__", str(func))
+    if name == "__get__":
+        name = getattr(getattr(func, "__self__", None), "__name__", name)
+    return name.strip("_")
+
+
+def after(
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    xs: list[torch.Tensor],
+    out: torch.Tensor,
+) -> Tag:
+    """Return the tag of what an operation without weights gives.
+
+    Args:
+        func: the function.
+        args: its arguments.
+        kwargs: its named arguments.
+        xs: the tensors among its arguments that carry data, first first, as tagged before it ran.
+        out: one of its results.
+    """
+    tags = [tag_of(x) for x in xs]
+    name = function_name(func)
+    known = [t for t in tags if t.preds]
+    ops = _merge(known)
+    drops = tuple(d for t in known for d in t.drops)
+    if name in DROPOUTS:
+        drops = (*drops, float(kwargs.get("p", args[1] if len(args) > 1 else 0.5)))
+    elif name not in NO_OPERATION:
+        ops = (*ops, operation(name, args, kwargs))[-MAX_OPS:]
+    first = next((t for t in tags if t.preds), Tag())
+    x = next((x for x, t in zip(xs, tags, strict=True) if t.preds), xs[0])
+    return Tag(
+        frozenset().union(*(t.preds for t in tags)),
+        ops,
+        drops,
+        all(t.weights for t in tags),
+        _moved(name, args, kwargs, x, first.channel, out),
+        *_folded(name, args, kwargs, x, first, out),
+        _order(name, args, kwargs, xs, out),
+        _padding(name, args, kwargs, x, first),
+    )
+
+
+def _merge(tags: list[Tag]) -> tuple[Op, ...]:
+    seen: dict[tuple[str, int], Op] = {}
+    for tag in tags:
+        for op in tag.ops:
+            seen.setdefault((op.text, id(op)), op)
+    return tuple(seen.values())
+
+
+def operation(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Op:
+    """Describe an operation in a few words, with its plain arguments."""
+    plain = [_plain(a) for a in args if not _holds_tensor(a)]
+    named = {k: _plain(v) for k, v in kwargs.items() if not _holds_tensor(v) and v is not None}
+    named = {k: v for k, v in named.items() if k not in ("inplace", "_stacklevel", "dtype")}
+    words = [str(v) for v in plain if v is not None] + [f"{k}={v}" for k, v in named.items()]
+    text = f"{name}({', '.join(words)})" if words else name
+    return Op(FAMILIES.get(name, name), text[:120], {"args": plain, **named})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool | int | float | str) or value is None:
+        return value
+    if isinstance(value, tuple | list | torch.Size):
+        return [_plain(v) for v in value]
+    return str(value)[:40]
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return any(_holds_tensor(v) for v in value)
+    return isinstance(value, torch.Tensor)
+
+
+def _moved(
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    x: torch.Tensor,
+    axis: int | None,
+    out: torch.Tensor,
+) -> int | None:
+    """Return where an axis stands after an operation; None where it is lost."""
+    if axis is None or axis >= x.ndim:
+        return None
+    turned = _turned(name, [a for a in args if not isinstance(a, torch.Tensor)], kwargs, x.ndim)
+    if turned is not None:
+        return turned.index(axis)
+    if axis == 0:
+        return 0 if out.ndim and out.shape[0] == x.shape[0] else None
+    if out.ndim in {2, x.ndim}:
+        return 1 if out.ndim == 2 else axis
+    is_kept = out.shape[: axis + 1] == x.shape[: axis + 1]
+    if name in ("flatten", "reshape", "view") and is_kept:
+        return axis
+    is_last = axis == x.ndim - 1 and out.ndim > 0 and out.shape[-1] == x.shape[-1]
+    return out.ndim - 1 if is_last else None
+
+
+def _folded(
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    x: torch.Tensor,
+    tag: Tag,
+    out: torch.Tensor,
+) -> tuple[int | None, tuple[int, ...] | None]:
+    """Return the samples' axis, and what was folded into rows, after an operation."""
+    if tag.rows is None:
+        is_last = tag.channel == x.ndim - 1 and out.shape[-1:] == x.shape[-1:]
+        if name in ("flatten", "reshape", "view") and x.ndim > 2 == out.ndim and is_last:
+            return tag.batch, tuple(x.shape[:-1])
+        return _moved(name, args, kwargs, x, tag.batch, out), None
+    if out.ndim == 2 and out.shape[0] == x.shape[0]:
+        return tag.batch, tag.rows
+    return (tag.batch if out.shape[: len(tag.rows)] == tag.rows else None), None
+
+
+def _turned(name: str, rest: list[Any], kwargs: dict[str, Any], ndim: int) -> list[int] | None:
+    """Return, for each axis of the result, the axis it was; None where none changes its place."""
+    order = list(range(ndim))
+    if name == "permute":
+        dims = kwargs.get("dims", rest[0] if len(rest) == 1 else rest)
+        return [d % ndim for d in dims]
+    if name in ("transpose", "swapaxes", "swapdims") and len(rest) + len(kwargs) == 2:
+        a, b = (d % ndim for d in [*rest, *kwargs.values()])
+        order[a], order[b] = b, a
+        return order
+    if name == "movedim" and len(rest) == 2 and all(isinstance(r, int) for r in rest):
+        order.insert(rest[1] % ndim, order.pop(rest[0] % ndim))
+        return order
+    if name in ("T", "mT", "t") and ndim >= 2:
+        order[-2:] = order[:-3:-1]
+        return order
+    return None
+
+
+def _order(
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    xs: list[torch.Tensor],
+    out: torch.Tensor,
+) -> np.ndarray | None:
+    """Return where each feature of an (N, F) result stands in canonical order."""
+    if out.ndim != 2:
+        return None
+    x, tag = xs[0], tag_of(xs[0])
+    width = out.shape[1]
+    if name in ("cat", "concat", "concatenate") and len(xs) > 1:
+        parts, start = [], 0
+        for part in xs:
+            order = tag_of(part).order
+            own = np.arange(part.shape[1]) if order is None else order
+            parts.append(own + start)
+            start += part.shape[1]
+        is_plain = all(tag_of(part).order is None for part in xs)
+        return None if is_plain or start != width else np.concatenate(parts)
+    if x.ndim > 2 and x.shape[0] == out.shape[0] and x[0].numel() == width:
+        axis = tag.channel
+        if axis is None or axis in (0, x.ndim - 1):
+            return None
+        places = np.arange(width).reshape(tuple(x.shape[1:]))
+        return np.moveaxis(places, axis - 1, -1).reshape(-1)
+    if tag.order is not None and x.shape == out.shape:
+        return tag.order
+    return None
+
+
+def _padding(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], x: torch.Tensor, tag: Tag
+) -> tuple[torch.Tensor, list[list[int]]] | None:
+    """Return what zeros were padded on the axes behind the channels, if nothing else was."""
+    if name == "pad":
+        pads = list(kwargs.get("pad", args[1] if len(args) > 1 else ()))
+        mode = kwargs.get("mode", args[2] if len(args) > 2 else "constant")
+        value = kwargs.get("value", args[3] if len(args) > 3 else None)
+        rank = x.ndim - 2
+        if mode != "constant" or value not in (None, 0, 0.0) or len(pads) > 2 * rank:
+            return None
+        pairs = [pads[i : i + 2] for i in range(0, len(pads), 2)][::-1]
+        return x, [[0, 0]] * (rank - len(pairs)) + pairs
+    return tag.unpadded if name in NO_OPERATION and name not in ("squeeze", "unsqueeze") else None
+
+
+def own_tag(call: int, channel: int | None, batch: int | None, rows: tuple[int, ...] | None) -> Tag:
+    """Return the tag of a call's own output."""
+    return Tag(frozenset([call]), channel=channel, batch=batch, rows=rows)

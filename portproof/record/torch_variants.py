@@ -1,0 +1,307 @@
+"""Other ways to compute a torch function: what a cause is tried with.
+
+A variant that gives the other side's own numbers is what the two differ by. Each is a function of
+the replaced one and its arguments, with a text that says what it is.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from portproof.record.torch_calls import bind, signature_of
+
+Variant = Callable[..., Any]
+VARIANTS: dict[str, dict[str, Variant]] = {}
+_TEXTS: dict[tuple[str, str], tuple[str, bool, str]] = {}
+"""What a variant is; whether it rounds a constant to float32; of which variant, if not of the
+function as it was called."""
+
+
+def _single(value: float) -> float:
+    return float(np.float32(value))
+
+
+def _variant(
+    *names: str, text: str, constant: bool = False, base: str = ""
+) -> Callable[[Variant], Variant]:
+    def register(function: Variant) -> Variant:
+        key = function.__name__.strip("_")
+        for name in names:
+            VARIANTS.setdefault(name, {})[key] = function
+            _TEXTS[name, key] = (text, constant, base)
+        return function
+
+    return register
+
+
+def described() -> dict[str, dict[str, tuple[str, bool, str]]]:
+    """Return, by function and variant, what it is, whether it rounds a constant, and of what."""
+    return {
+        name: {key: _TEXTS[name, key] for key in variants} for name, variants in VARIANTS.items()
+    }
+
+
+@_variant("gelu", text="GELU by erf")
+def _by_erf(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return F.gelu(x)
+
+
+@_variant("gelu", text="GELU by the tanh formula")
+def _by_tanh(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+@_variant("gelu", constant=True, text="GELU by erf with √2 rounded to float32", base="by_erf")
+def _single_root(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return 0.5 * x * (1 + torch.erf(x / _single(math.sqrt(2))))
+
+
+@_variant("gelu", constant=True, text="GELU by erf with 1/√2 rounded to float32", base="by_erf")
+def _single_inverse_root(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return 0.5 * x * (1 + torch.erf(x * _single(math.sqrt(0.5))))
+
+
+@_variant(
+    "gelu",
+    constant=True,
+    text="GELU by the tanh formula with 0.044715 rounded to float32",
+    base="by_tanh",
+)
+def _single_tanh(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + _single(0.044715) * x**3)))
+
+
+@_variant("gelu", "relu", "leaky_relu", "elu", "silu", text="ReLU")
+def _as_relu(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return torch.relu(x)
+
+
+@_variant("relu", "gelu", "sigmoid", text="SiLU (swish)")
+def _as_silu(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return F.silu(x)
+
+
+@_variant("relu", "hardtanh", "leaky_relu", text="ReLU up to 6")
+def _up_to_six(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return x.clamp(0, 6)
+
+
+@_variant("sigmoid", "hardsigmoid", text="The sigmoid")
+def _as_sigmoid(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return torch.sigmoid(x)
+
+
+@_variant("sigmoid", text="The hard sigmoid")
+def _as_hard_sigmoid(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return F.hardsigmoid(x)
+
+
+@_variant("softmax", text="Softmax over the last axis")
+def _over_last(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return torch.softmax(x, -1)
+
+
+@_variant("log_softmax", text="Softmax without the logarithm")
+def _without_logarithm(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return func(x, *args, **kwargs).exp()
+
+
+def _slope(value: float, name: str) -> None:
+    def run(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return F.leaky_relu(x, value)
+
+    run.__name__ = name
+    _variant("leaky_relu", text=f"leaky ReLU with slope {value:g}")(run)
+
+
+for _value in (0.01, 0.1, 0.2, 0.3):
+    _slope(_value, f"slope_{_value}")
+
+
+@_variant("leaky_relu", constant=True, text="Leaky ReLU with its slope rounded to float32")
+def _single_slope(
+    func: Any, x: torch.Tensor, slope: float = 0.01, *_: Any, **kwargs: Any
+) -> torch.Tensor:
+    return F.leaky_relu(x, _single(kwargs.get("negative_slope", slope)))
+
+
+@_variant("mul", "rmul", "div", "truediv", constant=True, text="A factor rounded to float32")
+def _single_factor(func: Any, x: Any, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return func(*(_single(v) if isinstance(v, float) else v for v in (x, other)), *args, **kwargs)
+
+
+def _scaled(q: torch.Tensor, scale: float | None) -> float:
+    return 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+
+
+@_variant(
+    "scaled_dot_product_attention", constant=True, text="The attention's scale rounded to float32"
+)
+def _single_scale(func: Any, q: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return func(q, *args, **{**kwargs, "scale": _single(_scaled(q, kwargs.get("scale")))})
+
+
+@_variant("scaled_dot_product_attention", text="Attention scaled by 1/√d")
+def _root_scale(func: Any, q: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return func(q, *args, **{**kwargs, "scale": 1 / math.sqrt(q.shape[-1])})
+
+
+@_variant("scaled_dot_product_attention", text="Attention without a scale")
+def _without_scale(func: Any, q: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return func(q, *args, **{**kwargs, "scale": 1.0})
+
+
+@_variant("interpolate", text="Resizing with half-pixel centres (align_corners=False)")
+def _half_pixel(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return func(x, *args, **{**kwargs, "align_corners": False})
+
+
+@_variant("interpolate", text="Resizing with aligned corners")
+def _aligned_corners(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return func(x, *args, **{**kwargs, "align_corners": True})
+
+
+def _resized(func: Any, x: torch.Tensor, corners: bool | None, args: Any, kwargs: Any) -> Any:
+    """Resize as TensorFlow's kernel does, whose arithmetic is float32 whatever it is fed."""
+    kwargs = {**kwargs, "align_corners": corners} if corners is not None else kwargs
+    if x.ndim != 4 or kwargs.get("mode") != "bilinear" or kwargs.get("align_corners"):
+        return func(x, *args, **kwargs)
+    height, width = func(x, *args, **kwargs).shape[2:]
+    rows = _neighbours(x.shape[2], height)
+    columns = _neighbours(x.shape[3], width)
+    top, bottom = (_between(x[:, :, r].float(), columns) for r in rows[:2])
+    made = top + (bottom - top) * rows[2][:, None]
+    return made.to(x.dtype)
+
+
+def _neighbours(size: int, wanted: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    scale = np.float32(size) / np.float32(wanted)
+    places = (np.arange(wanted, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    low = np.floor(places)
+    share = torch.from_numpy((places - low).astype(np.float32))
+    first = torch.from_numpy(np.maximum(low, 0).astype(np.int64))
+    second = torch.from_numpy(np.minimum(np.ceil(places), size - 1).astype(np.int64))
+    return first, second, share
+
+
+def _between(x: torch.Tensor, columns: Any) -> torch.Tensor:
+    left, right, share = columns
+    return x[..., left] + (x[..., right] - x[..., left]) * share
+
+
+@_variant("interpolate", constant=True, text="Resizing computed in float32")
+def _in_single(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return _resized(func, x, None, args, kwargs)
+
+
+@_variant(
+    "interpolate",
+    text="Resizing with half-pixel centres (align_corners=False), computed in float32",
+)
+def _half_pixel_in_single(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return _resized(func, x, False, args, kwargs)
+
+
+@_variant(
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", text="An average that leaves padding out of the count"
+)
+def _without_padding(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return _pool(func, x, args, kwargs, count_include_pad=False)
+
+
+@_variant("avg_pool1d", "avg_pool2d", "avg_pool3d", text="An average that counts padding")
+def _with_padding(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return _pool(func, x, args, kwargs, count_include_pad=True)
+
+
+@_variant(
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    text="A pool that pads behind alone, and only what its last window needs: same",
+)
+def _padded_behind(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    bound = bind("input kernel_size stride padding", (x, *args), kwargs)
+    rank = x.ndim - 2
+    size = _axes(bound["kernel_size"], rank)
+    stride = _axes(bound.get("stride") or size, rank)
+    pads: list[int] = []
+    for n, k, s in reversed(list(zip(x.shape[2:], size, stride, strict=True))):
+        total = max((-(-n // s) - 1) * s + k - n, 0)
+        pads += [total // 2, total - total // 2]
+    name = func.__name__
+    if name.startswith("max"):
+        return getattr(F, name)(F.pad(x, pads, value=-math.inf), size, stride)
+    ones = F.pad(torch.ones_like(x), pads)
+    pool = getattr(F, name)
+    return pool(F.pad(x, pads), size, stride) / pool(ones, size, stride)
+
+
+def _axes(value: Any, rank: int) -> list[int]:
+    return (
+        [value] * rank if isinstance(value, int) else list(value) * (rank if len(value) == 1 else 1)
+    )
+
+
+def _pool(func: Any, x: torch.Tensor, args: Any, kwargs: Any, **changed: Any) -> torch.Tensor:
+    names = "input kernel_size stride padding ceil_mode count_include_pad"
+    bound = {**bind(names, (x, *args), kwargs), **changed}
+    return getattr(F, func.__name__)(**bound)
+
+
+@_variant("batch_norm", text="A moving variance of biased variances")
+def _biased_variance(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return _batch_norm_as_keras(None)(func, *args, **kwargs)
+
+
+def _batch_norm_as_keras(kept: float | None) -> Variant:
+    """Return batch normalisation whose moving variance takes biased variances.
+
+    Args:
+        kept: the share of the old statistics that is kept; None: the function's own.
+    """
+
+    def run(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        bound = bind(signature_of(func), args, kwargs)
+        mean, variance = bound.get("running_mean"), bound.get("running_var")
+        if not bound.get("training") or mean is None or variance is None:
+            return func(*args, **kwargs)
+        x = bound["input"]
+        momentum = bound.get("momentum", 0.1) if kept is None else 1 - kept
+        with torch.no_grad():
+            axes = [axis for axis in range(x.ndim) if axis != 1]
+            new_variance, new_mean = torch.var_mean(x, dim=axes, correction=0)
+            mean.lerp_(new_mean, momentum)
+            variance.lerp_(new_variance, momentum)
+        return F.batch_norm(
+            x, None, None, bound.get("weight"), bound.get("bias"), True, eps=bound.get("eps", 1e-5)
+        )
+
+    return run
+
+
+@_variant("embedding", text="An embedding whose padding row learns too (no padding_idx)")
+def _without_padding_row(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    bound = bind(signature_of(func), args, kwargs)
+    return F.embedding(bound["input"], bound["weight"])
+
+
+@_variant("lstm", "gru", "rnn_tanh", "rnn_relu", text="samples first, then steps (batch_first)")
+def _exchanged(func: Any, *args: Any, **kwargs: Any) -> Any:
+    return func(*args, **kwargs)  # the recorder itself has exchanged the axes
+
+
+def variant_of(name: str, key: str, func: Any) -> Callable[..., Any]:
+    """Return the replacement of a function. `kept=0.99` as key: a batch norm's momentum too."""
+    if name == "batch_norm" and key.startswith("kept="):
+        run = _batch_norm_as_keras(float(key.removeprefix("kept=")))
+    else:
+        run = VARIANTS[name][key]
+    return lambda *args, **kwargs: run(func, *args, **kwargs)
