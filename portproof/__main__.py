@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from portproof.check import DEPTHS, CheckError, check
+from portproof.checking import DEPTHS, CheckError, check
 from portproof.files import finite, write_json
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from portproof.__main__ import main
-from portproof.check import CheckError, check
+from portproof.checking import CheckError, check
 
 ROOT = Path(__file__).parents[1]
 PAIRS = Path(__file__).parent / "portproof_pairs"
