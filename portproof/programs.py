@@ -78,6 +78,7 @@ class Program:
                 start_new_session=True,
             )
         except OSError as error:
+            self._errors.close()
             reason = error.strerror or error
             raise CheckError(f"{side}: {python} is no Python interpreter here: {reason}") from error
         self.about: dict[str, Any] = {}
