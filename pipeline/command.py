@@ -1,13 +1,15 @@
 """The command line that both trainers share: the same flags, checks and exit codes."""
 
 import argparse
+import difflib
 import errno
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -33,6 +35,16 @@ RECIPE_FLAGS = {
 }
 
 
+# As argparse words them, Python 3.11 to 3.13.
+UNKNOWN_FLAG = re.compile(r"unrecognized arguments: (--[\w-]+)")
+UNKNOWN_CHOICE = re.compile(r"argument (--[\w-]+): invalid choice: '([^']*)'")
+SYNONYMS = {"--lr": "--learning-rate", "--bs": "--batch-size", "--out": "--output-dir",
+            "--num-epochs": "--epochs", "cuda": "gpu", "cuda:0": "gpu", "float32": "32",
+            "float64": "64", "bfloat16": "bf16", "tf": "tensorflow",
+            "pytorch": "torch"}  # fmt: skip
+"""What other programs call it."""
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong with a call in one line and leaves with 2."""
 
@@ -40,8 +52,27 @@ class OneLineParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Print `message` and where help is."""
-        self.exit(WRONG_CALL, f"{self.prog}: error: {message} (see --help)\n")
+        """Print `message`, what was probably meant, and where help is."""
+        meant = self._meant(message)
+        hint = f"did you mean {meant}? " if meant else ""
+        self.exit(WRONG_CALL, f"{self.prog}: error: {message} ({hint}see --help)\n")
+
+    def _meant(self, message: str) -> str | None:
+        """Return the flag or the choice nearest to the one that `message` refuses."""
+        if found := UNKNOWN_FLAG.search(message):
+            known = [flag for action in self._actions for flag in action.option_strings]
+            return _nearest(found[1].replace("_", "-"), known)
+        if found := UNKNOWN_CHOICE.search(message):
+            known = [str(c) for a in self._actions if found[1] in a.option_strings and a.choices
+                     for c in a.choices]  # fmt: skip
+            return _nearest(found[2], known)
+        return None
+
+
+def _nearest(word: str, known: Sequence[str]) -> str | None:
+    if SYNONYMS.get(word.lower()) in known:
+        return SYNONYMS[word.lower()]
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.7)), None)
 
 
 def trainer_parser(half: str) -> argparse.ArgumentParser:

@@ -85,7 +85,17 @@ def has_gpu_driver() -> bool:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return how many cores this process may keep busy: by affinity, and by a container's quota.
+
+    A quota of one and a half cores counts as two.
+    """
+    import joblib  # scikit-learn's; it reads both kinds of cgroups
+
+    return joblib.cpu_count()
+
+
+def bound_cores() -> int:
+    """Return how many cores this process may run on, whatever time it is given on them."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

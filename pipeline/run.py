@@ -18,7 +18,12 @@ from filelock import FileLock, Timeout
 
 from pipeline.datasets import Dataset, find_dataset_again, load_dataset
 from pipeline.engines import ENGINES, SHARED_PACKAGES
-from pipeline.environment import describe_machine, package_versions
+from pipeline.environment import (
+    bound_cores,
+    describe_machine,
+    package_versions,
+    usable_cores,
+)
 from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.evaluation import Evaluation, evaluate_logits
 from pipeline.execution import Execution, computed
@@ -141,6 +146,7 @@ def _train_and_predict(
     journal: Journal,
     weights: dict[str, Array] | None,
 ) -> Array:
+    execution = _within_quota(execution)
     resolved = half.configure(recipe, execution)
     _settle_device(journal, resolved)
     _start_tracking(execution, journal, data)
@@ -149,6 +155,17 @@ def _train_and_predict(
     model = half.train(recipe, data, execution, journal, weights)
     journal.end_training()
     return half.predict_logits(model, data.test, recipe, execution)
+
+
+def _within_quota(execution: Execution) -> Execution:
+    """Return the execution with as many threads as a container's quota feeds.
+
+    Frameworks start one for each core that they see; those that get no time hold up the others.
+    """
+    num_cores = usable_cores()
+    if execution.num_threads is not None or num_cores >= bound_cores():
+        return execution
+    return dataclasses.replace(execution, num_threads=num_cores)
 
 
 def _settle_device(journal: Journal, resolved: dict[str, Any]) -> None:

@@ -303,3 +303,27 @@ def test_a_framework_loaded_for_help_would_be_seen(tmp_path):
     seconds, frameworks = help_of(slow)
     assert frameworks == {"keras"}
     assert seconds > HELP_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("flags", "meant"),
+    [
+        ("--lr 0.1", "--learning-rate"),
+        ("--batch_size 8", "--batch-size"),
+        ("--epoch 3", "--epochs"),
+        ("--device cuda", "gpu"),
+        ("--backend pytorch", "torch"),
+        ("--variant dropuot", "dropout"),
+        ("--nonsense", None),
+        ("--device nonsense", None),
+        ("--epochs many", None),
+    ],
+)
+def test_what_was_probably_meant_is_named(capsys, flags, meant):
+    with pytest.raises(SystemExit) as ended:
+        trainer_parser("keras").parse_args(flags.split())
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.count("\n") == 1
+    assert ("did you mean" in said) == (meant is not None)
+    assert meant is None or f"did you mean {meant}?" in said

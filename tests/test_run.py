@@ -681,3 +681,19 @@ def test_the_error_names_epoch_and_step_from_one():
     error = NonFiniteLossError(3, 25, float("nan"), num_steps=25)
     assert (error.epoch, error.step) == (3, 25)
     assert "in epoch 3, steps 1 to 25 (a new run with --plain tells which);" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("quota", "asked", "threads"), [(1, None, 1), (1, 2, 2), (4, None, None), (8, None, None)]
+)
+def test_a_containers_quota_sets_the_threads_that_nobody_named(
+    start, monkeypatch, quota, asked, threads
+):
+    """The record keeps what was asked for, so that the run goes on where there is no quota."""
+    monkeypatch.setattr("joblib.cpu_count", lambda: quota)
+    monkeypatch.setattr("pipeline.run.bound_cores", lambda: 4)
+    half = fake_half()
+    record = start(half, num_threads=asked)
+    ((_, execution, _),) = half.began
+    assert execution.num_threads == threads
+    assert record.execution["num_threads"] == asked
