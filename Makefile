@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup data compare prove benchmark report explore doctor test test-all test-gpu gpu soak fuzz audit lock refresh readme tutorial clean
+.PHONY: help setup data compare prove equivalence benchmark report explore doctor test test-all test-gpu gpu soak fuzz audit lock refresh readme tutorial clean
 
 EPOCHS ?= 5
 KILLS ?= 20
@@ -41,6 +41,9 @@ compare: data ## train both implementations, both variants, and write the compar
 
 prove: data ## prove the port in short: the ladder, mutants, replays, an epoch followed
 	$(VENV_PYTHON) scripts/prove.py --short
+
+equivalence: data ## train many seeds and judge whether both learn equally well (hours; goes on where it was)
+	$(VENV_PYTHON) scripts/equivalence.py
 
 benchmark: data ## measure both implementations against stock programs and hand-written loops
 	$(VENV_PYTHON) scripts/benchmark.py
