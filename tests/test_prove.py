@@ -213,7 +213,7 @@ def test_a_climber_keeps_the_answers_that_were_wanted_last(monkeypatch):
         return Trace(engine, question.identity, {}, {"a": np.zeros(100, np.uint8)})
 
     monkeypatch.setattr(climbs, "KEPT_BYTES", 250)
-    climber = climbs.Climber(SimpleNamespace(ask=ask), None, None)
+    climber = climbs.Climber(SimpleNamespace(ask=ask), None, None, None)
     for engine in "abacab":
         assert climber.answer(engine, question).engine == engine
     assert asked == ["a", "b", "c", "b"]
@@ -236,7 +236,7 @@ def test_questions_count_among_what_a_climber_keeps(monkeypatch):
     monkeypatch.setattr(climbs, "points_question", question)
     monkeypatch.setattr(climbs, "ladder_question", question)
     monkeypatch.setattr(climbs, "KEPT_BYTES", 250)
-    climber = climbs.Climber(SimpleNamespace(ask=ask), None, None)
+    climber = climbs.Climber(SimpleNamespace(ask=ask), None, None, None)
     routes, material = [climbs.Route(seed=seed) for seed in (0, 1)], SimpleNamespace(data_dir="d")
     first = climber.question(routes[0], material)
     assert climber.question(routes[0], material) is first

@@ -13,6 +13,7 @@ from pipeline import tracking
 from pipeline.command import trainer_main
 from pipeline.errors import UsageError
 from pipeline.event_files import EventFile
+from pipeline.recipe import shortest
 from pipeline.record import EPOCH_METRICS, Layer
 from pipeline.tracking import MLFLOW_RUN, MlflowTracker, Trackers, require_loggers
 from tests.fabricated import make_record
@@ -197,7 +198,7 @@ def test_how_a_run_ended_is_its_status(call, tmp_path):
     wanted = {"record.json", "history.csv", "layers.json", "weights-last.safetensors"}
     assert {*wanted, "plots/samples.png"} <= set(good["artifacts"])
     saved = json.loads((tmp_path / "runs" / "good" / "record.json").read_text())
-    assert good["params"] == {name: str(value) for name, value in saved["recipe"].items()}
+    assert good["params"] == {name: str(shortest(value)) for name, value in saved["recipe"].items()}
     assert good["metrics"]["test_accuracy"] == [[3, saved["test"]["accuracy"]]]
     assert (good["tags"]["engine"], good["tags"]["variant"]) == ("lightning", "base")
     assert good["tags"]["version.python"] == saved["environment"]["python"]
