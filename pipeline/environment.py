@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import platform
 import resource
@@ -15,6 +16,7 @@ import psutil
 
 from portproof.interpreters import this_interpreter
 
+CGROUP = Path("/sys/fs/cgroup")
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     "keras",
@@ -89,9 +91,22 @@ def usable_cores() -> int:
 
     A quota of one and a half cores counts as two.
     """
-    import joblib  # scikit-learn's; it reads both kinds of cgroups
+    quota = _quota()
+    return bound_cores() if quota is None else min(bound_cores(), max(1, math.ceil(quota)))
 
-    return joblib.cpu_count()
+
+def _quota() -> float | None:
+    """Return the cores' worth of time that a container gets (cgroup v2, then v1); None for all."""
+    try:
+        if (CGROUP / "cpu.max").exists():
+            quota, period = (CGROUP / "cpu.max").read_text().split()
+        else:
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            quota, period = ((CGROUP / "cpu" / name).read_text() for name in names)
+        cores = int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):  # no such files, or the word "max"
+        return None
+    return cores if cores > 0 else None  # v1 says -1
 
 
 def bound_cores() -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.engines import ENGINES
-from pipeline.record import EPOCH_METRICS, LAST_WEIGHTS, read_predictions, read_record
+from pipeline.record import BEST_WEIGHTS, EPOCH_METRICS, LAST_WEIGHTS, read_predictions, read_record
 from portproof.engines import EngineError
 from portproof.serve import Server
 
@@ -208,3 +208,27 @@ def check_tracked(run, name, num_epochs):
 
 def float32(value):
     return float(np.float32(value))
+
+
+def check_more_epochs(trainings, *flags):
+    """Check that a run of one epoch, gone on with to three, ends as one of three does."""
+    name, followed = f"longer{''.join(flags)}", ("--logger", "tensorboard,mlflow")
+    part = trainings.forked(name, *flags, *followed, "--epochs", "1")
+    assert (part.code, part.record.status) == (0, "complete")
+    first_bits, first_history = part.bits, part.record.history  # the folder is the same run's
+    longer = trainings.forked(name, *flags, "--resume")
+    assert (longer.code, longer.err) == (0, "")
+    whole = trainings.once(*flags)
+    assert (longer.metrics, longer.bits) == (whole.metrics, whole.bits)
+    assert longer.record.recipe == whole.record.recipe
+    assert longer.record.history[:1] == first_history
+    assert longer.record.test == whole.record.test
+    best = [(run.folder / BEST_WEIGHTS).read_bytes() for run in (longer, whole)]
+    assert best[0] == best[1]
+    assert first_bits != whole.bits  # the twin: an epoch less shows
+    events = tracked_events(longer.folder / "logs" / "tensorboard")
+    assert [step for step, _ in events["scalars"]["val_loss"]] == [1, 2, 3]
+    runs = [run for run in mlflow_runs(trainings.folder / "mlflow.db") if run["name"] == name]
+    shown = {run["params"]["num_epochs"]: len(run["metrics"]["val_loss"]) for run in runs}
+    assert shown == {"1": 1, "3": 3}
+    assert {run["status"] for run in runs} == {"FINISHED"}

@@ -25,10 +25,10 @@ from pipeline.recipe import preset
 from pipeline.record import BEST_WEIGHTS, read_layers, read_predictions
 from portproof.following import Follower
 from tests.training import (
+    check_more_epochs,
     check_tracked,
     check_validation_seconds,
     mlflow_runs,
-    tracked_events,
     without_seconds,
 )
 
@@ -71,27 +71,7 @@ def test_a_resumed_run_ends_with_the_same_bits(trainings, flags, fault):
 @pytest.mark.parametrize("batch_size", ["64", "4"])
 def test_more_epochs_end_with_the_bits_of_as_many_at_once(trainings, batch_size):
     """Of batches of 4 an epoch has 40: 25 in one call and the rest in another."""
-    flags = ("--variant", "dropout", "--batch-size", batch_size)
-    name, followed = f"longer {batch_size}", ("--logger", "tensorboard,mlflow")
-    part = trainings.forked(name, *flags, *followed, "--epochs", "1")
-    assert (part.code, part.record.status) == (0, "complete")
-    first_bits, first_history = part.bits, part.record.history  # the folder is the same run's
-    longer = trainings.forked(name, *flags, "--resume")
-    assert (longer.code, longer.err) == (0, "")
-    whole = trainings.once(*flags)
-    assert (longer.metrics, longer.bits) == (whole.metrics, whole.bits)
-    assert longer.record.recipe == whole.record.recipe
-    assert longer.record.history[:1] == first_history
-    assert longer.record.test == whole.record.test
-    best = [(run.folder / BEST_WEIGHTS).read_bytes() for run in (longer, whole)]
-    assert best[0] == best[1]
-    assert first_bits != whole.bits  # the twin: an epoch less shows
-    events = tracked_events(longer.folder / "logs" / "tensorboard")
-    assert [step for step, _ in events["scalars"]["val_loss"]] == [1, 2, 3]
-    runs = [run for run in mlflow_runs(trainings.folder / "mlflow.db") if run["name"] == name]
-    shown = {run["params"]["num_epochs"]: len(run["metrics"]["val_loss"]) for run in runs}
-    assert shown == {"1": 1, "3": 3}
-    assert {run["status"] for run in runs} == {"FINISHED"}
+    check_more_epochs(trainings, "--variant", "dropout", "--batch-size", batch_size)
 
 
 @pytest.mark.parametrize(
