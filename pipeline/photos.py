@@ -218,7 +218,7 @@ def _check_size(picture: Image.Image, most: int) -> None:
     if picture.width * picture.height > most:
         raise PhotoError(
             f"it has {picture.width:,} × {picture.height:,} pixels; at most {most:,} are read "
-            f"(of a baseline JPEG {MAX_JPEG_PIXELS:,})"
+            f"(of a JPEG that is not progressive {MAX_JPEG_PIXELS:,}); save it smaller"
         )
 
 

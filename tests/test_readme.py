@@ -1,3 +1,4 @@
+import io
 import os
 import re
 import runpy
@@ -6,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.command import trainer_parser
+from pipeline.datasets import load_dataset
 from pipeline.readme import README, ROOT, render
 
 TEXT = README.read_text()
@@ -50,6 +53,27 @@ def test_the_commands_of_the_readme_are_understood(command):
     parser.parse_args(flags)
     with pytest.raises(SystemExit):
         parser.parse_args([*flags, "--unheard-of"])
+
+
+def test_parquet_files_become_a_data_set_as_the_readme_says(drawn_data, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    drawn = load_dataset(drawn_data)
+    wanted = {"train": (drawn.train_images, drawn.train_labels),
+              "test": (drawn.test_images, drawn.test_labels)}  # fmt: skip
+    for part, (images, labels) in wanted.items():
+        rows = []
+        for image, label in zip(images, labels, strict=True):
+            Image.fromarray(image).save(content := io.BytesIO(), "PNG")
+            rows.append({"image": {"bytes": content.getvalue(), "path": None}, "label": int(label)})
+        pandas.DataFrame(rows).to_parquet(tmp_path / f"{part}.parquet")
+    (program,) = re.findall(r"(?s)```python\n(from pathlib.*?)```", TEXT)
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
+    found = load_dataset(tmp_path / "my-data")
+    for (images, labels), part in zip(wanted.values(), ("train", "test"), strict=True):
+        order = np.argsort(labels, kind="stable")
+        assert (getattr(found, f"{part}_images") == images[order]).all()
+        assert (getattr(found, f"{part}_labels") == labels[order]).all()
 
 
 @pytest.mark.slow
