@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 ENGINE_NAMES = ("lightning", "keras-tensorflow", "keras-jax", "keras-torch")
 TRACKS = ("stock", "ours", "raw")
 PRECISIONS = ("32", "bf16", "tf32")
-DEVICES = ("cpu", "gpu")
+DEVICES = ("auto", "cpu", "gpu")
 ROOMS = ("benchmark", "pipeline", "portproof", "keras_impl", "lightning_impl", "scripts")
 """Where the code is that is measured."""
 USUAL = {"rounds": 4, "epochs": 3, "images": 15_000}
@@ -51,7 +52,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--accuracy", type=float, metavar="X", default=0.85, help="validation's, timed to (0.85)"
     )
-    parser.add_argument("--device", choices=DEVICES, default="cpu", help="(cpu)")
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="auto is a GPU if every engine here sees one, else the CPU for all (auto)",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="cores of a process (all)")
     parser.add_argument(
         "--against",
@@ -72,7 +78,6 @@ def conduct(arguments: argparse.Namespace) -> None:
         RunError: an arm failed, or its training is another.
     """
     from benchmark.difference import read_older
-    from benchmark.nvidia import require_gpu
     from benchmark.runner import Conditions, arms_of
     from pipeline.datasets import find_dataset, load_dataset
     from pipeline.drawn import write_first_images
@@ -80,7 +85,6 @@ def conduct(arguments: argparse.Namespace) -> None:
     from pipeline.session import claimed
     from pipeline.terminal import say
 
-    fill_in(arguments)
     for name, minimum in (("rounds", 1), ("epochs", 2), ("images", 1000), ("batch_size", 1)):
         value = getattr(arguments, name)
         if value is not None and value < minimum:
@@ -93,18 +97,16 @@ def conduct(arguments: argparse.Namespace) -> None:
     if not 0 < arguments.accuracy < 1:
         raise UsageError(f"`--accuracy` must be in (0, 1); received {arguments.accuracy}")
     precisions = chosen(arguments.precision, PRECISIONS, "--precision")
-    if "tf32" in precisions and arguments.device != "gpu":
-        raise UsageError("`--precision tf32` needs `--device gpu`")
     engines = chosen(arguments.engines, ENGINE_NAMES, "--engines")
     tracks = chosen(arguments.tracks, TRACKS, "--tracks")
+    arguments.device, uuid = settle_device(arguments.device, engines)
+    fill_in(arguments)
+    if "tf32" in precisions and arguments.device != "gpu":
+        raise UsageError("`--precision tf32` needs `--device gpu`")
     committed = RESULTS / f"benchmark-{arguments.device}" / "benchmark.json"
     if arguments.against is None and committed.exists():
         arguments.against = committed
     older = read_older(arguments.against) if arguments.against else None
-    try:
-        uuid = require_gpu() if arguments.device == "gpu" else ""
-    except UsageError as error:
-        raise UsageError(f"`--device gpu`: {error}") from error
     dataset = load_dataset(find_dataset(arguments.data_dir))
     if arguments.images is None:
         arguments.images = len(dataset.train_labels)
@@ -125,6 +127,33 @@ def conduct(arguments: argparse.Namespace) -> None:
             uuid,
         )
         measure_all(arguments, arms, conditions, left_out, dataset.fingerprint, older)
+
+
+def settle_device(wanted: str, engines: Sequence[str]) -> tuple[str, str]:
+    """Return the device that all arms run on, `cpu` or `gpu`, and the GPU's UUID.
+
+    Raises:
+        UsageError: `wanted` is `gpu`, and there is none that can be measured.
+    """
+    from benchmark.nvidia import require_gpu
+    from pipeline.devices import common_device
+    from pipeline.engines import ENGINES
+    from pipeline.terminal import say
+
+    if wanted == "auto":
+        installed = [name for name in engines if ENGINES[name].why_not() is None]
+        devices = common_device(installed or engines)
+        if devices.note:
+            say(devices.note)
+        if devices.device == "cpu":
+            return "cpu", ""
+    try:
+        return ("cpu", "") if wanted == "cpu" else ("gpu", require_gpu())
+    except UsageError as error:
+        if wanted == "gpu":
+            raise UsageError(f"`--device gpu`: {error}") from error
+        say(f"all run on the CPU: {error}")
+        return "cpu", ""
 
 
 def fill_in(arguments: argparse.Namespace) -> None:
@@ -320,10 +349,9 @@ def tune(arm: "Arm", conditions: "Conditions", session: "Session") -> "Arm":
 
 def peak_flops(conditions: "Conditions") -> float | None:
     """Return the machine's measured peak in float32; None where torch is not installed."""
-    from benchmark.runner import Arm, measure
-    from pipeline.engines import ENGINES
+    from benchmark.runner import Arm, measure, why_not
 
-    if ENGINES["lightning"].why_not():
+    if why_not(Arm("raw torch", "raw", "torch")):
         return None
     return float(measure(Arm("peak torch", "peak", "torch"), conditions)["flops_per_second"])
 

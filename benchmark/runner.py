@@ -21,6 +21,7 @@ from pipeline.environment import usable_cores
 from pipeline.errors import RunError
 from pipeline.launch import leashed
 from pipeline.record import EPOCH_METRICS, LOG, STARTUP_PHASES, read_record
+from portproof.engines import Engine
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "benchmark" / "arms"
@@ -34,6 +35,8 @@ RAW_OF = {
 """The framework whose hand-written loop is an engine's control."""
 ENGINE_OF = {"torch": "lightning", "tensorflow": "keras-tensorflow", "jax": "keras-jax"}
 """The engine under whose interpreter a framework's hand-written loop runs."""
+LOOPS_NEED = ("numpy", "PIL", "platformdirs", "psutil", "safetensors", "yaml")
+"""What a hand-written loop imports besides its framework."""
 WORKERS = {"cpu": (0, 1, 2), "gpu": (0, 2, 4, 8, 16)}
 """Numbers of loader workers of which the stock Lightning program takes the fastest."""
 ALTERNATIVES = {
@@ -119,10 +122,8 @@ def arms_of(
     for track, precision in product([one for one in TRACKS if one in tracks], precisions):
         for name in dict.fromkeys(RAW_OF[e] if track == "raw" else e for e in engines):
             arm = _arm(track, name, precision)
-            needed = [engine for engine in engines if name in (engine, RAW_OF[engine])]
-            reasons = [reason for engine in needed if (reason := ENGINES[engine].why_not())]
-            if len(reasons) == len(needed):
-                left_out[arm.name] = reasons[0]
+            if reason := why_not(arm):
+                left_out[arm.name] = reason
             elif track == "raw" and name != "torch" and precision == "bf16":
                 left_out[arm.name] = "this loop is written for float32"
             else:
@@ -135,6 +136,19 @@ def arms_of(
                 for word in ALTERNATIVES.get(arm.engine, ())
             ]
     return arms, left_out
+
+
+def why_not(arm: Arm) -> str | None:
+    """Return why an arm cannot run here, or None where it can: a loop by hand needs no Keras."""
+    engine = _engine_of(arm)
+    if arm.track == "raw":
+        return engine.find_python().why_not((arm.engine, *LOOPS_NEED))
+    return engine.why_not()
+
+
+def _engine_of(arm: Arm) -> Engine:
+    """Return the engine under whose interpreter an arm runs."""
+    return ENGINES[ENGINE_OF.get(arm.engine, arm.engine)]
 
 
 def arm_name(track: str, engine: str, precision: str) -> str:
@@ -253,16 +267,23 @@ def with_best_workers(
 def reference_history(conditions: Conditions) -> list[dict[str, float]]:
     """Return the epochs that Lightning's plain path goes through in float64, one epoch of it.
 
+    Without Lightning it is Keras's, and without both a hand-written loop's in float32, whose
+    rounding is a hundredth of what `report.STRAY` allows.
+
     Raises:
-        RunError: it failed.
+        RunError: it failed, or nothing can run here.
     """
-    arm = Arm("the reference", "ours", "lightning", "64", ("--plain",))
+    arms, left_out = arms_of(("lightning", *ENGINES), ("ours", "raw"))
+    if not arms:
+        raise RunError(f"nothing can run here: {'; '.join(left_out.values())}")
+    arm = dataclasses.replace(arms[0], name="the reference")
+    if arm.track == "ours":
+        arm = dataclasses.replace(arm, precision="64", options=("--plain",))
     return measure(arm, dataclasses.replace(conditions, num_epochs=1))["history"]
 
 
 def _command(arm: Arm, conditions: Conditions, scratch: Path) -> list[str]:
-    engine = ENGINES[ENGINE_OF.get(arm.engine, arm.engine)]
-    return engine.command(*_program(arm, conditions, scratch))
+    return _engine_of(arm).command(*_program(arm, conditions, scratch))
 
 
 def _program(arm: Arm, conditions: Conditions, scratch: Path) -> list[str]:

@@ -5,9 +5,7 @@ import math
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -21,6 +19,7 @@ from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.recipe import preset
 from pipeline.repeated import paired_ratio, spread
 from pipeline.session import Session, claimed
+from portproof import interpreters
 from portproof.files import write_json
 from tests.disks import no_space, small_disk
 
@@ -81,18 +80,67 @@ def test_every_arm_has_its_controls():
     assert list(baselines(ours)) == ["stock lightning bf16", "raw torch bf16", "ours lightning"]
 
 
-def test_what_cannot_run_is_named(monkeypatch):
-    gone = {"keras-tensorflow": "no tensorflow"}
-    for name, engine in runner.ENGINES.items():
-        why_not = partial(gone.get, name)
-        there = SimpleNamespace(why_not=why_not, environment=engine.environment)
-        monkeypatch.setitem(runner.ENGINES, name, there)
+@pytest.fixture
+def without(monkeypatch):
+    """Return a function that takes packages away, as far as anybody asks what is installed."""
+    real = interpreters.find_spec
+
+    def take(*packages):
+        monkeypatch.setattr(
+            interpreters, "find_spec", lambda name: None if name in packages else real(name)
+        )
+
+    return take
+
+
+def test_what_cannot_run_is_named(without):
+    without("tensorflow")
     arms, left_out = arms_of(ENGINES, ("stock", "ours", "raw"))
     missing = {"stock keras-tensorflow", "ours keras-tensorflow", "raw tensorflow"}
-    assert left_out == dict.fromkeys(missing, "no tensorflow")
+    assert left_out == dict.fromkeys(missing, "not installed: tensorflow")
     assert not missing & {arm.name for arm in arms}
     _, left_out = arms_of(("lightning", "keras-jax"), ("raw",), ["bf16"])
     assert left_out == {"raw jax bf16": "this loop is written for float32"}
+
+
+def test_a_loop_by_hand_needs_its_framework_alone(without):
+    without("keras", "lightning", "torchvision")
+    arms, left_out = arms_of(ENGINES, ("ours", "raw"))
+    assert [arm.name for arm in arms] == ["raw torch", "raw tensorflow", "raw jax"]
+    assert left_out["ours keras-jax"] == "not installed: keras"
+    without("jax")
+    assert "raw jax" in arms_of(ENGINES, ("raw",))[1]
+
+
+def test_a_loop_by_hand_says_all_that_it_needs():
+    script = """
+import sys
+import benchmark.raw
+files = {name.split(".")[0]: getattr(module, "__file__", None) or "" for name, module in
+         sys.modules.items()}
+print(*(name for name, file in files.items() if "site-packages" in file))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                          check=True, cwd=SCRIPT.parents[1])  # fmt: skip
+    needed = {name for name in done.stdout.split() if not name.startswith("_")}
+    assert needed == set(runner.LOOPS_NEED)
+
+
+def test_the_reference_is_of_what_is_there(without, monkeypatch):
+    monkeypatch.setattr(runner, "measure", lambda arm, conditions: {"history": arm})
+
+    def reference():
+        arm = runner.reference_history(Conditions(Path("data")))
+        return arm.track, arm.engine, arm.precision, arm.options
+
+    assert reference() == ("ours", "lightning", "64", ("--plain",))
+    without("lightning")
+    assert reference() == ("ours", "keras-tensorflow", "64", ("--plain",))
+    without("lightning", "keras")
+    assert reference() == ("raw", "torch", "32", ())
+    without("numpy")
+    with pytest.raises(RunError, match="nothing can run here: not installed: numpy"):
+        reference()
 
 
 def test_ratios_are_paired_by_round():

@@ -7,8 +7,9 @@ import time
 import pytest
 
 from benchmark import nvidia, report, runner
-from benchmark.command import fill_in, parser
+from benchmark.command import fill_in, parser, settle_device
 from benchmark.runner import Arm, Conditions, arms_of, baselines, measure
+from pipeline import devices
 from pipeline.errors import RunError, UsageError
 from tests.fake_gpu import FakeGpu
 from tests.test_benchmark import ENGINES, OURS, REFERENCE, STOCK, measured
@@ -188,6 +189,46 @@ def test_a_program_is_bound_to_its_cores(monkeypatch, tmp_path):
     (tmp_path / "raw_torch.py").write_text(program)
     monkeypatch.setattr(runner, "PROGRAMS", tmp_path)
     assert measure(Arm("raw torch", "raw", "torch"), Conditions(tmp_path, num_threads=1))["n"] == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "mig", "seeing", "expected"),
+    [
+        ("auto", 0, ENGINES, ("gpu", "GPU-a")),
+        ("auto", 0, ENGINES[:1], ("cpu", "")),
+        ("auto", 0, (), ("cpu", "")),
+        ("auto", 1, ENGINES, ("cpu", "")),
+        ("cpu", 0, ENGINES, ("cpu", "")),
+        ("gpu", 0, (), ("gpu", "GPU-a")),
+    ],
+)
+def test_auto_is_the_gpu_where_every_engine_sees_one(
+    monkeypatch, capsys, wanted, mig, seeing, expected
+):
+    monkeypatch.setitem(sys.modules, "pynvml", FakeGpu(mig=mig))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices, "has_gpu_driver", lambda: True)
+
+    def examine(engine):
+        return {"problem": None, "gpus": ["Card"] if engine.name in seeing else []}
+
+    monkeypatch.setattr(devices, "examine_engine", examine)
+    assert settle_device(wanted, ENGINES) == expected
+    said = capsys.readouterr().out
+    if mig:
+        assert said.startswith("all run on the CPU: MIG is on")
+        with pytest.raises(UsageError, match="`--device gpu`: MIG is on"):
+            settle_device("gpu", ENGINES)
+    elif wanted == "auto" and len(seeing) == 1:
+        assert said.startswith("all run on the CPU, as keras-tensorflow sees no GPU; ")
+    else:
+        assert said == ""
+
+
+def test_auto_without_a_gpu_is_the_cpu_and_asks_nobody(monkeypatch):
+    monkeypatch.setattr(devices, "has_gpu_driver", lambda: False)
+    monkeypatch.setattr(devices, "examine_engine", None)
+    assert settle_device(parser().parse_args([]).device, ENGINES) == ("cpu", "")
 
 
 def test_a_gpu_gets_more_of_everything():
