@@ -22,8 +22,8 @@ from typing import Any
 
 from benchmark.nvidia import describe_gpu, require_gpu
 from pipeline.command import OneLineParser, chosen, guarded
-from pipeline.engines import ENGINES
-from pipeline.environment import ROOT, code_digest, describe_machine, package_versions
+from pipeline.engines import ENGINES, versions_in_use
+from pipeline.environment import ROOT, code_digest, describe_machine
 from pipeline.errors import RunError, UsageError
 from pipeline.launch import leashed
 from pipeline.session import claimed
@@ -370,9 +370,9 @@ def conduct(arguments: argparse.Namespace) -> None:
         "code": code,
         "gpu": gpu,
         "machine": describe_machine(),
-        "packages": package_versions(),
+        "packages": versions_in_use(),
     }
-    identity = {"code": code, "gpu": gpu, "machine": record["machine"]}
+    identity = {name: record[name] for name in ("code", "gpu", "machine", "packages")}
     with claimed(folder, "GPU day"):
         day = Day(folder.resolve(), identity, record)
         doctor = doctor_stage(data)

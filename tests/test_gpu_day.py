@@ -214,12 +214,17 @@ def test_a_whole_day_on_a_gpu_that_is_not_there(tmp_path, monkeypatch, capsys):
     answer = json.dumps(findings())
     doctor = stage("doctor", f"print({answer!r})")
     monkeypatch.setattr(gpu_day, "doctor_stage", lambda data: doctor)
+    monkeypatch.setattr(gpu_day, "versions_in_use", lambda: {"jax": "0.99"})
     monkeypatch.setattr(gpu_day, "plan", lambda *_, **__: [counting(tmp_path), stage("other")])
     folder = tmp_path / "day"
     assert gpu_day.main(["--output-dir", str(folder), "--stages", "counted"]) == 0
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a"
     kept = json.loads((folder / gpu_day.RECORD).read_text())
     assert list(kept["stages"]) == ["doctor", "counted"]
+    assert kept["packages"] == {"jax": "0.99"}
+    monkeypatch.setattr(gpu_day, "versions_in_use", lambda: {"jax": "1.0"})
+    assert gpu_day.main(["--output-dir", str(folder), "--stages", "counted"]) == 0
+    assert (tmp_path / "counted").read_text() == "xx"  # done again with other versions
     assert (kept["gpu"]["name"], kept["gpu"]["driver_cuda"]) == ("Card", "13.1")
     monkeypatch.setattr(gpu_day, "doctor_stage", lambda data: stage("doctor", "raise ValueError"))
     assert gpu_day.main(["--output-dir", str(folder)]) == 1

@@ -3,10 +3,11 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from pipeline.engines import ENGINES
 
 # Float64's rounding over 18 steps; measured 1e-16 to 4e-16 on JAX, 0 on torch.
 AGAINST_SINGLE_STEPS = 1e-12
@@ -110,12 +111,11 @@ except NonFiniteLossError as error:
 
 
 def ask(program, backend, *arguments):
-    environment = {"KERAS_BACKEND": backend}
-    environment |= {"JAX_ENABLE_X64": "1"} if backend == "jax" else {}
+    engine = ENGINES[f"keras-{backend}"]
     done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
+        engine.command("-c", program, *map(str, arguments)),
         capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
-        env={**os.environ, **environment},
+        env={**os.environ, **engine.environment("64")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
