@@ -110,6 +110,7 @@ RIGHT = [
     pytest.param("recurrent", "recurrent", "9,5", set(), id="recurrent", marks=slow),
     pytest.param("convolutions", "convolutions", "12,12,4", set(), id="convs", marks=slow),
     pytest.param("custom", "custom", "5", set(), id="adapter", marks=slow),
+    pytest.param("padded", "padded", "int11:7", set(), id="padding", marks=slow),
     pytest.param("encoder", "encoder_fused", "int11:7", {"between before dense"}, id="fused"),
 ]
 
@@ -146,6 +147,10 @@ WRONG = [
         id="time first", marks=slow,
     ),
     pytest.param(
+        "padded", "padded_to_the_end", "int11:7", ("lstm", "masked", "masked true"),
+        id="padding", marks=slow,
+    ),
+    pytest.param(
         "convolutions", "convolutions_other_slope", "12,12,4",
         ("depthwise", "between", "slope 0.2"), id="slope", marks=slow,
     ),
@@ -170,6 +175,17 @@ def test_a_wrong_port_is_parted_at_the_right_place(
     assert place in first.places[0].right or place in first.kind
     assert first.what == what
     assert first.cause is None if cause is None else cause in str(first.cause)
+    assert "they part at" in str(verdict)
+
+
+@pytest.mark.slow
+def test_a_norms_momentum_is_seen_beside_another_epsilon() -> None:
+    verdict = checked("residual", "residual_other_norm", "8,8,3")
+    found = {(d.what, d.left): str(d.cause) for d in verdict.failures}
+    assert "epsilon 1e-05 | 0.001" in found["epsilon", "1e-05"]
+    assert found["statistics", "moving_mean"] == "momentum 0.9 | 0.99"
+    assert "momentum 0.9 | 0.99" in found["statistics", "moving_variance"]
+    assert not [d for d in verdict.declarations if d.what == "momentum"]
 
 
 @pytest.mark.slow

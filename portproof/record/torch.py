@@ -137,9 +137,11 @@ class TorchModel:
         if replay.train:
             return self._train(inputs, replay)
         recorder, outs, _ = self._run(inputs, replay)
-        self.recorder = recorder
         finals = {f"final.{i}": self._final(o) for i, o in enumerate(outs)}
-        return finals if how.get("outputs_only") else {**replay.arrays, **finals}
+        if how.get("outputs_only"):  # on other rows than those that single calls are run on
+            return finals
+        self.recorder = recorder
+        return {**replay.arrays, **finals}
 
     def train(self, batches: list[Batch]) -> Arrays:
         """Train with the module's own step and optimizer, dropout at 0; return weights by step."""

@@ -171,6 +171,7 @@ class Recorder(TorchFunctionMode):
                 if spec is not None and any(
                     self.names.is_weight(r.tensor) or r.is_statistic for r in spec.roles.values()
                 ):
+                    spec.roles = self.without_constants(spec.roles)
                     return spec
         if not weights or not xs or not any(tag_of(x).preds for x in xs):
             return None
@@ -181,6 +182,14 @@ class Recorder(TorchFunctionMode):
         return Spec(
             f"{name} of parameters", {f"p{i}": Role(w) for i, w in enumerate(weights)}, data=""
         )
+
+    def without_constants(self, roles: dict[str, Role]) -> dict[str, Role]:
+        """Return the roles that a module holds: zeros given in a bias's place are no weight."""
+        return {
+            name: role
+            for name, role in roles.items()
+            if self.names.is_weight(role.tensor) or self.names.owner(role.tensor) is not None
+        }
 
     def _spread(self, weight: torch.Tensor) -> Role:
         """Return the role of a weight that is broadcast, without its axes of size 1."""

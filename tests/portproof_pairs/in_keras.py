@@ -59,6 +59,13 @@ def convolutions():
     return keras.Model(images, layers.Dense(5, activation="softmax")(layers.Flatten()(x)))
 
 
+def padded():
+    """States that stand still at padding, the last of them."""
+    tokens = keras.Input((7,), dtype="int64")
+    x = layers.LSTM(5)(layers.Embedding(11, 4, mask_zero=True)(tokens))
+    return keras.Model(tokens, layers.Dense(3)(x))
+
+
 class ScaledDense(layers.Layer):
     """A layer with weights that portproof does not know."""
 
