@@ -302,7 +302,7 @@ class Judge:
         """
         a, b = self.left.calls[i], self.right.calls[j]
         ours, theirs = self.replays.left_train, self.replays.right_train
-        floor = gaps.NOISE * self._largest(ours, what, a)
+        largest = self._largest(ours, what, a)
         rounding, agrees = 0.0, True
         for role in sorted(b.roles):
             mine = ours.get(f"{what}|{a.key}|{role}")
@@ -312,8 +312,8 @@ class Judge:
             if mine is None or other is None:
                 continue
             if what == "moved" and role in a.roles:
-                floor = 0.0
-            g = gap(mine, fitted(other, mine.shape), floor)
+                largest = 0.0
+            g = gap(mine, fitted(other, mine.shape), largest)
             if g.within(gaps.LOCAL_GRADIENT):
                 rounding = max(rounding, g.size)
                 continue
@@ -329,14 +329,14 @@ class Judge:
         ours, theirs = self.replays.left_whole, self.replays.right_whole
         worst = Gap(0.0)
         for what in ("grad", "moved"):
-            floor = gaps.NOISE * self._largest(ours, what, a)
+            largest = self._largest(ours, what, a)
             for role in b.roles:
                 mine, other = (
                     ours.get(f"{what}|{a.key}|{role}"),
                     theirs.get(f"{what}|{b.key}|{role}"),
                 )
                 if mine is not None and other is not None:
-                    g = gap(mine, fitted(other, mine.shape), floor)
+                    g = gap(mine, fitted(other, mine.shape), largest)
                     worst = max(worst, g, key=lambda g: g.size)
         return worst
 

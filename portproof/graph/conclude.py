@@ -71,9 +71,18 @@ def conclude(
         judged.rounding,
         judged.gradient,
         judged.whole_gradient,
+        _settled(judged),
         strict,
         notes,
     )
+
+
+def _settled(judged: Judged) -> tuple[Gap, Gap | None] | None:
+    """Return what is left of the gaps once the frameworks' rules are equal; None without any."""
+    if not judged.settled and judged.whole_settled is None:
+        return None
+    ends = judged.settled or judged.outputs
+    return max(ends.values(), key=lambda g: g.size), judged.whole_settled or judged.whole_gradient
 
 
 def _end(what: str, kind: str, g: Gap) -> Difference:

@@ -23,6 +23,11 @@ def build(name: str) -> nn.Module:
     return torchvision.models.get_model(name, weights=None, num_classes=10, **options)
 
 
+def single(value: float) -> float:
+    """Return the float32 nearest to `value`, by which Keras rescales."""
+    return float(torch.tensor(value, dtype=torch.float32))
+
+
 class SamePadded(nn.Conv2d):
     """A convolution that pads as Keras's `same`: where the zeros are odd, one more behind."""
 
@@ -91,17 +96,17 @@ def _mobilenet_v2(name: str) -> nn.Module:
 
 def _mobilenet_v3(name: str) -> nn.Module:
     """Repair padding and momentum; rescale inputs from 0 … 255 to −1 … 1."""
-    return Rescaled(same(norms(build(name), 0.999)), lambda x: x * (1 / 127.5) - 1)
+    return Rescaled(same(norms(build(name), 0.999)), lambda x: x * single(1 / 127.5) - 1)
 
 
 def _efficientnet(name: str) -> nn.Module:
     """Repair padding, ε and momentum; rescale inputs from 0 … 255 to 0 … 1."""
-    return Rescaled(same(norms(build(name), 0.99, 1e-3)), lambda x: x * (1 / 255))
+    return Rescaled(same(norms(build(name), 0.99, 1e-3)), lambda x: x * single(1 / 255))
 
 
 def _efficientnet_v2(name: str) -> nn.Module:
     """Repair padding; rescale inputs from 0 … 255 to −1 … 1."""
-    return Rescaled(same(build(name)), lambda x: x * (1 / 128) - 1)
+    return Rescaled(same(build(name)), lambda x: x * single(1 / 128) - 1)
 
 
 def _inception(name: str) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import lightning
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F
 
@@ -87,6 +88,33 @@ def recurrent():
 
 def recurrent_over_samples():
     return Recurrent(batch_first=False)
+
+
+class Gated(nn.Module):
+    def __init__(self, rate=0.1):
+        super().__init__()
+        self.conv, self.gate = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.scale = nn.Parameter(torch.ones(4, 1, 1))
+        self.drop = torchvision.ops.StochasticDepth(rate, "row")
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.conv(x / 255)
+        y = x * F.hardsigmoid(self.gate(x))
+        return self.head((x + self.drop(y * self.scale)).mean((2, 3)))
+
+
+def gated():
+    return Gated()
+
+
+def gated_without_dropout():
+    return Gated(rate=0.0)
+
+
+def resized():
+    up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+    return nn.Sequential(nn.Conv2d(3, 2, 3), up, nn.Flatten(), nn.Linear(32, 3))
 
 
 class Padded(nn.Module):
