@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup data compare prove equivalence benchmark report explore doctor test test-all test-gpu gpu soak fuzz audit lock refresh readme tutorial clean
+.PHONY: help setup data compare prove equivalence published benchmark report explore doctor test test-all test-gpu gpu soak fuzz audit lock refresh readme tutorial clean
 
 EPOCHS ?= 5
 KILLS ?= 20
@@ -44,6 +44,9 @@ prove: data ## prove the port in short: the ladder, mutants, replays, an epoch f
 
 equivalence: data ## train many seeds and judge whether both learn equally well (hours; goes on where it was)
 	$(VENV_PYTHON) scripts/equivalence.py
+
+published: setup ## check Keras's published models against torchvision's (two hours; goes on where it was)
+	$(VENV_PYTHON) scripts/published.py
 
 benchmark: data ## measure both implementations against stock programs and hand-written loops
 	$(VENV_PYTHON) scripts/benchmark.py

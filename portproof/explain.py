@@ -19,6 +19,8 @@ from portproof.graph.verdict import Difference
 
 Arrays = Mapping[str, np.ndarray]
 BIASED = "a biased variance in the reference, n/(n − 1) of it in the suspect"
+EXACT_GRADIENT = "exact_gradient"
+"""The variant of a function that gives its numbers, and another gradient."""
 MAX_PLACES = 40
 """Places of one difference that are tried one by one."""
 
@@ -163,6 +165,10 @@ def _mentions(
                 op.text.partition("(")[0] == name for op in call.between
             ):
                 return True
+            # What is taken from a sequence of states is read along other axes too.
+            kinds = {bench.graph.calls[p].kind for p in call.preds if isinstance(p, int)}
+            if "exchanged" in bench.variants[name] and name.partition("_")[0] in kinds:
+                return True
         if place.left == "the last call":
             return any(
                 op.text.partition("(")[0] == name for o in bench.graph.outputs for op in o.between
@@ -236,9 +242,10 @@ def explain_training(
         for d in tables:
             if _vanish(d, left, right, of, found, seen, "grad"):
                 d.cause = "the padding row learns in the reference alone (padding_idx)"
+    rules = _gradient_rules(bench, left, right, of, judged, seen)
     statistics = [d for d in judged.differences if d.what == "statistics" and d.cause is None]
     if not statistics or not bench.is_suspect:
-        return {}
+        return rules
     momenta = {left.calls[i].settings.get("momentum") for i, _ in of.values()}
     kept = [m for m in momenta if m is not None]
     for key in ["biased_variance", *(f"kept={k}" for k in sorted(kept))]:
@@ -248,7 +255,39 @@ def explain_training(
             if _vanish(d, left, right, of, found, seen, "moved"):
                 d.is_rule = key == "biased_variance"
                 d.cause = BIASED if d.is_rule else _momentum(d, left, right, of)
-    return {"batch_norm": "biased_variance"} if all(d.is_rule for d in statistics) else {}
+    return rules | ({"batch_norm": "biased_variance"} if all(d.is_rule for d in statistics) else {})
+
+
+def _gradient_rules(
+    bench: Bench,
+    left: Graph,
+    right: Graph,
+    of: Mapping[tuple[str, str], tuple[int, int]],
+    judged: Judged,
+    seen: Replays,
+) -> dict[str, str]:
+    """Try functions whose gradient alone rounds a constant, on gradients behind calls."""
+    rules: dict[str, str] = {}
+    behind = [d for d in judged.differences if d.what == "gradients" and d.kind[:6] == "behind"]
+    if not behind or not bench.is_suspect:
+        return rules
+    stretches = [c.between for c in right.calls] + [o.between for o in right.outputs]
+    names = {op.text.partition("(")[0] for ops in stretches for op in ops}
+    for name in sorted(names & bench.variants.keys()):
+        variants = bench.variants[name]
+        if EXACT_GRADIENT not in variants:
+            continue
+        found = bench.trained({name: EXACT_GRADIENT})
+        for d in behind:
+            pairs = [of[p.left, p.right] for p in d.places]
+            gaps = [gap(seen.left_train[f"leaf.{i}"],
+                        fitted(found[f"leaf.{j}"], seen.left_train[f"leaf.{i}"].shape))
+                    for i, j in pairs if f"leaf.{j}" in found]  # fmt: skip
+            if len(gaps) == len(pairs) and all(g.within(LOCAL_GRADIENT) for g in gaps):
+                text = variants[EXACT_GRADIENT][0]
+                d.cause, d.is_rule = f"{text} in the reference", True
+                rules[name] = EXACT_GRADIENT
+    return rules
 
 
 def _vanish(

@@ -108,8 +108,12 @@ RIGHT = [
         "residual", "residual", "8,8,3", {"statistics batch_norm"}, id="residual", marks=slow
     ),
     pytest.param("recurrent", "recurrent", "9,5", set(), id="recurrent", marks=slow),
-    pytest.param("convolutions", "convolutions", "12,12,4", set(), id="convs", marks=slow),
+    pytest.param(
+        "convolutions", "convolutions", "12,12,4", {"between before conv"}, id="convs", marks=slow
+    ),
     pytest.param("custom", "custom", "5", set(), id="adapter", marks=slow),
+    pytest.param("padded", "padded", "int11:7", set(), id="padding", marks=slow),
+    pytest.param("resized", "resized", "4,4,3", {"between before dense"}, id="resize", marks=slow),
     pytest.param("encoder", "encoder_fused", "int11:7", {"between before dense"}, id="fused"),
 ]
 
@@ -142,8 +146,12 @@ WRONG = [
         id="attention over samples", marks=slow,
     ),
     pytest.param(
-        "recurrent", "recurrent_over_samples", "9,5", ("last", "between", "samples first"),
+        "recurrent", "recurrent_over_samples", "9,5", ("last", "between", "Samples first"),
         id="time first", marks=slow,
+    ),
+    pytest.param(
+        "padded", "padded_to_the_end", "int11:7", ("lstm", "masked", "masked true"),
+        id="padding", marks=slow,
     ),
     pytest.param(
         "convolutions", "convolutions_other_slope", "12,12,4",
@@ -170,6 +178,31 @@ def test_a_wrong_port_is_parted_at_the_right_place(
     assert place in first.places[0].right or place in first.kind
     assert first.what == what
     assert first.cause is None if cause is None else cause in str(first.cause)
+    assert "they part at" in str(verdict)
+
+
+@pytest.mark.slow
+def test_constants_rounded_in_a_gradient_and_dropped_branches_are_seen() -> None:
+    verdict = checked("gated", "gated", "6,6,3")
+    assert verdict.passed, str(verdict)
+    causes = {d.what: str(d.cause) for d in verdict.declarations}
+    assert causes.keys() == {"between", "gradients"}
+    assert "one over the divisor, rounded to float32" in causes["between"]
+    assert "gradient has 1/6 in float64" in causes["gradients"]
+    other = checked("gated", "gated_without_dropout", "6,6,3")
+    assert {(d.left, d.right) for d in other.declarations if d.what == "dropout"} == {
+        ("0.1", "none")
+    }
+
+
+@pytest.mark.slow
+def test_a_norms_momentum_is_seen_beside_another_epsilon() -> None:
+    verdict = checked("residual", "residual_other_norm", "8,8,3")
+    found = {(d.what, d.left): str(d.cause) for d in verdict.failures}
+    assert "epsilon 1e-05 | 0.001" in found["epsilon", "1e-05"]
+    assert found["statistics", "moving_mean"] == "momentum 0.9 | 0.99"
+    assert "momentum 0.9 | 0.99" in found["statistics", "moving_variance"]
+    assert not [d for d in verdict.declarations if d.what == "momentum"]
 
 
 @pytest.mark.slow

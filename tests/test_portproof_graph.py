@@ -291,7 +291,8 @@ def test_a_gap_is_relative_to_the_largest_number_and_sees_what_is_none() -> None
     assert not gap(a, a * np.nan).within(math.inf) or gap(a, a * np.nan).size == math.inf
     assert gap(a, a.T).text == "shapes (1, 2) | (2, 1)"
     assert gap(np.zeros(3), np.full(3, 1e-30)).size == math.inf
-    assert gap(np.zeros(3), np.full(3, 1e-30), floor=1.0).within(gaps.CALL)
+    assert gap(np.zeros(3), np.full(3, 1e-30), largest=1.0).within(gaps.CALL)
+    assert gap(np.full(3, 0.01), np.full(3, 0.02), largest=1.0).size == pytest.approx(1.0)
 
 
 def test_only_axes_of_size_one_are_fitted() -> None:

@@ -27,6 +27,7 @@ TARGETS = [
     "compare",
     "prove",
     "equivalence",
+    "published",
     "benchmark",
     "report",
     "explore",

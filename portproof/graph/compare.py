@@ -151,8 +151,7 @@ class Judge:
         alone = self._alone(i, j, out, is_apart)
         diff = {k for k in a.settings.keys() | b.settings.keys()
                 if a.settings.get(k) != b.settings.get(k)}  # fmt: skip
-        later = diff & TRAINING_ONLY
-        diff -= later
+        diff -= TRAINING_ONLY
         own = Gap(0.0) if alone is None else alone
         if not own.within(gaps.CALL):
             self.found.calls_apart.append(i)
@@ -166,8 +165,8 @@ class Judge:
             self.found.stretches_apart.append(i)
             sides = (ops_text(a.between), ops_text(b.between))
             self.add("between", "before " + a.kind, sides, "output", _at(place, before))
-        for name in sorted(later):
-            self.add(name, a.kind, _both(a, b, {name}), "none", place, "in training only")
+        if "gradients" not in self.asked:
+            self._training_only(a, b)
         if Counter(_rounded(a.drops)) != Counter(_rounded(b.drops)):
             sides = (_rates(a.drops), _rates(b.drops))
             self.add(
@@ -179,6 +178,15 @@ class Judge:
             self.add("frozen", a.kind, sides, effect, place)
         small = [g.size for g in (before, own) if g.within(gaps.CALL)]
         self.found.rounding = max([self.found.rounding, *small])
+
+    def _training_only(
+        self, a: Call, b: Call, effect: str = "none", detail: str = "in training only"
+    ) -> None:
+        """Note settings that differ and act in training alone."""
+        for name in sorted(TRAINING_ONLY):
+            if a.settings.get(name) != b.settings.get(name):
+                place = Place(a.owner, b.owner)
+                self.add(name, a.kind, _both(a, b, {name}), effect, place, detail)
 
     def _alone(self, i: int, j: int, out: np.ndarray, is_apart: bool) -> Gap | None:
         forced = self.replays.forced
@@ -199,6 +207,9 @@ class Judge:
             end = gap(left[name], forced[name])
             place = Place("the last call", label)
             sides = (ops_text(ours.between), ops_text(theirs.between))
+            whole = self.found.outputs[f"{label}, batch of {rows}"]
+            if not whole.within(gaps.END_TO_END) and self.found.first is None:
+                self.found.first = ("the last call", label, whole)
             if not end.within(gaps.CALL):
                 self.found.end_apart.append(k)
                 self.add("between", "before the " + label, sides, "output", _at(place, end))
@@ -238,9 +249,16 @@ class Judge:
             moved = gap(out, fitted(b_train[f"out.{j}"], out.shape))
             if not is_apart and not before_apart and not moved.within(gaps.CALL):
                 self.add("training mode", a.kind, ("", ""), "training", _at(place, moved))
-            for what, limit in (("grad", gaps.LOCAL_GRADIENT), ("moved", gaps.LOCAL_GRADIENT)):
-                size = self._roles(what, i, j, limit, is_apart or before_apart, place)
-                largest = max(largest, size)
+            trains_alike = True
+            # Statistics come from what a call takes: another ε leaves them as they are.
+            for what, skip in (("grad", is_apart or before_apart), ("moved", before_apart)):
+                size, agrees = self._roles(what, i, j, skip, place)
+                largest, trains_alike = max(largest, size), trains_alike and agrees
+            if before_apart:
+                unclear = "acts in training; not compared, for what the call takes differs"
+                self._training_only(a, b, "training", unclear)
+            elif trains_alike:
+                self._training_only(a, b)
             leaf = a_train.get(f"leaf.{i}")
             if leaf is None or f"leaf.{j}" not in b_train:
                 continue
@@ -276,14 +294,16 @@ class Judge:
         sizes += [self._whole(i, j) for i, j in sorted(self.pairs.items())]
         return max(sizes, key=lambda g: g.size, default=Gap(0.0))
 
-    def _roles(
-        self, what: str, i: int, j: int, limit: float, is_apart: bool, place: Place
-    ) -> float:
-        """Judge one call's gradients or statistics; return the largest gap that is rounding."""
+    def _roles(self, what: str, i: int, j: int, is_apart: bool, place: Place) -> tuple[float, bool]:
+        """Judge one call's gradients or statistics.
+
+        Returns:
+            The largest gap that is rounding, and whether there is no other.
+        """
         a, b = self.left.calls[i], self.right.calls[j]
         ours, theirs = self.replays.left_train, self.replays.right_train
-        floor = gaps.NOISE * self._largest(ours, what, a)
-        rounding = 0.0
+        largest = self._largest(ours, what, a)
+        rounding, agrees = 0.0, True
         for role in sorted(b.roles):
             mine = ours.get(f"{what}|{a.key}|{role}")
             if mine is None and role in SPLIT_BIAS and role not in a.roles:
@@ -292,14 +312,16 @@ class Judge:
             if mine is None or other is None:
                 continue
             if what == "moved" and role in a.roles:
-                floor = 0.0
-            g = gap(mine, fitted(other, mine.shape), floor)
-            if g.within(limit):
+                largest = 0.0
+            g = gap(mine, fitted(other, mine.shape), largest)
+            if g.within(gaps.LOCAL_GRADIENT):
                 rounding = max(rounding, g.size)
-            elif not is_apart:
+                continue
+            agrees = False
+            if not is_apart:
                 name = "statistics" if what == "moved" else "gradients"
                 self.add(name, a.kind, (role, role), "training", _at(place, g))
-        return rounding
+        return rounding, agrees
 
     def _whole(self, i: int, j: int) -> Gap:
         """Return the largest gap of a call's gradients and statistics through the whole model."""
@@ -307,14 +329,14 @@ class Judge:
         ours, theirs = self.replays.left_whole, self.replays.right_whole
         worst = Gap(0.0)
         for what in ("grad", "moved"):
-            floor = gaps.NOISE * self._largest(ours, what, a)
+            largest = self._largest(ours, what, a)
             for role in b.roles:
                 mine, other = (
                     ours.get(f"{what}|{a.key}|{role}"),
                     theirs.get(f"{what}|{b.key}|{role}"),
                 )
                 if mine is not None and other is not None:
-                    g = gap(mine, fitted(other, mine.shape), floor)
+                    g = gap(mine, fitted(other, mine.shape), largest)
                     worst = max(worst, g, key=lambda g: g.size)
         return worst
 

@@ -35,10 +35,16 @@ def conclude(
     whole = judged.whole_settled or judged.whole_gradient
     # Saturated outputs hide what is inside; gradients, relative to their own size, do not.
     if agree and whole is not None and whole.within(gaps.WHOLE_GRADIENT):
-        for d in differences:
-            if d.gap is not None and d.effect == "output" and not d.is_rule:
-                d.effect = "none"
-                d.detail = "inside; no output and no gradient shows it"
+        inside = [d for d in differences
+                  if d.gap is not None and d.effect == "output" and not d.is_rule]  # fmt: skip
+        where = {(p.left, p.right) for d in inside for p in d.places}
+        # What such a call gives means something else: what is behind it is fed otherwise too.
+        inside += [d for d in differences
+                   if d.what == "gradients" and d.kind.startswith("behind")
+                   and {(p.left, p.right) for p in d.places} <= where]  # fmt: skip
+        for d in inside:
+            d.effect = "none"
+            d.detail = "inside; no output and no gradient shows it"
     if not any(d.fails and d.effect == "output" for d in differences):
         differences += [
             _end("output", name, g) for name, g in ends.items() if not g.within(gaps.END_TO_END)
@@ -65,9 +71,18 @@ def conclude(
         judged.rounding,
         judged.gradient,
         judged.whole_gradient,
+        _settled(judged),
         strict,
         notes,
     )
+
+
+def _settled(judged: Judged) -> tuple[Gap, Gap | None] | None:
+    """Return what is left of the gaps once the frameworks' rules are equal; None without any."""
+    if not judged.settled and judged.whole_settled is None:
+        return None
+    ends = judged.settled or judged.outputs
+    return max(ends.values(), key=lambda g: g.size), judged.whole_settled or judged.whole_gradient
 
 
 def _end(what: str, kind: str, g: Gap) -> Difference:

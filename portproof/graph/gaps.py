@@ -16,7 +16,8 @@ WHOLE_GRADIENT = 1e-9
 FLOAT32_LOW, FLOAT32_HIGH = 1e-10, 1e-6
 """What a constant that was rounded to float32 does to float64 numbers."""
 NOISE = 1e-3
-"""A gradient smaller than this share of its call's largest is measured against that share."""
+"""A gradient smaller than this share of its call's largest is measured against
+that: by theory it is zero, as a shift's before a norm in training, and holds rounding alone."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,13 @@ class Gap:
         return self.text or f"{self.size:.1e}"
 
 
-def gap(reference: np.ndarray, suspect: np.ndarray, floor: float = 0.0) -> Gap:
+def gap(reference: np.ndarray, suspect: np.ndarray, largest: float = 0.0) -> Gap:
     """Return how far `suspect` is from `reference`.
 
     Args:
         reference: an array.
         suspect: an array of the same shape.
-        floor: the least unit to measure in, for numbers that are zero by theory.
+        largest: of numbers of this kind; the unit for those that are `NOISE` of it at most.
     """
     if reference.shape != suspect.shape:
         return Gap(math.inf, f"shapes {_shape(reference)} | {_shape(suspect)}")
@@ -52,7 +53,8 @@ def gap(reference: np.ndarray, suspect: np.ndarray, floor: float = 0.0) -> Gap:
     if not (np.isfinite(reference).all() and np.isfinite(suspect).all()):
         return Gap(math.inf, "NaN or infinity")
     apart = float(np.abs(reference - suspect).max())
-    unit = max(float(np.abs(reference).max()), floor)
+    own = float(np.abs(reference).max())
+    unit = own if own > NOISE * largest else largest
     if apart == 0:
         return Gap(0.0)
     return Gap(apart / unit if unit else math.inf)

@@ -6,7 +6,7 @@ import numpy as np
 
 from portproof.graph.align import Alignment
 from portproof.graph.calls import Call, Graph
-from portproof.graph.gaps import NOISE, Gap, fitted, gap
+from portproof.graph.gaps import Gap, fitted, gap
 from portproof.graph.verdict import Difference, Place
 
 LOSS = 1e-11
@@ -69,7 +69,7 @@ def _moved(a: Call, b: Call, k: int, ours: Arrays, theirs: Arrays, first: Arrays
             start = _sum(start, first, a.key, a)
         moves.append((one - start, two - start))
     largest = max((float(np.abs(m).max()) for m, _ in moves), default=0.0)
-    sizes = [gap(m, t, NOISE * largest) for m, t in moves if m.any() or t.any()]
+    sizes = [gap(m, t, largest) for m, t in moves if m.any() or t.any()]
     return max(sizes, key=lambda g: g.size, default=Gap(0.0))
 
 

@@ -69,7 +69,8 @@ def _lines(mark: str, d: Difference) -> list[str]:
 
 
 def _agreement(verdict: Verdict) -> list[str]:
-    rest = "everything else" if verdict.failures else "every call and stretch"
+    is_apart = verdict.failures or any(d.gap is not None for d in verdict.declarations)
+    rest = "everything else" if is_apart else "every call and stretch"
     line = f"{rest} agrees to {verdict.rounding:.0e}"
     if verdict.gradient is not None:
         line += f", local gradients and statistics to {verdict.gradient:.0e}"
@@ -77,6 +78,10 @@ def _agreement(verdict: Verdict) -> list[str]:
     lines = [line, "end to end: " + "; ".join(outputs)]
     if verdict.whole_gradient is not None:
         lines[-1] += f"; gradients and statistics {verdict.whole_gradient}"
+    if verdict.settled is not None:
+        output, whole = verdict.settled
+        line = f"with the frameworks' own rules made equal: output {output}"
+        lines.append(line + (f"; gradients and statistics {whole}" if whole is not None else ""))
     totals = [", ".join(f"{k} {v:,}" for k, v in counts.items()) for counts in verdict.counts]
     return [*lines, f"weights: {totals[0]} | {totals[1]}"]
 

@@ -76,6 +76,8 @@ class Verdict:
     """The largest gap of gradients that is rounding."""
     whole_gradient: Gap | None
     """The largest gap of gradients through the whole model."""
+    settled: tuple[Gap, Gap | None] | None = None
+    """Outputs, and gradients and statistics, with the frameworks' rules made equal in both."""
     strict: bool = False
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0

@@ -144,9 +144,11 @@ class KerasModel:
         if replay.train:
             return self._train(inputs, replay)
         recorder, outs = self._run(inputs, replay)
-        self.recorder = recorder
         finals = {f"final.{i}": numbers(o) for i, o in enumerate(outs)}
-        return finals if how.get("outputs_only") else {**replay.tensors, **finals}
+        if how.get("outputs_only"):  # on other rows than those that single calls are run on
+            return finals
+        self.recorder = recorder
+        return {**replay.tensors, **finals}
 
     def train(self, batches: list[Batch]) -> Arrays:
         """Train with the compiled loss and optimizer, dropout at 0; return weights by step."""

@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+_NOT_THE_USERS = (
+    str(Path(__file__).parents[1]),
+    sysconfig.get_path("stdlib"),
+    "site-packages",
+    "<frozen",
+)
+"""What a line of the user's own code has in none of its file names."""
 Arrays = dict[str, np.ndarray]
 Batch = tuple[list[np.ndarray], np.ndarray]
 """Inputs and targets of one step."""
@@ -109,9 +117,10 @@ def one_line(error: BaseException) -> str:
 
 def _place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    if len(frames) < 2:
+    own = [f for f in frames[1:] if not any(part in f.filename for part in _NOT_THE_USERS)]
+    if not own:
         return ""
-    return f" ({Path(frames[1].filename).name}:{frames[1].lineno})"
+    return f" ({Path(own[-1].filename).name}:{own[-1].lineno})"
 
 
 def factors(seeds: Sequence[int], shape: Sequence[int]) -> np.ndarray:

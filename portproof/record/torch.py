@@ -137,9 +137,11 @@ class TorchModel:
         if replay.train:
             return self._train(inputs, replay)
         recorder, outs, _ = self._run(inputs, replay)
-        self.recorder = recorder
         finals = {f"final.{i}": self._final(o) for i, o in enumerate(outs)}
-        return finals if how.get("outputs_only") else {**replay.arrays, **finals}
+        if how.get("outputs_only"):  # on other rows than those that single calls are run on
+            return finals
+        self.recorder = recorder
+        return {**replay.arrays, **finals}
 
     def train(self, batches: list[Batch]) -> Arrays:
         """Train with the module's own step and optimizer, dropout at 0; return weights by step."""
@@ -210,7 +212,7 @@ class TorchModel:
         for i, x in enumerate(xs):
             channel = 1 if x.ndim == 2 or self.layout[i] else x.ndim - 1
             put_tag(x, Tag(frozenset([f"input{i}"]), channel=channel))
-        with torch.set_grad_enabled(replay.train), _adapters(self.module, recorder), recorder:
+        with torch.set_grad_enabled(replay.train), _wrapped(self.module, recorder), recorder:
             out = self.module(*xs)
         outs = _outputs(out)
         if not outs:
@@ -294,16 +296,23 @@ class TorchModel:
 
 
 @contextmanager
-def _adapters(module: nn.Module, recorder: Recorder) -> Iterator[None]:
-    """Let modules that have an adapter be calls of the graph as they are."""
+def _wrapped(module: nn.Module, recorder: Recorder) -> Iterator[None]:
+    """Let modules that have an adapter be calls of the graph, and those that drop samples be seen.
+
+    The latter return what they take in evaluation, and run no function that could be seen.
+    """
     own = [m for m in module.modules() if adapter_of(m) is not None]
+    dropping = [m for m in module.modules() if type(m).__name__ in DROPPING and m not in own]
     for m in own:
         forward = m.forward
         m.forward = lambda *args, m=m, f=forward, **kwargs: recorder.adapted(m, f, args, kwargs)
+    for m in dropping:
+        rate = float(getattr(m, DROPPING[type(m).__name__]) or 0.0)
+        m.forward = lambda x, rate=rate, f=m.forward: recorder.dropped(f(x), rate)
     try:
         yield
     finally:
-        for m in own:
+        for m in own + dropping:
             del m.forward
 
 

@@ -47,7 +47,8 @@ def recurrent(
             number = layer * directions + direction
             params = list(bound["params"][number * each : (number + 1) * each])
             state = tuple(h[number : number + 1].contiguous() for h in hx)
-            spec = Spec(kind, recurrent_roles(kind, params), {"reverse": bool(direction)})
+            roles = recorder.without_constants(recurrent_roles(kind, params))
+            spec = Spec(kind, roles, {"reverse": bool(direction)})
             if kind == "rnn":
                 spec.settings["activation"] = name.partition("_")[2]
 

@@ -6,7 +6,7 @@ parameters all look alike.
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -148,6 +148,15 @@ class Recorder(TorchFunctionMode):
         index = self.start(spec, live, xs[0], xs, tag_of(xs[0]))
         return self.finish(index, live, run(xs[0], {}))
 
+    def dropped(self, x: torch.Tensor, rate: float) -> torch.Tensor:
+        """Return the same numbers, with the rate at which training drops them noted."""
+        tag, busy = tag_of(x), self.busy
+        self.busy = True
+        out = x.view_as(x)
+        self.busy = busy
+        put_tag(out, replace(tag, drops=(*tag.drops, rate)))
+        return out
+
     def _swapped(self, name: str, func: Any) -> Any:
         """Return a function, or what is to be computed in its place."""
         key = self.replay.swaps.get(name)
@@ -171,6 +180,7 @@ class Recorder(TorchFunctionMode):
                 if spec is not None and any(
                     self.names.is_weight(r.tensor) or r.is_statistic for r in spec.roles.values()
                 ):
+                    spec.roles = self.without_constants(spec.roles)
                     return spec
         if not weights or not xs or not any(tag_of(x).preds for x in xs):
             return None
@@ -181,6 +191,14 @@ class Recorder(TorchFunctionMode):
         return Spec(
             f"{name} of parameters", {f"p{i}": Role(w) for i, w in enumerate(weights)}, data=""
         )
+
+    def without_constants(self, roles: dict[str, Role]) -> dict[str, Role]:
+        """Return the roles that a module holds: zeros given in a bias's place are no weight."""
+        return {
+            name: role
+            for name, role in roles.items()
+            if self.names.is_weight(role.tensor) or self.names.owner(role.tensor) is not None
+        }
 
     def _spread(self, weight: torch.Tensor) -> Role:
         """Return the role of a weight that is broadcast, without its axes of size 1."""
@@ -218,6 +236,8 @@ class Recorder(TorchFunctionMode):
         if order is not None:
             _reorder(spec.roles["kernel"], order)
         run = self._runner(spec, func, args, kwargs, x)
+        if spec.kind in ("scale", "shift") and x.ndim > 2 and tag.channel == 1:
+            spec.channels_first = True
         if spec.channels_first and x.ndim > 2 and tag.channel not in (None, 1):
             self.misfit = True
         batch, rows = tag.batch or 0, tag.rows if x.ndim == 2 else None
@@ -262,7 +282,8 @@ class Recorder(TorchFunctionMode):
         if not isinstance(before, int):
             return None
         call, role = self.calls[before], next(iter(spec.roles.values()))
-        if role.tensor.numel() != (call.out_shape or [0])[-1]:
+        width = (call.roles.get("kernel") or call.out_shape or [0])[-1]
+        if role.tensor.numel() != width:
             return None
         if spec.kind == "shift" and BIASED.get(call.kind, "beta") not in call.roles:
             return before if call.kind in BIASED or call.kind in SCALED else None

@@ -100,6 +100,15 @@ def _as_hard_sigmoid(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Te
     return F.hardsigmoid(x)
 
 
+@_variant(
+    "hardsigmoid",
+    constant=True,
+    text="A hard sigmoid whose gradient has 1/6 in float64, where torch's has it in float32,",
+)
+def _exact_gradient(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return F.relu6(x + 3) / 6
+
+
 @_variant("softmax", text="Softmax over the last axis")
 def _over_last(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     return torch.softmax(x, -1)
@@ -110,18 +119,6 @@ def _without_logarithm(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) ->
     return func(x, *args, **kwargs).exp()
 
 
-def _slope(value: float, name: str) -> None:
-    def run(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        return F.leaky_relu(x, value)
-
-    run.__name__ = name
-    _variant("leaky_relu", text=f"leaky ReLU with slope {value:g}")(run)
-
-
-for _value in (0.01, 0.1, 0.2, 0.3):
-    _slope(_value, f"slope_{_value}")
-
-
 @_variant("leaky_relu", constant=True, text="Leaky ReLU with its slope rounded to float32")
 def _single_slope(
     func: Any, x: torch.Tensor, slope: float = 0.01, *_: Any, **kwargs: Any
@@ -129,9 +126,30 @@ def _single_slope(
     return F.leaky_relu(x, _single(kwargs.get("negative_slope", slope)))
 
 
+def _slope(value: float, name: str, text: str) -> None:
+    def run(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return F.leaky_relu(x, value)
+
+    run.__name__ = name
+    _variant("leaky_relu", text=text)(run)
+
+
+for _value in (0.01, 0.1, 0.2, 0.3):
+    _slope(_value, f"slope_{_value}", f"Leaky ReLU with slope {_value:g}")
+    _text = f"Leaky ReLU with slope {_value:g}, rounded to float32,"
+    _slope(_single(_value), f"single_slope_{_value}", _text)
+
+
 @_variant("mul", "rmul", "div", "truediv", constant=True, text="A factor rounded to float32")
 def _single_factor(func: Any, x: Any, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     return func(*(_single(v) if isinstance(v, float) else v for v in (x, other)), *args, **kwargs)
+
+
+@_variant(
+    "div", "truediv", constant=True, text="A factor, one over the divisor, rounded to float32"
+)
+def _single_reciprocal(func: Any, x: Any, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return x * _single(1 / other) if isinstance(other, int | float) else func(x, other)
 
 
 def _scaled(q: torch.Tensor, scale: float | None) -> float:
@@ -173,9 +191,29 @@ def _resized(func: Any, x: torch.Tensor, corners: bool | None, args: Any, kwargs
     height, width = func(x, *args, **kwargs).shape[2:]
     rows = _neighbours(x.shape[2], height)
     columns = _neighbours(x.shape[3], width)
-    top, bottom = (_between(x[:, :, r].float(), columns) for r in rows[:2])
-    made = top + (bottom - top) * rows[2][:, None]
+    made: torch.Tensor = _SingleBilinear.apply(x, rows, columns)
     return made.to(x.dtype)
+
+
+class _SingleBilinear(torch.autograd.Function):
+    """TensorFlow's bilinear kernel; its gradient multiplies in float32 and adds in float64."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, rows: Any, columns: Any) -> torch.Tensor:
+        ctx.rows, ctx.columns, ctx.shape = rows, columns, x.shape
+        top, bottom = (_between(x[:, :, r].float(), columns) for r in rows[:2])
+        return top + (bottom - top) * rows[2][:, None]
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (top, bottom, y), (left, right, x) = ctx.rows, ctx.columns
+        found = torch.zeros(ctx.shape, dtype=torch.float64).flatten(2)
+        for row, by_row in ((top, 1 - y), (bottom, y)):
+            for column, by_column in ((left, 1 - x), (right, x)):
+                share = grad.float() * by_row[:, None] * by_column
+                places = row[:, None] * ctx.shape[3] + column
+                found.index_add_(2, places.reshape(-1), share.double().flatten(2))
+        return found.reshape(ctx.shape), None, None
 
 
 def _neighbours(size: int, wanted: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -59,6 +59,40 @@ def convolutions():
     return keras.Model(images, layers.Dense(5, activation="softmax")(layers.Flatten()(x)))
 
 
+class LayerScale(layers.Layer):
+    """A factor for each channel, as keras.applications' ConvNeXt has it."""
+
+    def build(self, shape):
+        self.gamma = self.add_weight(shape=(shape[-1],), name="gamma")
+
+    def call(self, x):
+        return x * self.gamma
+
+
+def gated():
+    """Rescaling inside, a gate, scaled channels, and a branch that training drops at times."""
+    images = keras.Input((6, 6, 3))
+    x = layers.Conv2D(4, 3, padding="same")(layers.Rescaling(1 / 255)(images))
+    y = layers.Conv2D(4, 1, activation="hard_sigmoid")(x)
+    y = LayerScale()(layers.Multiply()([x, y]))
+    x = layers.Add()([x, layers.Dropout(0.1, noise_shape=(None, 1, 1, 1))(y)])
+    return keras.Model(images, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+
+
+def resized():
+    """Bilinear resizing, which TensorFlow computes in float32."""
+    images = keras.Input((4, 4, 3))
+    x = layers.UpSampling2D(2, interpolation="bilinear")(layers.Conv2D(2, 3)(images))
+    return keras.Model(images, layers.Dense(3)(layers.Flatten()(x)))
+
+
+def padded():
+    """States that stand still at padding, the last of them."""
+    tokens = keras.Input((7,), dtype="int64")
+    x = layers.LSTM(5)(layers.Embedding(11, 4, mask_zero=True)(tokens))
+    return keras.Model(tokens, layers.Dense(3)(x))
+
+
 class ScaledDense(layers.Layer):
     """A layer with weights that portproof does not know."""
 

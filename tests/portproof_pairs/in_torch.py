@@ -2,6 +2,7 @@
 
 import lightning
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F
 
@@ -9,10 +10,10 @@ from portproof.adapter import Adapter, register
 
 
 class Residual(nn.Module):
-    def __init__(self, epsilon=1e-5, shortcut=True):
+    def __init__(self, epsilon=1e-5, momentum=0.1, shortcut=True):
         super().__init__()
         self.first = nn.Conv2d(3, 8, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(8, eps=epsilon)
+        self.norm = nn.BatchNorm2d(8, eps=epsilon, momentum=momentum)
         self.second = nn.Conv2d(8, 8, 3, stride=2)
         self.short = nn.Conv2d(3, 8, 1, stride=2)
         self.head = nn.Linear(8, 4)
@@ -32,6 +33,10 @@ def residual():
 
 def residual_other_epsilon():
     return Residual(epsilon=1e-3)
+
+
+def residual_other_norm():
+    return Residual(epsilon=1e-3, momentum=0.01)
 
 
 def residual_without_shortcut():
@@ -83,6 +88,60 @@ def recurrent():
 
 def recurrent_over_samples():
     return Recurrent(batch_first=False)
+
+
+class Gated(nn.Module):
+    def __init__(self, rate=0.1):
+        super().__init__()
+        self.conv, self.gate = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.scale = nn.Parameter(torch.ones(4, 1, 1))
+        self.drop = torchvision.ops.StochasticDepth(rate, "row")
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.conv(x / 255)
+        y = x * F.hardsigmoid(self.gate(x))
+        return self.head((x + self.drop(y * self.scale)).mean((2, 3)))
+
+
+def gated():
+    return Gated()
+
+
+def gated_without_dropout():
+    return Gated(rate=0.0)
+
+
+def resized():
+    up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+    return nn.Sequential(nn.Conv2d(3, 2, 3), up, nn.Flatten(), nn.Linear(32, 3))
+
+
+class Padded(nn.Module):
+    """An LSTM with one bias, whose second is a constant, read at the last real step."""
+
+    def __init__(self, reads_last_real=True):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(11, 4), nn.Linear(5, 3)
+        self.w, self.u = nn.Parameter(torch.zeros(20, 4)), nn.Parameter(torch.zeros(20, 5))
+        self.b = nn.Parameter(torch.zeros(20))
+        self.reads_last_real = reads_last_real
+
+    def forward(self, tokens):
+        x, zeros = self.embedding(tokens), torch.zeros(1, len(tokens), 5)
+        weights = [self.w, self.u, self.b, torch.zeros_like(self.b)]
+        states = torch.lstm(x, (zeros, zeros), weights, True, 1, 0.0, False, False, True)[0]
+        if self.reads_last_real:
+            return self.head(states[torch.arange(len(x)), (tokens != 0).sum(1) - 1])
+        return self.head(states[:, -1])
+
+
+def padded():
+    return Padded()
+
+
+def padded_to_the_end():
+    return Padded(reads_last_real=False)
 
 
 class Convolutions(nn.Module):

@@ -1,0 +1,163 @@
+"""Published models that both frameworks have, and the page of what differs between them.
+
+keras.applications and torchvision, of random weights. None is a port of the other; what is listed
+is what a port has to heed. Completeness is proved by repair: the suspect, changed in exactly what
+was listed, has to pass.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MODELS = Path(__file__).parent / "pairs"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A pair of published models.
+
+    Attributes:
+        name: in keras.applications.
+        port: in torchvision.
+        size: pixels of each side of the input.
+        repair: whether `pairs/published_torch.py` holds a repair.
+    """
+
+    name: str
+    port: str
+    size: int = 64
+    repair: bool = True
+
+    @property
+    def reference(self) -> str:
+        """The Keras model, as `portproof check` takes it."""
+        return f"{MODELS / 'published_keras.py'}:{self.name}"
+
+    def suspect(self, repaired: bool) -> str:
+        """Return torchvision's model, as it is or repaired, as `portproof check` takes it."""
+        return f"{MODELS / 'published_torch.py'}:{self.port}{'_repaired' if repaired else ''}"
+
+
+PAIRS = (
+    Published("VGG16", "vgg16", 224, repair=False),
+    Published("DenseNet121", "densenet121"),
+    Published("ResNet50", "resnet50"),
+    Published("MobileNetV2", "mobilenet_v2"),
+    Published("EfficientNetB0", "efficientnet_b0"),
+    Published("InceptionV3", "inception_v3", 96),
+    Published("ConvNeXtTiny", "convnext_tiny"),
+    Published("MobileNetV3Small", "mobilenet_v3_small"),
+    Published("VGG19", "vgg19", 224, repair=False),
+    Published("ResNet101", "resnet101"),
+    Published("DenseNet201", "densenet201"),
+    Published("EfficientNetB3", "efficientnet_b3"),
+    Published("EfficientNetV2S", "efficientnet_v2_s"),
+    Published("MobileNetV3Large", "mobilenet_v3_large"),
+)
+
+HEAD = (
+    "# Published pairs\n\n"
+    "keras.applications against torchvision, with random weights in float64, on a CPU; made by "
+    "`make published`. Gaps are\nrelative to the array's largest number, with the frameworks' own "
+    "rules (constants in float32, n/(n − 1) of the moving\nvariance) made equal in both. None of "
+    "these is a port of the other: what differs is what a port has to heed."
+)
+REPAIRED = (
+    "## Repaired\n\n"
+    "torchvision's model, changed in exactly what is listed below "
+    "(`proof/pairs/published_torch.py`), has to pass: nothing else\ndiffers."
+)
+TABLE = [
+    "| pair | input | calls matched | failing | end to end | gradients, statistics | s | GB |",
+    "|---|---|---|---|---|---|---|---|",
+]
+
+
+def published_page(verdicts: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return `docs/published-pairs.md`.
+
+    Args:
+        verdicts: what `scripts/published.py` kept, by `name` and `name-repaired`.
+    """
+    if not verdicts:
+        raise ValueError("no verdicts: nothing to write a page of")
+    rows: tuple[list[str], list[str]] = (list(TABLE), list(TABLE))
+    sections: list[str] = []
+    for pair in PAIRS:
+        for table, name in zip(rows, (pair.name, f"{pair.name}-repaired"), strict=True):
+            if name in verdicts:
+                table.append(_row(pair, verdicts[name]))
+        if pair.name in verdicts:
+            found = _differences(verdicts[pair.name]["verdict"])
+            sections += ["", f"## {pair.name} → {pair.port}", "", *found]
+    ran = _ran(list(verdicts.values()))
+    lines = [HEAD, "", *rows[0], "", ran, "", REPAIRED, "", *rows[1], *sections]
+    return "\n".join(lines) + "\n"
+
+
+def _ran(kept: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the checks ran on."""
+    versions = dict.fromkeys(", ".join(f"{n} {v}" for n, v in k["versions"].items()) for k in kept)
+    machines = dict.fromkeys(k["machine"] for k in kept)
+    commits = dict.fromkeys(k["commit"][:12] for k in kept)
+    load = max(k["load"] for k in kept)
+    return (
+        f"Seconds and peak memory (Keras, torch) of one run each on {', '.join(machines)}, with a "
+        f"load of other work up to\n{load:.0f}. {'; '.join(versions)}. Commit {', '.join(commits)}."
+    )
+
+
+def _row(pair: Published, kept: Mapping[str, Any]) -> str:
+    verdict = kept["verdict"]
+    failing = sum(d["fails"] for d in verdict["differences"])
+    output = max(verdict["outputs"].values(), key=_size)
+    gradient = verdict["whole_gradient"]
+    if verdict["settled"]:
+        output, gradient = verdict["settled"]
+    cells = [
+        f"{pair.name} → {pair.port}",
+        f"{pair.size}×{pair.size}",
+        f"{verdict['matched']}/{max(verdict['calls'])}",
+        str(failing or "none"),
+        *(g["text"] or f"{g['size']:.1e}" for g in (output, gradient)),
+        f"{verdict['seconds']:.0f}",
+        ", ".join(f"{gb:.1f}" for gb in verdict["memory"]),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _size(gap: Mapping[str, Any]) -> float:
+    """Return a gap's size; None stands for one that is no number."""
+    return float("inf") if gap["size"] is None else float(gap["size"])
+
+
+def _differences(verdict: Mapping[str, Any]) -> list[str]:
+    """Return a table of all that differs, what fails first."""
+    lines = [
+        "| differs | where | Keras | torchvision | gap | what was found |",
+        "|---|---|---|---|---|---|",
+    ]
+    for d in sorted(verdict["differences"], key=lambda d: not d["fails"]):
+        place = d["places"][0]
+        gap = "" if d["gap"] is None else f"{d['gap']:.1e}"
+        kind = "rule of the frameworks" if d["is_rule"] else "" if d["fails"] else "no effect here"
+        found = "; ".join(p for p in (d["cause"], d["detail"], kind) if p)
+        cells = [
+            d["what"],
+            f"{len(d['places'])} × {d['kind']}: {place['left']}",
+            d["left"],
+            d["right"],
+            gap,
+            found,
+        ]
+        lines.append(f"| {' | '.join(c.replace('|', '·') for c in cells)} |")
+    return lines if len(lines) > 2 else ["Nothing differs."]
+
+
+def read_verdicts(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what is kept in a folder, by pair, in the order of `PAIRS`."""
+    names = [n for p in PAIRS for n in (p.name, f"{p.name}-repaired")]
+    paths: Sequence[Path] = [folder / f"{name}.json" for name in names]
+    return {path.stem: json.loads(path.read_text()) for path in paths if path.is_file()}

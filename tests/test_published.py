@@ -1,0 +1,84 @@
+"""`make published`: which pairs are checked, what is kept, and the page that is made of it."""
+
+import argparse
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proof.published import PAIRS, published_page, read_verdicts
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "published.py"
+DIFFERENCE = {
+    "what": "epsilon", "kind": "batch_norm", "left": "0.001", "right": "1e-05", "gap": 9.8e-4,
+    "cause": "epsilon 0.001 | 1e-05", "detail": "", "fails": True, "is_rule": False,
+    "places": [{"left": "bn_Conv1", "right": "features.0.1"}] * 52,
+}  # fmt: skip
+
+
+def kept(*differences: dict[str, Any]) -> dict[str, Any]:
+    gaps = {"size": 2e-15, "text": ""}
+    verdict = {
+        "differences": list(differences), "outputs": {"full": gaps}, "whole_gradient": gaps,
+        "matched": 105, "calls": [105, 105], "seconds": 61.4, "memory": [1.4, 1.3],
+        "settled": None,
+    }  # fmt: skip
+    versions, machine = {"keras": "3", "torch": "2"}, "a processor, 2 cores"
+    return {
+        "commit": "0" * 40, "versions": versions, "machine": machine, "load": 2.0,
+        "verdict": verdict,
+    }  # fmt: skip
+
+
+def test_the_page_lists_what_differs_and_what_is_left_when_that_is_repaired() -> None:
+    page = published_page({"MobileNetV2": kept(DIFFERENCE), "MobileNetV2-repaired": kept()})
+    cells = "105/105 | {} | 2.0e-15 | 2.0e-15 | 61 | 1.4, 1.3 |"
+    row = f"| MobileNetV2 → mobilenet_v2 | 64×64 | {cells}"
+    before, after = page.split("## Repaired")
+    assert row.format(1) in before
+    assert row.format("none") in after
+    assert (
+        "| epsilon | 52 × batch_norm: bn_Conv1 | 0.001 | 1e-05 | 9.8e-04 | epsilon 0.001 ·" in page
+    )
+    assert "Commit 000000000000." in page
+
+
+def test_a_page_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no verdicts"):
+        published_page({})
+
+
+def test_verdicts_that_are_there_are_kept(tmp_path: Path) -> None:
+    conduct = runpy.run_path(str(SCRIPT))["conduct"]
+    asked: list[str] = []
+
+    def check(pair: Any, repaired: bool, path: Path) -> None:
+        asked.append(path.stem)
+        path.write_text(json.dumps(kept()))
+
+    conduct.__globals__["check"] = check
+    (tmp_path / "VGG16.json").write_text(json.dumps(kept(DIFFERENCE)))
+    call = {"pairs": "VGG16,ResNet50", "output_dir": tmp_path, "page": tmp_path / "page.md"}
+    conduct(argparse.Namespace(**call, again=False))
+    assert asked == ["ResNet50", "ResNet50-repaired"]
+    assert list(read_verdicts(tmp_path)) == ["VGG16", "ResNet50", "ResNet50-repaired"]
+    conduct(argparse.Namespace(**call, again=True))
+    assert asked == ["ResNet50", "ResNet50-repaired", "VGG16", "ResNet50", "ResNet50-repaired"]
+    assert "VGG16 → vgg16" in (tmp_path / "page.md").read_text()
+
+
+def test_an_unknown_pair_is_a_wrong_call(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--pairs", "ResNet51", "--output-dir", str(tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "`--pairs` takes VGG16, " in done.stderr
+
+
+def test_pairs_have_names_of_their_own() -> None:
+    assert len({pair.name for pair in PAIRS}) == len({pair.port for pair in PAIRS}) == len(PAIRS)
