@@ -67,6 +67,7 @@ def weight_gap(left, right):
     return max(float(np.abs(arrays[0][name] - arrays[1][name]).max()) for name in arrays[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "target"), [(KERAS, LIGHTNING), (LIGHTNING, KERAS)])
 def test_an_epoch_here_and_one_there_are_two_epochs(
     source, target, runs, trainings, drawn_data, tmp_path
