@@ -220,13 +220,20 @@ def row_of(plan: Plan, task: Task, run_dir: Path) -> Row:
     )
 
 
+def machine_of(
+    fingerprint: str, processor: str, num_threads: int | None, switches: Iterable[str] = ()
+) -> str:
+    """Return the `machine` of a row."""
+    return ", ".join([fingerprint[:12], processor, f"{num_threads or 'all'} threads", *switches])
+
+
 def _machine(record: Record) -> str:
-    words = [
-        str(record.dataset["fingerprint"])[:12],
+    return machine_of(
+        str(record.dataset["fingerprint"]),
         str(record.environment.get("gpu") or record.environment.get("cpu")),
-        f"{record.execution.get('num_threads') or 'all'} threads",
-    ]
-    return ", ".join([*words, *(name for name in SWITCHES if record.execution.get(name))])
+        record.execution.get("num_threads"),
+        [name for name in SWITCHES if record.execution.get(name)],
+    )
 
 
 def _versions(record: Record) -> str:
@@ -351,15 +358,30 @@ def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def missing_tasks(plan: Plan, tasks: Iterable[Task], rows: Iterable[Row]) -> list[Task]:
-    """Return the tasks that no row answers, whatever machine it comes from."""
-    answered = {
-        (row.engine, json.dumps(row.recipe, sort_keys=True))
-        for row in rows
-        if row.plan == plan.sha256
-    }
-    return [
-        task
-        for task in tasks
-        if (task.engine, json.dumps(recipe_to_dict(task.recipe), sort_keys=True)) not in answered
-    ]
+def missing_tasks(
+    plan: Plan,
+    designs: Iterable[Design],
+    rows: Iterable[Row],
+    machine: str,
+    num_seeds: int | None = None,
+) -> list[Task]:
+    """Return the runs that `designs` still need if they are trained on `machine`.
+
+    A seed is answered where both of its runs have a row of one and the same machine; half a pair
+    from elsewhere is not gone on with here. `num_seeds` as in `tasks_of`.
+    """
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        if row.plan == plan.sha256:
+            found.setdefault(_digest(row.engine, row.recipe), set()).add(row.machine)
+
+    def machines(task: Task) -> set[str]:
+        return found.get(_digest(task.engine, recipe_to_dict(task.recipe)), set())
+
+    needed: list[str] = []
+    for design in designs:
+        tasks = tasks_of(plan, [design], num_seeds)
+        for reference, suspect in zip(tasks[::2], tasks[1::2], strict=True):
+            if not machines(reference) & machines(suspect):
+                needed += [t.name for t in (reference, suspect) if machine not in machines(t)]
+    return [task for task in tasks_of(plan, designs, num_seeds) if task.name in needed]

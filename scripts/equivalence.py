@@ -84,9 +84,10 @@ def train(
     """Carry out the runs that have no row yet; a lost one is said and stays missing."""
     from pipeline.datasets import find_dataset, load_dataset
     from pipeline.devices import common_device
+    from pipeline.environment import cpu_name
     from pipeline.terminal import say
     from proof.fleet import Work, places, run_here
-    from proof.seeds import missing_tasks, tasks_of
+    from proof.seeds import machine_of, missing_tasks, tasks_of
 
     data_dir = find_dataset(arguments.data_dir)
     wanted = tasks_of(plan, designs, arguments.seeds)
@@ -101,7 +102,9 @@ def train(
         num_threads=arguments.threads,
         device=devices.device,
     )
-    tasks = missing_tasks(plan, wanted, rows.read())
+    gpu = next(filter(None, devices.gpus.values()), None)
+    machine = machine_of(work.fingerprint, gpu or cpu_name(), arguments.threads)
+    tasks = missing_tasks(plan, designs, rows.read(), machine, arguments.seeds)
     say(f"{len(wanted)} runs are wanted, {len(tasks)} of them are still to be trained")
     if not tasks:
         return

@@ -33,7 +33,17 @@ from proof.equivalence import (
     judge_churn,
     judge_spreads,
 )
-from proof.seeds import FAILED, Row, Rows, Task, missing_tasks, read_plan, row_of, tasks_of
+from proof.seeds import (
+    FAILED,
+    Row,
+    Rows,
+    Task,
+    machine_of,
+    missing_tasks,
+    read_plan,
+    row_of,
+    tasks_of,
+)
 from tests.fabricated import TEST_LABELS, make_record, write_run
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "equivalence.py"
@@ -272,8 +282,14 @@ def test_runs_are_wanted_once_and_the_first_seeds_first(plan):
     assert [task.recipe.seed for task in tasks] == sorted(task.recipe.seed for task in tasks)
     base = [plan.designs["shared-base"], plan.designs["planted-learning-rate"]]
     assert len(tasks_of(plan, base)) == 30 + 30 + 22  # the reference's runs serve both
-    answered = [made_row(plan, base[0], 0, 0)]
-    assert len(missing_tasks(plan, tasks_of(plan, base), answered)) == 81
+    half = [made_row(plan, base[0], 0, 0)]
+    assert len(missing_tasks(plan, base, half, "m")) == 81
+    assert len(missing_tasks(plan, base, half, "another")) == 82  # half a pair from elsewhere
+    pair = [*half, made_row(plan, base[0], 1, 0)]
+    # The mutant's partner stays on the machine of its own.
+    names = [[t.name for t in missing_tasks(plan, base, pair, where)] for where in ("m", "another")]
+    assert [len(each) for each in names] == [80, 81]
+    assert len(missing_tasks(plan, base[:1], pair, "another")) == 58
 
 
 @pytest.fixture
@@ -293,7 +309,10 @@ def test_runs_end_as_rows_and_leave_nothing(work, plan):
     results = dict(fleet.run_here(work, tasks, 2))
     assert {task.name for task in results} == {task.name for task in tasks}
     assert {row.seed: row.metrics["accuracy"] for row in results.values()} == {0: 1.0, 1: 0.995}
-    assert missing_tasks(plan, tasks, results.values()) == []
+    (machine,) = {row.machine for row in results.values()}
+    design = plan.designs["shared-base"]
+    assert missing_tasks(plan, [design], results.values(), machine, num_seeds=2) == []
+    assert machine == machine_of(work.fingerprint, make_record().environment["cpu"], 1)
     assert list(work.runs_dir.iterdir()) == []
 
 
