@@ -44,6 +44,8 @@ class Work:
     num_threads: int
     device: str
     """`cpu` or `gpu`."""
+    scripts: Path = ROOT / "scripts"
+    """Where the trainers are."""
 
     def job_of(self, task: Task) -> Job:
         """Return the trainer's call for `task`."""
@@ -88,7 +90,7 @@ def run_task(work: Work, task: Task) -> Row:
 
 
 def _train(work: Work, job: Job, log: Path) -> int:
-    command = trainer_command(job, ROOT / "scripts")
+    command = trainer_command(job, work.scripts)
     if can_go_on(job, work.fingerprint):
         command.append("--resume")
         command = [word for word in command if word not in ("--config", job.flags[1])]

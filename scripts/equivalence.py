@@ -42,6 +42,11 @@ def parser() -> argparse.ArgumentParser:
     machine.add_argument(
         "--at-once", type=int, metavar="N", help="runs side by side (what cores and memory allow)"
     )
+    machine.add_argument(
+        "--on",
+        metavar="ADDRESS",
+        help="a Ray cluster: ray://HOST:PORT, HOST:PORT, or local for one of this machine",
+    )
     return parser
 
 
@@ -82,37 +87,59 @@ def train(
     arguments: argparse.Namespace, plan: "Plan", designs: "list[Design]", rows: "Rows"
 ) -> None:
     """Carry out the runs that have no row yet; a lost one is said and stays missing."""
+    from contextlib import ExitStack
+
     from pipeline.datasets import find_dataset, load_dataset
+    from pipeline.terminal import say
+    from proof.fleet import Work, places, run_here
+    from proof.ray_fleet import cluster, run_on_cluster
+    from proof.seeds import missing_tasks, tasks_of
+
+    data_dir = find_dataset(arguments.data_dir)
+    fingerprint = load_dataset(data_dir).fingerprint
+    wanted = tasks_of(plan, designs, arguments.seeds)
+    with ExitStack() as stack:
+        if arguments.on:
+            stack.enter_context(cluster(arguments.on))
+        device, machine = place(arguments, {task.engine for task in wanted}, fingerprint)
+        tasks = missing_tasks(plan, designs, rows.read(), machine, arguments.seeds)
+        say(f"{len(wanted)} runs are wanted, {len(tasks)} of them are still to be trained")
+        work = Work(
+            plan=plan,
+            runs_dir=(arguments.output_dir / "under-way").resolve(),
+            data_dir=arguments.data_dir and data_dir.resolve(),
+            fingerprint=fingerprint,
+            num_threads=arguments.threads,
+            device=device,
+        )
+        if tasks and arguments.on:
+            say(f"on {arguments.on}; threads of each: {arguments.threads}")
+            keep(rows, run_on_cluster(work, tasks), len(tasks))
+        elif tasks:
+            # Runs on one GPU would take each other's time and memory.
+            at_once = arguments.at_once or (1 if device == "gpu" else places(arguments.threads))
+            say(f"{at_once} at once; threads of each: {arguments.threads}")
+            keep(rows, run_here(work, tasks, at_once), len(tasks))
+
+
+def place(arguments: argparse.Namespace, engines: set[str], fingerprint: str) -> tuple[str, str]:
+    """Return the device of the runs, and what rows of this machine call it.
+
+    Rows of a cluster are of its machines, whichever they are: none is taken for this one.
+    """
     from pipeline.devices import common_device
     from pipeline.environment import cpu_name
     from pipeline.terminal import say
-    from proof.fleet import Work, places, run_here
-    from proof.seeds import machine_of, missing_tasks, tasks_of
+    from proof.ray_fleet import device_of
+    from proof.seeds import machine_of
 
-    data_dir = find_dataset(arguments.data_dir)
-    wanted = tasks_of(plan, designs, arguments.seeds)
-    devices = common_device({task.engine for task in wanted}, arguments.device)
+    if arguments.on:
+        return device_of(arguments.device), ""
+    devices = common_device(engines, arguments.device)
     if devices.note:
         say(devices.note)
-    work = Work(
-        plan=plan,
-        runs_dir=(arguments.output_dir / "under-way").resolve(),
-        data_dir=arguments.data_dir and data_dir.resolve(),
-        fingerprint=load_dataset(data_dir).fingerprint,
-        num_threads=arguments.threads,
-        device=devices.device,
-    )
     gpu = next(filter(None, devices.gpus.values()), None)
-    machine = machine_of(work.fingerprint, gpu or cpu_name(), arguments.threads)
-    tasks = missing_tasks(plan, designs, rows.read(), machine, arguments.seeds)
-    say(f"{len(wanted)} runs are wanted, {len(tasks)} of them are still to be trained")
-    if not tasks:
-        return
-    # Runs on one GPU would take each other's time and memory.
-    is_on_gpu = devices.device == "gpu"
-    at_once = arguments.at_once or (1 if is_on_gpu else places(arguments.threads))
-    say(f"{at_once} at once; threads of each: {arguments.threads}")
-    keep(rows, run_here(work, tasks, at_once), len(tasks))
+    return devices.device, machine_of(fingerprint, gpu or cpu_name(), arguments.threads)
 
 
 def keep(rows: "Rows", results: "Iterable[Result]", num_tasks: int) -> None:

@@ -48,7 +48,7 @@ from tests.fabricated import TEST_LABELS, make_record, write_run
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "equivalence.py"
 TRAINER = """
-import dataclasses, os, signal, sys
+import dataclasses, os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from pipeline.datasets import load_dataset
@@ -66,6 +66,9 @@ data = {{**make_record().dataset, "fingerprint": dataset.fingerprint}}
 record = make_record(engine, recipe["variant"], recipe=recipe, dataset=data)
 execution = {{**record.execution, "num_threads": int(flag("--threads"))}}
 record = dataclasses.replace(record, execution=execution)
+if mode == "slow":
+    (run_dir.parent / f"{{run_dir.name}} {{os.getpid()}}").touch()
+    time.sleep(2)
 if mode == "refused":
     print("no such thing", file=sys.stderr)
     sys.exit(2)
@@ -293,15 +296,14 @@ def test_runs_are_wanted_once_and_the_first_seeds_first(plan):
 
 
 @pytest.fixture
-def work(plan, tmp_path, monkeypatch):
+def work(plan, tmp_path):
     draw_dataset(tmp_path / "data", 60, 20)
-    scripts = tmp_path / "root" / "scripts"
-    scripts.mkdir(parents=True)
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
     for name in ("train_keras.py", "train_lightning.py"):
         (scripts / name).write_text(TRAINER.format(root=str(SCRIPT.parents[1])))
-    monkeypatch.setattr(fleet, "ROOT", tmp_path / "root")
     fingerprint = load_dataset(tmp_path / "data").fingerprint
-    return fleet.Work(plan, tmp_path / "runs", tmp_path / "data", fingerprint, 1, "cpu")
+    return fleet.Work(plan, tmp_path / "runs", tmp_path / "data", fingerprint, 1, "cpu", scripts)
 
 
 def test_runs_end_as_rows_and_leave_nothing(work, plan):
@@ -329,6 +331,67 @@ def test_a_killed_run_goes_on_a_failed_one_counts_and_a_refused_one_is_lost(
     ((lost, error),) = fleet.run_here(work, [task], 1)
     assert lost == task
     assert "exit code 2: no such thing" in str(error)
+
+
+# Two machines of one processor each; one is lost while both are at work.
+CLUSTER = """
+import sys, threading, time
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from pipeline.errors import UsageError
+from proof import fleet, ray_fleet
+from proof.seeds import Rows, read_plan, tasks_of
+
+root = Path(sys.argv[1])
+plan = read_plan()
+work = fleet.Work(plan, root / "runs", root / "data", sys.argv[2], 1, "cpu", root / "scripts")
+made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+nodes = [made.add_node(num_cpus=1) for _ in range(2)]
+
+def lose_one():
+    while len(list(work.runs_dir.glob("* *"))) < 2:
+        time.sleep(0.05)
+    made.remove_node(nodes[1], allow_graceful=False)
+
+with ray_fleet.cluster(made.address):
+    assert ray_fleet.device_of("auto") == "cpu"
+    try:
+        ray_fleet.device_of("gpu")
+    except UsageError as error:
+        assert "no machine of the cluster has a GPU" in str(error)
+    else:
+        raise AssertionError
+    threading.Thread(target=lose_one).start()
+    tasks = tasks_of(plan, [plan.designs["shared-base"]], num_seeds=2)
+    results = dict(ray_fleet.run_on_cluster(work, tasks))
+    print(Rows(root / "runs.sqlite").add(results.values()), len(tasks))
+made.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_machine_ends_with_all_rows(work, plan, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", CLUSTER, str(work.scripts.parent), work.fingerprint],
+        capture_output=True, text=True, check=False, cwd=SCRIPT.parents[1],
+        env={**os.environ, "FAKE_TRAINER": "slow"},
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "4 4", done.stdout + done.stderr
+    begun = [path.name.rpartition(" ")[0] for path in work.runs_dir.glob("* *")]
+    assert len(begun) > len(set(begun)) == 4  # one was lost and begun again
+
+
+@pytest.mark.slow
+def test_a_cluster_that_the_command_starts_ends_with_it(tmp_path):
+    draw_dataset(tmp_path / "data", 160, 20)
+    command = [sys.executable, str(SCRIPT), "--on", "local", "--designs", "shared-base",
+               "--seeds", "1", "--data-dir", str(tmp_path / "data"),
+               "--output-dir", str(tmp_path / "out")]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "[2/2]" in done.stdout
+    assert "undecided: at least 3 seeds of each are needed" in done.stdout
+    assert len(Rows(tmp_path / "out" / "runs.sqlite").read()) == 2
 
 
 def test_a_folder_of_another_run_and_one_under_way_give_no_row(plan, tmp_path):
@@ -362,6 +425,8 @@ def test_the_page_says_what_was_found_and_the_picture_is_drawn(plan):
         (["--at-once", "-1"], 2, "`--at-once` must be at least 1"),
         (["--judge", "--merge", "nowhere.sqlite"], 2, "nowhere.sqlite is not a file of runs"),
         (["--judge", "--designs", "shared-base"], 1, "not as it must be: shared-base"),
+        (["--on", "ray://localhost:1"], 2, "no Ray cluster at ray://localhost:1: "),
+        (["--on", "nowhere"], 2, "`--on` takes local, HOST:PORT or ray://HOST:PORT, not 'nowhere'"),
     ],
 )
 def test_calls_end_as_they_should(tmp_path, flags, code, words):
