@@ -12,6 +12,7 @@ import numpy as np
 from keras_impl.model import build_model
 from keras_impl.weights import Weights, load_weights
 from pipeline.batches import batch_dtype
+from pipeline.export import ONNX_OPSET
 from pipeline.recipe import Recipe
 
 Array = np.ndarray[Any, Any]
@@ -31,7 +32,9 @@ def export_model(form: str, path: Path, recipe: Recipe, weights: Weights) -> Non
     # What Keras exports is traced from a call.
     size = recipe.image_size
     model.predict(np.zeros((2, size, size, 1), batch_dtype(recipe)), verbose=0)
-    model.export(path, format={"savedmodel": "tf_saved_model"}.get(form, form), verbose=False)
+    options = {"opset_version": ONNX_OPSET} if form == "onnx" else {}
+    kind = {"savedmodel": "tf_saved_model"}.get(form, form)
+    model.export(path, format=kind, verbose=False, **options)
 
 
 def run_exported(form: str, path: Path, batches: list[Array]) -> list[Array]:

@@ -12,6 +12,7 @@ import torch
 from lightning_impl.model import build_model
 from lightning_impl.weights import Weights, load_weights
 from pipeline.batches import batch_dtype
+from pipeline.export import ONNX_OPSET
 from pipeline.recipe import Recipe
 
 Array = np.ndarray[Any, Any]
@@ -35,6 +36,7 @@ def export_model(form: str, path: Path, recipe: Recipe, weights: Weights) -> Non
         f=path,
         input_names=["image"],
         output_names=["logits"],
+        opset_version=ONNX_OPSET,
         dynamo=True,
         external_data=False,
         verbose=False,

@@ -33,6 +33,8 @@ FORMS = {"keras": ("keras", "savedmodel", "onnx"), "lightning": ("pt2", "onnx")}
 ABOUT = "export.json"
 ONNX_PACKAGES = ("onnx", "onnxruntime")
 """What checks an ONNX file needs here; what writes one needs onnx and onnxscript."""
+ONNX_OPSET = 18
+"""What both frameworks' exporters write without a conversion; onnxruntime 1.14 reads it."""
 MAX_ONNX_BYTES = 2 * 1024**3
 
 
@@ -172,6 +174,8 @@ def _describe_onnx(path: Path, run: TrainedRun) -> None:
         "output": str(_output(run)),
         "class_names": ", ".join(run.class_names),
     }
+    # The exporters write a newer one than their operators need, which older runtimes refuse.
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     onnx.helper.set_model_props(model, words)
     onnx.checker.check_model(model, full_check=True)
     write_bytes(path, model.SerializeToString())

@@ -40,7 +40,9 @@ def small(arguments):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("anywhere")
-    Image.new("L", (90, 60), "white").save(folder / "photo.jpg")
+    photo = Image.new("L", (90, 60), "white")
+    photo.paste("black", (30, 10, 60, 50))
+    photo.save(folder / "photo.jpg")
     return folder
 
 
