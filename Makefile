@@ -104,10 +104,11 @@ tutorial: data ## run the tutorial's code in both frameworks; write its outputs,
 	$(VENV_PYTHON) scripts/make_tutorial.py
 
 clean: ## remove .venv, .venv-gpu and the tools' caches; runs and data stay
-	rm -rf .venv .venv-gpu .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-gpu .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info \
+	  portproof/build portproof/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(SET_UP): pyproject.toml requirements/dev.txt requirements/uv.txt
+$(SET_UP): pyproject.toml portproof/pyproject.toml requirements/dev.txt requirements/uv.txt
 	@if ! sh requirements/find-python $(VENV_PYTHON) >/dev/null 2>&1; then \
 	  python=$$(sh requirements/find-python --fetch "$(PYTHON)") || exit 2; \
 	  echo "making .venv with $$("$$python" --version)"; \
@@ -117,7 +118,8 @@ $(SET_UP): pyproject.toml requirements/dev.txt requirements/uv.txt
 	  --require-hashes --only-binary :all: --no-deps -r requirements/uv.txt
 	.venv/bin/uv pip install --python $(VENV_PYTHON) --compile-bytecode \
 	  --require-hashes -r requirements/dev.txt
-	.venv/bin/uv pip install --python $(VENV_PYTHON) --no-deps --no-build-isolation --offline -e .
+	.venv/bin/uv pip install --python $(VENV_PYTHON) --no-deps --no-build-isolation --offline \
+	  -e . -e portproof
 	@touch $(SET_UP)
 
 .venv-gpu/%/.set-up: requirements/gpu-%.txt | $(SET_UP)

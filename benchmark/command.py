@@ -20,7 +20,7 @@ ENGINE_NAMES = ("lightning", "keras-tensorflow", "keras-jax", "keras-torch")
 TRACKS = ("stock", "ours", "raw")
 PRECISIONS = ("32", "bf16", "tf32")
 DEVICES = ("auto", "cpu", "gpu")
-ROOMS = ("benchmark", "pipeline", "portproof", "keras_impl", "lightning_impl", "scripts")
+ROOMS = ("benchmark", "pipeline", "ladder", "keras_impl", "lightning_impl", "scripts")
 """Where the code is that is measured."""
 USUAL = {"rounds": 4, "epochs": 3, "images": 15_000}
 SO_FAR = "measurements-so-far.json"
@@ -183,10 +183,10 @@ def measure_all(
     from benchmark.difference import differences
     from benchmark.nvidia import idle_watts
     from benchmark.runner import reference_history
+    from ladder.files import finite, write_json, write_text
     from pipeline.environment import code_digest, cpu_mhz
     from pipeline.session import Session
     from pipeline.terminal import say
-    from portproof.files import finite, write_json, write_text
 
     described = describe(arguments, arms, conditions)
     session = Session(

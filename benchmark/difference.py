@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ladder.files import read_json
 from pipeline.errors import UsageError
-from portproof.files import read_json
 
 MAX_BYTES = 16 * 1024 * 1024
 

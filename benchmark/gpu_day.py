@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.nvidia import describe_gpu, require_gpu
+from ladder.files import read_json, write_json, write_text
 from pipeline.command import OneLineParser, chosen, guarded
 from pipeline.engines import ENGINES, versions_in_use
 from pipeline.environment import ROOT, code_digest, describe_machine
@@ -28,10 +29,9 @@ from pipeline.errors import RunError, UsageError
 from pipeline.launch import leashed
 from pipeline.session import claimed
 from pipeline.terminal import say
-from portproof.files import read_json, write_json, write_text
 
 ROOMS = (
-    "benchmark", "pipeline", "portproof", "proof", "keras_impl", "lightning_impl", "scripts",
+    "benchmark", "pipeline", "ladder", "proof", "keras_impl", "lightning_impl", "scripts",
     "tests",
 )  # fmt: skip
 RECORD, PAGE = "gpu-day.json", "gpu-day.md"

@@ -16,6 +16,11 @@ from keras_impl.train import compile_model, predict_logits, train
 from keras_impl.transfer import read_state, write_state
 from keras_impl.watch import AtSeams, Follow, InjectMasks, NoteMasks, Watch
 from keras_impl.weights import export_weights, load_weights
+from ladder.engines import end_with_parent
+from ladder.exchange import Array, Arrays, Question
+from ladder.following import EnoughSeenError
+from ladder.sides.keras import AfterEachStep, KerasSubject, call
+from ladder.subject import answer_subject, arrays_under, held_weights, tagged
 from pipeline.answers import (
     Answer,
     FedBatches,
@@ -39,11 +44,6 @@ from pipeline.batches import batch_dtype, training_batches
 from pipeline.network import parameter_shapes
 from pipeline.preprocess import PreparedData, rescale
 from pipeline.recipe import Recipe
-from portproof.engines import end_with_parent
-from portproof.exchange import Array, Arrays, Question
-from portproof.following import EnoughSeenError
-from portproof.sides.keras import AfterEachStep, KerasSubject, call
-from portproof.subject import answer_subject, arrays_under, held_weights, tagged
 
 
 class HalfSubject(KerasSubject):

@@ -20,14 +20,14 @@ from keras_impl.weights import (
     load_training_state,
     load_weights,
 )
+from ladder.exchange import digest, read_arrays, write_arrays
+from ladder.files import put_in_place
 from pipeline.batches import Batches, dropout_seed, evaluation_batches, training_batches
 from pipeline.errors import RunError
 from pipeline.execution import Execution
 from pipeline.journal import Journal
 from pipeline.preprocess import LabeledImages, PreparedData
 from pipeline.recipe import Recipe
-from portproof.exchange import digest, read_arrays, write_arrays
-from portproof.files import put_in_place
 
 __all__ = ["configure", "predict_logits", "train"]
 

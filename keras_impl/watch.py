@@ -9,10 +9,10 @@ import numpy as np
 
 from keras_impl.fast import STEPS_PER_EXECUTION
 from keras_impl.weights import export_training_state, export_weights, load_training_state
+from ladder.following import Follower
 from pipeline.answers import FedBatches
 from pipeline.masks import keep_mask, mask_factors
 from pipeline.recipe import Recipe
-from portproof.following import Follower
 
 
 class Watch(keras.callbacks.Callback):

@@ -5,9 +5,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from ladder.exchange import check_shapes
 from pipeline.network import check_weights
 from pipeline.recipe import Recipe
-from portproof.exchange import check_shapes
 
 Weights = dict[str, np.ndarray[Any, Any]]
 

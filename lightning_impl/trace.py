@@ -12,6 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import lightning_impl.train
+from ladder.engines import end_with_parent
+from ladder.exchange import Array, Arrays, Question
+from ladder.following import EnoughSeenError
+from ladder.sides.lightning import AfterEachStep, LightningSubject, StopAtStart, quiet
+from ladder.subject import answer_subject, arrays_under, held_weights, tagged
 from lightning_impl.deploy import export_model, run_exported
 from lightning_impl.model import Classifier
 from lightning_impl.settings import configure
@@ -44,11 +49,6 @@ from pipeline.execution import Execution
 from pipeline.network import parameter_shapes
 from pipeline.preprocess import PreparedData, rescale
 from pipeline.recipe import Recipe
-from portproof.engines import end_with_parent
-from portproof.exchange import Array, Arrays, Question
-from portproof.following import EnoughSeenError
-from portproof.sides.lightning import AfterEachStep, LightningSubject, StopAtStart, quiet
-from portproof.subject import answer_subject, arrays_under, held_weights, tagged
 
 
 class HalfSubject(LightningSubject):

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from ladder.files import write_bytes
 from lightning_impl.data import FashionData, batch_loader
 from lightning_impl.fast import CAPTURED_STEPS_PER_BATCH, STEPS_PER_BATCH
 from lightning_impl.model import Classifier
@@ -27,7 +28,6 @@ from pipeline.journal import Journal
 from pipeline.preprocess import LabeledImages, PreparedData
 from pipeline.recipe import Recipe
 from pipeline.record import EPOCH_METRICS
-from portproof.files import write_bytes
 
 __all__ = ["configure", "predict_logits", "train"]
 

@@ -8,13 +8,13 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from ladder.following import Follower
 from lightning_impl.fast import CAPTURED_STEPS_PER_BATCH, STEPS_PER_BATCH
 from lightning_impl.model import Classifier
 from lightning_impl.weights import export_training_state, export_weights, load_training_state
 from pipeline.answers import FedBatches
 from pipeline.masks import keep_mask, mask_factors
 from pipeline.recipe import Recipe
-from portproof.following import Follower
 
 
 class Watch(L.Callback):

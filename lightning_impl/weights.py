@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ladder.exchange import check_shapes
 from pipeline.network import check_weights, feature_map_shape
 from pipeline.recipe import Recipe
-from portproof.exchange import check_shapes
 
 Weights = dict[str, np.ndarray[Any, Any]]
 SLOTS = {"m": "exp_avg", "v": "exp_avg_sq"}

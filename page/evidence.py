@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ladder.causes import Diagnosis
 from page.reading import Kind, read_as
 from pipeline.comparison import Run, run_of
 from pipeline.comparison_page import DATA as COMPARISON_JSON
@@ -27,7 +28,6 @@ from pipeline.record import (
     read_record,
 )
 from pipeline.repeated import Ratio, Spread
-from portproof.causes import Diagnosis
 
 LADDER_JSON, FAULTS_JSON, BENCHMARK_JSON = "ladder.json", "faults.json", "benchmark.json"
 ENGINE_NAMES = {

@@ -6,8 +6,8 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ladder.files import read_json
 from pipeline.errors import RunError
-from portproof.files import read_json
 
 MAX_JSON_BYTES = 16 * 1024 * 1024
 Kind = TypeVar("Kind")

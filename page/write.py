@@ -9,12 +9,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ladder.files import write_text
 from page import samples
 from page.evidence import Evidence, Source
 from page.sections import benchmark, data, evaluation, made, model, parity, summary, training
 from page.wording import complete
 from pipeline.errors import RunError
-from portproof.files import write_text
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ladder.exchange import Question, Trace
 from pipeline.datasets import Dataset, find_dataset, load_dataset
 from pipeline.engines import trainer_arguments
 from pipeline.recipe import Recipe, recipe_to_dict
 from pipeline.record import Record, read_record
-from portproof.exchange import Question, Trace
 from proof.climbs import Climber, new_climber
 from proof.engine_room import PAIR_LEAVES, EngineRoom
 from proof.strided import StridedClimber

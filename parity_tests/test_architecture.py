@@ -2,8 +2,8 @@
 
 import pytest
 
+from ladder.compare import compare_facts
 from pipeline.recipe import preset
-from portproof.compare import compare_facts
 
 VARIANTS = ("base", "dropout")
 ENGINES = ("keras-tensorflow", "lightning")

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from ladder.compare import compare_arrays
 from parity_tests.tolerances import LOGITS_FLOAT32
 from pipeline.network import parameter_shapes, shared_first_weights
 from pipeline.recipe import preset
-from portproof.compare import compare_arrays
 
 ENGINES = ("keras-tensorflow", "lightning")
 NUM_IMAGES = 1_000

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from ladder.compare import compare_arrays, compare_facts
+from ladder.engines import EngineError, answer
+from ladder.exchange import Question, read_trace, write_question
 from pipeline.engines import ENGINES
 from pipeline.network import shared_first_weights
 from pipeline.recipe import preset, recipe_to_dict
-from portproof.compare import compare_arrays, compare_facts
-from portproof.engines import EngineError, answer
-from portproof.exchange import Question, read_trace, write_question
 
 RECIPE = preset("dropout")
 

@@ -1,6 +1,6 @@
 """Every tolerance of this pipeline's parity tests: its name, its reason, what was measured."""
 
-from portproof.compare import Tolerance
+from ladder.compare import Tolerance
 
 LOGITS_FLOAT32 = Tolerance(
     "LOGITS_FLOAT32",

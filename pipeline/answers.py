@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from ladder.exchange import Question, Trace, read_question, write_trace
+from ladder.following import Follower
+from ladder.subject import FAILED, arrays_under, attempt, error_words, tagged
 from pipeline.batches import evaluation_batches
 from pipeline.datasets import load_dataset
 from pipeline.execution import Execution
@@ -21,9 +24,6 @@ from pipeline.network import first_weights
 from pipeline.preprocess import LabeledImages, PreparedData, prepare
 from pipeline.recipe import Recipe, recipe_from_dict, recipe_to_dict
 from pipeline.record import RECORD, Record, read_record
-from portproof.exchange import Question, Trace, read_question, write_trace
-from portproof.following import Follower
-from portproof.subject import FAILED, arrays_under, attempt, error_words, tagged
 
 Array = np.ndarray[Any, Any]
 

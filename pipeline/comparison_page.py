@@ -9,6 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from ladder.files import write_json, write_text
 from pipeline.comparison import (
     GAP_OPENS_ABOVE,
     Comparison,
@@ -19,7 +20,6 @@ from pipeline.comparison import (
 from pipeline.launch import Outcome
 from pipeline.plots import pictures
 from pipeline.record import Record, series
-from portproof.files import write_json, write_text
 
 PAGE, DATA = "comparison.md", "comparison.json"
 PICTURES = {

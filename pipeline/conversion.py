@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from ladder.compare import Tolerance
+from ladder.exchange import Trace, check_shapes
+from ladder.files import write_bytes
+from ladder.subject import tagged
 from pipeline.datasets import find_dataset_again, load_dataset
 from pipeline.engines import engine_versions, trainer_arguments
 from pipeline.environment import describe_machine
@@ -28,10 +32,6 @@ from pipeline.record import (
 )
 from pipeline.run import LOCK
 from pipeline.trained import TrainedRun, ask_engine, read_run
-from portproof.compare import Tolerance
-from portproof.exchange import Trace, check_shapes
-from portproof.files import write_bytes
-from portproof.subject import tagged
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import platformdirs
 
+from ladder.files import read_limited
 from pipeline.errors import UsageError
 from pipeline.forms import WANTED, Found, read_other_form, what_lies_in
 from pipeline.idx import (
@@ -25,7 +26,6 @@ from pipeline.idx import (
     read_idx,
     small_labels,
 )
-from portproof.files import read_limited
 
 DATA_VARIABLE = "FASHION_MNIST_DIR"
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ladder.engines import Engine
 from pipeline.engines import ENGINES, python_variable
 from pipeline.environment import has_gpu_driver
 from pipeline.errors import UsageError
 from pipeline.workers import end_children, workers
-from portproof.engines import Engine
 
 Finding = dict[str, Any]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ladder.files import write_bytes
 from pipeline.command import OneLineParser, guarded
 from pipeline.datasets import NUM_CLASSES, Dataset
 from pipeline.errors import UsageError
@@ -22,7 +23,6 @@ from pipeline.idx import (
     TRAIN_IMAGES,
     TRAIN_LABELS,
 )
-from portproof.files import write_bytes
 
 Array = np.ndarray[Any, Any]
 

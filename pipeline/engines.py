@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ladder.engines import Engine
+from ladder.interpreters import Interpreter, this_interpreter
 from pipeline.environment import PACKAGES, has_gpu_driver, package_versions
 from pipeline.errors import UsageError
-from portproof.engines import Engine
-from portproof.interpreters import Interpreter, this_interpreter
 
 ROOT = Path(__file__).resolve().parent.parent
 INTERPRETERS = ROOT / "engines.toml"

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from portproof.interpreters import this_interpreter
+from ladder.interpreters import this_interpreter
 
 CGROUP = Path("/sys/fs/cgroup")
 ROOT = Path(__file__).resolve().parent.parent

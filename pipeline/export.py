@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ladder.files import write_bytes, write_json
+from ladder.interpreters import this_interpreter
+from ladder.subject import tagged
 from pipeline.batches import batch_dtype
 from pipeline.conversion import LOGITS, logit_gap, test_images_of
 from pipeline.engines import ENGINES
@@ -16,9 +19,6 @@ from pipeline.preprocess import rescale
 from pipeline.recipe import Recipe
 from pipeline.record import read_predictions
 from pipeline.trained import TrainedRun, ask_engine
-from portproof.files import write_bytes, write_json
-from portproof.interpreters import this_interpreter
-from portproof.subject import tagged
 
 Array = np.ndarray[Any, Any]
 

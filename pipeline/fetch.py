@@ -18,6 +18,7 @@ from typing import IO, Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
+from ladder.files import write_whole
 from pipeline.datasets import (
     DATA_VARIABLE,
     DEBIAN_DIR,
@@ -30,7 +31,6 @@ from pipeline.datasets import (
 from pipeline.errors import RunError, UsageError
 from pipeline.idx import IDX_FILES, IdxFile, read_idx
 from pipeline.terminal import say as say_line
-from portproof.files import write_whole
 
 MIRRORS = (
     "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",

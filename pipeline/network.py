@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ladder.exchange import check_shapes, read_arrays, write_arrays
 from pipeline.batches import FIRST_WEIGHTS, generator
 from pipeline.errors import UsageError
 from pipeline.recipe import Recipe
-from portproof.exchange import check_shapes, read_arrays, write_arrays
 
 Array = np.ndarray[Any, Any]
 MAX_WEIGHTS_BYTES = 1024**3

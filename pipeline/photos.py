@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image, ImageOps, ImageStat, UnidentifiedImageError, features
 from PIL.JpegImagePlugin import JpegImageFile
 
+from ladder.files import read_limited
 from pipeline.cutout import Cutout, NothingStandsOutError, cut_out
-from portproof.files import read_limited
 
 Array = np.ndarray[Any, Any]
 

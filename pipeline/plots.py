@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from portproof.files import write_whole
+from ladder.files import write_whole
 
 Array = np.ndarray[Any, Any]
 

@@ -4,9 +4,9 @@ import ast
 import json
 from pathlib import Path
 
+from ladder.files import write_text
 from pipeline.comparison import comparison_from_json
 from pipeline.comparison_page import readme_table
-from portproof.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

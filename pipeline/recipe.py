@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from ladder.files import read_limited, write_text
 from pipeline.errors import UsageError
-from portproof.files import read_limited, write_text
 
 VARIANTS = ("base", "dropout")
 PRECISIONS = ("32", "64", "bf16")

@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import RunError
-from pipeline.npz import read_member
-from portproof.files import (
+from ladder.files import (
     finite,
     read_json,
     read_limited,
@@ -21,6 +19,8 @@ from portproof.files import (
     write_json,
     write_text,
 )
+from pipeline.errors import RunError
+from pipeline.npz import read_member
 
 RECORD = "record.json"
 RECIPE = "recipe.yaml"

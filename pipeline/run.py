@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 from filelock import FileLock, Timeout
 
+from ladder.files import is_unfinished
+from ladder.interpreters import STARTED_BY
 from pipeline.datasets import Dataset, find_dataset_again, load_dataset
 from pipeline.engines import ENGINES, SHARED_PACKAGES
 from pipeline.environment import (
@@ -46,8 +48,6 @@ from pipeline.record import (
 )
 from pipeline.terminal import noise_to, say
 from pipeline.tracking import SAMPLES, require_loggers, start_trackers
-from portproof.files import is_unfinished
-from portproof.interpreters import STARTED_BY
 
 Array = np.ndarray[Any, Any]
 LOCK = ".lock"

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ladder.files import write_text
 from pipeline.evaluation import Evaluation
 from pipeline.plots import Curve, plot_classified, plot_confusion, plot_curves
 from pipeline.record import PLOTS, REPORT, Record, series
-from portproof.files import write_text
 
 Array = np.ndarray[Any, Any]
 

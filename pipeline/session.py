@@ -8,8 +8,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ladder.files import read_json, read_limited, write_text
 from pipeline.errors import RunError, UsageError
-from portproof.files import read_json, read_limited, write_text
 
 LOCK = ".lock"
 MAX_BYTES = 64 * 1024 * 1024

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from filelock import FileLock
 
+from ladder.files import write_text
 from pipeline.errors import UsageError
 from pipeline.event_files import EventFile
 from pipeline.recipe import shortest
@@ -31,7 +32,6 @@ from pipeline.record import (
     Layer,
     Record,
 )
-from portproof.files import write_text
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from ladder.engines import EngineError, answer
+from ladder.exchange import Question, Trace, read_trace, write_question
+from ladder.subject import tagged
 from pipeline.engines import ENGINES
 from pipeline.errors import RunError, UsageError
 from pipeline.network import read_weights
 from pipeline.recipe import Recipe, recipe_from_dict, recipe_to_dict
 from pipeline.record import LAST_WEIGHTS, RECORD, Record, read_record
-from portproof.engines import EngineError, answer
-from portproof.exchange import Question, Trace, read_trace, write_question
-from portproof.subject import tagged
 
 Array = np.ndarray[Any, Any]
 HOURS = 3600.0

@@ -5,9 +5,9 @@ What plants them are the leaf programs in `proof/faults`, by the same names.
 
 from dataclasses import dataclass
 
+from ladder.rungs import RUNGS
 from pipeline.engines import ENGINES
 from pipeline.recipe import VARIANTS
-from portproof.ladder import RUNGS
 
 RUNG_NAMES = tuple(rung.name for rung in RUNGS)
 UNKNOWN = "unknown"

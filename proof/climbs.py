@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ladder.engines import EngineError
+from ladder.exchange import Question, Trace
+from ladder.rungs import Verdict, climb, explain
 from pipeline.datasets import Dataset
-from portproof.engines import EngineError
-from portproof.exchange import Question, Trace
-from portproof.ladder import Verdict, climb, explain
 from proof.engine_room import EngineRoom
 from proof.questions import (
     CAPTURED_NUM_TRAIN,

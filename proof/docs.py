@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from portproof.files import write_text
+from ladder.files import write_text
 from proof.horizon_plot import horizon_picture
 from proof.pages import (
     faults_page,

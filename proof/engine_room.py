@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from ladder.engines import EngineError, answer
+from ladder.exchange import Question, Trace, read_trace, write_question
+from ladder.serve import Server
 from pipeline.engines import ENGINES
 from pipeline.workers import workers
-from portproof.engines import EngineError, answer
-from portproof.exchange import Question, Trace, read_trace, write_question
-from portproof.serve import Server
 
 LEAVES = Path(__file__).resolve().parent / "faults"
 PAIR_LEAVES = LEAVES.parent / "pairs"

@@ -18,6 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from ladder.compare import gap
+from ladder.engines import EngineError, answer
+from ladder.exchange import Array, Question, read_arrays, read_trace, write_question
+from ladder.files import write_json, write_text
+from ladder.following import ROWS, group_of, horizon, read_rows, state_path
 from pipeline.datasets import Dataset
 from pipeline.drawn import write_first_images, write_idx_set
 from pipeline.engines import ENGINES, versions_in_use
@@ -30,11 +35,6 @@ from pipeline.network import shared_first_weights
 from pipeline.recipe import Recipe, preset, recipe_to_dict
 from pipeline.session import read_kept
 from pipeline.workers import end_children, workers
-from portproof.compare import gap
-from portproof.engines import EngineError, answer
-from portproof.exchange import Array, Question, read_arrays, read_trace, write_question
-from portproof.files import write_json, write_text
-from portproof.following import ROWS, group_of, horizon, read_rows, state_path
 from proof.catalogue import JAX, LIGHTNING, TENSORFLOW, TORCH
 from proof.engine_room import EngineRoom
 
@@ -61,7 +61,7 @@ PARTED = 1e-3
 RESULT, TRAINING_JSON = "result.json", "training.json"
 SIGN = "made-by.txt"
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("pipeline", "portproof", "keras_impl", "lightning_impl")
+ROOMS = ("pipeline", "ladder", "keras_impl", "lightning_impl")
 """What a stage's process runs."""
 KEPT = ("stage", "steps")
 FREE = (f"base-0-{TENSORFLOW}", f"dropout-0-{TENSORFLOW}")

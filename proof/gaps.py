@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ladder.compare import gap, largest
+from ladder.exchange import Array, Question, Trace
+from ladder.files import write_json
 from pipeline.datasets import find_dataset, load_dataset
 from pipeline.engines import ENGINES, versions_in_use
 from pipeline.environment import describe_machine
 from pipeline.recipe import VARIANTS
-from portproof.compare import gap, largest
-from portproof.exchange import Array, Question, Trace
-from portproof.files import write_json
 from proof.climbs import Climber, Route, new_climber
 from proof.engine_room import EngineRoom
 from proof.terms import MEASURED, pooled

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from portproof.ladder import RUNGS, RungResult, Verdict
-from portproof.verdict import verdict_lines, verdict_to_dict
+from ladder.rungs import RUNGS, RungResult, Verdict
+from ladder.verdict import verdict_lines, verdict_to_dict
 
 
 def verdicts_to_dict(verdicts: Sequence[Verdict], **origin: Any) -> dict[str, Any]:

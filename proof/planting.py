@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from portproof.engines import EngineError
-from portproof.ladder import EXPLAINED, FAILED, RungResult, Verdict
+from ladder.engines import EngineError
+from ladder.rungs import EXPLAINED, FAILED, RungResult, Verdict
 from proof.catalogue import LIGHTNING, TENSORFLOW, UNKNOWN, Fault
 from proof.climbs import Climber, Route
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from portproof.causes.contract import SETTINGS
+from ladder.causes.contract import SETTINGS
 from proof import catalogue
 from proof.catalogue import FAULTS
 from proof.ladder_report import table
@@ -606,7 +606,7 @@ def map_page() -> Iterator[str]:
     yield ""
     yield (
         "`make prove` reads these off the built objects of both sides. Where one differs, the "
-        "finding has the name beside it ([`contract.py`](../portproof/causes/contract.py))."
+        "finding has the name beside it ([`contract.py`](../ladder/causes/contract.py))."
     )
     yield ""
     shown = ((_setting(pattern), f"`{cause}`") for pattern, cause in SETTINGS.items())

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from ladder.compare import gap
+from ladder.engines import EngineError
+from ladder.exchange import Array, Question, Trace
+from ladder.files import write_json
 from pipeline.comparison import EXPECTED_TEST_ACCURACY
 from pipeline.datasets import Dataset
 from pipeline.engines import versions_in_use
 from pipeline.recipe import Recipe, preset, recipe_to_dict
 from pipeline.session import read_kept
-from portproof.compare import gap
-from portproof.engines import EngineError
-from portproof.exchange import Array, Question, Trace
-from portproof.files import write_json
 from proof.catalogue import LIGHTNING, TENSORFLOW, Fault
 from proof.engine_room import LEAVES, EngineRoom
 from proof.questions import carried_weights

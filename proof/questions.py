@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ladder.exchange import Array, Question
+from ladder.rungs import RUNGS
 from pipeline.datasets import Dataset
 from pipeline.drawn import write_first_images, write_idx_set
 from pipeline.network import shared_first_weights
 from pipeline.preprocess import rescale
 from pipeline.recipe import Recipe, preset, recipe_to_dict
-from portproof.exchange import Array, Question
-from portproof.ladder import RUNGS
 
 NUM_TRAIN, NUM_TEST = 300, 110
 """Images of the small set: 240 train in five batches, 60 validate; each set's last is partial."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from portproof.ladder import EXPLAINED, FAILED, RungResult, Verdict
+from ladder.rungs import EXPLAINED, FAILED, RungResult, Verdict
 from proof.catalogue import RUNG_NAMES
 from proof.climbs import Climber, Route
 from proof.planting import other_engine, rungs_around

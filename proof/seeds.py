@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ladder.files import read_limited
 from pipeline.engines import ENGINES
 from pipeline.errors import RunError, UsageError
 from pipeline.evaluation import evaluate_logits
 from pipeline.recipe import Recipe, preset, recipe_to_dict
 from pipeline.record import Record, read_predictions, read_record
-from portproof.files import read_limited
 from proof.equivalence import Array, calibration_error
 
 PLAN = Path(__file__).resolve().parent / "equivalence.yaml"

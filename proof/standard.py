@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ladder.engines import EngineError
+from ladder.files import write_json, write_text
+from ladder.rungs import Verdict
+from ladder.verdict import conclusion, verdict_from_kept, verdict_lines, verdict_to_kept
 from pipeline.datasets import Dataset
 from pipeline.engines import ENGINES, KERAS_TENSORFLOW, versions_in_use
 from pipeline.environment import describe_machine
 from pipeline.errors import RunError
 from pipeline.session import Session, read_kept
-from portproof.engines import EngineError
-from portproof.files import write_json, write_text
-from portproof.ladder import Verdict
-from portproof.verdict import conclusion, verdict_from_kept, verdict_lines, verdict_to_kept
 from proof.catalogue import Fault
 from proof.climbs import REFERENCE, Attempt, Climber, Route, climb_all
 from proof.engine_room import PAIR_LEAVES, EngineRoom

@@ -1,16 +1,16 @@
 """The second pair on the ladder: layers and an optimizer that the tutorial's network has not.
 
 Strided convolutions, BatchNorm, average pooling, AdamW with a schedule and global-norm clipping.
-Nothing here is Fashion-MNIST's or its network's: `portproof` is asked about a pair as a user's is.
+Nothing here is Fashion-MNIST's or its network's: the ladder is asked about a pair as a user's is.
 """
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from portproof.exchange import Array, Question, Trace
-from portproof.ladder import Terms, Verdict, climb
-from portproof.pair import PAIR_FLOAT64, pair_question, points_question
+from ladder.exchange import Array, Question, Trace
+from ladder.pair import PAIR_FLOAT64, pair_question, points_question
+from ladder.rungs import Terms, Verdict, climb
 from proof.engine_room import EngineRoom
 from proof.terms import WAIVERS
 

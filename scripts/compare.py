@@ -33,7 +33,7 @@ VALUE_FLAGS = (
 )  # fmt: skip
 SO_FAR = "comparison-so-far.json"
 """There until every run is complete: the same call goes on with what lies in the folder."""
-ROOMS = ("pipeline", "portproof", "keras_impl", "lightning_impl")
+ROOMS = ("pipeline", "ladder", "keras_impl", "lightning_impl")
 SWITCHES = ("plain", "deterministic", "tf32")
 
 

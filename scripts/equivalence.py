@@ -167,9 +167,9 @@ def judge(
     Raises:
         RunError: a design did not end as it must.
     """
+    from ladder.files import finite, write_bytes, write_json, write_text
     from pipeline.environment import describe_machine
     from pipeline.terminal import say
-    from portproof.files import finite, write_bytes, write_json, write_text
     from proof.certificate import certify, to_dict
     from proof.certificate_page import certificate_markdown, certificate_picture
 

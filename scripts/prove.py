@@ -17,7 +17,7 @@ ENGINE_NAMES = ("keras-tensorflow", "keras-jax", "keras-torch")
 VARIANTS = ("base", "dropout")
 LANES = ("float64", "float32")
 SHORT_REPLAYS = 4
-ROOMS = ("pipeline", "portproof", "keras_impl", "lightning_impl", "proof")
+ROOMS = ("pipeline", "ladder", "keras_impl", "lightning_impl", "proof")
 SO_FAR = "proof-so-far.json"
 """There until every part has a verdict: the same call goes on with it."""
 
@@ -298,8 +298,8 @@ def follow_trainings(
     arguments: argparse.Namespace, dataset: "Dataset", lost: list[str]
 ) -> list[str]:
     """Follow whole trainings or, in short, an epoch, and return which targets were missed."""
+    from ladder.engines import EngineError
     from pipeline.terminal import say
-    from portproof.engines import EngineError
     from proof.full import NUM_SEEDS, prove_one_epoch, prove_training
 
     try:

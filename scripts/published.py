@@ -35,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def conduct(arguments: argparse.Namespace) -> None:
+    from ladder.files import write_text
     from pipeline.session import claimed
-    from portproof.files import write_text
     from proof.published import PAIRS, published_page, read_verdicts
 
     names = tuple(pair.name for pair in PAIRS)
@@ -58,10 +58,10 @@ def check(pair: "Published", repaired: bool, path: Path) -> None:
         RunError: it could not be checked.
     """
     from benchmark.gpu_day import commit
+    from ladder.files import write_json
     from pipeline.environment import describe_machine, package_versions
     from pipeline.errors import RunError
     from pipeline.terminal import say
-    from portproof.files import write_json
 
     part = path.with_suffix(".part")
     command = ["-m", "portproof", "check", pair.reference, pair.suspect(repaired)]

@@ -9,9 +9,9 @@ import zipfile
 
 import pytest
 
+from ladder.exchange import read_arrays
+from ladder.files import is_unfinished
 from pipeline.record import BEST_WEIGHTS, LAST_WEIGHTS, RECORD, read_predictions, read_record
-from portproof.exchange import read_arrays
-from portproof.files import is_unfinished
 from tests.training import without_seconds
 
 

@@ -25,7 +25,7 @@ PARSER_NAMES = (
     "checkpoint",
 )  # fmt: skip
 WITH_TORCH = "checkpoint"
-ROOMS = ["pipeline", "portproof", "benchmark", "lightning_impl"]
+ROOMS = ["pipeline", "ladder", "benchmark", "lightning_impl"]
 MAX_BYTES = 1 << 15
 MEMORY_MEGABYTES = 2048
 HANG_SECONDS = 60

@@ -23,6 +23,13 @@ from PIL import Image
 from safetensors.numpy import save
 
 from benchmark.difference import read_older
+from ladder.compare import Difference
+from ladder.exchange import Question, Trace, read_arrays, read_question, read_trace
+from ladder.exchange import write_question as write_question_file
+from ladder.exchange import write_trace as write_trace_file
+from ladder.following import read_rows
+from ladder.rungs import Gap, Report, RungResult, Verdict
+from ladder.verdict import verdict_from_kept, verdict_to_kept
 from pipeline import fetch
 from pipeline.comparison import comparison_from_json, to_json
 from pipeline.cutout import SIZE
@@ -37,13 +44,6 @@ from pipeline.photos import FORMATS, PhotoError, _decode, _grey, read_photo
 from pipeline.recipe import preset, read_recipe_fields, recipe_from_dict, recipe_to_dict
 from pipeline.record import read_layers, read_predictions, read_record
 from pipeline.session import Session, read_kept
-from portproof.compare import Difference
-from portproof.exchange import Question, Trace, read_arrays, read_question, read_trace
-from portproof.exchange import write_question as write_question_file
-from portproof.exchange import write_trace as write_trace_file
-from portproof.following import read_rows
-from portproof.ladder import Gap, Report, RungResult, Verdict
-from portproof.verdict import verdict_from_kept, verdict_to_kept
 from tests.fabricated import LAYERS, make_record
 
 ROOT = Path(__file__).parents[1]
@@ -447,7 +447,7 @@ PARSERS = {
         Parser("class-names", "class_names.txt", lambda path: named_classes(path.parent),
                names_reference, (b"ring\ncircle\n", "ü\n".encode()), CLEAR),
         Parser("download-gz", "download.gz", streamed, first_member, (GZ,), (SourceError,)),
-        # For callers, `portproof` has no error but ValueError.
+        # For callers, `ladder` has no error but ValueError.
         Parser("safetensors", "a.safetensors", read_arrays, tensors,
                (save(ARRAYS, metadata={"word": "ü"}),), (ValueError,), HEADER, with_header),
         Parser("weights", "w.safetensors", lambda path: read_weights(path, TINY),

@@ -12,13 +12,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 PYTEST = (sys.executable, "-m", "pytest", "-q")
+NEITHER = (
+    *("tests", "--ignore=tests/keras", "--ignore=tests/lightning"),
+    *("portproof/tests", "--ignore=portproof/tests/keras", "--ignore=portproof/tests/torch"),
+)
 # The longest first: the others fill what it leaves.
 PARTS = {
-    "tests": (*PYTEST, "tests", "--ignore=tests/keras", "--ignore=tests/lightning"),
+    "tests": (*PYTEST, *NEITHER),
     "parity": (*PYTEST, "parity_tests"),
-    "keras": (*PYTEST, "tests/keras"),
+    "keras": (*PYTEST, "tests/keras", "portproof/tests/keras"),
     "types": (sys.executable, "-m", "mypy"),
-    "lightning": (*PYTEST, "tests/lightning"),
+    "lightning": (*PYTEST, "tests/lightning", "portproof/tests/torch"),
     "lint": (sys.executable, "-m", "ruff", "check", "."),
     "format": (sys.executable, "-m", "ruff", "format", "--check", "."),
 }

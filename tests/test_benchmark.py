@@ -14,13 +14,13 @@ from benchmark import report, runner
 from benchmark.command import SO_FAR, measure_rounds
 from benchmark.difference import differences, read_older
 from benchmark.runner import Arm, Conditions, arms_of, baselines, measure, steady_seconds
+from ladder import interpreters
+from ladder.files import write_json
 from pipeline.drawn import draw_dataset
 from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.recipe import preset
 from pipeline.repeated import paired_ratio, spread
 from pipeline.session import Session, claimed
-from portproof import interpreters
-from portproof.files import write_json
 from tests.disks import no_space, small_disk
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ladder.causes import KNOWN_CAUSES
+from ladder.exchange import Trace
 from pipeline.comparison import EXPECTED_TEST_ACCURACY
-from portproof.causes import KNOWN_CAUSES
-from portproof.exchange import Trace
 from proof.catalogue import FAULTS, LIGHTNING, RUNG_NAMES, TENSORFLOW, UNKNOWN, Fault
 from proof.engine_room import LEAVES
 from proof.practice import (

@@ -6,9 +6,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from portproof.causes import KNOWN_CAUSES, Evidence, UnexaminableError, diagnose, registry
-from portproof.causes.formulas import log_softmax, softmax
-from portproof.exchange import Question, Trace
+from ladder.causes import KNOWN_CAUSES, Evidence, UnexaminableError, diagnose, registry
+from ladder.causes.formulas import log_softmax, softmax
+from ladder.exchange import Question, Trace
 
 RUNGS = (
     "contract", "data", "architecture", "initialisation", "layers", "logits", "gradients",

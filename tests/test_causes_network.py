@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from portproof.causes import Diagnosis, Evidence, UnexaminableError, diagnose, registry
-from portproof.causes.formulas import Mode, run, softmax
-from portproof.causes.loss import cross_entropy, one_hot, smoothed, softmax_first
-from portproof.exchange import Question, Trace
+from ladder.causes import Diagnosis, Evidence, UnexaminableError, diagnose, registry
+from ladder.causes.formulas import Mode, run, softmax
+from ladder.causes.loss import cross_entropy, one_hot, smoothed, softmax_first
+from ladder.exchange import Question, Trace
 
 DRAW = np.random.default_rng(7)
 POINTS = [

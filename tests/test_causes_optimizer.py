@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from portproof.causes import Evidence, UnexaminableError, diagnose, registry
-from portproof.causes.formulas import Adam
-from portproof.exchange import Question, Trace
+from ladder.causes import Evidence, UnexaminableError, diagnose, registry
+from ladder.causes.formulas import Adam
+from ladder.exchange import Question, Trace
 
 SETTINGS = {
     "kind": "adam", "learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ladder.exchange import digest, read_arrays, write_arrays
 from pipeline import conversion
 from pipeline.conversion import LOGITS, convert, logit_gap
 from pipeline.drawn import draw_dataset
@@ -23,7 +24,6 @@ from pipeline.record import (
     series,
 )
 from pipeline.trained import read_run
-from portproof.exchange import digest, read_arrays, write_arrays
 from tests.training import Trainings
 
 ROOT = Path(__file__).parents[1]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ladder.engines import Engine
 from pipeline import doctor
 from pipeline.devices import ask, examine_engine
 from pipeline.doctor import (
@@ -24,7 +25,6 @@ from pipeline.doctor import (
     problems,
 )
 from pipeline.engines import DEFAULT_ENGINES, ENGINES
-from portproof.engines import Engine
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "doctor.py"
 

@@ -4,15 +4,15 @@ import sys
 import psutil
 import pytest
 
+from ladder.engines import Engine, EngineError, answer
+from ladder.exchange import Question, read_trace, write_question
 from pipeline.engines import DEFAULT_ENGINES, ENGINES, trainer_arguments
-from portproof.engines import Engine, EngineError, answer
-from portproof.exchange import Question, read_trace, write_question
 
 # A whole engine: it answers with the variable it was started with.
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from portproof.exchange import Trace, read_question, write_trace
+from ladder.exchange import Trace, read_question, write_trace
 question = read_question(Path(sys.argv[1]))
 {first}
 facts = {{name: os.environ.get(name) for name in ("TOY", "TOY64")}}
@@ -53,7 +53,7 @@ def test_an_engine_answers_in_its_own_environment(toy, precision, variable, monk
         ({"last": "os.kill(os.getpid(), 9)"}, "toy exited with -9"),
         ({"last": "os.remove(sys.argv[2])"}, "(?s)toy exited with 0 and left no trace:.*complaint"),
         ({"first": "import time; time.sleep(60)", "seconds": 0.5}, r"toy gave no answer in 0.5 s"),
-        ({"program": ("-m", "portproof.nowhere")}, "No module named portproof.nowhere"),
+        ({"program": ("-m", "ladder.nowhere")}, "No module named ladder.nowhere"),
     ],
 )
 def test_an_engine_that_dies_says_why(toy, ways, message):
@@ -90,7 +90,7 @@ def test_keras_engines_name_their_backend_whatever_keras_json_says():
 
 PARENT = """
 import subprocess, sys, time
-child = "from portproof.engines import end_with_parent as end; end(); print(1, flush=True)"
+child = "from ladder.engines import end_with_parent as end; end(); print(1, flush=True)"
 started = subprocess.Popen([sys.executable, "-c", child + "; import time; time.sleep(60)"])
 print(started.pid, flush=True)
 time.sleep(60)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from portproof import exchange
-from portproof.exchange import (
+from ladder import exchange
+from ladder.exchange import (
     Question,
     Trace,
     check_shapes,

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ladder import interpreters
+from ladder.exchange import read_arrays, write_arrays
 from pipeline.datasets import load_dataset
 from pipeline.errors import RunError, UsageError
 from pipeline.export import FILES, FORMS, export, write_about
 from pipeline.record import LAST_WEIGHTS, read_predictions
 from pipeline.trained import read_run
-from portproof import interpreters
-from portproof.exchange import read_arrays, write_arrays
 from tests.training import Trainings
 
 ROOT = Path(__file__).parents[1]

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from portproof.files import read_limited, write_bytes, write_json, write_text, write_whole
+from ladder.files import read_limited, write_bytes, write_json, write_text, write_whole
 
 
 def names(folder):

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from ladder.exchange import read_arrays
+from ladder.following import EnoughSeenError, Follower, group_gaps, horizon, state_path
 from pipeline.masks import keep_mask
-from portproof.exchange import read_arrays
-from portproof.following import EnoughSeenError, Follower, group_gaps, horizon, state_path
 
 
 def state(shift=0.0):

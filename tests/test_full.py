@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from portproof.engines import EngineError
-from portproof.exchange import Trace, read_question, write_trace
-from portproof.following import state_path
+from ladder.engines import EngineError
+from ladder.exchange import Trace, read_question, write_trace
+from ladder.following import state_path
 from proof import full
 from proof.full import (
     EVERY,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ladder.exchange import read_arrays
 from pipeline.devices import examine_engine
 from pipeline.doctor import LIBRARIES_QUESTION
 from pipeline.engines import (
@@ -22,7 +23,6 @@ from pipeline.engines import (
     python_variable,
     trainer_arguments,
 )
-from portproof.exchange import read_arrays
 
 ROOT = Path(__file__).parents[1]
 LOCKS = ROOT / "requirements"

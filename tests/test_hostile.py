@@ -273,7 +273,16 @@ NEEDED |= {"read_array": ("allow_pickle", False)}
 """Calls that are safe with this argument only; `fit` where it goes on from a checkpoint."""
 READS_WHAT_IT_WROTE = ("keras_impl/deploy.py", "lightning_impl/deploy.py")
 """Run the `.keras` file, or the program of `torch.export`, just exported; no other place does."""
-SOURCES = ("portproof", "pipeline", "keras_impl", "lightning_impl", "proof", "benchmark", "scripts")
+SOURCES = (
+    "ladder",
+    "portproof",
+    "pipeline",
+    "keras_impl",
+    "lightning_impl",
+    "proof",
+    "benchmark",
+    "scripts",
+)
 
 
 def unsafe(code, path="code"):

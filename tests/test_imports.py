@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PORTPROOF = "portproof/src/portproof"
 ROOMS = (
     "portproof",
+    "ladder",
     "pipeline",
     "keras_impl",
     "lightning_impl",
@@ -25,15 +27,17 @@ ROOMS = (
     "scripts",
     "tests",
 )
+FOLDERS = {"portproof": "portproof/src"}
+"""Of rooms that hold more than what is imported."""
 NEVER_IMPORTED = {"scripts", "tests", "parity_tests"}
 # Programs that are run and imported by nobody; each may load one framework.
 LEAVES = ("benchmark/arms", "proof/faults", "proof/pairs")
-# The modules of portproof that load a framework, for engines' and recording programs alone.
+# The modules of portproof and ladder that load a framework, for their programs alone.
 SIDES = {
-    "portproof/sides/keras.py": "keras_impl",
-    "portproof/sides/lightning.py": "lightning_impl",
+    "ladder/sides/keras.py": "keras_impl",
+    "ladder/sides/lightning.py": "lightning_impl",
     **{
-        f"portproof/record/{name}.py": "keras_impl"
+        f"{PORTPROOF}/record/{name}.py": "keras_impl"
         for name in (
             "keras",
             "keras_gradients",
@@ -44,7 +48,7 @@ SIDES = {
         )
     },
     **{
-        f"portproof/record/{name}.py": "lightning_impl"
+        f"{PORTPROOF}/record/{name}.py": "lightning_impl"
         for name in (
             "torch",
             "torch_calls",
@@ -59,28 +63,31 @@ SIDES = {
     },
 }
 # The program that finds out which of them a user's model needs.
-RECORDING = "portproof/record/__main__.py"
+RECORDING = f"{PORTPROOF}/record/__main__.py"
 
 TORCH = {"torch", "torchvision", "torchmetrics", "lightning", "pytorch_lightning"}
 BACKENDS = {"tensorflow", "jax", "torch"}
 FRAMEWORKS = TORCH | BACKENDS | {"keras", "jaxlib", "tf_keras"}
-PORTPROOF_PACKAGES = {"numpy", "scipy", "safetensors"}
-# Frameworks are reported by the rule of their own.
-KNOWN_TO_PORTPROOF = PORTPROOF_PACKAGES | FRAMEWORKS | {"portproof"} | sys.stdlib_module_names
+# All that these rooms may import; frameworks are reported by the rule of their own.
+PACKAGES = {
+    "portproof": {"numpy", "scipy", "safetensors", "pytest"},  # pytest in its plugin
+    "ladder": {"numpy", "scipy", "safetensors"},
+}
 
 NEIGHBOURS = {
     "portproof": set(),
-    "pipeline": {"portproof"},
-    "keras_impl": {"pipeline", "portproof"},
-    "lightning_impl": {"pipeline", "portproof"},
-    "benchmark": {"pipeline", "portproof"},
-    "proof": {"pipeline", "portproof"},
-    "page": {"pipeline", "portproof"},
-    "tutorial": {"pipeline", "portproof"},
-    "parity_tests": {"pipeline", "portproof", "proof"},
+    "ladder": set(),
+    "pipeline": {"ladder"},
+    "keras_impl": {"pipeline", "ladder"},
+    "lightning_impl": {"pipeline", "ladder"},
+    "benchmark": {"pipeline", "ladder"},
+    "proof": {"pipeline", "ladder"},
+    "page": {"pipeline", "ladder"},
+    "tutorial": {"pipeline", "ladder"},
+    "parity_tests": {"pipeline", "ladder", "proof"},
     "scripts": {
         "pipeline",
-        "portproof",
+        "ladder",
         "keras_impl",
         "lightning_impl",
         "proof",
@@ -90,7 +97,7 @@ NEIGHBOURS = {
     },
     "tests": {
         "pipeline",
-        "portproof",
+        "ladder",
         "keras_impl",
         "lightning_impl",
         "proof",
@@ -149,7 +156,7 @@ def violations(root: Path) -> list[str]:
     return [
         f"{path.relative_to(root)}:{found.line} {found.module}: {problem}"
         for room in ROOMS
-        for path in sorted((root / room).rglob("*.py"))
+        for path in sorted((root / FOLDERS.get(room, room)).rglob("*.py"))
         for found, problem in problems_of(path.relative_to(root).as_posix(), imports_of(path))
     ]
 
@@ -168,21 +175,25 @@ def problems_of(path: str, imports: list[Import]) -> Iterator[tuple[Import, str]
 def _room_problems(path: str, is_leaf: bool, found: Import) -> Iterator[tuple[Import, str]]:
     room, folder = path.partition("/")[0], path.rpartition("/")[0]
     leaves = tuple(leaf.replace("/", ".") for leaf in LEAVES if leaf != folder)
-    sides = tuple(side.removesuffix(".py").replace("/", ".") for side in SIDES)
+    sides = tuple(
+        side.removeprefix("portproof/src/").removesuffix(".py").replace("/", ".") for side in SIDES
+    )
     loads_sides = is_leaf or path in {*SIDES, RECORDING}
     loads_sides = loads_sides or room in {"keras_impl", "lightning_impl", "tests"}
     if found.module.startswith(leaves):
         yield found, "leaf programs are run, never imported"
     elif found.module.startswith(sides) and not loads_sides:
-        yield found, "engines' programs alone load portproof's sides"
+        yield found, "engines' programs alone load the sides"
     elif found.top in ROOMS and found.top != room:
         allowed = NEIGHBOURS[room] | ({"keras_impl", "lightning_impl"} if is_leaf else set())
         if found.top in NEVER_IMPORTED:
             yield found, f"nothing imports {found.top}"
         elif found.top not in allowed:
             yield found, f"{room} must not import {found.top}"
-    elif room == "portproof" and found.top not in KNOWN_TO_PORTPROOF:
-        yield found, f"portproof may import {', '.join(sorted(PORTPROOF_PACKAGES))} only"
+    elif room in PACKAGES:
+        known = PACKAGES[room] | FRAMEWORKS | {room} | sys.stdlib_module_names
+        if found.top not in known:
+            yield found, f"{room} may import {', '.join(sorted(PACKAGES[room]))} only"
 
 
 def _framework_problems(room: str, found: Import) -> Iterator[tuple[Import, str]]:
@@ -210,14 +221,17 @@ def _mixture_problems(imports: list[Import]) -> Iterator[tuple[Import, str]]:
 
 def test_the_rooms_keep_to_the_table() -> None:
     assert violations(ROOT) == []
-    for room in ROOMS[:4]:
+    for room in (PORTPROOF, *ROOMS[1:5]):
         assert list((ROOT / room).glob("*.py")), f"{room} has moved: nothing was checked"
 
 
 PLANTED = {
-    "portproof/a.py": ("import pandas", "portproof may import"),
-    "portproof/b.py": ("def f():\n    from pipeline import recipe", "must not import pipeline"),
-    "portproof/c.py": ("import torch", "portproof must not import torch"),
+    f"{PORTPROOF}/a.py": ("import pandas", "portproof may import"),
+    f"{PORTPROOF}/b.py": (
+        "def f():\n    from pipeline import recipe",
+        "must not import pipeline",
+    ),
+    f"{PORTPROOF}/c.py": ("import torch", "portproof must not import torch"),
     "pipeline/a.py": ("def f():\n    import torch", "pipeline must not import torch"),
     "pipeline/b.py": ("from keras_impl.model import build_model", "must not import keras_impl"),
     "pipeline/c.py": ("import importlib\nimportlib.import_module('keras')", "must not import"),
@@ -227,18 +241,24 @@ PLANTED = {
     "keras_impl/d.py": ("from lightning_impl import model", "must not import lightning_impl"),
     "lightning_impl/a.py": ("import keras", "must not import keras"),
     "lightning_impl/b.py": ("def f():\n    import tensorflow", "must not import tensorflow"),
-    "portproof/d.py": ("from portproof.sides import keras", "engines' programs alone"),
-    "portproof/e.py": ("from portproof.record import torch", "engines' programs alone"),
-    "portproof/graph/a.py": ("import keras", "portproof must not import keras"),
-    "portproof/record/program.py": ("import torch", "portproof must not import torch"),
-    "portproof/record/keras_layers.py": ("import torch", "inside functions only"),
-    "portproof/record/torch_calls.py": ("import keras", "must not import keras"),
-    "portproof/sides/keras.py": ("import torch", "inside functions only"),
-    "portproof/sides/lightning.py": ("import keras", "must not import keras"),
+    "ladder/d.py": ("from ladder.sides import keras", "engines' programs alone"),
+    f"{PORTPROOF}/e.py": (
+        "from portproof.record import torch",
+        "engines' programs alone",
+    ),
+    f"{PORTPROOF}/graph/a.py": ("import keras", "portproof must not import keras"),
+    f"{PORTPROOF}/record/program.py": (
+        "import torch",
+        "portproof must not import torch",
+    ),
+    f"{PORTPROOF}/record/keras_layers.py": ("import torch", "inside functions only"),
+    f"{PORTPROOF}/record/torch_calls.py": ("import keras", "must not import keras"),
+    "ladder/sides/keras.py": ("import torch", "inside functions only"),
+    "ladder/sides/lightning.py": ("import keras", "must not import keras"),
     "proof/a.py": ("from keras_impl import model", "proof must not import keras_impl"),
     "proof/b.py": ("import torch", "proof must not import torch"),
     "proof/c.py": ("from proof.faults import in_keras", "never imported"),
-    "proof/d.py": ("from portproof.sides.lightning import X", "engines' programs alone"),
+    "proof/d.py": ("from ladder.sides.lightning import X", "engines' programs alone"),
     "benchmark/a.py": ("import torch", "benchmark must not import torch"),
     "benchmark/b.py": ("from benchmark.arms import plain_keras", "never imported"),
     "benchmark/arms/a.py": ("import torch\nimport tensorflow", "one process, one framework"),
@@ -271,19 +291,19 @@ def test_a_planted_violation_is_seen(path: str, tmp_path: Path) -> None:
 
 def test_what_the_table_allows_is_let_through(tmp_path: Path) -> None:
     allowed = {
-        "portproof/a.py": "import json\nimport numpy\nfrom portproof.files import write_text",
-        "pipeline/a.py": "import rich\nfrom portproof.files import write_text",
+        "ladder/a.py": "import json\nimport numpy\nfrom ladder.files import write_text",
+        "pipeline/a.py": "import rich\nfrom ladder.files import write_text",
         "keras_impl/a.py": "import keras\ndef f():\n    import tensorflow\n    import torch",
         "lightning_impl/a.py": "import torch\nimport lightning\nfrom pipeline import recipe",
         "benchmark/arms/a.py": "import keras\nimport tensorflow\nfrom keras_impl import model",
         "proof/faults/a.py": "import torch\nfrom lightning_impl import model",
         "proof/pairs/a.py": "import keras\nfrom proof.pairs.b import build",
-        "portproof/sides/keras.py": "import keras\ndef f():\n    import jax",
-        "portproof/sides/lightning.py": "import torch\nimport lightning",
-        "portproof/record/__main__.py": "def f():\n    from portproof.record import keras",
-        "portproof/record/keras_gradients.py": "import keras\ndef f():\n    import jax",
-        "proof/a.py": "from pipeline import recipe\nfrom portproof import ladder",
-        "parity_tests/a.py": "from parity_tests.tolerances import X\nfrom portproof import files",
+        "ladder/sides/keras.py": "import keras\ndef f():\n    import jax",
+        "ladder/sides/lightning.py": "import torch\nimport lightning",
+        f"{PORTPROOF}/record/__main__.py": "def f():\n    from portproof.record import keras",
+        f"{PORTPROOF}/record/keras_gradients.py": "import keras\ndef f():\n    import jax",
+        "proof/a.py": "from pipeline import recipe\nfrom ladder import rungs",
+        "parity_tests/a.py": "from parity_tests.tolerances import X\nfrom ladder import files",
         "scripts/a.py": "def f():\n    from keras_impl import train",
     }
     for path, code in allowed.items():
@@ -300,8 +320,11 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_shared_modules_load_no_framework() -> None:
     modules = [
-        f"{room.replace('/', '.')}.{path.stem}"
-        for room in ("portproof", "portproof/graph", "pipeline", "proof")
+        f"{room.removeprefix('portproof/src/').replace('/', '.')}.{path.stem}"
+        for room in (
+            *(PORTPROOF, f"{PORTPROOF}/graph"),
+            *("ladder", "pipeline", "proof"),
+        )
         for path in sorted((ROOT / room).glob("*.py"))
         if path.stem != "__init__"
     ]

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ladder import interpreters
+from ladder.engines import Engine, EngineError, answer
+from ladder.exchange import Question, read_trace, write_question
+from ladder.interpreters import STARTED_AS, Interpreter, InterpreterError, this_interpreter
 from pipeline import engines
 from pipeline.engines import (
     ENGINES,
@@ -20,10 +24,6 @@ from pipeline.engines import (
 )
 from pipeline.environment import PACKAGES, package_versions
 from pipeline.errors import UsageError
-from portproof import interpreters
-from portproof.engines import Engine, EngineError, answer
-from portproof.exchange import Question, read_trace, write_question
-from portproof.interpreters import STARTED_AS, Interpreter, InterpreterError, this_interpreter
 
 ROOT = Path(__file__).parents[1]
 # Answers the probe as told, and runs any other program as the real interpreter does.
@@ -207,7 +207,7 @@ def test_a_broken_gpu_environment_says_how_it_is_made_anew(fake, tmp_path):
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from portproof.exchange import Trace, read_question, write_trace
+from ladder.exchange import Trace, read_question, write_trace
 question = read_question(Path(sys.argv[1]))
 facts = {"python": os.environ.get("FAKE_PYTHON"), "path": sys.path}
 write_trace(Path(sys.argv[2]), Trace("toy", question.identity, facts, {}))

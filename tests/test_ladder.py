@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from portproof.causes import Diagnosis
-from portproof.compare import Tolerance
-from portproof.exchange import Question, Trace
-from portproof.ladder import (
+from ladder.causes import Diagnosis
+from ladder.compare import Tolerance
+from ladder.exchange import Question, Trace
+from ladder.rungs import (
     MAX_GAPS,
     RUNGS,
     Gap,
@@ -23,7 +23,7 @@ from portproof.ladder import (
     explain,
     place_of,
 )
-from portproof.verdict import conclusion, verdict_lines, verdict_to_dict
+from ladder.verdict import conclusion, verdict_lines, verdict_to_dict
 
 ROOT = Path(__file__).parents[1]
 ROUNDING = Tolerance("ROUNDING", absolute=1e-12, reason="made up", measured="nothing")

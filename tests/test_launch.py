@@ -548,7 +548,7 @@ def test_all_runs_get_the_cpu_where_one_engine_sees_no_gpu(monkeypatch, capsys):
 
 def chosen_engines(text, monkeypatch, missing):
     reasons = dict.fromkeys(missing, "not installed: something")
-    monkeypatch.setattr("portproof.engines.Engine.why_not", lambda engine: reasons.get(engine.name))
+    monkeypatch.setattr("ladder.engines.Engine.why_not", lambda engine: reasons.get(engine.name))
     return runpy.run_path(str(SCRIPT))["chosen_engines"](text)
 
 

@@ -182,7 +182,7 @@ def test_bfloat16_which_numpy_lacks_is_refused(tmp_path):
         read_weights(tmp_path / "w", SMALL)
     # TensorFlow, JAX and ONNX bring a package that teaches NumPy such types.
     program = (
-        "import sys, ml_dtypes, pathlib, portproof.exchange as exchange\n"
+        "import sys, ml_dtypes, pathlib, ladder.exchange as exchange\n"
         "exchange.read_arrays(pathlib.Path(sys.argv[1]))"
     )
     done = subprocess.run(

@@ -16,7 +16,7 @@ from pipeline.record import LAST_WEIGHTS, read_predictions
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "odd-machines.md"
-ROOMS = ("pipeline", "portproof", "keras_impl", "lightning_impl", "scripts")
+ROOMS = ("pipeline", "ladder", "keras_impl", "lightning_impl", "scripts")
 ODD_NAME = 'it\'s a "ü" dir $HOME %s'
 HALVES = ("keras", "lightning")
 # Root writes to what is read-only unless this right is taken from it.

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ladder.exchange import read_arrays, write_arrays
 from pipeline.datasets import load_dataset
 from pipeline.errors import UsageError
 from pipeline.prediction import printable
 from pipeline.record import RECORD, read_predictions
 from pipeline.trained import predict, read_run
-from portproof.exchange import read_arrays, write_arrays
 from tests.training import Trainings
 
 ROOT = Path(__file__).parents[1]

@@ -15,17 +15,17 @@ import psutil
 import pytest
 from filelock import FileLock
 
+from ladder.causes import Diagnosis
+from ladder.compare import Difference
+from ladder.engines import EngineError
+from ladder.exchange import Question, Trace, read_question, write_trace
+from ladder.rungs import RUNGS, Gap, Report, RungResult, Verdict
+from ladder.verdict import verdict_from_kept, verdict_lines, verdict_to_kept
 from pipeline.answers import execution_of
 from pipeline.datasets import load_dataset
 from pipeline.drawn import draw_dataset
 from pipeline.errors import RunError
 from pipeline.session import LOCK, Session, claimed
-from portproof.causes import Diagnosis
-from portproof.compare import Difference
-from portproof.engines import EngineError
-from portproof.exchange import Question, Trace, read_question, write_trace
-from portproof.ladder import RUNGS, Gap, Report, RungResult, Verdict
-from portproof.verdict import verdict_from_kept, verdict_lines, verdict_to_kept
 from proof import climbs, engine_room
 from proof.catalogue import FAULTS
 from proof.engine_room import EngineRoom
@@ -293,7 +293,7 @@ def test_a_disk_that_is_read_only_is_told_in_a_line(tmp_path, drawn):
 SLEEPING = """
 import os, time
 from pathlib import Path
-from portproof.serve import serve
+from ladder.serve import serve
 def answer(question, trace):
     Path(__file__).with_name("pid.new").write_text(str(os.getpid()))
     Path(__file__).with_name("pid.new").rename(Path(__file__).with_name("pid"))
@@ -303,7 +303,7 @@ serve(lambda fault: None, answer)
 ROOM = """
 import signal, sys
 from pathlib import Path
-from portproof.exchange import Question
+from ladder.exchange import Question
 from proof.engine_room import EngineRoom
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
 with EngineRoom(leaves=Path(sys.argv[1])) as room:

@@ -3,16 +3,16 @@ import sys
 
 import pytest
 
-from portproof.engines import EngineError
-from portproof.exchange import Question, read_trace, write_question
-from portproof.serve import Server
+from ladder.engines import EngineError
+from ladder.exchange import Question, read_trace, write_question
+from ladder.serve import Server
 
 # An engine that answers with a value, which a fault changes, and with how often it was imported.
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from portproof.exchange import Trace, read_question, write_trace
-from portproof.serve import serve
+from ladder.exchange import Trace, read_question, write_trace
+from ladder.serve import serve
 
 VALUE, PARENT = 1, os.getpid()
 

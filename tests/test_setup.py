@@ -205,7 +205,8 @@ def checkout(tmp_path: Path) -> Path:
     """A checkout, in a path with a space, that is set up."""
     folder = tmp_path / "a checkout"
     shutil.copytree(ROOT / "requirements", folder / "requirements")
-    for name in ("Makefile", "pyproject.toml"):
+    (folder / "portproof").mkdir()
+    for name in ("Makefile", "pyproject.toml", "portproof/pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
     (folder / ".venv").mkdir()
     (folder / ".venv" / ".set-up").touch()

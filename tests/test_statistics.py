@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from portproof.compare import Difference
-from portproof.statistics import (
+from ladder.compare import Difference
+from ladder.statistics import (
     FALSE_ALARMS,
     compare_draws,
     compare_initialisation,

@@ -1,4 +1,4 @@
-"""An engine whose framework is imported once: each call is a forked process, as in portproof.serve.
+"""An engine whose framework is imported once: each call is a forked process, as in ladder.serve.
 
 A file `*.call` holds the arguments of a training as JSON; its answer file, exit code, stdout and
 stderr. Any other is a question, answered as the engine's own program does. A fault,
@@ -19,10 +19,10 @@ from pathlib import Path
 import sklearn.metrics  # noqa: F401
 
 import pipeline.run  # noqa: F401
+from ladder.serve import serve
 from pipeline import run_report
 from pipeline.command import trainer_main
 from pipeline.journal import Journal
-from portproof.serve import serve
 from tests.mutation import plant_named
 from tests.training import CALL
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ladder.engines import EngineError
+from ladder.serve import Server
 from pipeline.engines import ENGINES
 from pipeline.record import BEST_WEIGHTS, EPOCH_METRICS, LAST_WEIGHTS, read_predictions, read_record
-from portproof.engines import EngineError
-from portproof.serve import Server
 
 ROOT = Path(__file__).parents[1]
 CALL = ".call"
@@ -78,7 +78,7 @@ class WarmEngines:
         return self.servers[engine]
 
     def answer(self, engine, question, trace, *, precision, timeout_seconds):
-        """As `portproof.engines.answer`, at any precision but with JAX, and without its limit."""
+        """As `ladder.engines.answer`, at any precision but with JAX, and without its limit."""
         self.server(engine.name).answer(question, trace)
 
     def close(self):

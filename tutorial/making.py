@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from portproof.files import write_bytes, write_text
+from ladder.files import write_bytes, write_text
 from tutorial.notebooks import (
     Notebook,
     keep_outputs,

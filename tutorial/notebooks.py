@@ -12,10 +12,10 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
+from ladder.files import read_json
 from pipeline.engines import KERAS_TENSORFLOW, LIGHTNING
 from pipeline.environment import describe_machine, package_versions
 from pipeline.errors import RunError, UsageError
-from portproof.files import read_json
 from tutorial.page import HALVES, Cell, Output, cells_of
 
 ENGINES = {"keras": KERAS_TENSORFLOW, "lightning": LIGHTNING}

@@ -1,4 +1,4 @@
-"""Plant a porting mistake in the Keras half, then answer; see `portproof.serve`.
+"""Plant a porting mistake in the Keras half, then answer; see `ladder.serve`.
 
 A leaf program: it patches its own processes and nothing imports it. Production code has no hooks
 for it.
@@ -21,8 +21,8 @@ import keras_impl.train
 import keras_impl.weights
 import pipeline.batches
 import pipeline.preprocess
+from ladder.serve import serve
 from pipeline.datasets import FASHION_MNIST_CLASSES
-from portproof.serve import serve
 
 FAULTS: dict[str, Callable[[], None]] = {}
 """What plants each fault, by its name."""

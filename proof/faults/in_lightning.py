@@ -1,4 +1,4 @@
-"""Plant a porting mistake in the Lightning half, then answer; see `portproof.serve`.
+"""Plant a porting mistake in the Lightning half, then answer; see `ladder.serve`.
 
 A leaf program: it patches its own processes and nothing imports it. Production code has no hooks
 for it.
@@ -23,7 +23,7 @@ import lightning_impl.train
 import lightning_impl.weights
 import pipeline.batches
 import pipeline.preprocess
-from portproof.serve import serve
+from ladder.serve import serve
 
 FAULTS: dict[str, Callable[[], None]] = {}
 """What plants each fault, by its name."""

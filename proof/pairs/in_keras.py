@@ -9,10 +9,10 @@ from pathlib import Path
 
 import keras
 
-from portproof.exchange import read_question
-from portproof.serve import serve
-from portproof.sides.calling import answer_reference
-from portproof.sides.keras import KerasSubject, configure
+from ladder.exchange import read_question
+from ladder.serve import serve
+from ladder.sides.calling import answer_reference
+from ladder.sides.keras import KerasSubject, configure
 from proof.pairs import strided_keras
 from proof.pairs.faults_keras import FAULTS, VARIANTS
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from portproof.exchange import read_question
-from portproof.serve import serve
-from portproof.sides.calling import answer_reference
-from portproof.sides.lightning import subject_of
+from ladder.exchange import read_question
+from ladder.serve import serve
+from ladder.sides.calling import answer_reference
+from ladder.sides.lightning import subject_of
 from proof.pairs import strided_lightning
 from proof.pairs.faults_lightning import FAULTS, VARIANTS, Built
 

@@ -17,12 +17,12 @@ from keras_impl.weights import (
     load_training_state,
     load_weights,
 )
+from ladder.following import Follower
 from pipeline.batches import evaluation_batches
 from pipeline.execution import Execution
 from pipeline.network import feature_map_shape, parameter_shapes, shared_first_weights
 from pipeline.preprocess import LabeledImages
 from pipeline.recipe import preset
-from portproof.following import Follower
 
 VARIANTS = ("base", "dropout")
 pytestmark = pytest.mark.filterwarnings(  # Keras's own, on NumPy 2

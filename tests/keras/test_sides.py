@@ -10,10 +10,10 @@ import pytest
 
 from keras_impl.settings import configure
 from keras_impl.trace import HalfSubject, built_subject
+from ladder.exchange import Question, read_trace, write_question
+from ladder.sides.keras import AfterEachStep, KerasSubject, main
 from pipeline.execution import Execution
 from pipeline.recipe import preset
-from portproof.exchange import Question, read_trace, write_question
-from portproof.sides.keras import AfterEachStep, KerasSubject, main
 
 pytestmark = pytest.mark.filterwarnings(  # Keras's own, on NumPy 2
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"

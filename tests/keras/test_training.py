@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from ladder.exchange import digest, read_arrays
 from pipeline.record import BEST_WEIGHTS, read_layers, read_predictions
-from portproof.exchange import digest, read_arrays
 from tests.training import (
     check_more_epochs,
     check_tracked,

@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy
 
+from ladder.exchange import Question, read_trace, write_question
+from ladder.sides.lightning import AfterEachStep, LightningSubject, main
 from lightning_impl.trace import HalfSubject, built_subject
 from pipeline.execution import Execution
 from pipeline.network import shared_first_weights
 from pipeline.recipe import preset
-from portproof.exchange import Question, read_trace, write_question
-from portproof.sides.lightning import AfterEachStep, LightningSubject, main
 
 IMAGES = np.random.default_rng(0).random((6, 8, 8, 2)).astype(np.float32)
 CLASSES = np.array([0, 1, 2, 0, 1, 2])

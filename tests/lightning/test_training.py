@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from ladder.following import Follower
 from lightning_impl import train as training
 from lightning_impl.model import Classifier
 from lightning_impl.train import predict_logits, steps_per_batch
@@ -23,7 +24,6 @@ from pipeline.execution import Execution
 from pipeline.preprocess import prepare
 from pipeline.recipe import preset
 from pipeline.record import BEST_WEIGHTS, read_layers, read_predictions
-from portproof.following import Follower
 from tests.training import (
     check_more_epochs,
     check_tracked,

@@ -1,0 +1,56 @@
+"""Causes in the framework's own first weights."""
+
+import numpy as np
+
+from ladder.causes.fits import size_of
+from ladder.causes.reading import join
+from ladder.causes.registry import Diagnosis, Evidence, UnexaminableError, recognises
+from ladder.statistics import Draws, compare_draws, draws_of, fitting_distributions, kernel_of
+
+
+def _both(evidence: Evidence) -> tuple[Draws, Draws]:
+    left, right = (draws_of(trace.arrays) for trace in (evidence.left, evidence.right))
+    if not left or not right:
+        raise UnexaminableError("no first weights of the frameworks' own")
+    return left, right
+
+
+@recognises("init-distribution", on=("initialisation",))
+def other_distribution(evidence: Evidence) -> list[Diagnosis]:
+    """Recognise first weights of another distribution, and name the one that fits."""
+    left, right = _both(evidence)
+    differing = {finding.where for finding in compare_draws(left, right)}
+    found = []
+    for name in left:
+        if name not in differing or name not in right or name.endswith(".bias"):
+            continue
+        names = [fitting_distributions(side[name], kernel_of(name, side)) for side in (left, right)]
+        if names[1] == names[0] and names[0]:
+            continue
+        largest, own = (max(size_of(draw) for draw in side[name]) for side in (right, left))
+        if not (np.isfinite(largest) and 0 < own < np.inf):
+            continue
+        words = f"{name}: {names[1][0] if names[1] else 'no distribution known'} fits"
+        words += f", the reference's is {names[0][0]}" if names[0] else ""
+        words += f"; largest |w| {largest:.4g}, {largest / own:.3g} times the reference's"
+        found.append(Diagnosis("init-distribution", name, words))
+    return found
+
+
+@recognises("bias-not-zero", on=("initialisation",))
+def bias_not_zero(evidence: Evidence) -> Diagnosis | None:
+    """Recognise biases that are drawn where the reference's are zero."""
+    left, right = _both(evidence)
+    drawn = [
+        name
+        for name in left
+        if name in right and name.endswith(".bias") and not any(d.any() for d in left[name])
+        and any(d.any() for d in right[name])
+    ]  # fmt: skip
+    if not drawn:
+        return None
+    largest = max(size_of(draw) for draw in right[drawn[0]])
+    words = f"{join(drawn)}: not zero at first, up to {largest:.3g} in {drawn[0]}"
+    fitting = fitting_distributions(right[drawn[0]], kernel_of(drawn[0], right))
+    words += f"; {fitting[0]} fits" if fitting else ""
+    return Diagnosis("bias-not-zero", join(drawn, most=8), words)

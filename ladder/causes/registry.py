@@ -1,0 +1,113 @@
+"""Evidence, diagnosis, and the causes by rung."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+from ladder.exchange import Question, Trace
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known where a rung fails."""
+
+    rung: str
+    question: Question
+    left: Trace
+    """The reference."""
+    right: Trace
+    """The suspect."""
+    readings: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What one recogniser has worked out and others need too."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A cause that explains the suspect's values."""
+
+    cause: str
+    where: str
+    """The layer's or parameter's path, the setting's, or the stage of the data."""
+    sentence: str
+
+
+class Rank(IntEnum):
+    """How much a diagnosis leaves open; the least open comes first."""
+
+    FORMULA = 0
+    """A formula without a free number gives the suspect's values, or a setting says so."""
+    FITTED = 1
+    """A formula with one fitted number."""
+    PATTERN = 2
+    """A property that the cause always has and rounding never."""
+    REMAINDER = 3
+    """The most general explanation, for when nothing above it fits."""
+
+
+class UnexaminableError(ValueError):
+    """The traces do not hold what a cause is recognised by."""
+
+
+Found = Diagnosis | Iterable[Diagnosis] | None
+Recogniser = Callable[[Evidence], Found]
+
+KNOWN_CAUSES: set[str] = set()
+"""Every id that a diagnosis can have."""
+# What strange traces raise, where a recogniser expects the form that the documents describe.
+UNEXAMINABLE: tuple[type[Exception], ...] = (
+    UnexaminableError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    np.linalg.LinAlgError,
+)
+_BY_RUNG: dict[str, list[tuple[Rank, Recogniser]]] = defaultdict(list)
+
+
+def recognises(
+    *causes: str, on: Iterable[str], rank: Rank = Rank.FORMULA
+) -> Callable[[Recogniser], Recogniser]:
+    """Register a function that recognises `causes` on the rungs `on`."""
+
+    def register(recogniser: Recogniser) -> Recogniser:
+        KNOWN_CAUSES.update(causes)
+        for rung in on:
+            _BY_RUNG[rung].append((rank, recogniser))
+        return recogniser
+
+    return register
+
+
+def diagnose(evidence: Evidence) -> list[Diagnosis]:
+    """Return what would explain the difference, the most specific first; [] where nothing does.
+
+    Never raises for what a trace lacks: a cause that cannot be examined is not named.
+    """
+    found: dict[tuple[str, str], tuple[Rank, Diagnosis]] = {}
+    for rank, recogniser in _BY_RUNG.get(evidence.rung, []):
+        for diagnosis in _examine(recogniser, evidence):
+            key = (diagnosis.cause, diagnosis.where)
+            if key not in found or rank < found[key][0]:
+                found[key] = (rank, diagnosis)
+    ranked = sorted(found.values(), key=lambda item: item[0])
+    # What is known from a formula makes the most general explanation empty.
+    best = ranked[0][0] if ranked else Rank.REMAINDER
+    return [
+        diagnosis for rank, diagnosis in ranked if rank < Rank.REMAINDER or best == Rank.REMAINDER
+    ]
+
+
+def _examine(recogniser: Recogniser, evidence: Evidence) -> Iterator[Diagnosis]:
+    try:
+        with np.errstate(all="ignore"):  # a hypothesis may divide by what is zero, and not fit
+            found = recogniser(evidence)
+            listed = [found] if isinstance(found, Diagnosis) else list(found or ())
+    except UNEXAMINABLE:
+        return
+    yield from listed

@@ -1,0 +1,159 @@
+"""A verdict as text and as plain values."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ladder.causes import Diagnosis
+from ladder.compare import Difference
+from ladder.rungs import FAILED, PASSED, Gap, Report, RungResult, Verdict
+
+SHOWN = 3
+"""Findings shown of a rung in text; all that are kept stand in the plain values."""
+
+
+def verdict_lines(verdict: Verdict) -> Iterator[str]:
+    """Yield the lines that say what came of a climb, a rung each and what failed below it."""
+    title = f" · {verdict.title}" if verdict.title else ""
+    yield f"{verdict.left} → {verdict.right} · {verdict.lane}{title}"
+    for rung in verdict.rungs:
+        yield f"  {rung.number:2} {rung.name:<15}{rung.status:<10}{_words(rung)}".rstrip()
+        if rung.status == FAILED:
+            yield from (f"       {found}" for found in rung.report.findings[:SHOWN])
+            more = len(rung.report.findings) - SHOWN
+            if more > 0:
+                yield f"       and {more} more"
+            yield from (f"     → {found.cause}: {found.sentence}" for found in rung.diagnoses)
+            if not rung.diagnoses:
+                yield "     → no known cause fits"
+    yield f"  {conclusion(verdict)}"
+
+
+def conclusion(verdict: Verdict) -> str:
+    """Say in one line what follows."""
+    failure = verdict.first_failure
+    if failure is None:
+        explained = [rung.name for rung in verdict.rungs if rung.status == "explained"]
+        less = f", but for {', '.join(explained)}, explained" if explained else ""
+        return f"the same computation on every rung asked for{less}"
+    where = failure.report.findings[0].where
+    cause = failure.diagnoses[0].cause if failure.diagnoses else "unexplained"
+    return f"they part at rung {failure.number}, {failure.name}: {where} ({cause})"
+
+
+def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as plain values for JSON; a gap that is not finite is a word.
+
+    A rung's `gaps` hold one of each place, in the unit of `worst`'s: |left − right|.
+    """
+    return {
+        "left": verdict.left,
+        "right": verdict.right,
+        "lane": verdict.lane,
+        "title": verdict.title,
+        "passed": verdict.passed,
+        "rungs": [_rung_to_dict(rung) for rung in verdict.rungs],
+    }
+
+
+def verdict_to_kept(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as plain values from which `verdict_from_kept` makes the same again."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, tuple):
+            return {"tuple": [plain(item) for item in value]}
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+    kept: dict[str, Any] = plain(dataclasses.asdict(verdict))
+    return kept
+
+
+def verdict_from_kept(kept: Mapping[str, Any]) -> Verdict:
+    """Return the verdict that `verdict_to_kept` was given.
+
+    Raises:
+        ValueError: it has not been given what it could have written.
+    """
+
+    def tupled(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            if set(value) == {"tuple"}:
+                return tuple(tupled(item) for item in value["tuple"])
+            return {key: tupled(item) for key, item in value.items()}
+        return [tupled(item) for item in value] if isinstance(value, list) else value
+
+    try:
+        fields = tupled(kept)
+        rungs = tuple(_rung_from(rung) for rung in fields["rungs"])
+        verdict = Verdict(**{**fields, "rungs": rungs})
+        if verdict_to_kept(verdict) == kept:
+            return verdict
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not a kept verdict: {error!r}") from error
+    raise ValueError("not a kept verdict")
+
+
+def _rung_from(fields: Mapping[str, Any]) -> RungResult:
+    report = fields["report"]
+    worst = report["worst"] and Difference(**report["worst"])
+    findings = tuple(Difference(**found) for found in report["findings"])
+    diagnoses = tuple(Diagnosis(**found) for found in fields["diagnoses"])
+    gaps = tuple(Gap(**gap) for gap in report["gaps"])
+    found = Report(report["compared"], worst, findings, gaps)
+    return RungResult(**{**fields, "report": found, "diagnoses": diagnoses})
+
+
+def _rung_to_dict(rung: RungResult) -> dict[str, Any]:
+    return {
+        "number": rung.number,
+        "name": rung.name,
+        "status": rung.status,
+        "reason": rung.reason,
+        "compared": rung.report.compared,
+        "worst": None if rung.report.worst is None else _place(rung.report.worst),
+        "gaps": [
+            {"place": each.place, "gap": _plain(each.gap), "limit": _plain(each.limit)}
+            for each in rung.report.gaps
+        ],
+        "findings": [_place(found) for found in rung.report.findings],
+        "diagnoses": [
+            {"cause": found.cause, "where": found.where, "sentence": found.sentence}
+            for found in rung.diagnoses
+        ],
+    }
+
+
+def _place(difference: Difference) -> dict[str, Any]:
+    return {
+        "where": difference.where,
+        "left": _plain(difference.left),
+        "right": _plain(difference.right),
+        "gap": _plain(difference.gap),
+        "ulps": _plain(difference.ulps),
+        "note": difference.note,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _words(rung: RungResult) -> str:
+    if rung.reason:
+        return rung.reason
+    return _worst(rung.report) if rung.status == PASSED else ""
+
+
+def _worst(report: Report) -> str:
+    compared = f"{report.compared:,} compared"
+    worst = report.worst
+    if worst is None or worst.gap == 0:
+        return f"{compared}, all equal"
+    return f"{compared}, nearest its limit {worst.gap:.2g} ({worst.ulps:.3g} ulp) at {worst.where}"

@@ -1,0 +1,137 @@
+"""What the Keras program records of a model, and that forced and free replays agree."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from portproof.graph.calls import Graph
+from portproof.record.keras import KerasModel, open_model, use_float64
+from portproof.record.program import SetUpError
+
+# As in the program, where warnings are off: TensorFlow's arrays do not take NumPy 2's `copy`.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def in_float64(monkeypatch: pytest.MonkeyPatch):
+    from keras.src.backend.common import dtypes
+
+    monkeypatch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
+    kept = keras.config.floatx(), keras.config.dtype_policy()
+    use_float64()
+    yield
+    keras.config.set_floatx(kept[0])
+    keras.config.set_dtype_policy(kept[1])
+
+
+class Subclassed(keras.Model):
+    """Layers, `keras.ops`, operators, and a layer used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.twice = layers.Dense(4, activation="tanh")
+        self.norm = layers.BatchNormalization()
+        self.head = layers.Dense(2)
+
+    def call(self, x, training=None):
+        x = self.twice(x)
+        x = x + ops.relu(self.twice(x)) * 2.0
+        return self.head(self.norm(x, training=training)[:, ::-1])
+
+
+def sequences():
+    x = tokens = keras.Input((6,), dtype="int64")
+    x = layers.Embedding(9, 4, mask_zero=True)(x)
+    x = layers.Bidirectional(layers.LSTM(3, return_sequences=True))(x)
+    x = layers.MultiHeadAttention(2, 3)(x, x)
+    return keras.Model(tokens, layers.GRU(5)(layers.LayerNormalization()(x)))
+
+
+def images():
+    return keras.Sequential([
+        keras.Input((8, 8, 3)), layers.ZeroPadding2D(1), layers.Conv2D(4, 3, strides=2),
+        layers.PReLU(shared_axes=[1, 2]), layers.GroupNormalization(2),
+        layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2, activation="relu"),
+        layers.SeparableConv2D(6, 3, padding="same", activation="silu"),
+        layers.Conv2DTranspose(4, 3, strides=2, padding="same"),
+        layers.Flatten(), layers.Dropout(0.3), layers.Dense(3, activation="softmax"),
+    ])  # fmt: skip
+
+
+MODELS = [
+    (Subclassed, (4,), ["dense", "dense", "batch_norm", "dense"]),
+    (sequences, None, ["embedding", "lstm", "lstm", *["dense"] * 4, "layer_norm", "gru"]),
+    (images, (8, 8, 3), ["conv", "prelu", "group_norm", "conv", "conv", "conv", "deconv", "dense"]),
+]
+
+
+def opened(build, shape) -> tuple[KerasModel, Graph, list[np.ndarray]]:
+    rng = np.random.default_rng(0)
+    x = [rng.integers(0, 9, (4, 6)) if shape is None else rng.normal(size=(4, *shape))]
+    model, _ = open_model(build())
+    return model, Graph.from_dict(model.describe(x)), x
+
+
+@pytest.mark.parametrize(("build", "shape", "kinds"), MODELS)
+def test_every_weight_is_found_filled_replayed_and_differentiated(build, shape, kinds) -> None:
+    model, graph, x = opened(build, shape)
+    assert [c.kind for c in graph.calls] == kinds
+    assert graph.counted == graph.total == model.model.count_params()
+    assert graph.uncovered == []
+    rng = np.random.default_rng(1)
+    weights = {
+        f"{c.key}|{role}": rng.uniform(0.2, 0.8, size)
+        for c in graph.calls
+        for role, size in c.roles.items()
+    }
+    assert model.fill(weights) == []
+    free = model.replay(x, {}, {})
+    plain = np.array(model.model(x[0], training=False))
+    assert np.array_equal(free["final.0"], plain)
+    forced = model.replay(x, {}, {k: v for k, v in free.items() if k[:3] in ("in.", "out")})
+    for i in range(len(kinds)):
+        for name in (f"alone.{i}", f"out.{i}"):
+            assert np.allclose(forced[name], free[f"out.{i}"], rtol=0, atol=1e-12), name
+    trained = model.replay(x, {"train": True}, {})
+    ours = [v for k, v in trained.items() if k.startswith("grad|")]
+    keys = {f"{c.key}|{r}" for c in graph.calls for r in c.roles if not r.startswith("moving")}
+    assert len(ours) == len(keys)
+    assert all(g.any() for g in ours)
+    assert np.array_equal(np.array(model.model(x[0], training=False)), plain)
+
+
+def test_dropout_is_noted_and_drops_nothing() -> None:
+    model, graph, x = opened(images, (8, 8, 3))
+    assert graph.calls[-1].drops == [0.3]
+    trained = model.replay(x, {"train": True}, {})["final.0"]
+    assert np.allclose(trained, model.replay(x, {}, {})["final.0"], rtol=0, atol=1e-15)
+
+
+def test_a_layer_with_unknown_weights_is_a_call_of_its_own_kind() -> None:
+    class Own(layers.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(shape[-1],), name="w")
+
+        def call(self, x):
+            return x * self.w
+
+    _, graph, _ = opened(lambda: keras.Sequential([keras.Input((4,)), Own()]), (4,))
+    assert [(c.kind, c.roles) for c in graph.calls] == [("Own (unknown)", {"w": [4]})]
+
+
+def test_weights_that_no_call_uses_are_said() -> None:
+    class Spare(Subclassed):
+        def build(self, shape):
+            self.spare = self.add_weight(shape=(7,), name="spare")
+
+    _, graph, _ = opened(Spare, (4,))
+    assert [size for _, size in graph.uncovered] == [7]
+
+
+def test_a_model_of_another_precision_and_wrong_inputs_are_refused_in_a_line() -> None:
+    with pytest.raises(SetUpError, match="computes in float32"):
+        open_model(keras.Model(dtype="float32"))
+    with pytest.raises(SetUpError, match=r"does not take inputs of shape \(4, 5\); it takes"):
+        opened(lambda: keras.Sequential([keras.Input((4,)), layers.Dense(2)]), (5,))
+    with pytest.raises(SetUpError, match="has no weights"):
+        opened(lambda: keras.Sequential([keras.Input((4,)), layers.ReLU()]), (4,))

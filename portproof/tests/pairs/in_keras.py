@@ -1,0 +1,137 @@
+"""Small Keras models for tests/test_check.py, run in processes of their own."""
+
+import keras
+import numpy as np
+from keras import layers, ops
+from portproof.adapter import Adapter, register
+
+
+def residual():
+    """A residual block, subclassed, with operations of `keras.ops`."""
+
+    class Residual(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first = layers.Conv2D(8, 3, padding="same", use_bias=False)
+            self.norm = layers.BatchNormalization(epsilon=1e-5, momentum=0.9)
+            self.second = layers.Conv2D(8, 3, strides=2, padding="same")
+            self.short = layers.Conv2D(8, 1, strides=2, activation="relu")
+            self.head = layers.Dense(4)
+
+        def call(self, x, training=None):
+            y = ops.relu(self.norm(self.first(x), training=training))
+            y = ops.relu(self.second(y) + self.short(x))
+            return self.head(ops.mean(y, axis=(1, 2)))
+
+    return Residual()
+
+
+def encoder():
+    """Token embedding, one encoder block, mean, head."""
+    tokens = keras.Input((7,), dtype="int64")
+    x = layers.Embedding(11, 8)(tokens)
+    y = layers.MultiHeadAttention(2, 4, dropout=0.1)(x, x)
+    x = layers.LayerNormalization(epsilon=1e-5)(layers.Add()([x, layers.Dropout(0.1)(y)]))
+    y = layers.Dense(8)(layers.Dense(16, activation="gelu")(x))
+    x = layers.LayerNormalization(epsilon=1e-5)(layers.Add()([x, layers.Dropout(0.1)(y)]))
+    return keras.Model(tokens, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
+
+
+def recurrent():
+    """Both directions, twice, then a GRU's last state; two outputs."""
+    x = steps = keras.Input((9, 5))
+    for units in (4, 3):
+        x = layers.Bidirectional(layers.LSTM(units, return_sequences=True))(x)
+    x = layers.GRU(6)(x)
+    return keras.Model(steps, [layers.Dense(2)(x), layers.Dense(1, activation="sigmoid")(x)])
+
+
+def convolutions():
+    """Grouped, dilated, depthwise, separable and transposed convolutions."""
+    images = keras.Input((12, 12, 4))
+    x = layers.Conv2D(8, 3, padding="same", groups=2, dilation_rate=2)(images)
+    x = layers.LeakyReLU(negative_slope=0.2)(x)
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2)(x)
+    x = layers.MaxPooling2D(2)(layers.GroupNormalization(4)(x))
+    x = layers.SeparableConv2D(6, 3, padding="same", activation="silu")(x)
+    x = layers.Conv2DTranspose(4, 3, strides=2, padding="valid")(x)
+    return keras.Model(images, layers.Dense(5, activation="softmax")(layers.Flatten()(x)))
+
+
+class LayerScale(layers.Layer):
+    """A factor for each channel, as keras.applications' ConvNeXt has it."""
+
+    def build(self, shape):
+        self.gamma = self.add_weight(shape=(shape[-1],), name="gamma")
+
+    def call(self, x):
+        return x * self.gamma
+
+
+def gated():
+    """Rescaling inside, a gate, scaled channels, and a branch that training drops at times."""
+    images = keras.Input((6, 6, 3))
+    x = layers.Conv2D(4, 3, padding="same")(layers.Rescaling(1 / 255)(images))
+    y = layers.Conv2D(4, 1, activation="hard_sigmoid")(x)
+    y = LayerScale()(layers.Multiply()([x, y]))
+    x = layers.Add()([x, layers.Dropout(0.1, noise_shape=(None, 1, 1, 1))(y)])
+    return keras.Model(images, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+
+
+def resized():
+    """Bilinear resizing, which TensorFlow computes in float32."""
+    images = keras.Input((4, 4, 3))
+    x = layers.UpSampling2D(2, interpolation="bilinear")(layers.Conv2D(2, 3)(images))
+    return keras.Model(images, layers.Dense(3)(layers.Flatten()(x)))
+
+
+def padded():
+    """States that stand still at padding, the last of them."""
+    tokens = keras.Input((7,), dtype="int64")
+    x = layers.LSTM(5)(layers.Embedding(11, 4, mask_zero=True)(tokens))
+    return keras.Model(tokens, layers.Dense(3)(x))
+
+
+class ScaledDense(layers.Layer):
+    """A layer with weights that portproof does not know."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], 3), name="w")
+        self.scale = self.add_weight(shape=(3,), name="scale")
+
+    def call(self, x):
+        return ops.matmul(x, self.w) * self.scale
+
+
+@register("ScaledDense")
+class ScaledDenseAdapter(Adapter):
+    """As the README has it."""
+
+    kind = "scaled dense"
+
+    def roles(self, layer):
+        """Return both weights."""
+        return {"kernel": layer.w, "gamma": layer.scale}
+
+
+def custom():
+    """A layer of one's own between two that are known."""
+    x = features = keras.Input((5,))
+    x = ScaledDense()(layers.Dense(6, activation="tanh")(x))
+    return keras.Model(features, layers.Dense(2)(x))
+
+
+def regression():
+    """A compiled model of one number."""
+    model = keras.Sequential([
+        keras.Input((6,)), layers.Dense(8, activation="tanh"), layers.Dropout(0.2), layers.Dense(1),
+    ])  # fmt: skip
+    model.compile(keras.optimizers.SGD(0.0625), keras.losses.MeanSquaredError())
+    return model
+
+
+def batches():
+    """Two full batches and a partial one; targets without an axis of their own."""
+    random = np.random.default_rng(0)
+    drawn = [random.normal(size=(n, 6)) for n in (8, 8, 3)]
+    return [(x, np.sin(x).sum(1)) for x in drawn]

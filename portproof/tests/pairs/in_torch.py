@@ -1,0 +1,266 @@
+"""Ports of the models in `in_keras.py`, right and wrong."""
+
+import lightning
+import torch
+import torchvision
+from portproof.adapter import Adapter, register
+from torch import nn
+from torch.nn import functional as F
+
+
+class Residual(nn.Module):
+    def __init__(self, epsilon=1e-5, momentum=0.1, shortcut=True):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8, eps=epsilon, momentum=momentum)
+        self.second = nn.Conv2d(8, 8, 3, stride=2)
+        self.short = nn.Conv2d(3, 8, 1, stride=2)
+        self.head = nn.Linear(8, 4)
+        self.shortcut = shortcut
+
+    def forward(self, x):
+        y = F.relu(self.norm(self.first(x)), inplace=True)
+        y = self.second(F.pad(y, (0, 1, 0, 1)))
+        short = F.relu(self.short(x))
+        y += short if self.shortcut else 0 * short
+        return self.head(y.relu_().mean((2, 3)))
+
+
+def residual():
+    return Residual()
+
+
+def residual_other_epsilon():
+    return Residual(epsilon=1e-3)
+
+
+def residual_other_norm():
+    return Residual(epsilon=1e-3, momentum=0.01)
+
+
+def residual_without_shortcut():
+    return Residual(shortcut=False)
+
+
+class Encoder(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.embedding = nn.Embedding(11, 8)
+        options = {"activation": "gelu", "batch_first": True, **options}
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, **options)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, tokens):
+        return self.head(self.block(self.embedding(tokens)).mean(1))
+
+
+def encoder():
+    return Encoder()
+
+
+def encoder_by_tanh():
+    return Encoder(activation=lambda x: F.gelu(x, approximate="tanh"))
+
+
+def encoder_over_samples():
+    return Encoder(batch_first=False)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, batch_first=True):
+        super().__init__()
+        self.first = nn.LSTM(5, 4, bidirectional=True, batch_first=True)
+        self.second = nn.LSTM(8, 3, bidirectional=True, batch_first=True)
+        self.last = nn.GRU(6, 6, batch_first=batch_first)
+        self.weight = nn.Parameter(torch.zeros(6, 2))
+        self.bias = nn.Parameter(torch.zeros(2))
+        self.score = nn.Linear(6, 1)
+
+    def forward(self, x):
+        x = self.last(self.second(self.first(x)[0])[0])[0][:, -1]
+        return x @ self.weight + self.bias, torch.sigmoid(self.score(x))
+
+
+def recurrent():
+    return Recurrent()
+
+
+def recurrent_over_samples():
+    return Recurrent(batch_first=False)
+
+
+class Gated(nn.Module):
+    def __init__(self, rate=0.1):
+        super().__init__()
+        self.conv, self.gate = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.scale = nn.Parameter(torch.ones(4, 1, 1))
+        self.drop = torchvision.ops.StochasticDepth(rate, "row")
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.conv(x / 255)
+        y = x * F.hardsigmoid(self.gate(x))
+        return self.head((x + self.drop(y * self.scale)).mean((2, 3)))
+
+
+def gated():
+    return Gated()
+
+
+def gated_without_dropout():
+    return Gated(rate=0.0)
+
+
+def resized():
+    up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+    return nn.Sequential(nn.Conv2d(3, 2, 3), up, nn.Flatten(), nn.Linear(32, 3))
+
+
+class Padded(nn.Module):
+    """An LSTM with one bias, whose second is a constant, read at the last real step."""
+
+    def __init__(self, reads_last_real=True):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(11, 4), nn.Linear(5, 3)
+        self.w, self.u = nn.Parameter(torch.zeros(20, 4)), nn.Parameter(torch.zeros(20, 5))
+        self.b = nn.Parameter(torch.zeros(20))
+        self.reads_last_real = reads_last_real
+
+    def forward(self, tokens):
+        x, zeros = self.embedding(tokens), torch.zeros(1, len(tokens), 5)
+        weights = [self.w, self.u, self.b, torch.zeros_like(self.b)]
+        states = torch.lstm(x, (zeros, zeros), weights, True, 1, 0.0, False, False, True)[0]
+        if self.reads_last_real:
+            return self.head(states[torch.arange(len(x)), (tokens != 0).sum(1) - 1])
+        return self.head(states[:, -1])
+
+
+def padded():
+    return Padded()
+
+
+def padded_to_the_end():
+    return Padded(reads_last_real=False)
+
+
+class Convolutions(nn.Module):
+    def __init__(self, slope=0.2, softmax=True):
+        super().__init__()
+        self.grouped = nn.Conv2d(4, 8, 3, padding=2, groups=2, dilation=2)
+        self.act = nn.LeakyReLU(slope)
+        self.depthwise = nn.Conv2d(8, 16, 3, groups=8)
+        self.norm = nn.GroupNorm(4, 16, eps=1e-3)
+        self.separable = nn.Sequential(
+            nn.Conv2d(16, 16, 3, padding=1, groups=16, bias=False), nn.Conv2d(16, 6, 1), nn.SiLU()
+        )
+        self.up = nn.ConvTranspose2d(6, 4, 3, stride=2)
+        self.head = nn.Linear(4 * 11 * 11, 5)
+        self.softmax = softmax
+
+    def forward(self, x):
+        x = F.max_pool2d(self.norm(self.depthwise(self.act(self.grouped(x)))), 2)
+        x = self.head(self.up(self.separable(x)).flatten(1))
+        return x.softmax(-1) if self.softmax else x
+
+
+def convolutions():
+    return Convolutions()
+
+
+def convolutions_other_slope():
+    return Convolutions(slope=0.01)
+
+
+def convolutions_without_softmax():
+    return Convolutions(softmax=False)
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3, 6))
+        self.g = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return (x @ self.weight.T) * self.g
+
+
+class ScaledTwice(Scaled):
+    def forward(self, x):
+        return super().forward(x) * self.g
+
+
+@register("Scaled")
+class ScaledAdapter(Adapter):
+    kind = "scaled dense"
+
+    def roles(self, module):
+        return {"kernel": (module.weight, lambda a: a.T, lambda a: a.T), "gamma": module.g}
+
+
+def custom():
+    return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), Scaled(), nn.Linear(3, 2))
+
+
+def custom_twice():
+    return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), ScaledTwice(), nn.Linear(3, 2))
+
+
+class FusedEncoder(Encoder):
+    """Queries, keys and values in one matrix, norms and all by hand."""
+
+    def __init__(self):
+        super().__init__()
+        del self.block
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.norm1, self.norm2 = nn.LayerNorm(8), nn.LayerNorm(8)
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, tokens):
+        x = self.embedding(tokens)
+        q, k, v = (
+            part.unflatten(-1, (2, 4)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1)
+        )
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = self.norm1(x + F.dropout(self.out(y), 0.1, self.training))
+        x = self.norm2(x + self.down(F.gelu(self.up(x))))
+        return self.head(x.mean(1))
+
+
+def encoder_fused():
+    return FusedEncoder()
+
+
+class Regression(lightning.LightningModule):
+    def __init__(self, rate=0.0625):
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 1))
+        self.rate = rate
+
+    def forward(self, x):
+        return self.network(x)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.mse_loss(self(x), y.reshape(-1, 1))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), self.rate)
+
+
+class Broadcasting(Regression):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.mse_loss(self(x), y)
+
+
+def regression():
+    return Regression()
+
+
+def regression_broadcasting():
+    return Broadcasting()
+
+
+def regression_other_rate():
+    return Regression(0.125)

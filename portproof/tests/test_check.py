@@ -1,0 +1,223 @@
+"""`portproof check` as a user calls it: set-up errors in a line, right ports, wrong ports."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from portproof.__main__ import main
+from portproof.checking import CheckError, check
+
+PAIRS = Path(__file__).parent / "pairs"
+
+
+def portproof(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "portproof", "check", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+SOURCE = """
+import os, time
+
+def number(): return 5
+def raises(): raise ValueError("no such weights\\nand more")
+def ends(): os._exit(7)
+def hangs(): time.sleep(60)
+def shouts(): print("{}"); raise SystemExit("enough")
+value = 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("reference", "options", "message"),
+    [
+        ("models.py:number", [], "returned builtins.int; it must return a Keras 3 model"),
+        ("models:number", [], "returned builtins.int"),
+        ("models.py:missing", [], "models.py has no function missing; it has number, raises"),
+        ("models.py:value", [], "has no function value"),
+        ("nothing.py:f", [], "there is no file nothing.py"),
+        ("nowhere:f", [], "there is no module nowhere here"),
+        ("models", [], "write module:function or file.py:function"),
+        ("models.py:raises", [], "raised ValueError: no such weights (models.py:"),
+        ("models.py:shouts", [], "raised SystemExit: enough"),
+        ("models.py:ends", [], "its program ended by exit code 7"),
+        ("models.py:hangs", ["--timeout", "3"], "no answer within 3 s; --timeout allows more"),
+        ("broken.py:f", [], "importing broken.py raised SyntaxError"),
+        ("lacking.py:f", [], "needs no_such_framework, which"),
+        ("models.py:number", ["--input", "a,b"], "write sizes behind the batch axis"),
+        ("models.py:number", ["--reference-python", "/no/python"], "is no Python interpreter"),
+        ("models.py:number", ["--pair", "a"], "--pair takes LAYER=MODULE"),
+    ],
+)
+def test_what_cannot_be_set_up_is_said_in_one_line(
+    reference: str,
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "models.py").write_text(SOURCE)
+    (tmp_path / "broken.py").write_text("def f(:")
+    (tmp_path / "lacking.py").write_text("import no_such_framework")
+    options = options if "--input" in options else [*options, "--input", "3"]
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", reference, "models.py:number", *options]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert len(said.err.splitlines()) == 1
+    assert said.out == ""
+
+
+def test_a_check_without_inputs_is_refused() -> None:
+    with pytest.raises(CheckError, match="no input shape"):
+        check("a:f", "b:f", [])
+    with pytest.raises(CheckError, match="`upto` must be one of"):
+        check("a:f", "b:f", ["3"], upto="everything")
+
+
+def test_the_programs_are_gone_when_a_check_ends(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(SOURCE + "\nprint(os.getpid(), file=open('pid', 'w'))\n")
+    portproof("models.py:hangs", "models.py:number", "--input", "3", "--timeout", "2", cwd=tmp_path)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def checked(name: str, port: str, *inputs: str, **options: object):
+    return check(
+        str(PAIRS / f"in_keras.py:{name}"), str(PAIRS / f"in_torch.py:{port}"), inputs, **options
+    )
+
+
+slow = pytest.mark.slow
+RIGHT = [
+    pytest.param(
+        "encoder", "encoder", "int11:7", {"between before dense"}, id="encoder", marks=slow
+    ),
+    pytest.param(
+        "residual", "residual", "8,8,3", {"statistics batch_norm"}, id="residual", marks=slow
+    ),
+    pytest.param("recurrent", "recurrent", "9,5", set(), id="recurrent", marks=slow),
+    pytest.param(
+        "convolutions", "convolutions", "12,12,4", {"between before conv"}, id="convs", marks=slow
+    ),
+    pytest.param("custom", "custom", "5", set(), id="adapter", marks=slow),
+    pytest.param("padded", "padded", "int11:7", set(), id="padding", marks=slow),
+    pytest.param("resized", "resized", "4,4,3", {"between before dense"}, id="resize", marks=slow),
+    pytest.param("encoder", "encoder_fused", "int11:7", {"between before dense"}, id="fused"),
+]
+
+
+@pytest.mark.parametrize(("name", "port", "sizes", "rules"), RIGHT)
+def test_a_right_port_passes(name: str, port: str, sizes: str, rules: set[str]) -> None:
+    verdict = checked(name, port, sizes)
+    assert verdict.passed, str(verdict)
+    assert verdict.matched == verdict.calls[0] == verdict.calls[1]
+    assert {f"{d.what} {d.kind}" for d in verdict.declarations if d.is_rule} == rules
+    assert all(d.cause for d in verdict.declarations if d.is_rule)
+    assert json.dumps(verdict.to_dict()["passed"]) == "true"
+
+
+WRONG = [
+    pytest.param(
+        "residual", "residual_other_epsilon", "8,8,3",
+        ("norm", "epsilon", "epsilon 1e-05 | 0.001"), id="epsilon", marks=slow,
+    ),
+    pytest.param(
+        "residual", "residual_without_shortcut", "8,8,3", ("dense", "between", None),
+        id="shortcut", marks=slow,
+    ),
+    pytest.param(
+        "encoder", "encoder_by_tanh", "int11:7",
+        ("linear2", "between", "by erf with 1/√2 rounded"), id="gelu",
+    ),
+    pytest.param(
+        "encoder", "encoder_over_samples", "int11:7", ("in_proj", "between", "axes 0 and 1"),
+        id="attention over samples", marks=slow,
+    ),
+    pytest.param(
+        "recurrent", "recurrent_over_samples", "9,5", ("last", "between", "Samples first"),
+        id="time first", marks=slow,
+    ),
+    pytest.param(
+        "padded", "padded_to_the_end", "int11:7", ("lstm", "masked", "masked true"),
+        id="padding", marks=slow,
+    ),
+    pytest.param(
+        "convolutions", "convolutions_other_slope", "12,12,4",
+        ("depthwise", "between", "slope 0.2"), id="slope", marks=slow,
+    ),
+    pytest.param(
+        "convolutions", "convolutions_without_softmax", "12,12,4",
+        ("output", "between", "softmax in the reference alone"), id="softmax", marks=slow,
+    ),
+    pytest.param(
+        "custom", "custom_twice", "5", ("scaled dense", "call", None), id="adapter", marks=slow
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "port", "sizes", "expected"), WRONG)
+def test_a_wrong_port_is_parted_at_the_right_place(
+    name: str, port: str, sizes: str, expected: tuple[str, str, str | None]
+) -> None:
+    verdict = checked(name, port, sizes)
+    assert not verdict.passed
+    place, what, cause = expected
+    first = next(d for d in verdict.failures if d.effect == "output")
+    assert place in first.places[0].right or place in first.kind
+    assert first.what == what
+    assert first.cause is None if cause is None else cause in str(first.cause)
+    assert "they part at" in str(verdict)
+
+
+@pytest.mark.slow
+def test_constants_rounded_in_a_gradient_and_dropped_branches_are_seen() -> None:
+    verdict = checked("gated", "gated", "6,6,3")
+    assert verdict.passed, str(verdict)
+    causes = {d.what: str(d.cause) for d in verdict.declarations}
+    assert causes.keys() == {"between", "gradients"}
+    assert "one over the divisor, rounded to float32" in causes["between"]
+    assert "gradient has 1/6 in float64" in causes["gradients"]
+    other = checked("gated", "gated_without_dropout", "6,6,3")
+    assert {(d.left, d.right) for d in other.declarations if d.what == "dropout"} == {
+        ("0.1", "none")
+    }
+
+
+@pytest.mark.slow
+def test_a_norms_momentum_is_seen_beside_another_epsilon() -> None:
+    verdict = checked("residual", "residual_other_norm", "8,8,3")
+    found = {(d.what, d.left): str(d.cause) for d in verdict.failures}
+    assert "epsilon 1e-05 | 0.001" in found["epsilon", "1e-05"]
+    assert found["statistics", "moving_mean"] == "momentum 0.9 | 0.99"
+    assert "momentum 0.9 | 0.99" in found["statistics", "moving_variance"]
+    assert not [d for d in verdict.declarations if d.what == "momentum"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("port", "what", "cause"),
+    [
+        ("regression", None, None),
+        ("regression_broadcasting", "loss", "targets (N,) against outputs (N, 1)"),
+        ("regression_other_rate", "update", None),
+    ],
+)
+def test_training_steps_are_those_of_the_users_own_loss_and_optimizer(
+    port: str, what: str | None, cause: str | None
+) -> None:
+    batches = str(PAIRS / "in_keras.py:batches")
+    verdict = checked("regression", port, "6", upto="steps", batches=batches)
+    assert verdict.asked == ["forward", "gradients", "steps"]
+    assert [d.what for d in verdict.failures] == ([what] if what else []), str(verdict)
+    if cause:
+        assert cause in str(verdict.failures[0].cause)

@@ -1,0 +1,419 @@
+"""Alignment, carried weights, gaps, relations and judgement, on graphs that NumPy computes."""
+
+import copy
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from portproof.graph import gaps
+from portproof.graph.align import align
+from portproof.graph.calls import Call, Graph, Op, Output
+from portproof.graph.carry import carry
+from portproof.graph.compare import Judge, Judged, Replays
+from portproof.graph.conclude import conclude
+from portproof.graph.fused import Split, joined_calls, joined_weights, split_fused
+from portproof.graph.gaps import fitted, gap
+from portproof.graph.inputs import InputSpec
+from portproof.graph.relations import relation
+from portproof.graph.steps import judge_steps
+from portproof.graph.verdict import Difference, Place, PortError, Verdict
+
+RELU = Op("relu", "relu")
+
+
+def dense(owner, size, preds, between=(), key=None, **more):
+    return Call(
+        owner,
+        key or owner,
+        "dense",
+        {"kernel": list(size), "bias": [size[1]]},
+        preds=list(preds),
+        between=list(between),
+        in_shape=[4, size[0]],
+        out_shape=[4, size[1]],
+        **more,
+    )
+
+
+def graph(*calls, ends=None, total=None):
+    keys = {c.key: sum(int(np.prod(s)) for s in c.roles.values()) for c in calls}
+    counted = sum(keys.values())
+    preds = [len(calls) - 1] if ends is None else ends
+    out = Output(preds, [], [], [4, 2])
+    return Graph(list(calls), [out], counted, total or counted, 0, [], [], {"inputs": ["as given"]})
+
+
+def skip(names="abcd"):
+    """Two branches of equal shapes that meet: only what follows tells them apart."""
+    a, b, c, d = names
+    return graph(
+        dense(a, (3, 5), ["input0"]),
+        dense(b, (5, 5), [0], [RELU]),
+        dense(c, (5, 5), [1], [RELU]),
+        dense(d, (5, 2), [0, 2], [Op("add", "add")]),
+    )
+
+
+def test_calls_are_paired_by_what_leads_to_and_follows_them_not_by_name() -> None:
+    left, right = skip("abcd"), skip("dcba")
+    assert align(left, right).pairs == {0: 0, 1: 1, 2: 2, 3: 3}
+
+
+def test_calls_in_another_order_are_paired() -> None:
+    left = graph(
+        dense("a", (3, 4), ["input0"]),
+        dense("b", (3, 6), ["input0"]),
+        dense("c", (10, 2), [0, 1], [Op("concat", "concat")]),
+    )
+    right = graph(
+        dense("x", (3, 6), ["input0"]),
+        dense("y", (3, 4), ["input0"]),
+        dense("z", (10, 2), [0, 1], [Op("concat", "cat")]),
+    )
+    assert align(left, right).pairs == {0: 1, 1: 0, 2: 2}
+
+
+def test_a_tie_is_settled_by_names_then_by_order() -> None:
+    def attention(*names):
+        calls = [dense(n, (4, 4), ["input0"]) for n in names]
+        return graph(*calls, dense("out", (4, 2), range(len(names))))
+
+    left = attention("att/query", "att/key", "att/value")
+    assert align(left, attention("value", "key", "query")).pairs == {0: 2, 1: 1, 2: 0, 3: 3}
+    assert align(left, attention("m1", "m2", "m3")).pairs == {0: 0, 1: 1, 2: 2, 3: 3}
+
+
+def test_shared_weights_are_paired_use_by_use() -> None:
+    left = graph(dense("d", (3, 3), ["input0"]), dense("d", (3, 3), [0], [RELU]),
+                 dense("e", (3, 2), [1]))  # fmt: skip
+    found = align(left, copy.deepcopy(left))
+    assert found.pairs == {0: 0, 1: 1, 2: 2}
+
+
+def test_a_point_convolution_is_a_dense_call() -> None:
+    conv = Call("c", "c", "conv", {"kernel": [1, 1, 3, 5]}, preds=["input0"])
+    conv.in_shape, conv.out_shape = [4, 1, 1, 3], [4, 1, 1, 5]
+    other = dataclasses.replace(dense("d", (3, 5), ["input0"]), roles={"kernel": [3, 5]})
+    assert align(graph(conv), graph(other)).pairs == {0: 0}
+    wide = dataclasses.replace(conv, in_shape=[4, 2, 2, 3])
+    assert align(graph(wide), graph(other)).pairs == {}
+
+
+def test_a_layer_more_stays_unmatched_and_the_others_are_paired() -> None:
+    left = skip()
+    right = graph(
+        dense("a", (3, 5), ["input0"]),
+        dense("b", (5, 5), [0], [RELU]),
+        dense("more", (5, 7), [1], [RELU]),
+        dense("c", (7, 5), [2], [RELU]),
+        dense("d", (5, 2), [0, 3], [Op("add", "add")]),
+    )
+    pairs = align(left, right).pairs
+    assert pairs[0] == 0
+    assert pairs[3] == 4
+    assert {2, 3} - set(pairs.values())
+
+
+def test_a_named_pair_is_taken_as_it_is() -> None:
+    left = graph(dense("a", (3, 3), ["input0"]), dense("b", (3, 3), ["input0"]),
+                 dense("c", (3, 2), [0, 1]))  # fmt: skip
+    right = copy.deepcopy(left)
+    assert align(left, right, [("a", "b")]).pairs == {0: 1, 1: 0, 2: 2}
+
+
+def run(g: Graph, weights, x, force=None, slip=None):
+    """Compute a graph of dense calls: inputs, outputs, and calls alone on forced inputs."""
+    force, arrays, made = force or {}, {}, []
+    for i, call in enumerate(g.calls):
+        taken = [x if p == "input0" else made[p] for p in call.preds]
+        value = sum(np.maximum(t, 0) if RELU in call.between else t for t in taken)
+
+        def apply(v, call=call):
+            factor = slip[1] if slip and slip[0] == call.owner else 1.0
+            kernel, bias = (weights[f"{call.key}|{r}"] for r in ("kernel", "bias"))
+            return v @ kernel * factor + bias
+
+        arrays[f"in.{i}"], out = value, apply(value)
+        arrays[f"out.{i}"] = out
+        if f"in.{i}" in force:
+            arrays[f"alone.{i}"] = apply(force[f"in.{i}"])
+        made.append(force.get(f"out.{i}", out))
+    arrays["final.0"] = made[g.outputs[0].preds[0]]
+    return arrays
+
+
+def verdict_of(left, right, slip=None, forget=(), strict=False, accept=(), still=False) -> Verdict:
+    alignment = align(left, right)
+    carried = carry(left, right, alignment, 0)
+    x = np.random.default_rng(3).normal(size=(4, 3)) * (not still)
+    ours = run(left, carried.left, x)
+    free = run(right, carried.right, x, slip=slip)
+    force = {
+        f"{w}.{j}": ours[f"{w}.{i}"] for i, j in alignment.pairs.items() for w in ("in", "out")
+    }
+    forced = run(right, carried.right, x, force, slip)
+    for name in forget:
+        ours = {k: v * np.nan if k == name else v for k, v in ours.items()}
+    judge = Judge(left, right, alignment, Replays(ours, free, forced), ["forward"])
+    judge.forward()
+    judge.outputs_settled()
+    return conclude(
+        ("a:f", "b:f"), ("keras", "torch"), (left, right), alignment, carried.differences,
+        judge.found, ["forward"], ["3"], strict, accept,
+    )  # fmt: skip
+
+
+def test_equal_models_pass() -> None:
+    verdict = verdict_of(skip(), skip("wxyz"))
+    assert verdict.passed
+    verdict.raise_for_difference()
+    assert verdict.first is None
+    assert "the same computation" in str(verdict)
+    assert "asked: forward" in str(verdict)
+
+
+def test_the_first_call_that_differs_is_named_and_no_other() -> None:
+    verdict = verdict_of(skip(), skip("wxyz"), slip=("y", 1 + 1e-6))
+    assert not verdict.passed
+    assert verdict.first is not None
+    assert verdict.first[:2] == ("c", "y")
+    assert [(d.what, d.places[0].right, d.cause) for d in verdict.failures] == [("call", "y", None)]
+    assert "cause unknown" in str(verdict)
+    with pytest.raises(PortError, match="NOT the same"):
+        verdict.raise_for_difference()
+
+
+@pytest.mark.parametrize(("slip", "passes"), [(1e-16, True), (3e-15, True), (1e-8, False)])
+def test_rounding_passes_and_a_constant_that_nobody_found_does_not(slip, passes) -> None:
+    assert verdict_of(skip(), skip("wxyz"), slip=("x", 1 + slip)).passed == passes
+
+
+def test_a_stretch_that_differs_is_told_from_the_calls_around_it() -> None:
+    right = skip("wxyz")
+    right.calls[1].between = []
+    verdict = verdict_of(skip(), right)
+    assert [(d.what, d.kind, d.left, d.right) for d in verdict.failures] == [
+        ("between", "before dense", "relu", "nothing")
+    ]
+
+
+def test_numbers_that_are_none_never_pass() -> None:
+    verdict = verdict_of(skip(), skip("wxyz"), forget=["out.1"])
+    assert not verdict.passed
+    assert "NaN" in {d.what for d in verdict.failures}
+
+
+def test_outputs_that_are_the_same_for_every_sample_never_pass() -> None:
+    left, right = skip(), skip("wxyz")
+    for g in (left, right):
+        g.calls[3].preds = ["input0"]
+        g.calls[3].roles["kernel"] = [3, 2]
+    verdict = verdict_of(left, right, still=True)
+    assert [d.what for d in verdict.failures] == ["zero"]
+    assert verdict_of(left, right).passed
+
+
+def test_an_unmatched_call_never_passes() -> None:
+    right = graph(*skip("wxyz").calls, dense("aux", (5, 9), [0]), ends=[3])
+    verdict = verdict_of(skip(), right)
+    assert [d.what for d in verdict.failures] == ["unmatched"]
+    assert verdict.outputs["output, batch of 4"].within(1e-14)
+
+
+def test_a_neutral_parameter_never_passes() -> None:
+    left = skip()
+    left.calls[0].roles = {"kernel": [3, 5], "bias": [5], "gamma": [5]}
+    verdict = verdict_of(left, skip("wxyz"))
+    (difference,) = verdict.failures
+    assert (difference.what, difference.left, difference.right) == ("parameters", "gamma", "–")
+    assert "only on the left; 1 here" in difference.detail
+
+
+def test_weights_that_no_call_uses_never_pass() -> None:
+    right = skip("wxyz")
+    right.uncovered, right.total = [("old.weight", 12)], right.total + 12
+    verdict = verdict_of(skip(), right)
+    assert [d.what for d in verdict.failures] == ["unused weights"]
+    missing = graph(*skip().calls, total=10_000)
+    assert [d.what for d in verdict_of(missing, skip()).failures] == ["count"]
+
+
+def test_settings_without_effect_are_declared_and_strict_refuses_them() -> None:
+    left, right = skip(), skip("wxyz")
+    left.calls[0].settings, right.calls[0].settings = {"padding": 0}, {"padding": 1}
+    assert verdict_of(left, right).passed
+    assert [d.what for d in verdict_of(left, right).declarations] == ["padding"]
+    assert not verdict_of(left, right, strict=True).passed
+
+
+def test_a_difference_that_is_accepted_passes_and_others_do_not() -> None:
+    slip = ("y", 1.5)
+    assert not verdict_of(skip(), skip("wxyz"), slip=slip, accept=["w"]).passed
+    left = skip()
+    left.calls[0].roles = {"kernel": [3, 5], "bias": [5], "gamma": [5]}
+    assert verdict_of(left, skip("wxyz"), accept=["parameters"]).passed
+
+
+def test_shared_weights_on_one_side_are_a_difference() -> None:
+    tied = graph(dense("d", (3, 3), ["input0"]), dense("d", (3, 3), [0], [RELU]),
+                 dense("e", (3, 2), [1]))  # fmt: skip
+    free = graph(dense("d", (3, 3), ["input0"]), dense("f", (3, 3), [0], [RELU]),
+                 dense("e", (3, 2), [1]))  # fmt: skip
+    assert [d.what for d in verdict_of(tied, free).failures] == ["sharing"]
+    assert "sharing" in [d.what for d in verdict_of(free, tied).failures]
+    assert verdict_of(tied, copy.deepcopy(tied)).passed
+
+
+def recurrent(roles):
+    shapes = {"kernel": [3, 8], "recurrent": [2, 8], "bias": [8], "recurrent_bias": [8]}
+    return graph(Call("r", "r", "lstm", {r: shapes[r] for r in roles}, preds=["input0"]))
+
+
+def test_a_bias_held_as_the_sum_of_two_is_split_and_said() -> None:
+    one, two = ("kernel", "recurrent", "bias"), ("kernel", "recurrent", "bias", "recurrent_bias")
+    left, right = recurrent(one), recurrent(two)
+    carried = carry(left, right, align(left, right), 0)
+    parts = [carried.right[f"r|{r}"] for r in ("bias", "recurrent_bias")]
+    assert np.allclose(sum(parts), carried.left["r|bias"], rtol=0, atol=1e-16)
+    assert all(part.all() for part in parts)
+    assert [(d.what, d.fails) for d in carried.differences] == [("biases", False)]
+    back = carry(right, left, align(right, left), 0)
+    whole = back.left["r|bias"] + back.left["r|recurrent_bias"]
+    assert np.array_equal(back.right["r|bias"], whole)
+
+
+def test_a_gap_is_relative_to_the_largest_number_and_sees_what_is_none() -> None:
+    a = np.array([[100.0, 1e-9]])
+    assert gap(a, a + 1e-10).size == pytest.approx(1e-12, rel=1e-3)
+    assert gap(a, a * np.nan).size == math.inf
+    assert not gap(a, a * np.nan).within(math.inf) or gap(a, a * np.nan).size == math.inf
+    assert gap(a, a.T).text == "shapes (1, 2) | (2, 1)"
+    assert gap(np.zeros(3), np.full(3, 1e-30)).size == math.inf
+    assert gap(np.zeros(3), np.full(3, 1e-30), largest=1.0).within(gaps.CALL)
+    assert gap(np.full(3, 0.01), np.full(3, 0.02), largest=1.0).size == pytest.approx(1.0)
+
+
+def test_only_axes_of_size_one_are_fitted() -> None:
+    a = np.arange(6.0).reshape(2, 3)
+    assert fitted(a, (2, 1, 1, 3)).shape == (2, 1, 1, 3)
+    assert fitted(a, (3, 2)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("step", "text"),
+    [
+        (lambda a: np.maximum(a, 0), "ReLU in the suspect alone"),
+        (lambda a: a[:, ::-1], "axis 1 read backwards"),
+        (lambda a: a / 255 - 1, "255 × the suspect's + 255"),
+        (lambda a: a.swapaxes(0, 1), "axes 0 and 1 exchanged"),
+        (lambda a: a * np.arange(1.0, 4.0), "each channel times a factor and shifted"),
+        (lambda a: a + 1e-3 * np.sin(a), None),
+    ],
+)
+def test_a_relation_is_named_only_where_it_gives_the_number(step, text) -> None:
+    a = np.random.default_rng(0).normal(size=(5, 3))
+    found = relation(a, step(a))
+    assert found == text if text is None else text in str(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "classes"),
+    [("64,64,3", (64, 64, 3), None), ("10", (10,), None), ("int20000:128", (128,), 20000)],
+)
+def test_inputs_are_read(text, shape, classes) -> None:
+    spec = InputSpec.parse(text)
+    assert (spec.shape, spec.classes) == (shape, classes)
+    assert str(spec) == text
+    drawn = spec.draw(4, np.random.default_rng(0))
+    assert drawn.shape == (4, *shape)
+    if classes:
+        assert drawn.max() < classes
+        assert (drawn[1] == 0).any()
+        assert not (np.diff((drawn == 0).astype(int), axis=1) < 0).any()
+
+
+@pytest.mark.parametrize("text", ["", "a,b", "int:3", "int1:4", "3,-1", "float3:4", "3,,x"])
+def test_an_input_that_is_none_is_refused(text) -> None:
+    with pytest.raises(ValueError, match="write sizes behind the batch axis"):
+        InputSpec.parse(text)
+
+
+def test_steps_are_judged_by_losses_and_by_what_they_move() -> None:
+    g = skip()
+    found = align(g, g)
+    rng = np.random.default_rng(0)
+    first = {f"{c.key}|{r}": rng.normal(size=s) for c in g.calls for r, s in c.roles.items()}
+
+    def trained(rate=0.1, losses=(1.0, 0.5)):
+        moves = np.random.default_rng(1)
+        steps = [{k: moves.normal(size=v.shape) for k, v in first.items()} for _ in range(2)]
+        arrays = {"losses": np.array(losses)}
+        for n in range(2):
+            arrays |= {
+                f"step.{n}|{k}": v - rate * sum(s[k] for s in steps[: n + 1])
+                for k, v in first.items()
+            }
+        return arrays
+
+    def judged(**other):
+        return judge_steps(g, g, found, trained(), trained(**other), first)
+
+    assert judged() == []
+    assert [(d.what, len(d.places)) for d in judged(rate=0.1 + 1e-6)] == [("update", 4)]
+    (loss,) = judged(losses=(1.0, 0.5 + 1e-9))
+    assert (loss.what, loss.places[0].left, loss.fails) == ("loss", "step 2", True)
+    assert [d.what for d in judged(losses=(1.0,))] == ["steps"]
+    assert [d.what for d in judged(losses=(1.0, np.nan))] == ["loss"]
+
+
+@pytest.mark.parametrize(("effect", "passes"), [("output", True), ("training", False)])
+def test_what_no_output_and_no_gradient_shows_is_declared_but_never_a_loss(effect, passes) -> None:
+    judged = Judged(outputs={"output": gaps.Gap(0.0)}, whole_gradient=gaps.Gap(0.0))
+    judged.differences = [Difference("loss", "training", "1", "2", effect, [Place("a", "b", 0.5)])]
+    g = skip()
+    verdict = conclude(
+        ("a:f", "b:f"), ("keras", "torch"), (g, g), align(g, g), [], judged,
+        ["forward", "gradients", "steps"], ["3"], False, [],
+    )  # fmt: skip
+    assert verdict.passed == passes
+
+
+def attention(width, count, owner="qkv"):
+    calls = [dense(f"{owner}{n}", (4, width), ["input0"], siblings="t1") for n in range(count)]
+    return graph(*calls, dense("out", (4, 2), range(count), [Op("softmax", "softmax")]))
+
+
+def test_a_matrix_for_queries_keys_and_values_is_read_as_three() -> None:
+    three, one = attention(4, 3), attention(12, 1)
+    split, parts = split_fused(one, three)
+    assert [p.call for p in parts] == [0, 0, 0, 1]
+    assert align(three, split).pairs == {0: 0, 1: 1, 2: 2, 3: 3}
+    assert split.calls[3].preds == [0, 1, 2]
+    assert split_fused(three, one)[0] is three
+    assert split_fused(one, one)[0] is one
+    out = np.arange(48.0).reshape(4, 12)
+    kernel = "grad|qkv0|kernel"
+    seen = Split(
+        {"out.0": out, "in.0": out, "out.1": out, kernel: out, "final.0": out}, split, parts
+    )
+    assert np.array_equal(seen["out.1"], out[:, 4:8])
+    assert np.array_equal(seen["in.2"], out)
+    assert np.array_equal(seen["out.3"], out)
+    assert np.array_equal(seen["final.0"], out)
+    assert np.array_equal(seen[f"grad|{split.calls[2].key}|kernel"], out[:, 8:])
+    assert "out.4" not in seen
+    joined = joined_calls({f"out.{i}": seen[f"out.{i}"] for i in range(4)}, parts)
+    assert np.array_equal(joined["out.0"], out)
+    weights = {
+        f"{c.key}|{r}": np.full(s, i) for i, c in enumerate(split.calls) for r, s in c.roles.items()
+    }
+    whole = joined_weights(weights, split, parts)["qkv0|kernel"]
+    assert np.array_equal(whole[0], np.repeat([0, 1, 2], 4))
+
+
+def test_a_graph_survives_json() -> None:
+    import json
+
+    g = skip()
+    assert Graph.from_dict(json.loads(json.dumps(g.to_dict()))) == g
