@@ -14,7 +14,6 @@ from proof.pages import (
     replays_page,
     training_lines,
 )
-from proof.porting_map import map_page
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCS = ROOT / "results" / "proof", ROOT / "docs"
@@ -29,7 +28,6 @@ def made_pages() -> dict[Path, str]:
         DOCS / "faults.md": "\n".join([*faults_page(faults), ""]),
         DOCS / "replays.md": "\n".join([*replays_page(result("replays.json")), ""]),
         PARITY: with_parts(PARITY.read_text()),
-        DOCS / "keras-lightning-map.md": "\n".join([*map_page(), ""]),
         DOCS / "horizon.svg": horizon_picture(result("training.json")["stages"]),
     }
 

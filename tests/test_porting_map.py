@@ -1,39 +1,87 @@
-"""The links of the map are what they say; that the page is up to date, test_docs.py checks."""
+"""What the map shows of the code stands there, and the tests that it names exist."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from ladder.causes.contract import SETTINGS
 from proof.catalogue import FAULTS
-from proof.porting_map import ROWS, link_to_line, link_to_test
 
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "docs" / "keras-lightning-map.md").read_text()
 STAGES = (
-    *("set-up", "data", "model", "compile", "fit", "callbacks", "logging", "checkpoints"),
-    *("evaluate", "predict", "export", "precision", "multi-device", "determinism"),
+    *("Set-up", "Data", "Model", "Compile", "Fit", "Callbacks", "Logging", "Checkpoints"),
+    *("Evaluate", "Predict", "Export", "Precision", "Multi-device", "Determinism"),
+    "Settings that the ladder compares by name",
 )
+ROWS = TEXT.partition("## Set-up")[2].partition("## Settings that")[0].split("\n### ")[1:]
+LINK = re.compile(r"\[(`+)?(.+?)(?(1)\1)\]\(\.\./([\w/]+\.py)\)")
 
 
-def test_each_stage_has_a_row():
-    assert {row.stage for row in ROWS} == set(STAGES)
+def wrong_links(text: str) -> Iterator[str]:
+    """Yield the links to code whose text is neither a line's part nor a test's name there."""
+    for ticks, words, path in LINK.findall(text):
+        code = (ROOT / path).read_text()
+        if ticks:
+            found = words.replace("\\|", "|") in code or path.endswith(words)
+        else:
+            functions = (node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef))
+            found = f"test_{words.replace(' ', '_')}" in {node.name for node in functions}
+        if not found:
+            yield f"{words} in {path}"
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.topic)
-def test_a_row_links_a_line_of_each_half_and_a_test(row):
-    keras, lightning = row.places
-    assert keras[0].startswith("keras_impl/")
-    assert lightning[0].startswith("lightning_impl/")
-    assert [link_to_line(*place) for place in row.places]
-    assert [link_to_test(*test) for test in row.tests]
+def planted(text: str) -> set[str]:
+    lines = re.findall(r"(?m)^- Planted mistakes: (.*)\.$", text)
+    return {name for line in lines for name in re.findall(r"`([^`]+)`", line)}
 
 
-def test_each_difference_of_a_row_is_one_that_a_fault_plants():
-    assert {row.difference for row in ROWS} - {""} <= {fault.difference for fault in FAULTS}
+def test_each_stage_is_there_in_order():
+    assert tuple(re.findall(r"(?m)^## (.*)$", TEXT)) == STAGES
 
 
-@pytest.mark.parametrize("snippet", ["no such line", "import "])
-def test_a_line_that_is_gone_or_not_alone_is_seen(snippet):
-    with pytest.raises(ValueError, match="must stand in one line"):
-        link_to_line("keras_impl/train.py", snippet)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.partition("\n")[0])
+def test_a_row_shows_a_line_of_each_half_and_names_a_test(row):
+    assert list(wrong_links(row)) == []
+    shown, tests = row.split("- Shown by: ")
+    assert [path.partition("/")[0] for _, _, path in LINK.findall(shown)] == [
+        "keras_impl",
+        "lightning_impl",
+    ]
+    assert LINK.findall(tests)
+    assert "- Differs by default: " in shown
+    assert "- Write: " in shown
 
 
-def test_a_test_that_is_gone_is_seen():
-    with pytest.raises(ValueError, match="has no test"):
-        link_to_test("tests/test_docs.py", "test_no_such")
+def test_the_planted_mistakes_of_a_row_are_those_of_one_difference():
+    by_difference = {}
+    for fault in FAULTS:
+        if not fault.is_harmless:
+            by_difference.setdefault(fault.difference, set()).add(fault.name)
+    assert [
+        row for row in filter(planted, ROWS) if planted(row) not in by_difference.values()
+    ] == []
+
+
+def test_the_settings_that_are_compared_are_listed():
+    def plain(pattern):
+        return pattern.replace(r"[^.]+", "*").replace("(moving_)?", "").replace("\\.", ".")
+
+    table = TEXT.partition("## Settings that")[2]
+    assert re.findall(r"(?m)^\| `(.*)` \| `(.*)` \|$", table) == [
+        (plain(pattern), cause) for pattern, cause in SETTINGS.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "[`no such line`](../keras_impl/train.py)",
+        "[no such test](../tests/test_docs.py)",
+    ],
+)
+def test_what_is_gone_is_seen(link):
+    assert len(list(wrong_links(link))) == 1
