@@ -13,7 +13,7 @@ from pipeline.engines import ENGINES, KERAS_TENSORFLOW, versions_in_use
 from pipeline.environment import describe_machine
 from pipeline.errors import RunError
 from pipeline.session import Session, read_kept
-from proof.catalogue import Fault
+from proof.catalogue import LIGHTNING, Fault
 from proof.climbs import REFERENCE, Attempt, Climber, Route, climb_all
 from proof.engine_room import PAIR_LEAVES, EngineRoom
 from proof.ladder_report import markdown, verdicts_to_dict
@@ -65,12 +65,15 @@ def short_attempts(engines: Sequence[str]) -> Iterator[Attempt]:
 
 
 def short_faults(faults: Sequence[Fault]) -> list[Fault]:
-    """Return the first quick fault of each rung."""
-    quick = (fault for fault in faults if fault.quick and not fault.is_harmless)
-    by_rung: dict[str, Fault] = {}
-    for fault in quick:
-        by_rung.setdefault(fault.rung, fault)
-    return list(by_rung.values())
+    """Return a quick fault of each rung, of the implementations in turn where both have one."""
+    quick = [fault for fault in faults if fault.quick and not fault.is_harmless]
+    chosen: list[Fault] = []
+    for rung in dict.fromkeys(fault.rung for fault in quick):
+        here = [fault for fault in quick if fault.rung == rung]
+        num_lightning = sum(fault.engine == LIGHTNING for fault in chosen)
+        is_turn = 2 * num_lightning <= len(chosen)
+        chosen.append(min(here, key=lambda fault: (fault.engine == LIGHTNING) != is_turn))
+    return chosen
 
 
 def runnable(names: Sequence[str] | None, say: Callable[[str], None]) -> list[str]:

@@ -84,7 +84,7 @@ def plant_named() -> None:
     """Plant the mutant that the environment names, if any, in this process."""
     if named := os.environ.get(MUTANT):
         half, name = named.split()
-        importlib.import_module(f"proof.faults.in_{half}").FAULTS[name]()
+        importlib.import_module(f"proof.faults.in_{half}").PLANTERS[name]()
 
 
 def pytest_configure() -> None:

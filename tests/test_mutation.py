@@ -33,7 +33,7 @@ def test_the_mutant_that_the_environment_names_is_planted(monkeypatch):
     planted = []
     programs = {"proof.faults.in_keras": {"one": lambda: planted.append("one")}}
     monkeypatch.setattr(
-        mutation.importlib, "import_module", lambda name: SimpleNamespace(FAULTS=programs[name])
+        mutation.importlib, "import_module", lambda name: SimpleNamespace(PLANTERS=programs[name])
     )
     monkeypatch.delenv(mutation.MUTANT, raising=False)
     mutation.plant_named()

@@ -23,130 +23,131 @@ import pipeline.batches
 import pipeline.preprocess
 from ladder.serve import serve
 from pipeline.datasets import FASHION_MNIST_CLASSES
-
-FAULTS: dict[str, Callable[[], None]] = {}
-"""What plants each fault, by its name."""
-
-
-def fault(plant: Callable[[], None]) -> Callable[[], None]:
-    """Register a fault under its function's name, with dashes."""
-    FAULTS[plant.__name__.replace("_", "-")] = plant
-    return plant
-
+from proof import differences as by
+from proof.catalogue import JAX, PLANTERS, TORCH, UNKNOWN, fault
 
 # Settings that are not what they were in torch.
 
 
-@fault
+@fault("contract", "layers.act1.negative_slope", "leaky-slope", difference=by.SLOPE)
 def keras_slope() -> None:
-    """LeakyReLU with Keras's default slope."""
+    """LeakyReLU is left with Keras's default slope, 0.3."""
     build_layers_with("LeakyReLU", lambda slope, name: keras.layers.LeakyReLU(name=name))
 
 
-@fault
+@fault("contract", "layers.pool1.padding", "pool-valid", difference=by.SAME_POOL)
 def valid_pool() -> None:
-    """Pool without padding: 7x7 becomes 3x3."""
+    """The pools have Keras's default padding, none."""
     build_layers_with(
         "MaxPooling2D", lambda size, padding, name: keras.layers.MaxPooling2D(size, name=name)
     )
 
 
-@fault
+@fault("contract", "layers.conv1.padding", "conv-padding", difference=by.PADDING, quick=False)
 def valid_convolution() -> None:
-    """Leave Keras's default padding, none, in the convolutions."""
+    """The convolutions have Keras's default padding, none."""
     build_layers_with(
         "Conv2D", lambda filters, size, padding, name: keras.layers.Conv2D(filters, size, name=name)
     )
 
 
-@fault
+@fault("contract", "layers.logits.activation", "softmax-output", difference=by.CROSS_ENTROPY)
 def softmax_output() -> None:
-    """End in a softmax, which the loss then takes for logits."""
+    """The model ends in a softmax, which the loss takes for logits."""
     build_layers_with("Dense", dense_with(logits={"activation": "softmax"}))
 
 
-@fault
+@fault(
+    "contract",
+    "layers.logits.activation",
+    "softmax-output",
+    engine=JAX,
+    difference=by.CROSS_ENTROPY,
+    quick=False,
+)
 def clipped_probabilities() -> None:
-    """End in a softmax and tell the loss so, which clips what it takes the logarithm of."""
+    """The loss takes the logarithm of a softmax that is clipped to 1e-7."""
     build_layers_with("Dense", dense_with(logits={"activation": "softmax"}))
     compile_with("losses.CategoricalCrossentropy", from_logits=False)
 
 
-@fault
+@fault("contract", "loss.takes", "softmax-before-loss", difference=by.CROSS_ENTROPY)
 def probabilities_of_logits() -> None:
-    """Leave `from_logits=True` out."""
+    """`from_logits=True` is left out."""
     compile_with("losses.CategoricalCrossentropy", from_logits=False)
 
 
-@fault
+@fault("contract", "layers.hidden.activation", "activation-added")
 def hidden_relu() -> None:
-    """Give the hidden layer an activation of its own, before the one that follows."""
+    """The hidden layer has a ReLU of its own before the LeakyReLU."""
     build_layers_with("Dense", dense_with(hidden={"activation": "relu"}))
 
 
-@fault
+@fault("contract", "loss.reduction", "loss-sum", quick=False)
 def loss_sum() -> None:
-    """Sum the loss over the batch."""
+    """The loss is summed over the batch."""
     compile_with("losses.CategoricalCrossentropy", reduction="sum")
 
 
-@fault
+@fault("contract", "loss.label_smoothing", "label-smoothing", quick=False)
 def label_smoothing() -> None:
-    """Smooth labels by 0.1."""
+    """Labels are smoothed by 0.1."""
     compile_with("losses.CategoricalCrossentropy", label_smoothing=0.1)
 
 
-@fault
+@fault("contract", "optimizer.epsilon", "adam-epsilon-value", difference=by.EPSILON, quick=False)
 def torch_epsilon() -> None:
-    """Adam with torch's default ε, 1e-8."""
+    """Ε is 1e-8, torch's default."""
     compile_with("optimizers.Adam", epsilon=1e-8)
 
 
-@fault
+@fault("contract", "optimizer.beta_1", "adam-beta-1")
 def beta_1() -> None:
-    """Adam with β₁ of 0.5, as GANs have it."""
+    """Β₁ is 0.5."""
     compile_with("optimizers.Adam", beta_1=0.5)
 
 
-@fault
+@fault("contract", "optimizer.learning_rate", "learning-rate")
 def learning_rate() -> None:
-    """Adam with a learning rate of 3e-4."""
+    """The learning rate is 3e-4."""
     compile_with("optimizers.Adam", learning_rate=3e-4)
 
 
-@fault
+@fault("contract", "optimizer.", "decoupled-weight-decay", difference=by.WEIGHT_DECAY, quick=False)
 def weight_decay() -> None:
-    """Take torch's coupled weight decay for Keras's, which is decoupled."""
+    """Adam has Keras's weight decay."""
     compile_with("optimizers.Adam", weight_decay=0.004)
 
 
-@fault
+@fault("contract", "optimizer.clipping", "clipped-gradients", difference=by.CLIPPING)
 def clipped_norms() -> None:
-    """Take `clipnorm` for torch's clipping: it clips each variable's gradient by itself."""
+    """`clipnorm` clips the norm of each gradient."""
     compile_with("optimizers.Adam", clipnorm=0.1)
 
 
-@fault
+@fault("contract", "optimizer.schedule", "learning-rate", difference=by.SCHEDULES, quick=False)
 def cosine_schedule() -> None:
-    """Decay the learning rate step by step."""
+    """A schedule lowers the learning rate each step."""
     compile_with("optimizers.Adam", learning_rate=keras.optimizers.schedules.CosineDecay(1e-3, 100))
 
 
-@fault
+@fault("contract", "frozen", "frozen-layer", difference=by.FROZEN)
 def frozen_layer() -> None:
-    """Leave the first convolution frozen."""
+    """The first convolution is frozen."""
     after_building(lambda model: setattr(model.get_layer("conv1"), "trainable", False))
 
 
-@fault
+@fault("layers", "forced.hidden", "float32-inside-float64", engine=TORCH, difference=by.PROMOTION)
 def float32_promotion() -> None:
-    """Leave Keras's type promotion, which makes float32 of float64 products."""
+    """Keras's type promotion computes the dense layers of a float64 model in float32."""
     keras_impl.settings._keep_float64 = lambda: None
 
 
-@fault
+@fault(
+    "contract", "dtypes", "float32-inside-float64", engine=JAX, difference=by.PROMOTION, quick=False
+)
 def no_x64() -> None:
-    """Forget JAX's switch for float64."""
+    """JAX's switch for float64 is off."""
     import jax
 
     jax.config.update("jax_enable_x64", False)
@@ -155,9 +156,9 @@ def no_x64() -> None:
 # The data.
 
 
-@fault
+@fault("data", "batches", "order-differs", engine=TORCH, difference=by.FIT_SHUFFLE)
 def shuffled_batches() -> None:
-    """Leave `fit` its default, which shuffles a PyDataset's batches once more."""
+    """`fit` shuffles the batches once more."""
     real = keras.Model.fit
 
     def fit(self: keras.Model, *arguments: Any, shuffle: bool, **options: Any) -> Any:
@@ -166,27 +167,27 @@ def shuffled_batches() -> None:
     keras.Model.fit = fit
 
 
-@fault
+@fault("data", "batches", "last-batch-dropped", quick=False)
 def dropped_batch() -> None:
-    """Round the number of batches down."""
+    """The number of batches is rounded down."""
     pipeline.batches.Batches.__len__ = lambda self: len(self.data) // self.batch_size
 
 
-@fault
+@fault("data", "batches", "images-inverted")
 def inverted() -> None:
-    """Feed dark garments on a bright ground."""
+    """Images are inverted."""
     rescale_then(lambda scaled: 1 - scaled)
 
 
-@fault
+@fault("data", "batches", "images-flipped")
 def flipped_images() -> None:
-    """Leave an augmentation in: every image is its mirror image."""
+    """An augmentation mirrors every image."""
     rescale_then(lambda scaled: np.ascontiguousarray(scaled[:, :, ::-1]))
 
 
-@fault
+@fault("data", "batches", "labels-permuted", quick=False)
 def alphabetical_labels() -> None:
-    """Let classes be counted in the alphabetical order of their names, as folders are."""
+    """Classes are numbered in the alphabetical order of their names."""
     ranks = np.argsort(np.argsort(FASHION_MNIST_CLASSES))
     real = pipeline.batches.one_hot
     pipeline.batches.one_hot = lambda labels, num_classes, dtype: real(
@@ -194,9 +195,9 @@ def alphabetical_labels() -> None:
     )
 
 
-@fault
+@fault("data", "batches", "other-split", difference=by.SPLIT)
 def validation_split() -> None:
-    """Split as Keras's `validation_split` does: the last part, unshuffled."""
+    """The split is that of `validation_split`: the last part, unshuffled."""
 
     def split(num_images: int, fraction: float, seed: int) -> Any:
         num_train = num_images - int(np.ceil(num_images * fraction))
@@ -205,9 +206,9 @@ def validation_split() -> None:
     pipeline.preprocess.train_validation_split = split
 
 
-@fault
+@fault("data", "batches", "validation-trained-on")
 def trained_on_everything() -> None:
-    """Train on all images, those that validate among them."""
+    """All images are trained on, the validation images among them."""
     real = pipeline.preprocess.train_validation_split
 
     def split(num_images: int, fraction: float, seed: int) -> Any:
@@ -216,9 +217,9 @@ def trained_on_everything() -> None:
     pipeline.preprocess.train_validation_split = split
 
 
-@fault
+@fault("data", "batches", "order-differs", quick=False)
 def own_order() -> None:
-    """Shuffle with a generator of one's own."""
+    """The order is drawn by a generator of its own."""
     pipeline.batches.epoch_order = lambda num_images, seed, epoch: np.random.default_rng(
         [seed, epoch]
     ).permutation(num_images)
@@ -227,9 +228,9 @@ def own_order() -> None:
 # The network's build.
 
 
-@fault
+@fault("architecture", "layers", "activation-order")
 def activation_after_pool() -> None:
-    """Pool before the activation."""
+    """Each pool stands before its activation."""
 
     def reorder(layers: list[Any]) -> list[Any]:
         ordered = list(layers)
@@ -241,9 +242,9 @@ def activation_after_pool() -> None:
     build_sequential_with(reorder)
 
 
-@fault
+@fault("architecture", "layers", "layer-order", variant="dropout", quick=False)
 def dropout_before_pool() -> None:
-    """Drop before pooling instead of after it."""
+    """Each dropout stands before its pool."""
 
     def reorder(layers: list[Any]) -> list[Any]:
         ordered = list(layers)
@@ -258,16 +259,18 @@ def dropout_before_pool() -> None:
 # First weights.
 
 
-@fault
+@fault(
+    "initialisation", "hidden.kernel", "init-distribution", difference=by.INITIALISERS, quick=False
+)
 def he_init() -> None:
-    """Draw the dense kernels from He's distribution."""
+    """The dense kernels are drawn from He's uniform distribution."""
     he = {"kernel_initializer": "he_uniform"}
     build_layers_with("Dense", dense_with(hidden=he, logits=he))
 
 
-@fault
+@fault("initialisation", "conv", "init-distribution", difference=by.INITIALISERS, quick=False)
 def normal_init() -> None:
-    """Draw the convolution kernels from Glorot's normal distribution."""
+    """The convolution kernels are drawn from Glorot's normal distribution."""
     build_layers_with(
         "Conv2D",
         lambda filters, size, **options: keras.layers.Conv2D(
@@ -276,9 +279,9 @@ def normal_init() -> None:
     )
 
 
-@fault
+@fault("initialisation", "", "bias-not-zero")
 def constant_bias() -> None:
-    """Begin with biases of 0.1, as old tutorials do."""
+    """Biases begin with 0.1."""
     tenth = {"bias_initializer": keras.initializers.Constant(0.1)}
     build_layers_with("Dense", dense_with(hidden=tenth, logits=tenth))
 
@@ -286,23 +289,23 @@ def constant_bias() -> None:
 # Layers that compute something else than their settings say, and weights carried over wrongly.
 
 
-@fault
+@fault("layers", "forced.flatten", "flatten-order", difference=by.FLATTEN)
 def flatten_channels_first() -> None:
-    """Tell Flatten that its input is channels-first, which it is not."""
+    """Flatten is told channels_first, which permutes a channels-last map."""
     build_layers_with(
         "Flatten", lambda name: keras.layers.Flatten(data_format="channels_first", name=name)
     )
 
 
-@fault
+@fault("layers", "forced.", "weights-not-loaded")
 def weights_not_loaded() -> None:
-    """Keep Keras's own first weights."""
+    """Keras's own first weights are kept."""
     replace_everywhere("load_weights", lambda model, weights, recipe: None)
 
 
-@fault
+@fault("layers", "forced.pool3", "pool-padding", difference=by.SAME_POOL)
 def pool_from_the_start() -> None:
-    """Pad the last pool at the top and left, where "same" pads at the bottom and right."""
+    """The last pool is padded at the top and left."""
 
     def pool(layer: Any, inputs: Any) -> Any:
         edge = keras.ops.pad(inputs, ((0, 0), (1, 0), (1, 0), (0, 0)), constant_values=-1e30)
@@ -311,9 +314,9 @@ def pool_from_the_start() -> None:
     run_instead("pool3", pool)
 
 
-@fault
+@fault("layers", "forced.hidden", "half-precision")
 def half_precision_layer() -> None:
-    """Compute the hidden layer in bfloat16."""
+    """One layer computes in bfloat16."""
 
     def dense(layer: Any, inputs: Any) -> Any:
         narrow = [keras.ops.cast(part, "bfloat16") for part in (inputs, layer.kernel)]
@@ -322,21 +325,28 @@ def half_precision_layer() -> None:
     run_instead("hidden", dense)
 
 
-@fault
+@fault("layers", "forced.hidden", "missing-bias")
 def ignored_bias() -> None:
-    """Leave the hidden layer's bias out of the sum."""
+    """The hidden layer's bias is there and never added."""
     run_instead("hidden", lambda layer, inputs: keras.ops.matmul(inputs, layer.kernel))
 
 
-@fault
+@fault("layers", "forced.hidden_act", "leaky-slope", difference=by.FUNCTIONAL_SLOPE, quick=False)
 def one_slope() -> None:
-    """Use the default slope, 0.2, of the functional form in one place."""
+    """One activation is functional, with Keras's default slope."""
     run_instead("hidden_act", lambda layer, inputs: keras.ops.leaky_relu(inputs))
 
 
-@fault
+@fault(
+    "layers",
+    "forced.drop3",
+    "dropout-at-evaluation",
+    variant="dropout",
+    difference=by.MODES,
+    quick=False,
+)
 def dropout_at_evaluation() -> None:
-    """Call a dropout layer with `training=True`, as Monte Carlo dropout does."""
+    """A dropout layer is called with training=True."""
 
     class Dropout(keras.layers.Dropout):
         def __call__(self, inputs: Any, training: bool | None = None) -> Any:
@@ -352,15 +362,15 @@ def dropout_at_evaluation() -> None:
 # What is made of the logits.
 
 
-@fault
+@fault("logits", "loss.", "float32-inside-float64")
 def float32_loss() -> None:
-    """Compute the loss in float32, as a loss built under another floatx does."""
+    """The loss is computed in float32."""
     compile_with("losses.CategoricalCrossentropy", dtype="float32")
 
 
-@fault
+@fault("logits", "loss.", "mean-over-classes")
 def loss_over_classes() -> None:
-    """Take the mean over the classes too, as `reduction="mean"` of an (N, classes) loss does."""
+    """The loss is divided by the number of classes too."""
     real = keras.losses.CategoricalCrossentropy.call
 
     def call(self: Any, target: Any, logits: Any) -> Any:
@@ -372,9 +382,9 @@ def loss_over_classes() -> None:
 # Gradients that are not the forward pass's.
 
 
-@fault
+@fault("gradients", "gradient.", "zero-gradient", quick=False)
 def stopped_gradient() -> None:
-    """Stop the gradient behind the first activation."""
+    """`stop_gradient` cuts the first block off."""
     run_instead(
         "act1", lambda layer, inputs: keras.ops.stop_gradient(type(layer).call(layer, inputs))
     )
@@ -383,9 +393,9 @@ def stopped_gradient() -> None:
 # Steps that are not Adam's as Keras takes them.
 
 
-@fault
+@fault("optimizer", "step.1.", "stale-optimizer-state", quick=False)
 def stale_slots() -> None:
-    """Load weights and keep the slots and the step count of an earlier training."""
+    """Weights are loaded, slots and step count are an earlier training's."""
 
     def keep(model: Any) -> None:
         optimizer = model.optimizer
@@ -398,9 +408,9 @@ def stale_slots() -> None:
     after_compiling(keep)
 
 
-@fault
+@fault("optimizer", "step.1.weight.", "no-bias-correction")
 def kept_count() -> None:
-    """Begin with empty slots and a step count from before, which undoes the bias correction."""
+    """Slots are empty but the step count is an earlier training's."""
 
     def keep(model: Any) -> None:
         model.optimizer.build(model.trainable_variables)
@@ -409,9 +419,9 @@ def kept_count() -> None:
     after_compiling(keep)
 
 
-@fault
+@fault("optimizer", "step.1.weight.", "adam-epsilon-placement", difference=by.EPSILON, quick=False)
 def torch_formula() -> None:
-    """Adam with ε inside the bias correction, as torch has it."""
+    """Ε is inside the bias correction, whatever the optimizer is called."""
 
     def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
         ops, index = keras.ops, self._get_variable_index(variable)
@@ -429,9 +439,9 @@ def torch_formula() -> None:
     keras.optimizers.Adam.update_step = update_step
 
 
-@fault
+@fault("optimizer", "step.1.", "frozen-bias", difference=by.FROZEN, quick=False)
 def skipped_bias() -> None:
-    """Take no step for the biases."""
+    """The optimizer takes no step for biases."""
     real = keras.optimizers.Adam.update_step
 
     def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -441,27 +451,34 @@ def skipped_bias() -> None:
     keras.optimizers.Adam.update_step = update_step
 
 
-@fault
+@fault(quick=False, is_harmless=True)
 def xla() -> None:
-    """Let TensorFlow compile the step with XLA."""
+    """TensorFlow compiles the step with XLA."""
     after_compiling(lambda model: setattr(model, "jit_compile", True))
 
 
 # Dropout.
 
 
-@fault
+@fault("dropout", "drop_own.drop1", "dropout-rate", variant="dropout", difference=by.DROPOUT_MASKS)
 def keep_probability() -> None:
-    """Take the rate for the share that is kept, as TensorFlow 1 did."""
+    """The rate is taken for the share that is kept."""
     drop_with(
         "drop1",
         lambda layer, inputs, training: draw(inputs, 1 - layer.rate, layer) if training else inputs,
     )
 
 
-@fault
+@fault(
+    "dropout",
+    "drop_own.hidden_drop",
+    "dropout-not-scaled",
+    variant="dropout",
+    difference=by.DROPOUT_MASKS,
+    quick=False,
+)
 def unscaled_dropout() -> None:
-    """Drop without scaling up what is kept."""
+    """What dropout keeps is not scaled up."""
     drop_with(
         "hidden_drop",
         lambda layer, inputs, training: (
@@ -470,9 +487,16 @@ def unscaled_dropout() -> None:
     )
 
 
-@fault
+@fault(
+    "dropout",
+    "drop_own.drop2",
+    "spatial-dropout",
+    variant="dropout",
+    difference=by.DROPOUT_MASKS,
+    quick=False,
+)
 def spatial_dropout() -> None:
-    """Drop whole channels."""
+    """Whole channels are dropped."""
 
     def dropout(rate: float, seed: int, name: str) -> keras.Layer:
         shape = (None, 1, 1, None) if name == "drop2" else None
@@ -481,18 +505,18 @@ def spatial_dropout() -> None:
     build_layers_with("Dropout", dropout)
 
 
-@fault
+@fault("dropout", "drop_own.drop3", "dropout-rate", variant="dropout", difference=by.MODES)
 def dropout_never() -> None:
-    """Call a dropout layer with `training=False`, also in training."""
+    """A dropout layer is called with training=False in training."""
     drop_with("drop3", lambda layer, inputs, training: inputs)
 
 
 # Training, epoch by epoch.
 
 
-@fault
+@fault("training", "trained.", "evaluated-other-weights", quick=False)
 def first_weights_restored() -> None:
-    """Restore the weights that a monitor of the wrong sign takes for the best."""
+    """The first epoch's weights are restored, as by a monitor of the wrong sign."""
     real = keras.Model.fit
 
     def fit(self: keras.Model, *arguments: Any, callbacks: list[Any], **options: Any) -> Any:
@@ -504,9 +528,9 @@ def first_weights_restored() -> None:
     keras.Model.fit = fit
 
 
-@fault
+@fault("optimizer", "step.6.weight.", "schedule-per-epoch", difference=by.SCHEDULES, quick=False)
 def epoch_schedule() -> None:
-    """Halve the learning rate after each epoch."""
+    """The learning rate is halved by hand after each epoch."""
     real = keras_impl.train.EpochStart.on_epoch_begin
 
     def begin(self: Any, epoch: int, logs: Any = None) -> None:
@@ -520,21 +544,21 @@ def epoch_schedule() -> None:
 # The seams of the fast path, which takes 25 steps in one execution.
 
 
-@fault
+@fault("training", "seam.25.", UNKNOWN, quick=False)
 def last_step_left_out() -> None:
-    """Take no step at every 25th, the last of those that come in one execution."""
+    """No step is taken at the last of each 25 that come in one call."""
     step_with(lambda step: keras.ops.where(is_last(step), 0, 1))
 
 
-@fault
+@fault("training", "seam.25.", UNKNOWN, quick=False)
 def last_step_taken_twice() -> None:
-    """Take every 25th step, the last of those that come in one execution, twice."""
+    """The last of each 25 steps that come in one call is taken twice."""
     step_with(lambda step: keras.ops.where(is_last(step), 2, 1))
 
 
-@fault
+@fault("training", "seam.52.", UNKNOWN, quick=False)
 def partial_call_dropped() -> None:
-    """Feed whole executions only, which leaves out an epoch's last steps."""
+    """An epoch's last steps, fewer than 25, are left out."""
     real = keras_impl.train.batch_source
 
     def batch_source(batches: Any, plain: bool) -> Any:
@@ -546,15 +570,15 @@ def partial_call_dropped() -> None:
     keras_impl.train.batch_source = batch_source
 
 
-@fault
+@fault("training", "seam.50.", UNKNOWN, quick=False)
 def slots_reset_in_calls() -> None:
-    """Begin each execution of several steps with a new optimizer state."""
+    """Each call of 25 steps begins with empty slots."""
     before_calls(lambda callback: [v.assign(keras.ops.zeros_like(v)) for v in slots(callback)])
 
 
-@fault
+@fault("training", "seam.50.", UNKNOWN, quick=False)
 def order_restarted_in_calls() -> None:
-    """Begin each execution of 25 steps with the epoch's first images again."""
+    """Each call of 25 steps begins with the epoch's first images."""
     real = keras_impl.train.batch_source
 
     def batch_source(batches: Any, plain: bool) -> Any:
@@ -566,15 +590,15 @@ def order_restarted_in_calls() -> None:
     keras_impl.train.batch_source = batch_source
 
 
-@fault
+@fault("dropout", "drop_steps.", "dropout-masks-repeated", variant="dropout", quick=False)
 def masks_repeated_in_calls() -> None:
-    """Seed dropout at the start of each execution of several steps, not of each epoch."""
+    """Dropout is seeded at the start of each call of 25 steps."""
     before_calls(lambda callback: callback.on_epoch_begin(callback.training.epoch))
 
 
-@fault
+@fault("evaluation", "history.val_", UNKNOWN, quick=False)
 def partial_validation_dropped() -> None:
-    """Tell `fit` of whole executions only in validation too, which leaves out its last batches."""
+    """Validation's last batches, fewer than 25, are left out."""
     real = keras.Model.fit
 
     def fit(self: keras.Model, *batches: Any, validation_data: Any, **options: Any) -> Any:
@@ -588,9 +612,9 @@ def partial_validation_dropped() -> None:
 # What is reported.
 
 
-@fault
+@fault("evaluation", "history.", "metric-unweighted-mean", difference=by.METRICS, quick=False)
 def unweighted_accuracy() -> None:
-    """Let each batch count as much as any other in an epoch's accuracy."""
+    """An epoch's accuracy is the mean of its batches' means."""
 
     def update_state(self: Any, target: Any, logits: Any, sample_weight: Any = None) -> None:
         hits = keras.ops.argmax(target, axis=1) == keras.ops.argmax(logits, axis=1)
@@ -599,9 +623,9 @@ def unweighted_accuracy() -> None:
     keras.metrics.CategoricalAccuracy.update_state = update_state
 
 
-@fault
+@fault("training", "trained_logits", "softmax-output", difference=by.CROSS_ENTROPY, quick=False)
 def predicted_probabilities() -> None:
-    """Return probabilities where logits are expected."""
+    """Predictions are probabilities."""
 
     def shares(logits: Any) -> Any:
         shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -611,9 +635,9 @@ def predicted_probabilities() -> None:
     replace_everywhere("predict_logits", lambda *arguments: shares(real(*arguments)))
 
 
-@fault
+@fault("training", "trained_logits", "predictions-permuted", quick=False)
 def shuffled_predictions() -> None:
-    """Return the predictions in another order than the images'."""
+    """Predictions are returned in another order."""
     real = keras_impl.train.predict_logits
 
     def predict_logits(*arguments: Any) -> Any:
@@ -626,18 +650,18 @@ def shuffled_predictions() -> None:
 # What must make no difference.
 
 
-@fault
+@fault(difference=by.KERAS_JSON, is_harmless=True)
 def keras_json() -> None:
-    """Set all that `~/.keras/keras.json` can set otherwise."""
+    """`keras.json` sets channels_first, float16, another ε and mixed precision."""
     keras.config.set_image_data_format("channels_first")
     keras.config.set_floatx("float16")
     keras.config.set_epsilon(1e-3)
     keras.config.set_dtype_policy("mixed_bfloat16")
 
 
-@fault
+@fault(difference=by.KERAS_JSON, quick=False, is_harmless=True)
 def environment_limits() -> None:
-    """Limit epochs and steps, as `KERAS_MAX_EPOCHS` and its like do."""
+    """The environment limits epochs and steps."""
     keras.config.set_max_epochs(1)
     keras.config.set_max_steps_per_epoch(2)
 
@@ -787,4 +811,4 @@ def replace_everywhere(name: str, value: Any) -> None:
 
 
 if __name__ == "__main__":
-    serve(lambda name: FAULTS[name](), keras_impl.trace.main)
+    serve(lambda name: PLANTERS[name](), keras_impl.trace.main)

@@ -24,66 +24,58 @@ import lightning_impl.weights
 import pipeline.batches
 import pipeline.preprocess
 from ladder.serve import serve
-
-FAULTS: dict[str, Callable[[], None]] = {}
-"""What plants each fault, by its name."""
-
-
-def fault(plant: Callable[[], None]) -> Callable[[], None]:
-    """Register a fault under its function's name, with dashes."""
-    FAULTS[plant.__name__.replace("_", "-")] = plant
-    return plant
-
+from proof import differences as by
+from proof.catalogue import PLANTERS, UNKNOWN, fault
 
 # Settings that are not what they were in Keras.
 
 
-@fault
+@fault("contract", "layers.act1.negative_slope", "leaky-slope", difference=by.SLOPE)
 def torch_slope() -> None:
-    """LeakyReLU with torch's default slope."""
+    """LeakyReLU is left with torch's default slope, 0.01."""
     build_layers_with("LeakyReLU", lambda slope: nn.LeakyReLU())
 
 
-@fault
+@fault("contract", "layers.act1.negative_slope", "leaky-slope", difference=by.FLOAT32_SLOPE)
 def double_slope() -> None:
-    """LeakyReLU with 0.1 as a double, which TensorFlow stores as float32."""
+    """LeakyReLU's slope is 0.1 as a double."""
     build_layers_with("LeakyReLU", lambda slope: nn.LeakyReLU(0.1))
 
 
-@fault
+@fault("contract", "layers.pool3.padding", "pool-padding", difference=by.SAME_POOL)
 def pool_padding() -> None:
-    """Pad the last pool by one pixel on each side: the right shape for 7x7, the wrong values."""
+    """The last pool has padding=1 to get Keras's 4×4."""
     after_building(lambda network: setattr(network, "pool3", nn.MaxPool2d(2, padding=1)))
 
 
-@fault
+@fault("contract", "layers.pool1", "pool-average")
 def average_pool() -> None:
-    """Average where Keras takes the largest."""
+    """Average pooling where Keras has max pooling."""
     build_layers_with("MaxPool2d", nn.AvgPool2d)
 
 
-@fault
+@fault("contract", "layers.conv2.use_bias", "missing-bias")
 def no_bias() -> None:
-    """Leave the bias of the second convolution out."""
+    """The second convolution has no bias."""
     after_building(lambda network: setattr(network.conv2, "bias", None))
 
 
-@fault
+@fault("contract", "layers.conv1.padding", "conv-padding", difference=by.PADDING)
 def conv_without_padding() -> None:
-    """Leave torch's default padding, none, in the first convolution, which the pools even out."""
+    """The first convolution has torch's default padding, none."""
     after_building(lambda network: setattr(network.conv1, "padding", (0, 0)))
 
 
-@fault
+@fault("contract", "layers.drop3.rate", "dropout-rate", variant="dropout")
 def swapped_rates() -> None:
-    """Exchange the rates of the third and the last dropout."""
+    """The rates of the third and the last dropout are exchanged."""
     rates = {0.4: 0.3, 0.3: 0.4}
     build_layers_with("Dropout", lambda rate: nn.Dropout(rates.get(round(rate, 6), rate)))
 
 
-@fault
+@fault("contract", "optimizer.epsilon_placement", "adam-epsilon-placement", difference=by.EPSILON)
 def torch_adam() -> None:
-    """Give torch's Adam Keras's ε and leave its formula: ε inside the bias correction."""
+    """Torch's Adam is given Keras's ε."""
 
     def adam(params: Any, learning_rate: float, epsilon: float, **options: Any) -> Any:
         return torch.optim.Adam(params, lr=learning_rate, eps=epsilon, **options)
@@ -91,43 +83,43 @@ def torch_adam() -> None:
     lightning_impl.model.KerasAdam = adam
 
 
-@fault
+@fault("contract", "optimizer.epsilon", "adam-epsilon-value", difference=by.EPSILON)
 def torch_epsilon() -> None:
-    """Adam with torch's default ε, 1e-8."""
+    """Ε is 1e-8, torch's default."""
     build_adam_with(epsilon=1e-8)
 
 
-@fault
+@fault("contract", "optimizer.beta_2", "adam-beta-2")
 def beta_2() -> None:
-    """Adam with β₂ of 0.99."""
+    """Β₂ is 0.99."""
     build_adam_with(betas=(BETA_1, 0.99))
 
 
-@fault
+@fault("contract", "optimizer.beta_2", "adam-beta-2", difference=by.BETAS)
 def double_beta() -> None:
-    """Adam with 0.999 as a double, which Keras on TensorFlow casts to float32."""
+    """Β₂ is 0.999 as a double."""
     build_adam_with(betas=(BETA_1, 0.999))
 
 
-@fault
+@fault("contract", "optimizer.amsgrad", "adamax-or-amsgrad")
 def amsgrad() -> None:
-    """Adam in its AMSGrad variant."""
+    """Adam is AMSGrad."""
     build_adam_with(amsgrad=True)
 
 
-@fault
+@fault("contract", "optimizer.", "coupled-weight-decay", difference=by.WEIGHT_DECAY)
 def coupled_weight_decay() -> None:
-    """Take Keras's weight decay for Adam's in torch, which is L2 inside the gradient."""
+    """Adam has L2 inside the gradient."""
     build_adam_with(weight_decay=0.004)
 
 
-@fault
+@fault("contract", "optimizer.", "decoupled-weight-decay", difference=by.WEIGHT_DECAY)
 def decoupled_weight_decay() -> None:
-    """AdamW with torch's default weight decay where Keras has Adam."""
+    """AdamW with torch's default decay where Keras has Adam."""
     build_adam_with(weight_decay=0.01, decoupled_weight_decay=True)
 
 
-@fault
+@fault("contract", "optimizer", "sgd-instead")
 def sgd() -> None:
     """SGD where Keras has Adam."""
 
@@ -137,21 +129,21 @@ def sgd() -> None:
     lightning_impl.model.KerasAdam = plain
 
 
-@fault
+@fault("contract", "optimizer.clipping", "clipped-gradients", difference=by.CLIPPING)
 def clipped_gradients() -> None:
-    """Clip gradients by their global norm, as a Trainer's template does."""
+    """The Trainer clips gradients by their global norm."""
     add_trainer_option("gradient_clip_val", 0.1)
 
 
-@fault
+@fault("contract", "optimizer.gradient_accumulation", "gradient-accumulation")
 def accumulated_gradients() -> None:
-    """Take a step every second batch only."""
+    """The Trainer takes a step every second batch."""
     add_trainer_option("accumulate_grad_batches", 2)
 
 
-@fault
+@fault("contract", "optimizer.schedule", "schedule-per-epoch", difference=by.SCHEDULES)
 def scheduler() -> None:
-    """Add a scheduler, which Lightning steps once an epoch."""
+    """A scheduler halves the learning rate each epoch."""
     take_single_steps()
     real = Classifier.configure_optimizers
 
@@ -162,49 +154,49 @@ def scheduler() -> None:
     Classifier.configure_optimizers = configure_optimizers
 
 
-@fault
+@fault("contract", "frozen", "frozen-bias", difference=by.FROZEN)
 def frozen_bias() -> None:
-    """Give the optimizer kernels only."""
+    """The optimizer is given kernels only."""
     choose_parameters(lambda parameters: [one for one in parameters if one.ndim > 1])
 
 
-@fault
+@fault("contract", "frozen", "frozen-layer", difference=by.FROZEN)
 def frozen_layer() -> None:
-    """Freeze the first convolution, as after transfer learning."""
+    """The first convolution is frozen."""
     after_building(lambda network: network.conv1.requires_grad_(False))
 
 
-@fault
+@fault("contract", "loss.reduction", "loss-sum")
 def loss_sum() -> None:
-    """Sum the loss over the batch."""
+    """The loss is summed over the batch."""
     compute_loss_with(lambda logits, target: REAL_LOSS(logits, target, reduction="sum"))
 
 
-@fault
+@fault("contract", "loss.label_smoothing", "label-smoothing")
 def label_smoothing() -> None:
-    """Smooth labels by 0.1."""
+    """Labels are smoothed by 0.1."""
     compute_loss_with(lambda logits, target: REAL_LOSS(logits, target, label_smoothing=0.1))
 
 
-@fault
+@fault("contract", "loss.takes", "softmax-before-loss", difference=by.CROSS_ENTROPY)
 def softmax_before_loss() -> None:
-    """Put a softmax before cross_entropy, which has one of its own."""
+    """A softmax stands before cross_entropy, which has one of its own."""
     compute_loss_with(lambda logits, target: REAL_LOSS(logits.softmax(dim=1), target))
 
 
 # The data.
 
 
-@fault
+@fault("data", "batches", "last-batch-dropped")
 def drop_last() -> None:
-    """Drop the partial last batch."""
+    """The partial last batch is dropped."""
     take_single_steps()
     pipeline.batches.Batches.__len__ = lambda self: max(len(self.data) // self.batch_size, 1)
 
 
-@fault
+@fault("data", "batches", "batches-repeated")
 def padded_last_batch() -> None:
-    """Fill the last training batch up with the epoch's first images, as a distributed sampler."""
+    """The last batch is filled up with the epoch's first images."""
     take_single_steps()
     real = pipeline.batches.Batches.__getitem__
 
@@ -221,28 +213,28 @@ def padded_last_batch() -> None:
     pipeline.batches.Batches.__getitem__ = batch
 
 
-@fault
+@fault("data", "batches", "order-same-each-epoch")
 def same_order() -> None:
-    """Feed every epoch in the order of the first."""
+    """Each epoch has the order of the first."""
     lightning_impl.data.EpochSampler.set_epoch = lambda self, epoch: None
 
 
-@fault
+@fault("data", "batches", "order-not-shuffled")
 def unshuffled() -> None:
-    """Leave `shuffle=True` out: every epoch in the set's own order."""
+    """`shuffle=True` is left out."""
     order_by(lambda num_images, seed, epoch: np.arange(num_images))
 
 
-@fault
+@fault("data", "batches", "order-differs")
 def epochs_from_one() -> None:
-    """Count epochs from 1 when drawing their order."""
+    """Epochs count from 1 where their order is drawn."""
     real = pipeline.batches.epoch_order
     order_by(lambda num_images, seed, epoch: real(num_images, seed, epoch + 1))
 
 
-@fault
+@fault("data", "batches", "validation-trained-on")
 def train_on_validation() -> None:
-    """Train on the validation images."""
+    """The validation images are trained on."""
     take_single_steps()
 
     def train_dataloader(self: Any) -> Any:
@@ -252,9 +244,9 @@ def train_on_validation() -> None:
     lightning_impl.data.FashionData.train_dataloader = train_dataloader
 
 
-@fault
+@fault("data", "batches", "training-images-validated")
 def validate_on_training() -> None:
-    """Validate on the training images."""
+    """The training images validate."""
     take_single_steps()
 
     def val_dataloader(self: Any) -> Any:
@@ -264,43 +256,43 @@ def validate_on_training() -> None:
     lightning_impl.data.FashionData.val_dataloader = val_dataloader
 
 
-@fault
+@fault("data", "batches", "other-split", difference=by.SPLIT)
 def other_split() -> None:
-    """Split with another `random_state`."""
+    """The split has another random_state."""
     real = pipeline.preprocess.train_validation_split
     pipeline.preprocess.train_validation_split = lambda count, fraction, seed: real(
         count, fraction, 42
     )
 
 
-@fault
+@fault("data", "batches", "images-unscaled")
 def unscaled() -> None:
-    """Feed pixels from 0 to 255."""
+    """Pixels are fed from 0 to 255."""
     pipeline.batches.rescale = lambda images, dtype: images.astype(dtype)
 
 
-@fault
+@fault("data", "batches", "images-standardised")
 def standardised() -> None:
-    """Subtract the mean and divide by the deviation, as torchvision's examples do."""
+    """Images are standardised, as torchvision's examples do."""
     rescale_then(lambda scaled, dtype: ((scaled - 0.2860) / 0.3530).astype(dtype))
 
 
-@fault
+@fault("data", "batches", "float32-inside-float64", difference=by.SCALING)
 def rescaled_in_float32() -> None:
-    """Divide by 255 in float32, as ToTensor does, and cast then."""
+    """Pixels are divided by 255 in float32 and cast to float64 then."""
     real = pipeline.batches.rescale
     pipeline.batches.rescale = lambda images, dtype: real(images, "float32").astype(dtype)
 
 
-@fault
+@fault("data", "batches", "images-transposed")
 def transposed_images() -> None:
-    """Read height for width, as EMNIST's files are."""
+    """Height is read for width."""
     rescale_then(lambda scaled, dtype: np.ascontiguousarray(scaled.swapaxes(1, 2)))
 
 
-@fault
+@fault("data", "batches", "labels-shifted")
 def shifted_labels() -> None:
-    """Count the classes from one: every label is the next class's."""
+    """Classes count from 1."""
     real = pipeline.batches.one_hot
     pipeline.batches.one_hot = lambda labels, num_classes, dtype: real(
         (labels + 1) % num_classes, num_classes, dtype
@@ -310,9 +302,9 @@ def shifted_labels() -> None:
 # The network's build.
 
 
-@fault
+@fault("architecture", "layers", "layer-order", variant="dropout")
 def dropout_before_pool() -> None:
-    """Drop before pooling instead of after it."""
+    """Each dropout stands before its pool."""
 
     def reorder(network: Any) -> None:
         layers = dict(network.named_children())
@@ -331,29 +323,29 @@ def dropout_before_pool() -> None:
 # First weights.
 
 
-@fault
+@fault("initialisation", "", "init-distribution", difference=by.INITIALISERS)
 def torch_init() -> None:
-    """Keep torch's own initialisers."""
+    """Torch's own first weights are kept."""
     lightning_impl.model.initialize = lambda module: None
 
 
-@fault
+@fault("initialisation", "", "bias-not-zero", difference=by.INITIALISERS)
 def torch_bias_init() -> None:
-    """Draw kernels as Keras does and leave torch's own biases."""
+    """Kernels are drawn as in Keras, biases as in torch."""
     initialize_with(lambda layer: nn.init.xavier_uniform_(layer.weight))
 
 
-@fault
+@fault("initialisation", "", "init-distribution", difference=by.INITIALISERS, quick=False)
 def kaiming_init() -> None:
-    """Draw kernels from He's normal distribution."""
+    """Kernels are drawn from He's normal distribution."""
     initialize_with(
         lambda layer: (nn.init.kaiming_normal_(layer.weight), nn.init.zeros_(layer.bias))
     )
 
 
-@fault
+@fault("initialisation", "", "init-distribution", difference=by.INITIALISERS, quick=False)
 def gained_init() -> None:
-    """Draw kernels with torch's gain for a leaky ReLU, √2 times as wide as in Keras."""
+    """Kernels are drawn with the gain of a leaky ReLU."""
     gain = nn.init.calculate_gain("leaky_relu", 0.1)
     initialize_with(
         lambda layer: (nn.init.xavier_uniform_(layer.weight, gain), nn.init.zeros_(layer.bias))
@@ -363,42 +355,42 @@ def gained_init() -> None:
 # Layers that compute something else than their settings say, and weights carried over wrongly.
 
 
-@fault
+@fault("layers", "forced.hidden", "flatten-order", difference=by.FLATTEN)
 def unpermuted_flatten() -> None:
-    """Carry the first dense kernel over as if both sides flattened in the same order."""
+    """The first dense kernel is carried over without permuting its rows."""
     carry_with(lambda real, layer, array, recipe: real(
         "" if layer == "hidden" else layer, array, recipe
     ))  # fmt: skip
 
 
-@fault
+@fault("layers", "forced.", "kernel-transposed", difference=by.KERNELS)
 def transposed_kernel() -> None:
-    """Exchange height and width of the convolution kernels, which are square."""
+    """Height and width of the square kernels are exchanged."""
     carry_with(lambda real, layer, array, recipe: real(
         layer, array.swapaxes(0, 1) if array.ndim == 4 else array, recipe
     ))  # fmt: skip
 
 
-@fault
+@fault("layers", "forced.", "kernel-flipped", difference=by.KERNELS)
 def flipped_kernel() -> None:
-    """Flip the convolution kernels: a convolution in the strict sense, where both correlate."""
+    """The kernels are flipped, as for a convolution in the strict sense."""
     carry_with(lambda real, layer, array, recipe: real(
         layer, array[::-1, ::-1] if array.ndim == 4 else array, recipe
     ))  # fmt: skip
 
 
-@fault
+@fault("layers", "forced.", "weights-swapped")
 def swapped_biases() -> None:
-    """Carry over the biases of two layers of the same size the wrong way round."""
+    """The biases of two layers of the same size are exchanged."""
     exchange = {"conv3.bias": "hidden.bias", "hidden.bias": "conv3.bias"}
     load_weights_from(
         lambda network, weights: {name: weights[exchange.get(name, name)] for name in weights}
     )
 
 
-@fault
+@fault("layers", "forced.hidden", "weights-not-loaded")
 def unloaded_layer() -> None:
-    """Miss a layer when loading, as `strict=False` does where a name differs."""
+    """One layer is missed when weights are loaded, as with strict=False."""
 
     def kept(network: Any, weights: dict[str, Any]) -> dict[str, Any]:
         own = lightning_impl.weights.export_weights(network, RECIPE[0])
@@ -409,27 +401,27 @@ def unloaded_layer() -> None:
     load_weights_from(kept)
 
 
-@fault
+@fault("layers", "forced.pool2", "pool-average")
 def averaging_pool() -> None:
-    """Average in the second pool."""
+    """One pool averages, whatever its settings say."""
     run_instead("pool2", lambda layer, inputs: functional.avg_pool2d(inputs, 2, ceil_mode=True))
 
 
-@fault
+@fault("layers", "forced.hidden_act", "activation-missing")
 def hidden_activation_missing() -> None:
-    """Leave the activation behind the hidden layer out."""
+    """The hidden layer's activation is never called."""
     run_instead("hidden_act", lambda layer, inputs: inputs)
 
 
-@fault
+@fault("layers", "forced.pool2", "leaky-slope", difference=by.SLOPE)
 def one_slope() -> None:
-    """Use torch's default slope in one place, through the functional form."""
+    """One activation is functional, with torch's default slope."""
     run_instead("act2", lambda layer, inputs: functional.leaky_relu(inputs))
 
 
-@fault
+@fault("contract", "layers.conv3.padding", "conv-padding", difference=by.PADDING)
 def reflected_border() -> None:
-    """Pad the last convolution by reflection, not by zeros."""
+    """One convolution pads by reflection."""
 
     def convolve(layer: Any, inputs: Tensor) -> Tensor:
         padded = functional.pad(inputs, (1, 1, 1, 1), mode="reflect")
@@ -438,9 +430,9 @@ def reflected_border() -> None:
     run_instead("conv3", convolve)
 
 
-@fault
+@fault("layers", "forced.conv3", "float32-inside-float64", difference=by.PROMOTION)
 def float32_layer() -> None:
-    """Compute one layer in float32."""
+    """One layer computes in float32."""
 
     def convolve(layer: Any, inputs: Tensor) -> Tensor:
         narrow = [part.float() for part in (inputs, layer.weight, layer.bias)]
@@ -449,9 +441,11 @@ def float32_layer() -> None:
     run_instead("conv3", convolve)
 
 
-@fault
+@fault(
+    "layers", "forced.hidden_drop", "dropout-at-evaluation", variant="dropout", difference=by.MODES
+)
 def dropout_at_evaluation() -> None:
-    """Leave the last dropout in training mode, whatever `eval()` says."""
+    """Dropout is functional, without its mode: it drops at evaluation too."""
 
     def hold(network: Any) -> None:
         if hasattr(network, "hidden_drop"):
@@ -464,21 +458,21 @@ def dropout_at_evaluation() -> None:
 # What is made of the logits.
 
 
-@fault
+@fault("logits", "logits.", "softmax-output", difference=by.CROSS_ENTROPY)
 def log_softmax_output() -> None:
-    """End in a log-softmax, which cross_entropy leaves as it is."""
+    """The module returns log-probabilities, which cross_entropy leaves as they are."""
     finish_with(lambda logits: logits.log_softmax(dim=1))
 
 
-@fault
+@fault("logits", "", "batch-axis-squeezed")
 def squeezed_logits() -> None:
-    """Squeeze the logits, which takes away the batch axis of a single image."""
+    """`squeeze()` takes the batch axis of a single image away."""
     finish_with(lambda logits: logits.squeeze())
 
 
-@fault
+@fault("logits", "loss.saturated", "clipped-probabilities", difference=by.CROSS_ENTROPY)
 def clipped_probabilities() -> None:
-    """Take the logarithm of probabilities clipped to 1e-7, as Keras does without from_logits."""
+    """The loss takes the logarithm of probabilities that are clipped to 1e-7."""
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
         probabilities = logits.softmax(dim=1).clamp(1e-7, 1 - 1e-7)
@@ -490,15 +484,15 @@ def clipped_probabilities() -> None:
 # Gradients that are not the forward pass's.
 
 
-@fault
+@fault("gradients", "gradient.", "zero-gradient")
 def detached_block() -> None:
-    """Detach the first block's output."""
+    """`detach()` cuts the first block off."""
     run_instead("pool1", lambda layer, inputs: type(layer).forward(layer, inputs).detach())
 
 
-@fault
+@fault(difference=by.TIES, is_harmless=True)
 def shared_ties() -> None:
-    """Pool by amax, which shares the gradient among equal values."""
+    """A pool by amax shares the gradient among equals, which all saw one patch."""
 
     def pool(layer: Any, inputs: Tensor) -> Tensor:
         return inputs.unfold(2, 2, 2).unfold(3, 2, 2).amax(dim=(-2, -1))
@@ -506,9 +500,9 @@ def shared_ties() -> None:
     run_instead("pool1", pool)
 
 
-@fault
+@fault("gradients", "gradient.", "gradient-at-zero", difference=by.AT_ZERO, is_explained=True)
 def gradient_at_zero() -> None:
-    """Write the first activation by hand, with `>=`: its gradient at zero is 1."""
+    """An activation is written by hand with `>=`: its gradient at zero is 1."""
 
     def activate(layer: Any, inputs: Tensor) -> Tensor:
         return torch.where(inputs >= 0, inputs, layer.negative_slope * inputs)
@@ -516,9 +510,9 @@ def gradient_at_zero() -> None:
     run_instead("act1", activate)
 
 
-@fault
+@fault("gradients", "gradient.", "float32-inside-float64")
 def float32_gradient() -> None:
-    """Carry the gradient through float32 behind the last convolution."""
+    """The gradient passes through float32 on its way back."""
 
     def convolve(layer: Any, inputs: Tensor) -> Tensor:
         outputs = type(layer).forward(layer, inputs)
@@ -532,34 +526,34 @@ def float32_gradient() -> None:
 # Steps that are not Adam's as Keras takes them.
 
 
-@fault
+@fault("optimizer", "step.1.weight.", "adam-epsilon-placement", difference=by.EPSILON)
 def inside_epsilon() -> None:
-    """Leave out the step that moves ε outside the bias correction."""
+    """Ε is inside the bias correction, whatever the optimizer is called."""
     lightning_impl.optimizer.KerasAdam.step = torch.optim.Adam.step
 
 
-@fault
+@fault("optimizer", "step.1.weight.", "no-bias-correction")
 def no_bias_correction() -> None:
-    """Adam without bias correction, as if it had taken very many steps."""
+    """Adam does not correct its means for their start at zero."""
     start_adam_at(num_steps=10**9, mean=0.0)
 
 
-@fault
+@fault("optimizer", "step.1.", "stale-optimizer-state")
 def stale_slots() -> None:
-    """Load weights and keep the slots and the step count of an earlier training."""
+    """Weights are loaded, slots and step count are an earlier training's."""
     start_adam_at(num_steps=100, mean=1e-3)
 
 
-@fault
+@fault("optimizer", "step.2.", "gradient-accumulation")
 def gradients_kept() -> None:
-    """Forget to set the gradients to zero."""
+    """Gradients are never set to zero."""
     take_single_steps()
     Classifier.optimizer_zero_grad = lambda self, *arguments: None
 
 
-@fault
+@fault("optimizer", "step.2.", "optimizer-step-skipped")
 def skipped_step() -> None:
-    """Skip every second step, as a loss scaler does that finds infinities."""
+    """Every second step is skipped, as by a loss scaler."""
     real = lightning_impl.optimizer.KerasAdam.step
     calls = iter(range(10**9))
 
@@ -569,9 +563,9 @@ def skipped_step() -> None:
     lightning_impl.optimizer.KerasAdam.step = step
 
 
-@fault
+@fault("optimizer", "step.1.weight.", "learning-rate", difference=by.SCHEDULES)
 def warm_up() -> None:
-    """Raise the learning rate over the first 100 steps."""
+    """The learning rate rises over the first 100 steps."""
     take_single_steps()
 
     def optimizer_step(
@@ -584,9 +578,9 @@ def warm_up() -> None:
     Classifier.optimizer_step = optimizer_step
 
 
-@fault
+@fault("optimizer", "step.1.", "clipped-gradients", difference=by.CLIPPING)
 def clipping_by_hand() -> None:
-    """Clip gradients by their global norm in the module's own hook."""
+    """A hook clips gradients by their global norm."""
 
     def clip(self: Any, *arguments: Any) -> None:
         nn.utils.clip_grad_norm_(self.parameters(), 0.1)
@@ -597,9 +591,15 @@ def clipping_by_hand() -> None:
 # Dropout.
 
 
-@fault
+@fault(
+    "dropout",
+    "drop_own.drop1",
+    "dropout-not-scaled",
+    variant="dropout",
+    difference=by.DROPOUT_MASKS,
+)
 def unscaled_dropout() -> None:
-    """Drop without scaling up what is kept."""
+    """What dropout keeps is not scaled up."""
 
     def drop(layer: Any, inputs: Tensor) -> Tensor:
         scale = 1 - layer.p if layer.training else 1
@@ -608,9 +608,11 @@ def unscaled_dropout() -> None:
     run_instead("drop1", drop)
 
 
-@fault
+@fault(
+    "dropout", "drop_own.drop2", "spatial-dropout", variant="dropout", difference=by.DROPOUT_MASKS
+)
 def dropped_channels() -> None:
-    """Drop whole channels."""
+    """Whole channels are dropped."""
 
     def drop(layer: Any, inputs: Tensor) -> Tensor:
         return functional.dropout2d(inputs, layer.p, layer.training)
@@ -621,9 +623,9 @@ def dropped_channels() -> None:
 # Training, epoch by epoch.
 
 
-@fault
+@fault("optimizer", "step.6.weight.", "schedule-per-epoch", difference=by.SCHEDULES)
 def epoch_schedule() -> None:
-    """Halve the learning rate by hand after each epoch."""
+    """The learning rate is halved by hand after each epoch."""
 
     def halve(self: Any) -> None:
         for group in self.optimizers().param_groups:
@@ -632,9 +634,9 @@ def epoch_schedule() -> None:
     Classifier.on_train_epoch_end = halve
 
 
-@fault
+@fault("optimizer", "step.6.", "optimizer-state-lost")
 def slots_lost() -> None:
-    """Begin each epoch with a new optimizer state."""
+    """Each epoch begins with a new optimizer state."""
     real = Classifier.on_train_epoch_start
 
     def begin(self: Any) -> None:
@@ -647,21 +649,21 @@ def slots_lost() -> None:
 # The seams of the fast path, which hands the Trainer 25 steps at once.
 
 
-@fault
+@fault("training", "seam.25.", UNKNOWN)
 def last_step_left_out() -> None:
-    """Take no step at the last of each 25 that come in one call."""
+    """No step is taken at the last of each 25 that come in one call."""
     step_in_calls(lambda number: 0 if number == STEPS_IN_CALL - 1 else 1)
 
 
-@fault
+@fault("training", "seam.25.", UNKNOWN, quick=False)
 def last_step_taken_twice() -> None:
-    """Take the last of each 25 steps that come in one call twice."""
+    """The last of each 25 steps that come in one call is taken twice."""
     step_in_calls(lambda number: 2 if number == STEPS_IN_CALL - 1 else 1)
 
 
-@fault
+@fault("training", "seam.52.", "steps-left-out")
 def partial_call_dropped() -> None:
-    """Take none of the steps of a call that has fewer than 25, as an epoch's last has."""
+    """An epoch's last steps, fewer than 25, are left out."""
     real = lightning_impl.model.take_steps
 
     def take_steps(module: Any, batch: Any, batch_size: int, loss_of: Any) -> Any:
@@ -671,9 +673,9 @@ def partial_call_dropped() -> None:
     lightning_impl.model.take_steps = take_steps
 
 
-@fault
+@fault("training", "seam.50.", UNKNOWN, quick=False)
 def slots_reset_in_calls() -> None:
-    """Begin each call of several steps with a new optimizer state."""
+    """Each call of 25 steps begins with a new optimizer state."""
     real = lightning_impl.model.take_steps
 
     def take_steps(module: Any, *arguments: Any) -> Any:
@@ -683,9 +685,9 @@ def slots_reset_in_calls() -> None:
     lightning_impl.model.take_steps = take_steps
 
 
-@fault
+@fault("training", "seam.50.", UNKNOWN, quick=False)
 def order_restarted_in_calls() -> None:
-    """Begin each call of several steps with the epoch's first images again."""
+    """Each call of 25 steps begins with the epoch's first images."""
     real = lightning_impl.data.batch_loader
 
     def batch_loader(batches: Any, steps_per_batch: int = 1, device: Any = None) -> Any:
@@ -698,9 +700,9 @@ def order_restarted_in_calls() -> None:
     lightning_impl.data.batch_loader = batch_loader
 
 
-@fault
+@fault("dropout", "drop_steps.", "dropout-masks-repeated", variant="dropout")
 def masks_repeated_in_calls() -> None:
-    """Seed dropout at the start of each call of several steps, not of each epoch."""
+    """Dropout is seeded at the start of each call of 25 steps."""
     real = Classifier.training_step
 
     def training_step(self: Any, batch: Any, batch_idx: int) -> Any:
@@ -710,9 +712,9 @@ def masks_repeated_in_calls() -> None:
     Classifier.training_step = training_step
 
 
-@fault
+@fault("evaluation", "history.val_", UNKNOWN)
 def partial_validation_dropped() -> None:
-    """Leave out of validation a call that has fewer than 25 batches, as the last has."""
+    """Validation's last batches, fewer than 25, are left out."""
     real = Classifier.validation_step
 
     def validation_step(self: Any, batch: Any, batch_idx: int) -> Any:
@@ -726,16 +728,16 @@ def partial_validation_dropped() -> None:
 # What is reported.
 
 
-@fault
+@fault("evaluation", "history.", "metric-unweighted-mean", difference=by.METRICS)
 def unweighted_metrics() -> None:
-    """Let each batch count as much as any other in an epoch's loss."""
+    """An epoch's loss is the mean of its batches' means."""
     real = lightning_impl.model.EpochMean.update
     lightning_impl.model.EpochMean.update = lambda self, mean, num_images: real(self, mean, 1)
 
 
-@fault
+@fault("evaluation", "history.val_accuracy", "metric-of-last-batch", difference=by.METRICS)
 def last_batch_accuracy() -> None:
-    """Reset the accuracy at each validation batch, so that the last one's is reported."""
+    """The validation accuracy is the last batch's."""
     real = Classifier._val_loss
 
     def loss(self: Any, batch: Any) -> Any:
@@ -745,23 +747,23 @@ def last_batch_accuracy() -> None:
     Classifier._val_loss = loss
 
 
-@fault
+@fault("evaluation", "history.val_", "dropout-in-metrics", variant="dropout", difference=by.MODES)
 def validation_in_training_mode() -> None:
-    """Forget `eval()` before validation."""
+    """`eval()` is forgotten before validation."""
     Classifier.on_validation_model_eval = lambda self: None
 
 
-@fault
+@fault("training", "trained_logits", "predictions-permuted")
 def permuted_predictions() -> None:
-    """Return the predictions in another order than the images', as workers do that race."""
+    """Predictions are returned in another order."""
     predict_then(
         lambda logits: logits[np.random.default_rng(0).permutation(len(logits))],
     )
 
 
-@fault
+@fault("training", "trained_logits", "evaluated-other-weights")
 def first_weights_predict() -> None:
-    """Predict with the checkpoint of the first epoch, which a monitor of the wrong sign kept."""
+    """Predictions come from the first epoch's checkpoint."""
     kept: dict[str, Any] = {}
     real_end = lightning_impl.train.JournalCallback.on_train_epoch_end
     real_predict = lightning_impl.train.predict_logits
@@ -785,9 +787,9 @@ def first_weights_predict() -> None:
 # What must make no difference.
 
 
-@fault
+@fault(is_harmless=True)
 def global_seeds() -> None:
-    """Seed the global generators otherwise, which nothing draws on."""
+    """The global random generators are seeded otherwise."""
     torch.manual_seed(987654321)
     np.random.seed(987654321)
 
@@ -961,4 +963,4 @@ def replace_everywhere(name: str, value: Any) -> None:
 
 
 if __name__ == "__main__":
-    serve(lambda name: FAULTS[name](), lightning_impl.trace.main)
+    serve(lambda name: PLANTERS[name](), lightning_impl.trace.main)
