@@ -228,6 +228,65 @@ def test_another_bias_correction_is_not_called_another_learning_rate(fault):
     assert "learning-rate" not in [found.cause for found in named(steps(), steps(**fault))]
 
 
+def test_scaled_gradients_are_not_called_clipped_whatever_their_norm_is():
+    """The twin: halved gradients whose norm is, by chance, near a number of few digits."""
+    norm = np.sqrt(sum((gradient(name, 1) ** 2).sum() for name in SHAPES))
+    scale = float(f"{norm / 2:.3e}") / norm * (1 + 4e-6)
+    right = steps(change=lambda g, w, name, step: scale * g)
+    assert "clipped-gradients" not in [found.cause for found in named(steps(), right)]
+    assert named(steps(), steps(change=clip_all))[0].cause == "clipped-gradients"
+
+
+def test_gradients_that_exceed_the_limit_later_are_not_called_clipped():
+    def clip_first(g, weight, name, step):
+        return clip_all(g, weight, name, step) if step == 1 else g
+
+    assert "clipped-gradients" not in [
+        found.cause for found in named(steps(), steps(change=clip_first))
+    ]
+
+
+def test_clipping_as_torch_divides_is_named():
+    def clip(g, weight, name, step):
+        norm = np.sqrt(sum((gradient(other, step) ** 2).sum() for other in SHAPES))
+        return g * min(1, 0.1 / (norm + 1e-6))
+
+    assert "clipped to 0.1" in named(steps(), steps(change=clip))[0].sentence
+
+
+def test_no_gradient_at_all_is_not_called_clipped():
+    assert [found.cause for found in named(steps(), steps(skips=(1, 3)))] == [
+        "optimizer-step-skipped"
+    ]
+
+
+def test_two_steps_with_one_gradient_are_not_called_other_betas():
+    """m and v are then those of one step with β²; the weights are not."""
+    left, right, weights, m, v = steps(), {}, dict(START), {}, {}
+    for step in range(1, NUM_STEPS + 1):
+        for name in weights:
+            for count in (2 * step - 1, 2 * step):
+                g = gradient(name, step)
+                m[name] = 0.9 * m.get(name, 0) + 0.1 * g
+                v[name] = 0.999 * v.get(name, 0) + 0.001 * g**2
+                weights[name] = KERAS.after(weights[name], m[name], v[name], count)
+            for kind, value in (("weight", weights), ("adam.m", m), ("adam.v", v)):
+                right[f"step.{step}.{kind}.{name}"] = value[name]
+        right[f"step.{step}.loss"] = np.asarray(2.3)
+    assert named(left, right) == []
+
+
+def test_rates_that_part_by_rounding_to_float32_are_told_apart():
+    cast = float(np.float32(1e-3))
+    (only,) = named(steps(), steps(rate=lambda step: cast))
+    assert only.cause == "float32-inside-float64"
+    assert "the reference's as float32" in only.sentence
+    (only,) = named(steps(rate=lambda step: cast), steps(), learning_rate=cast)
+    assert only.cause == "learning-rate"
+    assert "0.001 against 0.00100000004" in only.sentence
+    assert "the same number as float32" in only.sentence
+
+
 def test_a_schedule_that_stands_still_is_named():
     left = steps(rate=lambda step: 1e-3 * 0.8 ** (step - 1))
     first, *_ = named(left, steps(), schedule="cosine_decay, each step")

@@ -374,8 +374,7 @@ def _rate_words(
     where = "optimizer.learning_rate"
     # Only a float64 run shows a rate that well.
     if all(is_near(rate, own[step], FLOAT32_SHARE) for step, rate in rates.items()):
-        words = "the learning rate is the reference's to float32: the schedule is computed in it"
-        return Diagnosis("float32-inside-float64", where, f"{words}; {fitted}")
+        return _coarse_rate(own, rates, fitted)
     is_constant = all(is_near(rate, rates[1], 1e-3) for rate in rates.values())
     is_own_constant = all(is_near(rate, own[1], 1e-3) for rate in own.values())
     if not is_constant and (
@@ -403,6 +402,21 @@ def _rate_words(
     else:
         words = f"the learning rate is {_listed(rates)} against {_listed(own)} from step to step"
     return Diagnosis("learning-rate", where, f"{words}; {fitted}")
+
+
+def _coarse_rate(own: dict[int, float], rates: dict[int, float], fitted: Fit) -> Diagnosis:
+    """Say which side's rate went through float32, where the rates are equal to its rounding."""
+    cause, where = "float32-inside-float64", "optimizer.learning_rate"
+    if _num_changes(own):
+        words = "the learning rate is the reference's to float32: the schedule is computed in it"
+    elif all(is_near(rate, float(np.float32(own[1])), 1e-10) for rate in rates.values()):
+        words = "the learning rate is the reference's as float32"
+    else:
+        cause = "learning-rate"
+        words = f"the learning rate is {rates[1]:.12g} against {own[1]:.12g}"
+        is_cast = is_near(own[1], float(np.float32(rates[1])), 1e-10)
+        words += ", which is the same number as float32" if is_cast else ""
+    return Diagnosis(cause, where, f"{words}; {fitted}")
 
 
 def _num_changes(rates: dict[int, float]) -> int:
