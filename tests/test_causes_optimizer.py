@@ -221,6 +221,19 @@ def test_a_step_so_small_that_rounding_hides_it_is_not_called_skipped():
     assert "optimizer-step-skipped" not in [found.cause for found in named(steps(), right)]
 
 
+def test_a_count_that_cannot_be_told_is_not_named():
+    """Behind so many steps all bias corrections are 1, and any count fits."""
+    right = steps(adam=replace(KERAS, corrects_bias=False))
+    assert [found.cause for found in named(steps(), right)] == ["no-bias-correction"]
+
+
+def test_a_schedule_in_float32_is_named_with_its_rates():
+    right = steps(rate=lambda step: float(np.float32(1e-3 * 0.9 ** (step - 1))))
+    (only,) = named(steps(), right)
+    assert only.cause == "learning-rate"
+    assert "0.001, 0.0009, 0.00081, 0.000729" in only.sentence
+
+
 @pytest.mark.parametrize(
     "fault", [{"count": 1}, {"count": 750}, {"adam": replace(KERAS, corrects_bias=False)}]
 )
@@ -264,9 +277,9 @@ def test_two_steps_with_one_gradient_are_not_called_other_betas():
     """m and v are then those of one step with β²; the weights are not."""
     left, right, weights, m, v = steps(), {}, dict(START), {}, {}
     for step in range(1, NUM_STEPS + 1):
-        for name in weights:
+        for name in SHAPES:
+            g = gradient(name, step)
             for count in (2 * step - 1, 2 * step):
-                g = gradient(name, step)
                 m[name] = 0.9 * m.get(name, 0) + 0.1 * g
                 v[name] = 0.999 * v.get(name, 0) + 0.001 * g**2
                 weights[name] = KERAS.after(weights[name], m[name], v[name], count)

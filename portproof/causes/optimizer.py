@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise, product
 
 import numpy as np
@@ -328,6 +328,8 @@ def amsgrad(evidence: Evidence) -> Diagnosis | None:
 def stale_count(evidence: Evidence) -> Diagnosis | None:
     """Recognise a step count that does not begin at 1."""
     updates = read_updates(evidence)
+    if no_bias_correction(evidence):
+        return None  # after so many steps that any count fits
     own, right = updates.adams[1], updates.right
     state = (right.weights(0), right.weights(1), right.slot("m", 1), right.slot("v", 1))
     ratio = _rate(*state, own, 1) / own.learning_rate
@@ -360,12 +362,22 @@ def learning_rate(evidence: Evidence) -> Diagnosis | None:
     """Recognise another learning rate, or one that follows no schedule, from step to step."""
     updates = read_updates(evidence)
     own = {step: updates.adams[step].learning_rate for step in updates.numbers}
-    rates = {step: _typed(_right_rate(updates, step)) for step in updates.numbers}
-    rates |= {step: 0.0 for step in rates if _stands(updates, updates.right, step)}
-    fitted = fit_updates(updates, lambda adam, step: replace(adam, learning_rate=rates[step]))
-    if not fitted or not all(rate >= 0 for rate in rates.values()) or _skipped(updates):
+    shown = {
+        step: 0.0 if _stands(updates, updates.right, step) else _right_rate(updates, step)
+        for step in updates.numbers
+    }
+    if not all(rate >= 0 for rate in shown.values()) or _skipped(updates):
         return None
-    return _rate_words(own, rates, evidence, fitted)
+    # As they were typed, or as they show themselves.
+    for rates in ({step: _typed(rate) for step, rate in shown.items()}, shown):
+        fitted = fit_updates(updates, partial(_at_rate, rates))
+        if fitted:
+            return _rate_words(own, rates, evidence, fitted)
+    return None
+
+
+def _at_rate(rates: dict[int, float], adam: Adam, step: int) -> Adam:
+    return replace(adam, learning_rate=rates[step])
 
 
 def _rate_words(
