@@ -405,6 +405,11 @@ def test_a_layer_that_drops_nothing_is_not_said_to_repeat_masks():
     assert [found.cause for found in named("dropout", *sides)] == ["dropout-masks-repeated"]
 
 
+def test_another_metric_is_not_called_an_unweighted_mean():
+    macro = {**CONTRACT, "metrics": {"accuracy": "macro average over the classes"}}
+    assert named("contract", {"contract": CONTRACT}, {"contract": macro}) == []
+
+
 # What lacks everything.
 
 

@@ -192,8 +192,8 @@ def steps_left_out(evidence: Evidence) -> Diagnosis | None:
         fitted = fit((came_from[name], one[name], two[name]) for name in one)
         if not fitted:
             return None
-        words = f"after step {step} the weights are the reference's after step {before}: the steps "
-        words += f"between are left out; {fitted}"
+        words = f"after step {step} the weights are the reference's after step {before}, as "
+        words += f"if the steps between were left out; {fitted}"
         return Diagnosis("steps-left-out", f"seam.{step}", words)
     return None
 
