@@ -272,6 +272,15 @@ def test_another_distribution_is_named():
     assert "glorot_uniform" in found[0].sentence
 
 
+def test_orthogonal_kernels_are_not_called_normal():
+    right = dict(drawn(np.sqrt(6 / 230)).arrays)
+    for name, draw in right.items():
+        if name.endswith(".kernel"):
+            right[name] = np.linalg.qr(np.random.default_rng(3).normal(size=draw.shape))[0]
+    (found,) = named("initialisation", drawn(np.sqrt(6 / 230)), Trace("", "", {}, right))
+    assert "hidden.kernel: orthogonal fits" in found.sentence
+
+
 # Dropout.
 
 

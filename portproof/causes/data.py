@@ -297,7 +297,8 @@ def _name_values(left: Array, right: Array) -> tuple[str, str] | None:
     if _is_line(left, right, 2.0, -1.0):
         return "images-standardised", "pixels reach from −1 to 1: 2·x − 1"
     if np.abs(right).max() <= MEAN_ROUNDING and np.abs(left).min() > 1e-3:
-        return "images-standardised", "every batch has mean 0: centred or standardised, batch- or imagewise"
+        words = "every batch has mean 0: centred or standardised, batch- or imagewise"
+        return "images-standardised", words
     return _fitted_line(left, right)
 
 
