@@ -221,6 +221,17 @@ def test_a_step_so_small_that_rounding_hides_it_is_not_called_skipped():
     assert "optimizer-step-skipped" not in [found.cause for found in named(steps(), right)]
 
 
+@pytest.mark.parametrize("layer", ["conv", ""])
+def test_a_larger_gradient_is_not_called_stale_slots(layer):
+    right = steps(change=lambda g, w, name, step: g * (2 + (g > 0)) if layer in name else g)
+    assert named(steps(), right) == []
+
+
+def test_negated_first_weights_are_not_called_drawn_anew():
+    right = steps(start={name: -weight for name, weight in START.items()})
+    assert named(steps(), right) == []
+
+
 def test_a_count_that_cannot_be_told_is_not_named():
     """Behind so many steps all bias corrections are 1, and any count fits."""
     right = steps(adam=replace(KERAS, corrects_bias=False))

@@ -695,7 +695,7 @@ def _is_unlike(first: Array, after: Array) -> bool:
     """Return whether weights have the size of the first ones and no likeness to them."""
     norms = float(np.linalg.norm(first)), float(np.linalg.norm(after))
     cosine = float(np.vdot(first, after)) / (norms[0] * norms[1])
-    return cosine < 0.5 and 0.2 < norms[1] / norms[0] < 5
+    return abs(cosine) < 0.5 and 0.2 < norms[1] / norms[0] < 5
 
 
 @recognises("batchnorm-momentum", on=RUNGS, rank=Rank.FITTED)

@@ -139,6 +139,9 @@ def stale_slots(evidence: Evidence) -> Diagnosis | None:
     m, v = right.slot("m", 1), right.slot("v", 1)
     if _slot_ratio(m_1, m) is not None or _slot_ratio(v_1, v) is not None:
         return None  # a scaled gradient, or other betas
+    squares = {name: np.square(np.asarray(value, np.float64)) for name, value in m.items()}
+    if _slot_ratio(squares, v) is not None:
+        return None  # of one gradient, whatever it is: there were none before
     bound = (1 - beta_1) ** 2 / (1 - beta_2) / (1 - beta_1**2 / beta_2)
     num_held = 0
     for name in m_1:
