@@ -80,6 +80,10 @@ class InjectMasks(keras.callbacks.Callback):
             synchronise(self.model)
         self.draw(self.epoch, batch)
 
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        """Note that what follows is prediction, by `predict` or not."""
+        self.stage = "predict"
+
     def draw(self, epoch: int, step: int) -> None:
         """Set each layer's masks to those of a step and the ones after it."""
         for index, (layer, masks, position) in enumerate(self.masks):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ladder.causes import Diagnosis, Evidence, diagnose
+from ladder.causes.evaluation import drops_some
 from ladder.compare import (
     EXACT,
     Difference,
@@ -515,6 +516,8 @@ def _repeated_masks(pair: Pair, key: str) -> list[Difference]:
         if key not in side.arrays:
             found.append(Difference(key, "there", "missing", side.engine))
             continue
+        if not drops_some(side.arrays.get(key.replace("drop_steps.", "drop_own."))):
+            continue  # what keeps all or nothing has one mask; its own draw shows that
         sums = side.arrays[key]
         first: dict[tuple[int, ...], int] = {}
         for step, row in enumerate(sums.tolist(), start=1):

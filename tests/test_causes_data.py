@@ -78,6 +78,8 @@ DATA_FAULTS = [
     ("order-same-each-epoch", "train", fed(order=one_order(order(7))), "none of the reference's"),
     ("order-differs", "train", fed(order=lambda epoch: order(epoch + 5)), "another order"),
     ("order-differs", "train", fed(order=lambda epoch: order(epoch + 1)), "epoch 2"),
+    ("order-same-each-epoch", "train", fed(order=one_order(order(1))), "reference's of epoch 2"),
+    ("images-rescaled", "train", fed(change=lambda x: x / 2 + 0.25), "0.5·x + 0.25"),
     ("batches-repeated", "train", fed(order=lambda e: np.r_[order(e), order(e)[:6]]), "6 images"),
     ("validation-trained-on", "train", fed(np.r_[TRAIN[:-4], VALIDATION[:4]]), "4 images"),
     ("training-images-validated", "validation", fed(validation=TRAIN[:16]), "16 images"),
@@ -123,6 +125,10 @@ def test_images_of_the_question_tell_how_they_were_changed(cause, change):
 def test_moved_pixels_are_told_without_the_images_too():
     first, *_ = named("data", fed(), fed(change=lambda x: x[:, ::-1]))
     assert first.cause == "images-rearranged"
+
+
+def test_blank_images_are_not_called_standardised():
+    assert named("data", fed(), fed(change=np.zeros_like)) == []
 
 
 def test_equal_and_unknown_data_have_no_cause():
@@ -266,6 +272,15 @@ def test_another_distribution_is_named():
     assert "glorot_uniform" in found[0].sentence
 
 
+def test_orthogonal_kernels_are_not_called_normal():
+    right = dict(drawn(np.sqrt(6 / 230)).arrays)
+    for name, draw in right.items():
+        if name.endswith(".kernel"):
+            right[name] = np.linalg.qr(np.random.default_rng(3).normal(size=draw.shape))[0]
+    (found,) = named("initialisation", drawn(np.sqrt(6 / 230)), Trace("", "", {}, right))
+    assert "hidden.kernel: orthogonal fits" in found.sentence
+
+
 # Dropout.
 
 
@@ -385,6 +400,23 @@ def test_masks_that_come_again_are_named():
     assert found.cause == "dropout-masks-repeated"
     assert "step 4 draws the mask of step 1 again: 3 masks in 6 steps" in found.sentence
     assert named("dropout", sides[0], sides[0]) == []
+
+
+def test_a_layer_that_drops_nothing_is_not_said_to_repeat_masks():
+    """All that it keeps is alike in each step, as of noise that multiplies."""
+    sums = np.arange(12).reshape(6, 2)
+    own = {"drop_own.drop1": np.linspace(-1, 3, 12).reshape(3, 4)}
+    left, right = {"drop_steps.drop1": sums}, {"drop_steps.drop1": np.full_like(sums, 7)}
+    sides = [Trace("", "", {}, arrays) for arrays in (left, {**right, **own})]
+    assert named("dropout", *sides) == []
+    own["drop_own.drop1"][0] = 0
+    sides[1] = Trace("", "", {}, {**right, **own})
+    assert [found.cause for found in named("dropout", *sides)] == ["dropout-masks-repeated"]
+
+
+def test_another_metric_is_not_called_an_unweighted_mean():
+    macro = {**CONTRACT, "metrics": {"accuracy": "macro average over the classes"}}
+    assert named("contract", {"contract": CONTRACT}, {"contract": macro}) == []
 
 
 # What lacks everything.

@@ -142,6 +142,28 @@ def test_equal_and_randomly_moved_layers_have_no_cause(dtype):
         assert named("layers", left, moved, asked) == []
 
 
+def carried(weights):
+    """Return the layers' outputs with these weights, and the weights as the suspect holds them."""
+    return forced(weights=weights) | {f"carried.{name}": array for name, array in weights.items()}
+
+
+def test_a_bias_that_is_held_as_zeros_is_not_called_left_out():
+    first, *rest = named("layers", forced(), carried(weighted(conv2__bias=np.zeros(4))))
+    assert (first.cause, first.where) == ("weights-not-loaded", "conv2.bias")
+    assert "zeros, not the values that it was given" in first.sentence
+    assert rest == []
+    ignored = forced(weights=weighted(conv2__bias=np.zeros(4)))
+    held = {f"carried.{name}": array for name, array in WEIGHTS.items()}
+    assert [found.cause for found in named("layers", forced(), ignored | held)] == ["missing-bias"]
+
+
+@pytest.mark.parametrize("says_so", [True, False])
+def test_filters_in_another_order_are_not_called_not_loaded(says_so):
+    weights = weighted(conv2__kernel=WEIGHTS["conv2.kernel"][..., ::-1])
+    right = carried(weights) if says_so else forced(weights=weights)
+    assert named("layers", forced(), right) == []
+
+
 def test_a_softmax_at_the_end_is_named():
     left = forced()
     right = {**left, "forced.logits": softmax(left["forced.logits"])}

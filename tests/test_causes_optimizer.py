@@ -56,13 +56,16 @@ def constant(step):
 
 def steps(
     adam=KERAS, *, change=as_it_is, rate=constant, slots=(0.0, 0.0), count=0, start=None,
-    dtype=np.float64, largest=False, moves=always, spares=nobody, loss=2.3,
+    dtype=np.float64, largest=False, moves=always, spares=nobody, loss=2.3, skips=(),
+    num_steps=NUM_STEPS,
 ):  # fmt: skip
-    """Return the arrays of a few steps."""
+    """Return the arrays of a few steps; in `skips` the optimizer does nothing."""
     weights = dict(start or START)
     m, v, top, found = {}, {}, {}, {}
-    for step in range(1, NUM_STEPS + 1):
-        for name, weight in dict(weights).items():
+    if 1 in skips:
+        m, v = ({name: np.zeros(shape) for name, shape in SHAPES.items()} for _ in "mv")
+    for step in range(1, num_steps + 1):
+        for name, weight in dict(weights).items() if step not in skips else ():
             g = change(gradient(name, step), weight, name, step)
             m[name] = adam.beta_1 * m.get(name, slots[0]) + (1 - adam.beta_1) * g
             v[name] = adam.beta_2 * v.get(name, slots[1]) + (1 - adam.beta_2) * g**2
@@ -72,8 +75,9 @@ def steps(
             if moves(name, step):
                 used = top[name] if largest else v[name]
                 weights[name] = own.after(weight, m[name], used, step + count)
-            for kind, value in (("weight", weights), ("adam.m", m), ("adam.v", v)):
-                found[f"step.{step}.{kind}.{name}"] = np.asarray(value[name]).astype(dtype)
+        for kind, value in (("weight", weights), ("adam.m", m), ("adam.v", v)):
+            for name, array in value.items():
+                found[f"step.{step}.{kind}.{name}"] = np.asarray(array).astype(dtype)
         found[f"step.{step}.loss"] = np.asarray(loss, dtype)
     return found
 
@@ -115,8 +119,9 @@ FAULTS = [
     ("stale-optimizer-state", {"count": 750}, "step 751"),
     ("stale-optimizer-state", {"slots": (1e-3, 1e-6)}, "earlier gradients"),
     ("adamax-or-amsgrad", {"largest": True}, "AMSGrad"),
-    ("optimizer-step-skipped", {"moves": stop(lambda name, step: step == 2)}, "step 2"),
-    ("optimizer-step-skipped", {"moves": lambda name, step: step % 2 == 0}, "every 2 steps"),
+    ("optimizer-step-skipped", {"skips": (2,)}, "step 2 of the first 4: steps are skipped"),
+    ("optimizer-step-skipped", {"skips": (1, 3)}, "step 1, 3 of the first 4: steps are skipped"),
+    ("learning-rate", {"moves": stop(lambda name, step: step == 2)}, "0.001, 0, 0.001, 0.001"),
     ("frozen-layer", {"moves": stop(lambda name, step: "conv" in name)}, "conv.kernel, conv.bias"),
     ("frozen-bias", {"moves": stop(lambda name, step: name == "conv.bias")}, "conv.bias"),
     ("loss-sum", {"change": lambda g, w, name, step: 50 * g, "loss": 115.0}, "50 times"),
@@ -182,6 +187,128 @@ def test_gradients_that_are_never_set_to_zero_are_named():
         return total[name]
 
     assert named(steps(), steps(change=added))[0].cause == "gradient-accumulation"
+
+
+def test_all_skipped_steps_are_told_where_weights_are_known_to_rounding():
+    """What passes is replaced by the reference's: a step that stands after it seems to move."""
+    left, right = steps(num_steps=6), steps(num_steps=6, skips=(3, 6))
+    noise = np.random.default_rng(0)
+    shown = {
+        name: left[name] * (1 + 1e-15 * noise.normal(size=value.shape))
+        if name.startswith(("step.1.", "step.2."))
+        else value
+        for name, value in right.items()
+    }
+    (only,) = named(left, shown)
+    assert only.cause == "optimizer-step-skipped"
+    assert "no weight moves in step 3, 6 of the first 6" in only.sentence
+
+
+def test_a_layer_that_never_moves_is_named_where_weights_are_known_to_rounding():
+    right = steps(moves=stop(lambda name, step: "conv" in name))
+    noise = np.random.default_rng(0)
+    right |= {
+        name: value * (1 + 3e-16 * noise.normal(size=value.shape))
+        for name, value in right.items()
+        if ".weight." in name
+    }
+    (only,) = named(steps(), right)
+    assert only.cause == "frozen-layer"
+
+
+def test_a_step_so_small_that_rounding_hides_it_is_not_called_skipped():
+    right = steps(rate=lambda step: 1e-3 if step != 2 else 1e-9)
+    assert "optimizer-step-skipped" not in [found.cause for found in named(steps(), right)]
+
+
+@pytest.mark.parametrize("layer", ["conv", ""])
+def test_a_larger_gradient_is_not_called_stale_slots(layer):
+    right = steps(change=lambda g, w, name, step: g * (2 + (g > 0)) if layer in name else g)
+    assert named(steps(), right) == []
+
+
+def test_negated_first_weights_are_not_called_drawn_anew():
+    right = steps(start={name: -weight for name, weight in START.items()})
+    assert named(steps(), right) == []
+
+
+def test_a_count_that_cannot_be_told_is_not_named():
+    """Behind so many steps all bias corrections are 1, and any count fits."""
+    right = steps(adam=replace(KERAS, corrects_bias=False))
+    assert [found.cause for found in named(steps(), right)] == ["no-bias-correction"]
+
+
+def test_a_schedule_in_float32_is_named_with_its_rates():
+    right = steps(rate=lambda step: float(np.float32(1e-3 * 0.9 ** (step - 1))))
+    (only,) = named(steps(), right)
+    assert only.cause == "learning-rate"
+    assert "0.001, 0.0009, 0.00081, 0.000729" in only.sentence
+
+
+@pytest.mark.parametrize(
+    "fault", [{"count": 1}, {"count": 750}, {"adam": replace(KERAS, corrects_bias=False)}]
+)
+def test_another_bias_correction_is_not_called_another_learning_rate(fault):
+    assert "learning-rate" not in [found.cause for found in named(steps(), steps(**fault))]
+
+
+def test_scaled_gradients_are_not_called_clipped_whatever_their_norm_is():
+    """The twin: halved gradients whose norm is, by chance, near a number of few digits."""
+    norm = np.sqrt(sum((gradient(name, 1) ** 2).sum() for name in SHAPES))
+    scale = float(f"{norm / 2:.3e}") / norm * (1 + 4e-6)
+    right = steps(change=lambda g, w, name, step: scale * g)
+    assert "clipped-gradients" not in [found.cause for found in named(steps(), right)]
+    assert named(steps(), steps(change=clip_all))[0].cause == "clipped-gradients"
+
+
+def test_gradients_that_exceed_the_limit_later_are_not_called_clipped():
+    def clip_first(g, weight, name, step):
+        return clip_all(g, weight, name, step) if step == 1 else g
+
+    assert "clipped-gradients" not in [
+        found.cause for found in named(steps(), steps(change=clip_first))
+    ]
+
+
+def test_clipping_as_torch_divides_is_named():
+    def clip(g, weight, name, step):
+        norm = np.sqrt(sum((gradient(other, step) ** 2).sum() for other in SHAPES))
+        return g * min(1, 0.1 / (norm + 1e-6))
+
+    assert "clipped to 0.1" in named(steps(), steps(change=clip))[0].sentence
+
+
+def test_no_gradient_at_all_is_not_called_clipped():
+    assert [found.cause for found in named(steps(), steps(skips=(1, 3)))] == [
+        "optimizer-step-skipped"
+    ]
+
+
+def test_two_steps_with_one_gradient_are_not_called_other_betas():
+    """m and v are then those of one step with β²; the weights are not."""
+    left, right, weights, m, v = steps(), {}, dict(START), {}, {}
+    for step in range(1, NUM_STEPS + 1):
+        for name in SHAPES:
+            g = gradient(name, step)
+            for count in (2 * step - 1, 2 * step):
+                m[name] = 0.9 * m.get(name, 0) + 0.1 * g
+                v[name] = 0.999 * v.get(name, 0) + 0.001 * g**2
+                weights[name] = KERAS.after(weights[name], m[name], v[name], count)
+            for kind, value in (("weight", weights), ("adam.m", m), ("adam.v", v)):
+                right[f"step.{step}.{kind}.{name}"] = value[name]
+        right[f"step.{step}.loss"] = np.asarray(2.3)
+    assert named(left, right) == []
+
+
+def test_rates_that_part_by_rounding_to_float32_are_told_apart():
+    cast = float(np.float32(1e-3))
+    (only,) = named(steps(), steps(rate=lambda step: cast))
+    assert only.cause == "float32-inside-float64"
+    assert "the reference's as float32" in only.sentence
+    (only,) = named(steps(rate=lambda step: cast), steps(), learning_rate=cast)
+    assert only.cause == "learning-rate"
+    assert "0.001 against 0.00100000004" in only.sentence
+    assert "the same number as float32" in only.sentence
 
 
 def test_a_schedule_that_stands_still_is_named():

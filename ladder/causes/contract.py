@@ -171,8 +171,9 @@ def _metric_cause(path: str, left: Any, right: Any) -> str | None:
         return None
     if "last" in str(right):
         return "metric-of-last-batch"
-    is_weighted = "weighted" in str(right) and "unweighted" not in str(right)
-    return None if is_weighted or right == MISSING else "metric-unweighted-mean"
+    # Another metric, such as a mean over the classes, is none of these mistakes.
+    is_mean = any(words in str(right) for words in ("unweighted", "mean of batch"))
+    return "metric-unweighted-mean" if is_mean else None
 
 
 def _layer_cause(path: str, left: Any, right: Any, evidence: Evidence) -> str | None:

@@ -83,6 +83,8 @@ def repeated_batches(evidence: Evidence) -> list[Diagnosis]:
         left, right = ([row["images"] for row in side[0]] for side in (stage.left, stage.right))
         again = len(right) - len(set(right))
         members = _members(stage.right[0])
+        if len(set(members)) == 1:
+            continue  # blank images are alike
         spare = len(members) - len(_members(stage.left[0]))
         if again and len(left) == len(set(left)):
             words = f"{stage.name}: {again} of {len(right)} batches of an epoch are fed again"
@@ -114,7 +116,12 @@ def _order_of(stage: Stage, own: list[str]) -> Diagnosis | None:
         words = f"{name}: every epoch has the order of the first"
         return Diagnosis("order-same-each-epoch", name, words)
     if is_fixed and not is_left_fixed:
-        words = f"{name}: every epoch has one order, which is none of the reference's"
+        words = f"{name}: every epoch has one order, which is "
+        words += (
+            f"the reference's of epoch {left.index(right[0]) + 1}"
+            if right[0] in left
+            else ("none of the reference's")
+        )
         if right[0] != own:
             return Diagnosis("order-same-each-epoch", name, words)
         words += ": the set's own, as where nothing is shuffled"
@@ -260,7 +267,9 @@ def pixel_values(evidence: Evidence) -> list[Diagnosis]:
         left, right = (np.array([pair[side]["mean"] for pair in pairs]) for side in (0, 1))
         if not pairs or np.abs(left - right).max() <= MEAN_ROUNDING:
             continue
-        named = _name_values(left, right)
+        # All alike, as blank images are, they show nothing but their own value.
+        is_blank = len({member for _, two in pairs for member in two["members"]}) == 1
+        named = None if is_blank else _name_values(left, right)
         if named:
             found.append(Diagnosis(named[0], stage.name, f"{stage.name}: {named[1]}"))
     return found
@@ -288,7 +297,8 @@ def _name_values(left: Array, right: Array) -> tuple[str, str] | None:
     if _is_line(left, right, 2.0, -1.0):
         return "images-standardised", "pixels reach from −1 to 1: 2·x − 1"
     if np.abs(right).max() <= MEAN_ROUNDING and np.abs(left).min() > 1e-3:
-        return "images-standardised", "every batch has mean 0: standardised batch- or imagewise"
+        words = "every batch has mean 0: centred or standardised, batch- or imagewise"
+        return "images-standardised", words
     return _fitted_line(left, right)
 
 
@@ -305,6 +315,8 @@ def _fitted_line(left: Array, right: Array) -> tuple[str, str] | None:
         return None
     if abs(offset) <= MEAN_ROUNDING * (1 + factor) / np.ptp(left):
         return "images-rescaled", f"pixels are {number(factor)} times the reference's"
+    if offset > 0:
+        return "images-rescaled", f"pixels are {factor:.4g}·x + {offset:.4g}"
     words = f"pixels are standardised with mean {-offset / factor:.4g} and standard deviation "
     return "images-standardised", f"{words}{1 / factor:.4g}"
 

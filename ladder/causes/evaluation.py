@@ -192,8 +192,8 @@ def steps_left_out(evidence: Evidence) -> Diagnosis | None:
         fitted = fit((came_from[name], one[name], two[name]) for name in one)
         if not fitted:
             return None
-        words = f"after step {step} the weights are the reference's after step {before}: the steps "
-        words += f"between are left out; {fitted}"
+        words = f"after step {step} the weights are the reference's after step {before}, as "
+        words += f"if the steps between were left out; {fitted}"
         return Diagnosis("steps-left-out", f"seam.{step}", words)
     return None
 
@@ -328,12 +328,19 @@ def _repeated_masks(left: Mapping[str, Array], right: Mapping[str, Array]) -> li
         rows = [[tuple(row) for row in side.tolist()] for side in (left[name], sums)]
         if len(set(rows[0])) < len(rows[0]) or len(set(rows[1])) == len(rows[1]):
             continue
+        if not drops_some(right.get(name.replace("drop_steps.", "drop_own."))):
+            continue  # all such masks are alike
         step = next(i for i, row in enumerate(rows[1]) if row in rows[1][:i])
         words = f"step {step + 1} draws the mask of step {rows[1].index(rows[1][step]) + 1} again: "
         words += f"{len(set(rows[1]))} masks in {len(rows[1])} steps"
         layer = name.removeprefix("drop_steps.")
         found.append(Diagnosis("dropout-masks-repeated", layer, f"{layer}: {words}"))
     return found
+
+
+def drops_some(drawn: Array | None) -> bool:
+    """Return whether some of what a layer makes of ones is zero and some not, as far as known."""
+    return drawn is None or bool((drawn == 0).any() and drawn.any())
 
 
 def _rate_causes(left: Mapping[str, float], right: Mapping[str, float]) -> list[Diagnosis]:

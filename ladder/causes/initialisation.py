@@ -5,6 +5,7 @@ import numpy as np
 from ladder.causes.fits import size_of
 from ladder.causes.reading import join
 from ladder.causes.registry import Diagnosis, Evidence, UnexaminableError, recognises
+from ladder.exchange import Array
 from ladder.statistics import Draws, compare_draws, draws_of, fitting_distributions, kernel_of
 
 
@@ -30,11 +31,25 @@ def other_distribution(evidence: Evidence) -> list[Diagnosis]:
         largest, own = (max(size_of(draw) for draw in side[name]) for side in (right, left))
         if not (np.isfinite(largest) and 0 < own < np.inf):
             continue
-        words = f"{name}: {names[1][0] if names[1] else 'no distribution known'} fits"
+        fitting = names[1][0] if names[1] else "no distribution known"
+        # Value by value, an orthogonal kernel is like one of a normal distribution.
+        is_orthogonal = all(map(_is_orthogonal, right[name]))
+        words = f"{name}: {'orthogonal' if is_orthogonal else fitting} fits"
         words += f", the reference's is {names[0][0]}" if names[0] else ""
         words += f"; largest |w| {largest:.4g}, {largest / own:.3g} times the reference's"
         found.append(Diagnosis("init-distribution", name, words))
     return found
+
+
+def _is_orthogonal(draw: Array) -> bool:
+    """Return whether a kernel's columns (or rows, if fewer) are orthogonal and equally long."""
+    matrix = np.asarray(draw, np.float64).reshape(-1, draw.shape[-1])
+    if matrix.shape[0] < matrix.shape[1]:
+        matrix = matrix.T
+    products = matrix.T @ matrix
+    size = float(np.trace(products)) / len(products)
+    gap = np.abs(products - size * np.eye(len(products))).max()
+    return len(products) > 1 and size > 0 and bool(gap <= 1e-5 * size)
 
 
 @recognises("bias-not-zero", on=("initialisation",))

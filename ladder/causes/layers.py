@@ -68,10 +68,19 @@ def _explained(
         if len(places) > 1:
             tried += [(places, edit) for edit in _everywhere(segment, places, editor)]
         best = _best(segment, tried)
-        if best is not None:
+        if best is not None and not (
+            cause == "missing-bias" and _holds_no_bias(evidence, segment, best[0])
+        ):
             where = join([segment.rows[place]["name"] for place in best[0]], most=8)
             found.append(Diagnosis(cause, where, f"{where}: {best[1].words}; {best[2]}"))
     return found
+
+
+def _holds_no_bias(evidence: Evidence, segment: Segment, places: Sequence[int]) -> bool:
+    """Return whether the suspect holds zeros for the biases at `places`: it may well add them."""
+    held = under("carried", evidence.right.arrays)
+    names = [f"{segment.rows[place]['name']}.bias" for place in places]
+    return all(name in held and not held[name].any() for name in names)
 
 
 def reproduced(evidence: Evidence) -> list[Segment]:
@@ -542,12 +551,34 @@ def float32_before_the_bias(evidence: Evidence) -> list[Diagnosis]:
     return found
 
 
+@recognises("weights-not-loaded", on=RUNGS)
+def zeros_for_a_bias(evidence: Evidence) -> list[Diagnosis]:
+    """Recognise a layer that computes with the bias it holds: zeros, and not the one given."""
+    found = []
+    held = under("carried", evidence.right.arrays)
+    for segment in reproduced(evidence):
+        names = [f"{row['name']}.bias" for row in segment.rows]
+        lost = [name for name in names if _is_lost(segment.weights.get(name), held.get(name))]
+        zeros = {name: held[name] for name in lost}
+        fitted = _fit(segment, _with_weights(segment, "", zeros)) if lost else None
+        if fitted:
+            where = join(lost, most=8)
+            words = "it holds zeros, not the values that it was given"
+            found.append(Diagnosis("weights-not-loaded", where, f"{where}: {words}; {fitted}"))
+    return found
+
+
+def _is_lost(given: Array | None, held: Array | None) -> bool:
+    return given is not None and held is not None and bool(given.any()) and not held.any()
+
+
 @recognises("weights-not-loaded", on=("layers",), rank=Rank.REMAINDER)
 def other_weights(evidence: Evidence) -> list[Diagnosis]:
     """Recognise a layer that computes the right operation with a kernel it was not given.
 
     That is the kernel that the suspect holds, where it says so, or else the one that its output
-    shows. A kernel that is like the one given was loaded, and changed: that is another mistake.
+    shows. A kernel that is like the one given was loaded, and changed, as was one of the same
+    values in another order: that is another mistake.
     """
     found = []
     held = under("carried", evidence.right.arrays)
@@ -561,6 +592,8 @@ def other_weights(evidence: Evidence) -> list[Diagnosis]:
         if solved is None or not _fit(segment, Edit("", segment.rows, held)):
             solved = _solve(segment, kernel)
         if solved is None or solved.shape != kernel.shape:
+            continue
+        if agree(*(np.sort(each, axis=None) for each in (kernel, solved))):
             continue
         similarity = float(np.corrcoef(kernel.ravel(), solved.ravel())[0, 1])
         if abs(similarity) < MOST_ALIKE:

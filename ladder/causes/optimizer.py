@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise, product
 
 import numpy as np
@@ -32,6 +32,8 @@ FLOAT32_SHARE = 1e-6
 """Share by which a learning rate may part that went through float32."""
 MAX_STEPS = 3
 """Steps on which a hypothesis is computed."""
+STILL = 1e-9
+"""Share of the reference's step below which a weight has not moved."""
 MAX_COUNT = 100_000
 """Largest step count that is looked for in a stale optimizer."""
 
@@ -326,6 +328,8 @@ def amsgrad(evidence: Evidence) -> Diagnosis | None:
 def stale_count(evidence: Evidence) -> Diagnosis | None:
     """Recognise a step count that does not begin at 1."""
     updates = read_updates(evidence)
+    if no_bias_correction(evidence):
+        return None  # after so many steps that any count fits
     own, right = updates.adams[1], updates.right
     state = (right.weights(0), right.weights(1), right.slot("m", 1), right.slot("v", 1))
     ratio = _rate(*state, own, 1) / own.learning_rate
@@ -358,11 +362,22 @@ def learning_rate(evidence: Evidence) -> Diagnosis | None:
     """Recognise another learning rate, or one that follows no schedule, from step to step."""
     updates = read_updates(evidence)
     own = {step: updates.adams[step].learning_rate for step in updates.numbers}
-    rates = {step: _typed(_right_rate(updates, step)) for step in updates.numbers}
-    fitted = fit_updates(updates, lambda adam, step: replace(adam, learning_rate=rates[step]))
-    if not fitted or not all(rate > 0 for rate in rates.values()):
+    shown = {
+        step: 0.0 if _stands(updates, updates.right, step) else _right_rate(updates, step)
+        for step in updates.numbers
+    }
+    if not all(rate >= 0 for rate in shown.values()) or _skipped(updates):
         return None
-    return _rate_words(own, rates, evidence, fitted)
+    # As they were typed, or as they show themselves.
+    for rates in ({step: _typed(rate) for step, rate in shown.items()}, shown):
+        fitted = fit_updates(updates, partial(_at_rate, rates))
+        if fitted:
+            return _rate_words(own, rates, evidence, fitted)
+    return None
+
+
+def _at_rate(rates: dict[int, float], adam: Adam, step: int) -> Adam:
+    return replace(adam, learning_rate=rates[step])
 
 
 def _rate_words(
@@ -371,11 +386,12 @@ def _rate_words(
     where = "optimizer.learning_rate"
     # Only a float64 run shows a rate that well.
     if all(is_near(rate, own[step], FLOAT32_SHARE) for step, rate in rates.items()):
-        words = "the learning rate is the reference's to float32: the schedule is computed in it"
-        return Diagnosis("float32-inside-float64", where, f"{words}; {fitted}")
+        return _coarse_rate(own, rates, fitted)
     is_constant = all(is_near(rate, rates[1], 1e-3) for rate in rates.values())
     is_own_constant = all(is_near(rate, own[1], 1e-3) for rate in own.values())
-    if not is_constant and betas(evidence):
+    if not is_constant and (
+        betas(evidence) or no_bias_correction(evidence) or stale_count(evidence)
+    ):
         return None  # another bias correction looks like another rate in each step
     if is_constant and not is_own_constant:
         words = f"the learning rate stays at {number(rates[1])} from step to step, where the "
@@ -398,6 +414,21 @@ def _rate_words(
     else:
         words = f"the learning rate is {_listed(rates)} against {_listed(own)} from step to step"
     return Diagnosis("learning-rate", where, f"{words}; {fitted}")
+
+
+def _coarse_rate(own: dict[int, float], rates: dict[int, float], fitted: Fit) -> Diagnosis:
+    """Say which side's rate went through float32, where the rates are equal to its rounding."""
+    cause, where = "float32-inside-float64", "optimizer.learning_rate"
+    if _num_changes(own):
+        words = "the learning rate is the reference's to float32: the schedule is computed in it"
+    elif all(is_near(rate, float(np.float32(own[1])), 1e-10) for rate in rates.values()):
+        words = "the learning rate is the reference's as float32"
+    else:
+        cause = "learning-rate"
+        words = f"the learning rate is {rates[1]:.12g} against {own[1]:.12g}"
+        is_cast = is_near(own[1], float(np.float32(rates[1])), 1e-10)
+        words += ", which is the same number as float32" if is_cast else ""
+    return Diagnosis(cause, where, f"{words}; {fitted}")
 
 
 def _num_changes(rates: dict[int, float]) -> int:
@@ -549,40 +580,68 @@ def _descent_rate(gradients: Sequence[Array], rests: Sequence[Array]) -> float |
 
 @recognises("optimizer-step-skipped", on=RUNGS)
 def skipped_steps(evidence: Evidence) -> Diagnosis | None:
-    """Recognise steps in which no weight moves."""
+    """Recognise steps in which neither a weight nor a slot moves."""
     updates = read_updates(evidence)
-    stood = [step for step in updates.numbers if _stands(updates.right, step)]
-    if not stood or any(_stands(updates.left, step) for step in stood):
+    stood = _skipped(updates)
+    if not stood:
         return None
-    moved = [step for step in updates.numbers if step not in stood]
-    if len(moved) > 1 or moved[:1] == [2]:
-        every = moved[0]
-        if moved == [step for step in updates.numbers if step % every == 0] and every > 1:
-            words = f"the weights move at every {every} steps only: steps are skipped, or the "
-            words += f"gradients of {every} batches put together"
-            return Diagnosis("optimizer-step-skipped", "optimizer", words)
-    words = f"no weight moves in step {join([str(step) for step in stood])}"
+    listed = join([str(step) for step in stood], most=len(stood))
+    words = f"no weight moves in step {listed} of the first {updates.numbers[-1]}: "
+    words += "steps are skipped, or the gradients of several batches put together"
     return Diagnosis("optimizer-step-skipped", "optimizer", words)
 
 
-def _stands(steps: Steps, step: int) -> bool:
-    before, after = steps.weights(step - 1), steps.weights(step)
-    if not after or before.keys() != after.keys():
+def _skipped(updates: Updates) -> list[int]:
+    """Return the steps in which the reference moves and nothing of the suspect does."""
+    return [
+        step
+        for step in updates.numbers
+        if _stands(updates, updates.right, step)
+        and _are_slots_kept(updates.right, step)
+        and not _stands(updates, updates.left, step)
+    ]
+
+
+def _stands(updates: Updates, steps: Steps, step: int) -> bool:
+    """Return whether no weight of a side moves in a step."""
+    after = steps.weights(step)
+    if not after or steps.weights(step - 1).keys() != after.keys():
         return False
-    # Weights before the first step may be known to rounding only.
-    return all(distance(before[name], after[name]) <= _unmoved(after[name], step) for name in after)
+    return all(_is_still(updates, steps, name, step) for name in after)
 
 
-def _unmoved(weight: Array, step: int) -> float:
-    return precision_of(weight).state * size_of(weight) if step == 1 else 0.0
+def _is_still(updates: Updates, steps: Steps, name: str, step: int) -> bool:
+    """Return whether a weight stands still in a step, to rounding.
+
+    A weight may be known to rounding only: before the first step, and after any that passed, of
+    which diagnoses are shown the reference's.
+    """
+    before, after = (steps.weights(number)[name] for number in (step - 1, step))
+    rounding = precision_of(after).state * size_of(after)
+    own = [updates.left.weights(number)[name] for number in (step - 1, step)]
+    return distance(before, after) <= max(rounding, STILL * distance(*own))
+
+
+def _are_slots_kept(steps: Steps, step: int) -> bool:
+    """Return whether Adam's slots are what they were before a step; where there are none, too."""
+    pairs = [
+        (steps.slot(letter, step - 1).get(name), after)
+        for letter in "mv"
+        for name, after in steps.slot(letter, step).items()
+    ]
+    return all(before is not None and agree(before, after) for before, after in pairs)
 
 
 @recognises("frozen-layer", "frozen-bias", on=RUNGS, rank=Rank.PATTERN)
 def frozen(evidence: Evidence) -> list[Diagnosis]:
     """Recognise parameters that never move while the reference's and all others do."""
     updates = read_updates(evidence)
-    still = [name for name in updates.left.weights(1) if _never_moves(updates.right, name)]
-    still = [name for name in still if not _never_moves(updates.left, name)]
+    still = [
+        name
+        for name in updates.left.weights(1)
+        if _never_moves(updates, updates.right, name)
+        and not _never_moves(updates, updates.left, name)
+    ]
     weights = updates.right.weights(1)
     if not still or len(still) == len(weights):
         return []
@@ -594,13 +653,10 @@ def frozen(evidence: Evidence) -> list[Diagnosis]:
     return [Diagnosis("frozen-layer", where, f"{where}: its weights never move: {join(still)}")]
 
 
-def _never_moves(steps: Steps, name: str) -> bool:
-    values = [steps.weights(step).get(name) for step in (0, *steps.numbers)]
-    if any(value is None for value in values):
+def _never_moves(updates: Updates, steps: Steps, name: str) -> bool:
+    if any(name not in steps.weights(step) for step in (0, *updates.numbers)):
         return False
-    known = [value for value in values if value is not None]
-    pairs = enumerate(pairwise(known), start=1)
-    return all(distance(one, two) <= _unmoved(two, step) for step, (one, two) in pairs)
+    return all(_is_still(updates, steps, name, step) for step in updates.numbers)
 
 
 @recognises("weights-not-loaded", on=RUNGS, rank=Rank.PATTERN)
@@ -639,7 +695,7 @@ def _is_unlike(first: Array, after: Array) -> bool:
     """Return whether weights have the size of the first ones and no likeness to them."""
     norms = float(np.linalg.norm(first)), float(np.linalg.norm(after))
     cosine = float(np.vdot(first, after)) / (norms[0] * norms[1])
-    return cosine < 0.5 and 0.2 < norms[1] / norms[0] < 5
+    return abs(cosine) < 0.5 and 0.2 < norms[1] / norms[0] < 5
 
 
 @recognises("batchnorm-momentum", on=RUNGS, rank=Rank.FITTED)

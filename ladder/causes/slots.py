@@ -15,6 +15,7 @@ from ladder.causes.fits import (
     proportion,
     size_of,
 )
+from ladder.causes.formulas import Adam
 from ladder.causes.reading import Steps, optimizer_settings, under
 from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, recognises
 from ladder.exchange import Array, Arrays
@@ -58,6 +59,8 @@ def betas(evidence: Evidence) -> list[Diagnosis]:
     shown = 1 - m * (1 - beta_1), 1 - v * (1 - beta_2)
     if not _are_kept(left, beta_1, beta_2) or not _are_kept(right, *shown):
         return []
+    if _moves_otherwise(evidence, right, *shown):
+        return []  # two steps with one gradient leave slots as of β²
     found = []
     for cause, letter, ratio, own in (
         ("adam-beta-1", "m", m, beta_1),
@@ -70,6 +73,27 @@ def betas(evidence: Evidence) -> list[Diagnosis]:
             words += f"{number(ratio)} times the reference's"
             found.append(Diagnosis(cause, f"optimizer.{name}", words))
     return found
+
+
+def _moves_otherwise(evidence: Evidence, steps: Steps, beta_1: float, beta_2: float) -> bool:
+    """Return whether weights in step 2 do not move along Adam's direction with these betas."""
+    settings = optimizer_settings(evidence)
+    before, after = steps.weights(1), steps.weights(2)
+    m, v = steps.slot("m", 2), steps.slot("v", 2)
+    if not before.keys() >= m.keys() or not after.keys() >= m.keys():
+        return False
+    if settings.get("weight_decay") or "epsilon" not in settings:
+        return False  # the direction is not all that moves them, or not known
+    is_inside = "inside" in str(settings.get("epsilon_placement", "outside"))
+    adam = Adam(1.0, beta_1, beta_2, float(settings["epsilon"]), is_inside)
+    moved = [np.asarray(after[name], np.float64) - before[name] for name in m]
+    ahead = [adam.direction(m[name], v[name], 2) for name in m]
+    square = sum(float(np.vdot(one, one)) for one in ahead)
+    rate = sum(float(np.vdot(one, two)) for one, two in zip(ahead, moved, strict=True)) / square
+    rounding = 10 * precision_of(*after.values()).state
+    allowed = [rounding * max(size_of(weight) for weight in after.values())] * len(m)
+    gaps = [distance(rate * one, two) for one, two in zip(ahead, moved, strict=True)]
+    return not all(gap <= most for gap, most in zip(gaps, allowed, strict=True))
 
 
 def _are_kept(steps: Steps, beta_1: float, beta_2: float) -> bool:
@@ -115,6 +139,9 @@ def stale_slots(evidence: Evidence) -> Diagnosis | None:
     m, v = right.slot("m", 1), right.slot("v", 1)
     if _slot_ratio(m_1, m) is not None or _slot_ratio(v_1, v) is not None:
         return None  # a scaled gradient, or other betas
+    squares = {name: np.square(np.asarray(value, np.float64)) for name, value in m.items()}
+    if _slot_ratio(squares, v) is not None:
+        return None  # of one gradient, whatever it is: there were none before
     bound = (1 - beta_1) ** 2 / (1 - beta_2) / (1 - beta_1**2 / beta_2)
     num_held = 0
     for name in m_1:
@@ -197,6 +224,8 @@ def _unscaled(one: Arrays, two: Arrays) -> Arrays:
 
 def _by_value(one: Arrays, two: Arrays) -> str | None:
     limit = max(size_of(value) for value in two.values())
+    if not limit > 0:
+        return None  # no gradient came in at all
     fitted = fit((np.clip(one[name], -limit, limit), one[name], two[name]) for name in one)
     return (
         f"gradients are clipped to ±{number(limit)}, value by value; {fitted}" if fitted else None
@@ -221,20 +250,34 @@ def _by_each_norm(one: Arrays, two: Arrays) -> str | None:
 
 
 def _by_all(evidence: Evidence, one: Arrays, two: Arrays) -> str | None:
+    """Recognise clipping by the norm of all: to a number that was typed, in every step.
+
+    A gradient that is scaled by something else has some norm, too.
+    """
     ratio = proportion(list(one.values()), [two[name] for name in one])
     if ratio is not None and (words := _by_norm_and_more(evidence, one, two)):
         return words
     if ratio is None or is_near(ratio, 1, 1e-6):
         return None
     norms = _norm(iter(one.values())), _norm(iter(two.values()))
-    typed = nice(norms[1], 1e-5)
-    if ratio < 1 and typed is not None:
+    share = 1e-7 if precision_of(*two.values()).computed < 1e-6 else 1e-5
+    # As Keras clips, and as torch, which divides by the norm plus 1e-6.
+    limits = [nice(norms[1] * factor, share) for factor in (1.0, 1 + 1e-6 / norms[0])]
+    typed = next((limit for limit in limits if limit is not None), None)
+    if ratio < 1 and typed is not None and _never_exceed(evidence, typed):
         return f"the gradients' total norm is clipped to {typed:g}, from {norms[0]:.4g}"
     contract = optimizer_settings(evidence).get("clipping", "none")
     if ratio > 1 and str(contract) != "none":
         words = f"the gradients' total norm, {norms[1]:.4g}, is not clipped; the reference's is"
         return f"{words}, {contract}"
     return None
+
+
+def _never_exceed(evidence: Evidence, limit: float) -> bool:
+    """Return whether no gradient of the suspect's has a larger norm, in any step."""
+    _, right, beta_1, _ = slot_steps(evidence)
+    norms = [_norm(iter(right.gradients(step, beta_1).values())) for step in right.numbers]
+    return all(norm <= limit * (1 + 1e-4) for norm in norms)
 
 
 def _by_norm_and_more(evidence: Evidence, one: Arrays, two: Arrays) -> str | None:

@@ -58,6 +58,9 @@ def test_masks_are_the_same_in_calls_of_several_steps(trained):
     assert not np.array_equal(another["hidden.kernel"], one["hidden.kernel"])
     predict_logits(model, trained.data.test, trained.recipe, EXECUTION)
     assert several.modes == {"train": {True}, "validation": {False}, "predict": {False}}
+    model(trained.data.test.images[:4].astype("float32"), training=True)  # not by `predict`
+    assert several.modes["validation"] == {False}
+    assert several.modes["predict"] == {False, True}
 
 
 def test_weights_are_kept_at_each_seam(trained):
