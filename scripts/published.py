@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def conduct(arguments: argparse.Namespace) -> None:
+    from benchmark.gpu_day import commit
     from pipeline.session import claimed
     from portproof.files import write_text
     from proof.published import PAIRS, published_page, read_verdicts
@@ -47,17 +48,16 @@ def conduct(arguments: argparse.Namespace) -> None:
             for repaired in (False, True) if pair.repair else (False,):
                 path = folder / f"{pair.name}{'-repaired' if repaired else ''}.json"
                 if pair.name in wanted and (arguments.again or not path.is_file()):
-                    check(pair, repaired, path)
+                    check(pair, repaired, path, commit())
         write_text(arguments.page, published_page(read_verdicts(folder)))
 
 
-def check(pair: "Published", repaired: bool, path: Path) -> None:
-    """Check one pair in a process of its own, and keep its verdict.
+def check(pair: "Published", repaired: bool, path: Path, commit: str) -> None:
+    """Check one pair in a process of its own, and keep its verdict with the commit checked.
 
     Raises:
         RunError: it could not be checked.
     """
-    from benchmark.gpu_day import commit
     from pipeline.environment import describe_machine, package_versions
     from pipeline.errors import RunError
     from pipeline.terminal import say
@@ -74,7 +74,7 @@ def check(pair: "Published", repaired: bool, path: Path) -> None:
         raise RunError(f"{path.stem}: {lines[-1]}")
     machine = describe_machine()
     kept = {
-        "commit": commit(),
+        "commit": commit,
         "versions": package_versions(("keras", "tensorflow", "torch", "torchvision", "numpy")),
         "load": os.getloadavg()[0],
         "machine": f"{machine['cpu']}, {machine['cores']} cores",
@@ -92,4 +92,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # This file's folder comes first on the path, where benchmark.py would be taken for the package.
+    sys.path[0] = str(ROOT)
     sys.exit(main())

@@ -56,7 +56,7 @@ def test_verdicts_that_are_there_are_kept(tmp_path: Path) -> None:
     conduct = runpy.run_path(str(SCRIPT))["conduct"]
     asked: list[str] = []
 
-    def check(pair: Any, repaired: bool, path: Path) -> None:
+    def check(pair: Any, repaired: bool, path: Path, commit: str) -> None:
         asked.append(path.stem)
         path.write_text(json.dumps(kept()))
 
