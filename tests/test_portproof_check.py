@@ -114,6 +114,9 @@ RIGHT = [
     pytest.param("custom", "custom", "5", set(), id="adapter", marks=slow),
     pytest.param("padded", "padded", "int11:7", set(), id="padding", marks=slow),
     pytest.param("resized", "resized", "4,4,3", {"between before dense"}, id="resize", marks=slow),
+    pytest.param(
+        "patches", "patches", "4,4,3", {"between before dense"}, id="bare weights", marks=slow
+    ),
     pytest.param("encoder", "encoder_fused", "int11:7", {"between before dense"}, id="fused"),
 ]
 
@@ -179,6 +182,14 @@ def test_a_wrong_port_is_parted_at_the_right_place(
     assert first.what == what
     assert first.cause is None if cause is None else cause in str(first.cause)
     assert "they part at" in str(verdict)
+
+
+@pytest.mark.slow
+def test_patches_in_another_order_are_parted_and_rates_told_in_training_are_equal() -> None:
+    verdict = checked("patches", "patches_by_columns", "4,4,3")
+    assert {d.what for d in verdict.failures} <= {"between", "gradients"}, str(verdict)
+    assert "LayerNorm" in str(verdict.first) or "norm" in verdict.failures[0].kind
+    assert not [d for d in verdict.differences if d.what == "dropout"]
 
 
 @pytest.mark.slow

@@ -69,6 +69,8 @@ class TorchModel:
         if computed:
             self._learn_maps(inputs, computed)
         _name_calls(recorder.calls)
+        outputs = [self._output(o) for o in outs]
+        self._note_rates(inputs, recorder, outputs)
         uncovered = self.names.uncovered(tensors)
         parameters = sum(p.numel() for p in self.names.parameters.values())
         statistics = {
@@ -79,7 +81,7 @@ class TorchModel:
         }
         return Graph(
             recorder.calls,
-            [self._output(o) for o in outs],
+            outputs,
             parameters - sum(size for _, size in uncovered),
             parameters,
             sum(statistics.values()),
@@ -92,6 +94,29 @@ class TorchModel:
                 "training": torch_steps.described(self.module),
             },
         ).to_dict()
+
+    def _note_rates(
+        self, inputs: list[np.ndarray], recorder: Recorder, outputs: list[Output]
+    ) -> None:
+        """Note the dropout rates that functions are told in training mode alone."""
+        kept = {name: b.detach().clone() for name, b in self.module.named_buffers()}
+        self.module.train()
+        try:
+            trained, outs, _ = self._run(inputs, Replay())
+        except Exception:  # training mode is asked for, and judged, later on
+            return
+        finally:
+            self.module.eval()
+            with torch.no_grad():
+                for name, b in self.module.named_buffers():
+                    b.copy_(kept[name])
+        if [c.key for c in trained.calls] != [c.key for c in recorder.calls]:
+            return
+        for call, other in zip(recorder.calls, trained.calls, strict=True):
+            call.drops = other.drops
+        if len(outs) == len(outputs):
+            for output, out in zip(outputs, outs, strict=True):
+                output.drops = list(tag_of(out).drops)
 
     def fill(self, weights: Mapping[str, np.ndarray]) -> list[str]:
         """Put canonical weights in place, and return those that a call then does not get."""

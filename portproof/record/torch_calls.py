@@ -284,5 +284,7 @@ DROPOUTS = {
 ELEMENTWISE_WEIGHTS = {
     "add": "shift", "radd": "shift", "iadd": "shift", "mul": "scale", "rmul": "scale",
     "imul": "scale",
-    "cat": "token", "concat": "token", "concatenate": "token",
 }  # fmt: skip
+CONCATENATIONS = {"cat", "concat", "concatenate"}
+WEIGHT = "weight"
+"""The kind of a weight that is used by itself: a class token, a table of positions."""
