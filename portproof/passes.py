@@ -187,7 +187,11 @@ def run_passes(
                 judge.found.whole_settled = judge.whole()
     if batches is not None:
         progress("training")
-        judge.found.differences += _steps(left, right, alignment, carried, batches)
+        steps = _steps(left, right, alignment, carried, batches)
+        if any(d.fails and d.effect == "output" for d in judge.found.differences):
+            for d in steps:
+                d.detail += "; of outputs that differ already"
+        judge.found.differences += steps
     return Passes(left.graph, right.graph, alignment, carried, judge.found)
 
 

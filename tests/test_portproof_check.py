@@ -221,6 +221,8 @@ def test_a_norms_momentum_is_seen_beside_another_epsilon() -> None:
     ("port", "what", "cause"),
     [
         ("regression", None, None),
+        ("regression_turned", None, None),
+        ("regression_attending", None, None),
         ("regression_broadcasting", "loss", "targets (N,) against outputs (N, 1)"),
         ("regression_other_rate", "update", None),
     ],

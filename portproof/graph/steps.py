@@ -1,5 +1,6 @@
 """Judge training steps: the loss of each, and the weights behind it."""
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -52,8 +53,56 @@ def judge_steps(
         if moved:
             sides = (texts[0].get("optimizer", ""), texts[1].get("optimizer", ""))
             detail = f"weights after {place}"
-            return [Difference("update", "call", *sides, "training", moved, detail=detail)]
+            found = Difference("update", "call", *sides, "training", moved, detail=detail)
+            if k == 0:
+                found.cause = _adams(left, right, alignment, (ours, theirs, first))
+            return [found]
     return []
+
+
+def _adams(
+    left: Graph, right: Graph, alignment: Alignment, arrays: tuple[Arrays, Arrays, Arrays]
+) -> str | None:
+    """Return a cause if the first step's moves are those of Keras's Adam and of torch's.
+
+    At step 1 an Adam moves by lr·g/(|g| + e). In Keras ε stands beside √v, which is √(1 - β₂)·|g|
+    there, and e is ε/√(1 - β₂); in torch it is ε itself. So one's moves follow from the other's.
+    """
+    ours, theirs, first = arrays
+    own, its = (_options(g.about.get("training", {}).get("optimizer", "")) for g in (left, right))
+    e, other, rate = _beside_gradient(own), _beside_gradient(its), own.get("learning_rate")
+    if e is None or other is None or rate is None or rate != its.get("lr"):
+        return None
+    for i, j in alignment.pairs.items():
+        a, b = left.calls[i], right.calls[j]
+        if a.roles.keys() != b.roles.keys():
+            return None
+        for role in a.roles:
+            start = first[f"{a.key}|{role}"]
+            signed = ours[f"step.0|{a.key}|{role}"] - start
+            move = np.abs(signed)
+            seen = fitted(theirs[f"step.0|{b.key}|{role}"], start.shape) - start
+            with np.errstate(divide="ignore", invalid="ignore"):
+                share = np.where(move > 0, other / e * (rate - move) / move, np.inf)
+            if not gap(seen, np.sign(signed) * rate / (1 + share), rate).within(MOVED):
+                return None
+    return "ε beside √v in Keras's Adam, beside √(v/(1 − β₂ᵗ)) in torch's"
+
+
+def _options(text: str) -> dict[str, float]:
+    """Return an Adam's numbers by name; none of another optimizer's."""
+    found = re.findall(r"(\w+)=\(?([\d.e+-]+)(?:, ([\d.e+-]+)\))?", text)
+    options = {name: float(last or value) for name, value, last in found}
+    return options if text.startswith("Adam(") and "weight_decay" not in options else {}
+
+
+def _beside_gradient(options: Mapping[str, float]) -> float | None:
+    """Return what an Adam adds to |g| at its first step; None of another optimizer."""
+    if "betas" in options and "eps" in options:
+        return options["eps"]
+    if "beta_2" in options and "epsilon" in options:
+        return float(options["epsilon"] / np.sqrt(1 - options["beta_2"]))
+    return None
 
 
 def _moved(a: Call, b: Call, k: int, ours: Arrays, theirs: Arrays, first: Arrays) -> Gap:

@@ -173,7 +173,7 @@ class TorchModel:
 
         def weights() -> Arrays:
             roles = self._roles(self.recorder).items()
-            return {key: role.canonical(role.tensor.detach().numpy()).copy() for key, role in roles}
+            return {k: r.canonical(self.names.read(k, r.tensor)).copy() for k, r in roles}
 
         def tensors(xs: list[np.ndarray]) -> list[torch.Tensor]:
             return [self._tensor(x, i) for i, x in enumerate(xs)]

@@ -19,6 +19,7 @@ from portproof.adapter import adapter_of, parts
 from portproof.graph.calls import Call
 from portproof.record.program import Arrays, factors
 from portproof.record.torch_calls import (
+    ATTENTION,
     CONCATENATIONS,
     DROPOUTS,
     ELEMENTWISE_WEIGHTS,
@@ -106,7 +107,7 @@ class Recorder(TorchFunctionMode):
             return attention(self, func, args, kwargs)
         rate = 0.0
         if name == "scaled_dot_product_attention":
-            kwargs = bind("query key value attn_mask dropout_p is_causal", args, kwargs)
+            kwargs = bind(ATTENTION, args, kwargs)
             args = tuple(kwargs.pop(n) for n in ("query", "key", "value"))
             rate, kwargs["dropout_p"] = float(kwargs.get("dropout_p") or 0.0), 0.0
         if name in ELEMENTWISE_WEIGHTS or name in CONCATENATIONS or name == "embedding":

@@ -13,19 +13,25 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
 from portproof.record.program import Arrays, Batch, SetUpError
-from portproof.record.torch_calls import DROPOUTS
+from portproof.record.torch_calls import DROPOUTS, RATES
 from portproof.record.torch_tags import function_name
 
 
 class NoDropout(TorchFunctionMode):
-    """Lets every dropout function give what it takes."""
+    """Lets every dropout function give what it takes, and others that drop numbers drop none."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if function_name(func) in DROPOUTS and args:
+        kwargs, name = kwargs or {}, function_name(func)
+        if name in DROPOUTS and args:
             return args[0]
-        return func(*args, **(kwargs or {}))
+        if name in RATES:
+            names = RATES[name].split()
+            args = tuple(0.0 if n.startswith("dropout") else a
+                         for n, a in zip(names, args, strict=False))  # fmt: skip
+            kwargs = {k: 0.0 if k.startswith("dropout") else v for k, v in kwargs.items()}
+        return func(*args, **kwargs)
 
 
 def train(

@@ -288,8 +288,37 @@ class Broadcasting(Regression):
         return F.mse_loss(self(x), y)
 
 
+class Turned(nn.Linear):
+    """A layer whose weight is made anew of its parameter at each call."""
+
+    def forward(self, x):
+        first, second = self.weight.chunk(2)
+        return F.linear(x, torch.cat([second, first]), self.bias)
+
+
+class Attending(Regression):
+    """Functions that drop numbers in training, of one step and thus without effect."""
+
+    def forward(self, x):
+        x = self.network[0](x)
+        values = x[:, None, None]
+        rate = 0.5 if self.training else 0.0
+        x = F.scaled_dot_product_attention(values, values, values, dropout_p=rate)[:, 0, 0]
+        return self.network[3](torch.tanh(x))
+
+
 def regression():
     return Regression()
+
+
+def regression_turned():
+    module = Regression()
+    module.network[0] = Turned(6, 8)
+    return module
+
+
+def regression_attending():
+    return Attending()
 
 
 def regression_broadcasting():
