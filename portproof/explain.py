@@ -73,7 +73,21 @@ def explain_forward(
             continue
         d.cause = _settings(bench, left, right, here[:MAX_PLACES], seen)
     _stretches(bench, left, right, pairs, judged, seen, by_place, constants)
+    judged.differences[:] = _joined(judged.differences)
     return constants
+
+
+def _joined(differences: list[Difference]) -> list[Difference]:
+    """Return differences with stretches of one cause in one, whatever else runs on them."""
+    found: dict[tuple[object, ...], Difference] = {}
+    for d in differences:
+        is_alike = d.what == "between" and d.cause is not None
+        key = (d.kind, d.effect, d.cause, d.is_rule, d.detail) if is_alike else (id(d),)
+        if key in found:
+            found[key].places += d.places
+        else:
+            found[key] = d
+    return list(found.values())
 
 
 def _settings(

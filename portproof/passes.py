@@ -188,9 +188,11 @@ def run_passes(
     if batches is not None:
         progress("training")
         steps = _steps(left, right, alignment, carried, batches)
-        if any(d.fails and d.effect == "output" for d in judge.found.differences):
-            for d in steps:
-                d.detail += "; of outputs that differ already"
+        for word, effect in (("outputs", "output"), ("gradients", "training")):
+            if any(d.fails and d.effect == effect for d in judge.found.differences):
+                for d in steps:
+                    d.detail += f"; {word} differ already"
+                break
         judge.found.differences += steps
     return Passes(left.graph, right.graph, alignment, carried, judge.found)
 
@@ -285,7 +287,10 @@ def _steps(
     right.fill(carried.right)
     right.filled()
     out = right.program.path("trained")
-    right.program.ask("train", given=save(right.program.path("turned"), turned), out=out)
+    try:
+        right.program.ask("train", given=save(right.program.path("turned"), turned), out=out)
+    except CheckError:  # a loss that does not take such targets; it explains nothing
+        return found
     again = judge_steps(*of, ours, Split(Stored(out), right.graph, right.parts), carried.left)
     if not any(d.what == "loss" for d in again):
         found[0].cause = "targets (N,) against outputs (N, 1): the suspect's loss is of (N, N)"

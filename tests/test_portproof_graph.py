@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from portproof.explain import _joined
 from portproof.graph import gaps
 from portproof.graph.align import align
 from portproof.graph.calls import Call, Graph, Op, Output
@@ -398,6 +399,25 @@ def test_what_no_output_and_no_gradient_shows_is_declared_but_never_a_loss(effec
         ["forward", "gradients", "steps"], ["3"], False, [],
     )  # fmt: skip
     assert verdict.passed == passes
+
+
+def test_stretches_of_one_cause_are_one_difference() -> None:
+    causes = ["a", "b", "a", None, None]
+    given = [Difference("between", "before conv", f"{n}", "", "output", [Place(f"{n}", "")], cause)
+             for n, cause in enumerate(causes)]  # fmt: skip
+    found = _joined(given)
+    assert [(d.left, len(d.places)) for d in found] == [("0", 2), ("1", 1), ("3", 1), ("4", 1)]
+
+
+def test_what_steps_do_not_show_is_said() -> None:
+    g = skip()
+    g.about["training"] = {"not compared": "ReduceLROnPlateau"}
+    for asked, said in ((["forward", "steps"], 2), (["forward"], 0)):
+        verdict = conclude(
+            ("a:f", "b:f"), ("keras", "torch"), (g, g), align(g, g), [], Judged(), asked, ["3"],
+            False, [],
+        )  # fmt: skip
+        assert sum("ReduceLROnPlateau of the" in n for n in verdict.notes) == said
 
 
 def attention(width, count, owner="qkv"):

@@ -96,15 +96,24 @@ def _package(module: nn.Module) -> str:
 
 
 def described(module: nn.Module) -> dict[str, str]:
-    """Return the optimizer in a few words; the loss is whatever the step computes."""
+    """Return the optimizer in a few words, and schedules; the loss is what the step computes."""
     configure: Any = getattr(module, "configure_optimizers", None)
     if configure is None:
         return {}
     made = configure()
-    made = made.get("optimizer", made) if isinstance(made, dict) else made
-    made = made[0] if isinstance(made, tuple | list) and made else made
-    made = made[0] if isinstance(made, list) and made else made
-    options = getattr(made, "defaults", {})
+    optimizers: Any = made
+    schedules: Any = ()
+    if isinstance(made, dict):
+        optimizers, schedules = made.get("optimizer"), [made.get("lr_scheduler")]
+    elif isinstance(made, tuple | list) and len(made) == 2 and isinstance(made[0], tuple | list):
+        optimizers, schedules = made
+    optimizer = optimizers[0] if isinstance(optimizers, tuple | list) else optimizers
+    named = [s.get("scheduler") if isinstance(s, dict) else s for s in schedules]
+    options = getattr(optimizer, "defaults", {})
     wanted = ("lr", "momentum", "betas", "eps", "weight_decay", "nesterov")
     words = [f"{k}={options[k]}" for k in wanted if options.get(k)]
-    return {"loss": "training_step", "optimizer": f"{type(made).__name__}({', '.join(words)})"}
+    return {
+        "loss": "training_step",
+        "optimizer": f"{type(optimizer).__name__}({', '.join(words)})",
+        "not compared": ", ".join(type(s).__name__ for s in named if s is not None),
+    }

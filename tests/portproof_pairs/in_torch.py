@@ -325,5 +325,23 @@ def regression_broadcasting():
     return Broadcasting()
 
 
+class Flat(Regression):
+    """A loss that takes targets of (N,) alone, in a network with another activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.network[1] = nn.ReLU()
+
+    def training_step(self, batch, batch_idx):
+        x, (y,) = batch[0], batch[1].unsqueeze(0)
+        if y.ndim != 1:
+            raise RuntimeError("targets of (N,) alone")
+        return F.mse_loss(self(x)[:, 0], y)
+
+
+def regression_flat():
+    return Flat()
+
+
 def regression_other_rate():
     return Regression(0.125)
