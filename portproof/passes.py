@@ -182,7 +182,8 @@ def run_passes(
         if bench is not None and judge.has_trained_otherwise:
             rules = explain_training(bench, *of)
             if rules:
-                right.start(train=True, swaps={**right.swaps, **rules})
+                right.swaps = {**right.swaps, **rules}
+                right.start(train=True)
                 replays.right_whole = right.seen()
                 judge.found.whole_settled = judge.whole()
     if batches is not None:
@@ -271,7 +272,7 @@ def _steps(
     outs = []
     for side in (left, right):
         outs.append(side.program.path("trained"))
-        side.program.send("train", given=given, out=outs[-1])
+        side.program.send("train", given=given, out=outs[-1], swaps=side.swaps)
     left.program.answer()
     right.program.answer()
     ours, theirs = (
@@ -288,7 +289,8 @@ def _steps(
     right.filled()
     out = right.program.path("trained")
     try:
-        right.program.ask("train", given=save(right.program.path("turned"), turned), out=out)
+        given = save(right.program.path("turned"), turned)
+        right.program.ask("train", given=given, out=out, swaps=right.swaps)
     except CheckError:  # a loss that does not take such targets; it explains nothing
         return found
     again = judge_steps(*of, ours, Split(Stored(out), right.graph, right.parts), carried.left)
@@ -315,7 +317,7 @@ def _bench(left: Side, right: Side) -> Bench | None:
     return Bench(
         side is right,
         side.graph,
-        lambda swaps: run(swaps, given=side.forced),
+        lambda swaps: run(swaps, given=side.forced, alone=False),
         lambda swaps: run(swaps, **side.trained),
         side.vary,
     )

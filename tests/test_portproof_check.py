@@ -237,3 +237,13 @@ def test_training_steps_are_those_of_the_users_own_loss_and_optimizer(
     assert [d.what for d in verdict.failures] == (what or "").split(), str(verdict)
     if cause:
         assert cause in str(verdict.failures[0].cause)
+
+
+@pytest.mark.slow
+def test_rules_of_the_frameworks_hold_in_training_steps_and_torchs_adam_is_named() -> None:
+    batches = str(PAIRS / "in_keras.py:batches")
+    verdict = checked("norm_regression", "norm_regression", "6", upto="steps", batches=batches)
+    assert verdict.passed, str(verdict)
+    assert [d.what for d in verdict.declarations if d.is_rule] == ["statistics"]
+    (found,) = checked("adam", "adam", "6", upto="steps", batches=batches).failures
+    assert (found.what, "beside √v" in str(found.cause)) == ("update", True)

@@ -151,7 +151,7 @@ class KerasModel:
         self.recorder = recorder
         return {**replay.tensors, **finals}
 
-    def train(self, batches: list[Batch]) -> Arrays:
+    def train(self, batches: list[Batch], swaps: Mapping[str, str]) -> Arrays:
         """Train with the compiled loss and optimizer, dropout at 0; return weights by step."""
 
         def weights() -> Arrays:

@@ -138,9 +138,11 @@ class TorchModel:
 
         Args:
             inputs: channels last.
-            how: `train`, `seeds` by call, and `outputs_only`.
+            how: `train`, `seeds` by call, `outputs_only`; `alone` False: run no call alone.
             given: `out.i` and `in.i` to force.
         """
+        if not how.get("alone", True):
+            given = {name: a for name, a in given.items() if name.startswith("out.")}
         try:
             return self._replay(inputs, how, given, any_shape=True)
         except RuntimeError:
@@ -168,7 +170,7 @@ class TorchModel:
         self.recorder = recorder
         return {**replay.arrays, **finals}
 
-    def train(self, batches: list[Batch]) -> Arrays:
+    def train(self, batches: list[Batch], swaps: Mapping[str, str]) -> Arrays:
         """Train with the module's own step and optimizer, dropout at 0; return weights by step."""
 
         def weights() -> Arrays:
@@ -179,7 +181,7 @@ class TorchModel:
             return [self._tensor(x, i) for i, x in enumerate(xs)]
 
         with _training(self.module):
-            return torch_steps.train(self.module, self.options, batches, weights, tensors)
+            return torch_steps.train(self.module, self.options, batches, weights, tensors, swaps)
 
     def vary(self, trials: list[dict[str, Any]], given: Arrays) -> Arrays:
         """Run single calls on `in.i` with other settings; those that cannot are left out."""

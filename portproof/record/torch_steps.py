@@ -3,7 +3,7 @@
 import importlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,19 @@ from torch.utils.data import DataLoader
 from portproof.record.program import Arrays, Batch, SetUpError
 from portproof.record.torch_calls import DROPOUTS, RATES
 from portproof.record.torch_tags import function_name
+from portproof.record.torch_variants import variant_of
 
 
-class NoDropout(TorchFunctionMode):
-    """Lets every dropout function give what it takes, and others that drop numbers drop none."""
+class Training(TorchFunctionMode):
+    """Lets every dropout function give what it takes, and others that drop numbers drop none.
+
+    Args:
+        swaps: functions that are computed in another way: the name of a variant by that of one.
+    """
+
+    def __init__(self, swaps: Mapping[str, str]) -> None:
+        super().__init__()
+        self.swaps = swaps
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -31,6 +40,8 @@ class NoDropout(TorchFunctionMode):
             args = tuple(0.0 if n.startswith("dropout") else a
                          for n, a in zip(names, args, strict=False))  # fmt: skip
             kwargs = {k: 0.0 if k.startswith("dropout") else v for k, v in kwargs.items()}
+        if name in self.swaps:
+            func = variant_of(name, self.swaps[name], func)
         return func(*args, **kwargs)
 
 
@@ -40,6 +51,7 @@ def train(
     batches: list[Batch],
     weights: Callable[[], Arrays],
     tensors: Callable[[list[np.ndarray]], list[torch.Tensor]],
+    swaps: Mapping[str, str],
 ) -> Arrays:
     """Train on the batches in order with the module's own step and optimizer.
 
@@ -49,6 +61,7 @@ def train(
         batches: inputs and targets, as the user's function gave them.
         weights: returns canonical weights by `key|role`.
         tensors: gives inputs the layout that the module takes.
+        swaps: functions that are computed in another way.
 
     Returns:
         `step.k|key|role` after step k, from 0, and `losses` (steps,).
@@ -80,7 +93,7 @@ def train(
     usual = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
              "enable_model_summary": False}  # fmt: skip
-    with warnings.catch_warnings(), NoDropout():
+    with warnings.catch_warnings(), Training(swaps):
         warnings.simplefilter("ignore")
         trainer = lightning.Trainer(**{**usual, **quiet, **own})
         trainer.fit(module, DataLoader(data, batch_size=None, shuffle=False))

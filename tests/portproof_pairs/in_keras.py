@@ -149,6 +149,23 @@ def custom():
     return keras.Model(features, layers.Dense(2)(x))
 
 
+def adam():
+    """A norm whose statistics move, and Adam."""
+    model = keras.Sequential([
+        keras.Input((6,)), layers.Dense(8), layers.BatchNormalization(epsilon=1e-5, momentum=0.9),
+        layers.Dense(1),
+    ])  # fmt: skip
+    model.compile(keras.optimizers.Adam(0.001), keras.losses.MeanSquaredError())
+    return model
+
+
+def norm_regression():
+    """The same with SGD."""
+    model = adam()
+    model.compile(keras.optimizers.SGD(0.0625), keras.losses.MeanSquaredError())
+    return model
+
+
 def regression():
     """A compiled model of one number."""
     model = keras.Sequential([
