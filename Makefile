@@ -45,8 +45,8 @@ prove: data ## prove the port in short: the ladder, mutants, replays, an epoch f
 equivalence: data ## train many seeds and judge whether both learn equally well (hours; goes on where it was)
 	$(VENV_PYTHON) scripts/equivalence.py
 
-published: setup ## check Keras's published models against torchvision's (two hours; goes on where it was)
-	$(VENV_PYTHON) scripts/published.py
+published: setup ## check Keras's published models against torch's (two hours; goes on; HUB_PYTHON=P for keras-hub)
+	$(VENV_PYTHON) scripts/published.py $(if $(HUB_PYTHON),--hub-python $(HUB_PYTHON))
 
 benchmark: data ## measure both implementations against stock programs and hand-written loops
 	$(VENV_PYTHON) scripts/benchmark.py

@@ -1,8 +1,8 @@
 """Published models that both frameworks have, and the page of what differs between them.
 
-keras.applications and torchvision, of random weights. None is a port of the other; what is listed
-is what a port has to heed. Completeness is proved by repair: the suspect, changed in exactly what
-was listed, has to pass.
+keras.applications and torchvision, keras-hub and transformers, of random weights. None is a port of
+the other; what is listed is what a port has to heed. Completeness is proved by repair: the suspect,
+changed in exactly what was listed, has to pass.
 """
 
 import json
@@ -14,30 +14,44 @@ from typing import Any
 MODELS = Path(__file__).parent / "pairs"
 
 
+# Of the small models of keras-hub and transformers.
+WORDS, TOKENS, PLACES, HIDDEN, SMALL_IMAGE = 53, 12, 16, 32, 32
+
+
 @dataclass(frozen=True)
 class Published:
     """A pair of published models.
 
     Attributes:
-        name: in keras.applications.
-        port: in torchvision.
-        size: pixels of each side of the input.
-        repair: whether `pairs/published_torch.py` holds a repair.
+        name: in keras.applications or keras-hub.
+        port: in torchvision or transformers.
+        size: pixels of each side of the input, where it is one image.
+        repair: whether the suspect's file holds a repair.
+        from_hub: whether it is of keras-hub and transformers, from an environment of its own.
+        several: inputs that are no image, as `--input` takes them.
     """
 
     name: str
     port: str
     size: int = 64
     repair: bool = True
+    from_hub: bool = False
+    several: tuple[str, ...] = ()
 
     @property
     def reference(self) -> str:
         """The Keras model, as `portproof check` takes it."""
-        return f"{MODELS / 'published_keras.py'}:{self.name}"
+        return f"{MODELS / ('hub' if self.from_hub else 'published')}_keras.py:{self.name}"
 
     def suspect(self, repaired: bool) -> str:
-        """Return torchvision's model, as it is or repaired, as `portproof check` takes it."""
-        return f"{MODELS / 'published_torch.py'}:{self.port}{'_repaired' if repaired else ''}"
+        """Return the model in torch, as it is or repaired, as `portproof check` takes it."""
+        file = f"{MODELS / ('hub' if self.from_hub else 'published')}_torch.py"
+        return f"{file}:{self.port}{'_repaired' if repaired else ''}"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What `--input` takes, input by input."""
+        return self.several or (f"{self.size},{self.size},3",)
 
 
 PAIRS = (
@@ -55,19 +69,28 @@ PAIRS = (
     Published("EfficientNetB3", "efficientnet_b3"),
     Published("EfficientNetV2S", "efficientnet_v2_s"),
     Published("MobileNetV3Large", "mobilenet_v3_large"),
-)
+    Published(
+        "Bert", "BertModel", from_hub=True,
+        several=(f"int{WORDS}:{TOKENS}", f"int2:{TOKENS}", f"int2:{TOKENS}"),
+    ),
+    Published(
+        "GPT2", "GPT2Model", from_hub=True, repair=False, several=(f"int{WORDS}:{TOKENS}",)
+    ),
+    Published("ViT", "ViTModel", SMALL_IMAGE, from_hub=True),
+)  # fmt: skip
 
 HEAD = (
     "# Published pairs\n\n"
-    "keras.applications against torchvision, with random weights in float64, on a CPU; made by "
-    "`make published`. Gaps are\nrelative to the array's largest number, with the frameworks' own "
-    "rules (constants in float32, n/(n − 1) of the moving\nvariance) made equal in both. None of "
-    "these is a port of the other: what differs is what a port has to heed."
+    "keras.applications against torchvision, and small models of keras-hub against transformers, "
+    "with random weights in\nfloat64, on a CPU; made by `make published`. Gaps are relative to the "
+    "array's largest number, with the frameworks' own\nrules (constants in float32, n/(n − 1) of "
+    "the moving variance) made equal in both. None of these is a port of the\nother: what differs "
+    "is what a port has to heed."
 )
 REPAIRED = (
     "## Repaired\n\n"
-    "torchvision's model, changed in exactly what is listed below "
-    "(`proof/pairs/published_torch.py`), has to pass: nothing else\ndiffers."
+    "The model in torch, changed in exactly what is listed below (`proof/pairs/published_torch.py` "
+    "and `hub_torch.py`), has\nto pass: nothing else differs."
 )
 TABLE = [
     "| pair | input | calls matched | failing | end to end | gradients, statistics | s | GB |",
@@ -118,7 +141,7 @@ def _row(pair: Published, kept: Mapping[str, Any]) -> str:
         output, gradient = verdict["settled"]
     cells = [
         f"{pair.name} → {pair.port}",
-        f"{pair.size}×{pair.size}",
+        ", ".join(pair.several) or f"{pair.size}×{pair.size}",
         f"{verdict['matched']}/{max(verdict['calls'])}",
         str(failing or "none"),
         *(g["text"] or f"{g['size']:.1e}" for g in (output, gradient)),
@@ -136,7 +159,7 @@ def _size(gap: Mapping[str, Any]) -> float:
 def _differences(verdict: Mapping[str, Any]) -> list[str]:
     """Return a table of all that differs, what fails first."""
     lines = [
-        "| differs | where | Keras | torchvision | gap | what was found |",
+        "| differs | where | Keras | torch | gap | what was found |",
         "|---|---|---|---|---|---|",
     ]
     for d in sorted(verdict["differences"], key=lambda d: not d["fails"]):

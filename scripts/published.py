@@ -1,4 +1,4 @@
-"""Check published Keras models against torchvision's, and write docs/published-pairs.md."""
+"""Check published Keras models against those in torch, and write docs/published-pairs.md."""
 
 import argparse
 import json
@@ -14,16 +14,26 @@ if TYPE_CHECKING:
     from proof.published import Published
 
 ROOT = Path(__file__).resolve().parent.parent
+HUB = ("keras-hub", "transformers")
+FRAMEWORKS = ("keras", "tensorflow", "torch", "numpy")
+_VERSIONS = """
+import importlib.metadata, json, sys
+print(json.dumps({name: importlib.metadata.version(name) for name in sys.argv[1:]}))
+"""
 
 
 def parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
-        description="Check published Keras models against torchvision's, as they are and repaired "
+        description="Check published Keras models against those in torch, as they are and repaired "
         "by what was found, and write docs/published-pairs.md. Verdicts that are there are kept.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong call, 130 interrupted, 143 terminated.",
     )
     parser.add_argument("--pairs", metavar="A,B", help="check these only: ResNet50,VGG16 (all)")
     parser.add_argument("--again", action="store_true", help="check these anew")
+    parser.add_argument(
+        "--hub-python", metavar="P", default=sys.executable,
+        help="an interpreter that has keras-hub and transformers (this one)",
+    )  # fmt: skip
     parser.add_argument(
         "--output-dir", type=Path, metavar="D", default=ROOT / "runs" / "published",
         help="the verdicts (runs/published)",
@@ -35,8 +45,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def conduct(arguments: argparse.Namespace) -> None:
+    from benchmark.gpu_day import commit
     from ladder.files import write_text
     from pipeline.session import claimed
+    from pipeline.terminal import say
     from proof.published import PAIRS, published_page, read_verdicts
 
     names = tuple(pair.name for pair in PAIRS)
@@ -46,26 +58,51 @@ def conduct(arguments: argparse.Namespace) -> None:
         for pair in PAIRS:
             for repaired in (False, True) if pair.repair else (False,):
                 path = folder / f"{pair.name}{'-repaired' if repaired else ''}.json"
-                if pair.name in wanted and (arguments.again or not path.is_file()):
-                    check(pair, repaired, path)
+                if pair.name not in wanted or (path.is_file() and not arguments.again):
+                    continue
+                python = arguments.hub_python if pair.from_hub else sys.executable
+                packages = (*FRAMEWORKS, *(HUB if pair.from_hub else ("torchvision",)))
+                versions = versions_in(python, packages)
+                if versions is None:
+                    say(
+                        f"{path.stem}: needs {' and '.join(packages[-2:])}, which {python} does "
+                        "not have; name one that has them with --hub-python"
+                    )
+                    continue
+                check(pair, repaired, path, python, versions, commit())
         write_text(arguments.page, published_page(read_verdicts(folder)))
 
 
-def check(pair: "Published", repaired: bool, path: Path) -> None:
-    """Check one pair in a process of its own, and keep its verdict.
+def versions_in(python: str, packages: tuple[str, ...]) -> dict[str, str] | None:
+    """Return the versions of packages in an interpreter; None where it lacks one."""
+    done = subprocess.run(
+        [python, "-c", _VERSIONS, *packages], capture_output=True, text=True, check=False
+    )
+    return json.loads(done.stdout) if done.returncode == 0 else None
+
+
+def check(
+    pair: "Published",
+    repaired: bool,
+    path: Path,
+    python: str,
+    versions: dict[str, str],
+    commit: str,
+) -> None:
+    """Check one pair in a process of its own, and keep its verdict with what was checked.
 
     Raises:
         RunError: it could not be checked.
     """
-    from benchmark.gpu_day import commit
     from ladder.files import write_json
-    from pipeline.environment import describe_machine, package_versions
+    from pipeline.environment import describe_machine
     from pipeline.errors import RunError
     from pipeline.terminal import say
 
     part = path.with_suffix(".part")
     command = ["-m", "portproof", "check", pair.reference, pair.suspect(repaired)]
-    command += ["--input", f"{pair.size},{pair.size},3", "--json", str(part)]
+    command += [word for text in pair.inputs for word in ("--input", text)]
+    command += ["--reference-python", python, "--suspect-python", python, "--json", str(part)]
     done = subprocess.run(
         [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -74,8 +111,8 @@ def check(pair: "Published", repaired: bool, path: Path) -> None:
         raise RunError(f"{path.stem}: {lines[-1]}")
     machine = describe_machine()
     kept = {
-        "commit": commit(),
-        "versions": package_versions(("keras", "tensorflow", "torch", "torchvision", "numpy")),
+        "commit": commit,
+        "versions": versions,
         "load": os.getloadavg()[0],
         "machine": f"{machine['cpu']}, {machine['cores']} cores",
         "verdict": json.loads(part.read_text()),
@@ -92,4 +129,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # This file's folder comes first on the path, where benchmark.py would be taken for the package.
+    sys.path[0] = str(ROOT)
     sys.exit(main())

@@ -56,19 +56,39 @@ def test_verdicts_that_are_there_are_kept(tmp_path: Path) -> None:
     conduct = runpy.run_path(str(SCRIPT))["conduct"]
     asked: list[str] = []
 
-    def check(pair: Any, repaired: bool, path: Path) -> None:
+    def check(pair: Any, repaired: bool, path: Path, *how: Any) -> None:
         asked.append(path.stem)
         path.write_text(json.dumps(kept()))
 
     conduct.__globals__["check"] = check
     (tmp_path / "VGG16.json").write_text(json.dumps(kept(DIFFERENCE)))
     call = {"pairs": "VGG16,ResNet50", "output_dir": tmp_path, "page": tmp_path / "page.md"}
+    call["hub_python"] = sys.executable
     conduct(argparse.Namespace(**call, again=False))
     assert asked == ["ResNet50", "ResNet50-repaired"]
     assert list(read_verdicts(tmp_path)) == ["VGG16", "ResNet50", "ResNet50-repaired"]
     conduct(argparse.Namespace(**call, again=True))
     assert asked == ["ResNet50", "ResNet50-repaired", "VGG16", "ResNet50", "ResNet50-repaired"]
     assert "VGG16 → vgg16" in (tmp_path / "page.md").read_text()
+
+
+def test_an_environment_without_keras_hub_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conduct = runpy.run_path(str(SCRIPT))["conduct"]
+    conduct.__globals__["versions_in"] = lambda python, packages: None
+    conduct.__globals__["check"] = lambda *_: pytest.fail("checked")
+    (tmp_path / "VGG16.json").write_text(json.dumps(kept(DIFFERENCE)))
+    call = {"pairs": "Bert", "output_dir": tmp_path, "page": tmp_path / "page.md"}
+    conduct(argparse.Namespace(**call, again=False, hub_python="/a/python"))
+    said = capsys.readouterr().out
+    assert "Bert: needs keras-hub and transformers, which /a/python does not have" in said
+
+
+def test_versions_are_those_of_the_interpreter_that_is_asked() -> None:
+    versions_in = runpy.run_path(str(SCRIPT))["versions_in"]
+    assert versions_in(sys.executable, ("numpy",)).keys() == {"numpy"}
+    assert versions_in(sys.executable, ("numpy", "no-such-package")) is None
 
 
 def test_an_unknown_pair_is_a_wrong_call(tmp_path: Path) -> None:

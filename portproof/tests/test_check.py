@@ -112,6 +112,9 @@ RIGHT = [
     pytest.param("custom", "custom", "5", set(), id="adapter", marks=slow),
     pytest.param("padded", "padded", "int11:7", set(), id="padding", marks=slow),
     pytest.param("resized", "resized", "4,4,3", {"between before dense"}, id="resize", marks=slow),
+    pytest.param(
+        "patches", "patches", "4,4,3", {"between before dense"}, id="bare weights", marks=slow
+    ),
     pytest.param("encoder", "encoder_fused", "int11:7", {"between before dense"}, id="fused"),
 ]
 
@@ -180,6 +183,14 @@ def test_a_wrong_port_is_parted_at_the_right_place(
 
 
 @pytest.mark.slow
+def test_patches_in_another_order_are_parted_and_rates_told_in_training_are_equal() -> None:
+    verdict = checked("patches", "patches_by_columns", "4,4,3")
+    assert {d.what for d in verdict.failures} <= {"between", "gradients"}, str(verdict)
+    assert "LayerNorm" in str(verdict.first) or "norm" in verdict.failures[0].kind
+    assert not [d for d in verdict.differences if d.what == "dropout"]
+
+
+@pytest.mark.slow
 def test_constants_rounded_in_a_gradient_and_dropped_branches_are_seen() -> None:
     verdict = checked("gated", "gated", "6,6,3")
     assert verdict.passed, str(verdict)
@@ -208,6 +219,9 @@ def test_a_norms_momentum_is_seen_beside_another_epsilon() -> None:
     ("port", "what", "cause"),
     [
         ("regression", None, None),
+        ("regression_turned", None, None),
+        ("regression_attending", None, None),
+        ("regression_flat", "between loss", None),
         ("regression_broadcasting", "loss", "targets (N,) against outputs (N, 1)"),
         ("regression_other_rate", "update", None),
     ],
@@ -218,6 +232,16 @@ def test_training_steps_are_those_of_the_users_own_loss_and_optimizer(
     batches = str(PAIRS / "in_keras.py:batches")
     verdict = checked("regression", port, "6", upto="steps", batches=batches)
     assert verdict.asked == ["forward", "gradients", "steps"]
-    assert [d.what for d in verdict.failures] == ([what] if what else []), str(verdict)
+    assert [d.what for d in verdict.failures] == (what or "").split(), str(verdict)
     if cause:
         assert cause in str(verdict.failures[0].cause)
+
+
+@pytest.mark.slow
+def test_rules_of_the_frameworks_hold_in_training_steps_and_torchs_adam_is_named() -> None:
+    batches = str(PAIRS / "in_keras.py:batches")
+    verdict = checked("norm_regression", "norm_regression", "6", upto="steps", batches=batches)
+    assert verdict.passed, str(verdict)
+    assert [d.what for d in verdict.declarations if d.is_rule] == ["statistics"]
+    (found,) = checked("adam", "adam", "6", upto="steps", batches=batches).failures
+    assert (found.what, "beside √v" in str(found.cause)) == ("update", True)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from portproof.explain import _joined
 from portproof.graph import gaps
 from portproof.graph.align import align
 from portproof.graph.calls import Call, Graph, Op, Output
@@ -367,6 +368,26 @@ def test_steps_are_judged_by_losses_and_by_what_they_move() -> None:
     assert [d.what for d in judged(losses=(1.0, np.nan))] == ["loss"]
 
 
+@pytest.mark.parametrize("eps", [1e-7, 1e-8])
+@pytest.mark.parametrize("torch_moves", [lambda g, e: g / (np.abs(g) + e), lambda g, e: g])
+def test_an_adam_that_is_not_kerass_is_named_where_its_moves_are_torchs(eps, torch_moves) -> None:
+    words = "Adam(learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-07)"
+    left, right = skip(), skip()
+    left.about["training"] = {"optimizer": words}
+    right.about["training"] = {"optimizer": f"Adam(lr=0.001, betas=(0.9, 0.999), eps={eps})"}
+    rng = np.random.default_rng(0)
+    first = {f"{c.key}|{r}": rng.normal(size=s) for c in left.calls for r, s in c.roles.items()}
+    grads = {k: rng.normal(0, 1e-5, size=v.shape) for k, v in first.items()}
+    in_keras = 1e-7 / np.sqrt(1 - 0.999)
+    ours = {f"step.0|{k}": v - 0.001 * grads[k] / (np.abs(grads[k]) + in_keras)
+            for k, v in first.items()}  # fmt: skip
+    theirs = {f"step.0|{k}": v - 0.001 * torch_moves(grads[k], eps) for k, v in first.items()}
+    losses = {"losses": np.array([1.0])}
+    (found,) = judge_steps(left, right, align(left, right), ours | losses, theirs | losses, first)
+    is_torchs = torch_moves(2.0, 0) == 1
+    assert (found.what, "beside √v" in str(found.cause)) == ("update", is_torchs)
+
+
 @pytest.mark.parametrize(("effect", "passes"), [("output", True), ("training", False)])
 def test_what_no_output_and_no_gradient_shows_is_declared_but_never_a_loss(effect, passes) -> None:
     judged = Judged(outputs={"output": gaps.Gap(0.0)}, whole_gradient=gaps.Gap(0.0))
@@ -377,6 +398,25 @@ def test_what_no_output_and_no_gradient_shows_is_declared_but_never_a_loss(effec
         ["forward", "gradients", "steps"], ["3"], False, [],
     )  # fmt: skip
     assert verdict.passed == passes
+
+
+def test_stretches_of_one_cause_are_one_difference() -> None:
+    causes = ["a", "b", "a", None, None]
+    given = [Difference("between", "before conv", f"{n}", "", "output", [Place(f"{n}", "")], cause)
+             for n, cause in enumerate(causes)]  # fmt: skip
+    found = _joined(given)
+    assert [(d.left, len(d.places)) for d in found] == [("0", 2), ("1", 1), ("3", 1), ("4", 1)]
+
+
+def test_what_steps_do_not_show_is_said() -> None:
+    g = skip()
+    g.about["training"] = {"not compared": "ReduceLROnPlateau"}
+    for asked, said in ((["forward", "steps"], 2), (["forward"], 0)):
+        verdict = conclude(
+            ("a:f", "b:f"), ("keras", "torch"), (g, g), align(g, g), [], Judged(), asked, ["3"],
+            False, [],
+        )  # fmt: skip
+        assert sum("ReduceLROnPlateau of the" in n for n in verdict.notes) == said
 
 
 def attention(width, count, owner="qkv"):

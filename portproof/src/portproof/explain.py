@@ -21,6 +21,8 @@ Arrays = Mapping[str, np.ndarray]
 BIASED = "a biased variance in the reference, n/(n − 1) of it in the suspect"
 EXACT_GRADIENT = "exact_gradient"
 """The variant of a function that gives its numbers, and another gradient."""
+FACTORS = ("mul", "rmul", "div", "truediv")
+"""Functions whose constants are tried one by one."""
 MAX_PLACES = 40
 """Places of one difference that are tried one by one."""
 
@@ -71,7 +73,21 @@ def explain_forward(
             continue
         d.cause = _settings(bench, left, right, here[:MAX_PLACES], seen)
     _stretches(bench, left, right, pairs, judged, seen, by_place, constants)
+    judged.differences[:] = _joined(judged.differences)
     return constants
+
+
+def _joined(differences: list[Difference]) -> list[Difference]:
+    """Return differences with stretches of one cause in one, whatever else runs on them."""
+    found: dict[tuple[object, ...], Difference] = {}
+    for d in differences:
+        is_alike = d.what == "between" and d.cause is not None
+        key = (d.kind, d.effect, d.cause, d.is_rule, d.detail) if is_alike else (id(d),)
+        if key in found:
+            found[key].places += d.places
+        else:
+            found[key] = d
+    return list(found.values())
 
 
 def _settings(
@@ -127,7 +143,8 @@ def _stretches(
     if not apart:
         return
     for name in sorted(own & bench.variants.keys()):
-        for key, (text, is_constant, base) in bench.variants[name].items():
+        variants = {**bench.variants[name], **_single_factors(name, bench.graph)}
+        for key, (text, is_constant, base) in variants.items():
             remaining = [d for d in apart if d.cause is None]
             if not any(_mentions(d, name, bench, by_place) for d in remaining):
                 continue
@@ -149,6 +166,20 @@ def _stretches(
     for d in apart:
         if d.cause is None:
             d.cause = _related(d, seen, by_place)
+
+
+def _single_factors(name: str, graph: Graph) -> dict[str, tuple[str, bool, str]]:
+    """Return variants of a product in which one of its constants is rounded to float32."""
+    if name not in FACTORS:
+        return {}
+    stretches = [c.between for c in graph.calls] + [o.between for o in graph.outputs]
+    ops = [op for stretch in stretches for op in stretch if op.text.partition("(")[0] == name]
+    found = {v for op in ops for v in op.args.get("args", []) if isinstance(v, float)}
+    return {
+        f"factor={v!r}": (f"a factor, {v:g}, rounded to float32", True, "")
+        for v in sorted(found)
+        if v != float(np.float32(v))
+    }
 
 
 def _mentions(

@@ -182,12 +182,19 @@ def run_passes(
         if bench is not None and judge.has_trained_otherwise:
             rules = explain_training(bench, *of)
             if rules:
-                right.start(train=True, swaps={**right.swaps, **rules})
+                right.swaps = {**right.swaps, **rules}
+                right.start(train=True)
                 replays.right_whole = right.seen()
                 judge.found.whole_settled = judge.whole()
     if batches is not None:
         progress("training")
-        judge.found.differences += _steps(left, right, alignment, carried, batches)
+        steps = _steps(left, right, alignment, carried, batches)
+        for word, effect in (("outputs", "output"), ("gradients", "training")):
+            if any(d.fails and d.effect == effect for d in judge.found.differences):
+                for d in steps:
+                    d.detail += f"; {word} differ already"
+                break
+        judge.found.differences += steps
     return Passes(left.graph, right.graph, alignment, carried, judge.found)
 
 
@@ -265,7 +272,7 @@ def _steps(
     outs = []
     for side in (left, right):
         outs.append(side.program.path("trained"))
-        side.program.send("train", given=given, out=outs[-1])
+        side.program.send("train", given=given, out=outs[-1], swaps=side.swaps)
     left.program.answer()
     right.program.answer()
     ours, theirs = (
@@ -281,7 +288,11 @@ def _steps(
     right.fill(carried.right)
     right.filled()
     out = right.program.path("trained")
-    right.program.ask("train", given=save(right.program.path("turned"), turned), out=out)
+    try:
+        given = save(right.program.path("turned"), turned)
+        right.program.ask("train", given=given, out=out, swaps=right.swaps)
+    except CheckError:  # a loss that does not take such targets; it explains nothing
+        return found
     again = judge_steps(*of, ours, Split(Stored(out), right.graph, right.parts), carried.left)
     if not any(d.what == "loss" for d in again):
         found[0].cause = "targets (N,) against outputs (N, 1): the suspect's loss is of (N, N)"
@@ -306,7 +317,7 @@ def _bench(left: Side, right: Side) -> Bench | None:
     return Bench(
         side is right,
         side.graph,
-        lambda swaps: run(swaps, given=side.forced),
+        lambda swaps: run(swaps, given=side.forced, alone=False),
         lambda swaps: run(swaps, **side.trained),
         side.vary,
     )

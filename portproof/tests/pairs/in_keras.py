@@ -1,5 +1,7 @@
 """Small Keras models for tests/test_check.py, run in processes of their own."""
 
+from functools import partial
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -92,6 +94,31 @@ def padded():
     return keras.Model(tokens, layers.Dense(3)(x))
 
 
+class Patches(layers.Layer):
+    """Patches behind a class token, which no layer owns, at learnt places."""
+
+    def build(self, shape):
+        self.token = self.add_weight(shape=(1, 1, 8), name="token")
+        self.patches, self.places = layers.Conv2D(8, 2, strides=2), layers.Embedding(6, 8)
+        self.patches.build(shape)
+
+    def call(self, images):
+        x = ops.reshape(self.patches(images), (-1, 4, 8))
+        x = ops.concatenate([ops.tile(self.token, (ops.shape(x)[0], 1, 1)), x], axis=1)
+        return x + self.places(ops.arange(5)[None])
+
+
+def patches():
+    """A transformer of images."""
+    images = keras.Input((4, 4, 3))
+    x = Patches()(images)
+    y = layers.LayerNormalization(epsilon=1e-5)(x)
+    x = x + layers.MultiHeadAttention(2, 4, dropout=0.1)(y, y)
+    approximate = partial(keras.activations.gelu, approximate=True)
+    x = layers.Dense(3)(layers.Activation(approximate)(layers.Dense(16)(x)))
+    return keras.Model(images, x[:, 0])
+
+
 class ScaledDense(layers.Layer):
     """A layer with weights that portproof does not know."""
 
@@ -119,6 +146,23 @@ def custom():
     x = features = keras.Input((5,))
     x = ScaledDense()(layers.Dense(6, activation="tanh")(x))
     return keras.Model(features, layers.Dense(2)(x))
+
+
+def adam():
+    """A norm whose statistics move, and Adam."""
+    model = keras.Sequential([
+        keras.Input((6,)), layers.Dense(8), layers.BatchNormalization(epsilon=1e-5, momentum=0.9),
+        layers.Dense(1),
+    ])  # fmt: skip
+    model.compile(keras.optimizers.Adam(0.001), keras.losses.MeanSquaredError())
+    return model
+
+
+def norm_regression():
+    """The same with SGD."""
+    model = adam()
+    model.compile(keras.optimizers.SGD(0.0625), keras.losses.MeanSquaredError())
+    return model
 
 
 def regression():

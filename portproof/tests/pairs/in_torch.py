@@ -206,6 +206,39 @@ def custom_twice():
     return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), ScaledTwice(), nn.Linear(3, 2))
 
 
+class Patches(nn.Module):
+    """Places that are a parameter, attention as a function, GELU by its formula."""
+
+    def __init__(self, by_rows=True):
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, 8))
+        self.places = nn.Parameter(torch.zeros(6, 8))
+        self.conv, self.norm = nn.Conv2d(3, 8, 2, 2), nn.LayerNorm(8)
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 3)
+        self.by_rows = by_rows
+
+    def forward(self, images):
+        x = self.conv(images)
+        x = (x if self.by_rows else x.mT).flatten(2).mT
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.places[:5]
+        parts = self.qkv(self.norm(x)).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in parts)
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=0.1 if self.training else 0.0)
+        y = self.out(y.transpose(1, 2).reshape(-1, 8)).view(x.shape)
+        x = self.up(x + y)
+        x = 0.5 * x * (1 + torch.tanh(0.7978845608028654 * (x + 0.044715 * x**3)))
+        return self.down(x)[:, 0]
+
+
+def patches():
+    return Patches()
+
+
+def patches_by_columns():
+    return Patches(by_rows=False)
+
+
 class FusedEncoder(Encoder):
     """Queries, keys and values in one matrix, norms and all by hand."""
 
@@ -254,12 +287,79 @@ class Broadcasting(Regression):
         return F.mse_loss(self(x), y)
 
 
+class Turned(nn.Linear):
+    """A layer whose weight is made anew of its parameter at each call."""
+
+    def forward(self, x):
+        first, second = self.weight.chunk(2)
+        return F.linear(x, torch.cat([second, first]), self.bias)
+
+
+class Attending(Regression):
+    """Functions that drop numbers in training, of one step and thus without effect."""
+
+    def forward(self, x):
+        x = self.network[0](x)
+        values = x[:, None, None]
+        rate = 0.5 if self.training else 0.0
+        x = F.scaled_dot_product_attention(values, values, values, dropout_p=rate)[:, 0, 0]
+        return self.network[3](torch.tanh(x))
+
+
 def regression():
     return Regression()
 
 
+def regression_turned():
+    module = Regression()
+    module.network[0] = Turned(6, 8)
+    return module
+
+
+def regression_attending():
+    return Attending()
+
+
 def regression_broadcasting():
     return Broadcasting()
+
+
+class Flat(Regression):
+    """A loss that takes targets of (N,) alone, in a network with another activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.network[1] = nn.ReLU()
+
+    def training_step(self, batch, batch_idx):
+        x, (y,) = batch[0], batch[1].unsqueeze(0)
+        if y.ndim != 1:
+            raise RuntimeError("targets of (N,) alone")
+        return F.mse_loss(self(x)[:, 0], y)
+
+
+class Normed(Regression):
+    def __init__(self, is_adam):
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+        self.is_adam = is_adam
+
+    def configure_optimizers(self):
+        if self.is_adam:
+            return torch.optim.Adam(self.parameters(), 0.001, eps=1e-7)
+        return super().configure_optimizers()
+
+
+def adam():
+    return Normed(True)
+
+
+def norm_regression():
+    return Normed(False)
+
+
+def regression_flat():
+    return Flat()
 
 
 def regression_other_rate():

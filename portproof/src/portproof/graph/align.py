@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 
 from portproof.graph.calls import Call, Graph, Pred
 
-OPTIONAL = frozenset(
-    ["bias", "beta", "gamma", "recurrent_bias", "moving_mean", "moving_variance", "token"]
-)
+OPTIONAL = frozenset(["bias", "beta", "gamma", "recurrent_bias", "moving_mean", "moving_variance"])
 """Roles that a call of the same kind may do without."""
 # Families of operations that both frameworks surely name; others say nothing about likeness.
 SURE = frozenset(["maxpool", "avgpool", "mean", "concat", "add", "mul", "softmax"])

@@ -32,7 +32,7 @@ def draw(role: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndar
         return rng.uniform(0.5, 1.5, shape) * (0.25 if role == "alpha" else 1.0)
     if len(shape) <= 1:
         return rng.normal(0, 0.1, shape)
-    if role in ("table", "beta", "token"):
+    if role in ("table", "beta", "value"):
         return rng.normal(0, 0.5, shape)
     return rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
 

@@ -57,6 +57,10 @@ def conclude(
     if left.about.get("inputs") != right.about.get("inputs"):
         shown = ", ".join(right.about.get("inputs", []))
         notes.append(f"inputs of the suspect: {shown}")
+    for graph, side in ((left, "reference"), (right, "suspect")):
+        named = graph.about.get("training", {}).get("not compared")
+        if named and "steps" in asked:
+            notes.append(f"not compared: {named} of the {side}, which steps alone do not show")
     return Verdict(
         *references,
         frameworks,

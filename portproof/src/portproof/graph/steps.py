@@ -1,5 +1,6 @@
 """Judge training steps: the loss of each, and the weights behind it."""
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -52,8 +53,84 @@ def judge_steps(
         if moved:
             sides = (texts[0].get("optimizer", ""), texts[1].get("optimizer", ""))
             detail = f"weights after {place}"
-            return [Difference("update", "call", *sides, "training", moved, detail=detail)]
+            found = Difference("update", "call", *sides, "training", moved, detail=detail)
+            if k == 0:
+                found.cause = _adams(left, right, alignment, (ours, theirs, first))
+            return [found]
     return []
+
+
+def _adams(
+    left: Graph, right: Graph, alignment: Alignment, arrays: tuple[Arrays, Arrays, Arrays]
+) -> str | None:
+    """Return a cause if the first step's moves are those of Keras's Adam, and of torch's.
+
+    At step 1 torch's moves by lr·g/(|g| + ε). In Keras ε stands beside √v, which is √(1 - β₂)·|g|
+    there, so that torch's moves follow from Keras's. TensorFlow rounds the βs whose powers correct
+    the bias to float32.
+    """
+    own, its = (_options(g.about.get("training", {}).get("optimizer", "")) for g in (left, right))
+    rate = own.get("learning_rate")
+    if not {"beta_1", "beta_2", "epsilon"} <= own.keys() or "eps" not in its:
+        return None
+    if rate is None or rate != its.get("lr"):
+        return None
+    first_beta, second_beta = own["beta_1"], own["beta_2"]
+    beside = float(np.sqrt(1 - second_beta))
+    for kind in (np.float32, np.float64):
+        powers = [1 - float(kind(beta)) for beta in (first_beta, second_beta)]
+        reach = rate * float(np.sqrt(powers[1])) * (1 - first_beta) / powers[0]
+        if all(
+            _moves_as_torchs(a, b, arrays, rate, its["eps"] / own["epsilon"], reach, beside)
+            for i, j in alignment.pairs.items()
+            for a, b in [(left.calls[i], right.calls[j])]
+        ):
+            return "ε beside √v in Keras's Adam, beside √(v/(1 − β₂ᵗ)) in torch's"
+    return None
+
+
+def _moves_as_torchs(
+    a: Call,
+    b: Call,
+    arrays: tuple[Arrays, Arrays, Arrays],
+    rate: float,
+    ratio: float,
+    reach: float,
+    beside: float,
+) -> bool:
+    """Return whether a call's moves in torch are those in Keras, reach·g/(beside·|g| + ε), for it.
+
+    Args:
+        a: Keras's call.
+        b: torch's.
+        arrays: Keras's weights behind the step, torch's, and those before it.
+        rate: lr.
+        ratio: torch's ε over Keras's.
+        reach: what Keras's moves tend to, times `beside`.
+        beside: √(1 - β₂).
+    """
+    ours, theirs, first = arrays
+    if a.roles.keys() != b.roles.keys():
+        return False
+    for role in a.roles:
+        if role.startswith("moving"):
+            continue
+        start = first[f"{a.key}|{role}"]
+        signed = ours[f"step.0|{a.key}|{role}"] - start
+        seen = fitted(theirs[f"step.0|{b.key}|{role}"], start.shape) - start
+        move = np.abs(signed)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.where(move > 0, ratio * (reach - beside * move) / move, np.inf)
+        if not gap(seen, np.sign(signed) * rate / (1 + share), rate).within(MOVED):
+            return False
+    return True
+
+
+def _options(text: str) -> dict[str, float]:
+    """Return an Adam's numbers by name; none of another optimizer's."""
+    found = re.findall(r"(\w+)=\(?([\d.e+-]+)(?:, ([\d.e+-]+)\))?", text)
+    options = {name: float(last or value) for name, value, last in found}
+    return options if text.startswith("Adam(") and "weight_decay" not in options else {}
 
 
 def _moved(a: Call, b: Call, k: int, ours: Arrays, theirs: Arrays, first: Arrays) -> Gap:

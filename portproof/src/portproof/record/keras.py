@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from portproof.graph.calls import Graph, Output
+from portproof.record import keras_layers as kinds
 from portproof.record import keras_steps
 from portproof.record.keras_gradients import differentiate
 from portproof.record.keras_layers import Role
@@ -150,7 +151,7 @@ class KerasModel:
         self.recorder = recorder
         return {**replay.tensors, **finals}
 
-    def train(self, batches: list[Batch]) -> Arrays:
+    def train(self, batches: list[Batch], swaps: Mapping[str, str]) -> Arrays:
         """Train with the compiled loss and optimizer, dropout at 0; return weights by step."""
 
         def weights() -> Arrays:
@@ -167,7 +168,9 @@ class KerasModel:
         return self._forward([ops.convert_to_tensor(x) for x in inputs], replay)
 
     def _forward(self, xs: list[Any], replay: Replay) -> tuple[Recorder, list[Any]]:
-        recorder = Recorder(replay, xs)
+        layers = self.model._flatten_layers()
+        bare = {id(v): v for layer in layers for v in kinds.bare_variables(layer)}
+        recorder = Recorder(replay, xs, bare)
         with recording(recorder):
             out = self._call(xs, replay.train)
         outs = [t for t in keras.tree.flatten(out) if ops.is_tensor(t)]
@@ -252,7 +255,8 @@ class KerasModel:
         return found
 
     def _native_shape(self, index: int, wanted: np.ndarray) -> tuple[int, ...]:
-        return (len(wanted), *self.recorder.native_shapes[index][1:])
+        own = self.recorder.native_shapes[index]
+        return own if self.recorder.live[index].is_weight else (len(wanted), *own[1:])
 
 
 class _Shape:

@@ -45,8 +45,10 @@ KINDS: list[tuple[Any, str]] = [
     (L.SimpleRNN, "rnn"),
     (L.PReLU, "prelu"),
 ]
-# Layers of keras.applications and keras-hub that own a weight and cannot be imported without them.
-BY_NAME = {"LayerScale": "scale", "PositionEmbedding": "shift"}
+# Layers of keras.applications that own a weight and cannot be imported without them.
+BY_NAME = {"LayerScale": "scale"}
+# Layers of keras-hub that do with a weight what could be done outside of them.
+OPEN = {"PositionEmbedding"}
 
 
 def own_variables(layer: Any) -> list[Any]:
@@ -70,7 +72,16 @@ def kind_of(layer: Any) -> str | None:
         return BY_NAME[type(layer).__name__]
     if isinstance(layer, L.Normalization | keras.Model) or not own_variables(layer):
         return None
-    return None if has_parts(layer) else f"{type(layer).__name__} (unknown)"
+    if has_parts(layer) or type(layer).__name__ in OPEN:
+        return None
+    return f"{type(layer).__name__} (unknown)"
+
+
+def bare_variables(layer: Any) -> list[Any]:
+    """Return the weights that a layer of no kind uses by themselves: a class token, positions."""
+    if kind_of(layer) is not None or isinstance(layer, L.Normalization):
+        return []
+    return [v for v in layer._trainable_variables if v.dtype.startswith("float")]
 
 
 def has_parts(layer: Any) -> bool:
@@ -100,9 +111,8 @@ def roles_of(layer: Any, kind: str) -> dict[str, Role]:
         return _recurrent_roles(layer.cell, kind)
     if kind.endswith("(unknown)"):
         return {v.name: Role(v) for v in own_variables(layer)}
-    if kind in ("scale", "shift"):
-        role = "gamma" if kind == "scale" else "beta"
-        return {role: Role(own_variables(layer)[0], lambda a: a.squeeze())}
+    if kind == "scale":
+        return {"gamma": Role(own_variables(layer)[0], lambda a: a.squeeze())}
     held = {role: getattr(layer, name, None) for role, name in _ATTRIBUTES.get(kind, _USUAL)}
     roles = {
         role: Role(v, is_statistic=role.startswith("moving"))

@@ -51,9 +51,13 @@ class Live:
     """Last axes of the input that make one axis of features."""
     made: int = 1
     is_channels_first: bool = False
+    is_weight: bool = False
+    """A weight used by itself: what the call gives has no samples."""
 
     def canonical(self, a: np.ndarray, is_input: bool) -> np.ndarray:
         """Return activations with channels last and features in one axis."""
+        if self.is_weight:
+            return a.squeeze()
         if self.is_channels_first and a.ndim > 2:
             a = np.moveaxis(a, 1, -1)
         n = self.taken if is_input else self.made
@@ -61,6 +65,8 @@ class Live:
 
     def native(self, a: np.ndarray, like: Any, is_input: bool) -> np.ndarray | None:
         """Return the inverse of `canonical` in the shape of `like`; None where it does not fit."""
+        if self.is_weight:
+            return a.reshape(like.shape) if a.size == np.prod(tuple(like.shape)) else None
         if self.is_channels_first and a.ndim > 2:
             a = np.moveaxis(a, -1, 1)
         shape = tuple(like.shape)
@@ -92,8 +98,11 @@ def numbers(value: Any) -> np.ndarray:
 class Recorder:
     """Records one forward pass."""
 
-    def __init__(self, replay: Replay, inputs: list[Any]) -> None:
+    def __init__(self, replay: Replay, inputs: list[Any], bare: Mapping[int, Any]) -> None:
         self.replay = replay
+        self._bare = dict(bare)
+        """Weights that no layer's call covers, by their ids."""
+        self._read: dict[int, Any] = {}
         self.calls: list[Call] = []
         self.live: list[Live] = []
         self.native_shapes: list[tuple[int, ...]] = []
@@ -140,6 +149,9 @@ class Recorder:
         if not given or any(isinstance(t, keras.KerasTensor) for t in given):
             return original(layer, *args, **kwargs)
         kind = kinds.kind_of(layer)
+        if kind == "embedding" and self.tag(given[0]).preds == {"constant"}:
+            self._bare[id(layer._embeddings)] = layer._embeddings  # rows of fixed places
+            kind = None
         if kind is None:
             return self.plain(layer, original, args, kwargs)
         if kind == "separable":
@@ -188,6 +200,20 @@ class Recorder:
             if mask is not None:
                 keras.src.backend.set_keras_mask(out, mask)
         return out
+
+    def weight(self, variable: Any, value: Any) -> Any:
+        """Note a weight that is used by itself as a call of its own; return what it gives."""
+        if self.busy or id(variable) not in self._bare:
+            return value
+        if id(variable) not in self._read:
+            with self.quiet():
+                x = ops.convert_to_tensor(value)
+                x = self._copy(x) if x is value else x
+            self._put(x, Tag(frozenset(["constant"])))
+            live = Live({"value": Role(variable, np.squeeze)}, lambda t: t, is_weight=True)
+            self._read[id(variable)] = x  # for noting the call reads it too
+            self._read[id(variable)] = self.call(variable.path, "weight", {}, live, x, [x], x)
+        return self._read[id(variable)]
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -269,7 +295,9 @@ class Recorder:
         xs = tensors((args, kwargs))
         if any(isinstance(t, keras.KerasTensor) for t in xs):
             return original(op, *args, **kwargs)
-        is_made_of_parts = isinstance(op, L.Layer) and kinds.has_parts(op)
+        is_made_of_parts = isinstance(op, L.Layer) and (
+            kinds.has_parts(op) or any(id(v) in self._bare for v in kinds.own_variables(op))
+        )
         fused = op._can_attempt_fused_lstm if isinstance(op, L.Bidirectional) else None
         if fused is not None:  # two directions in one call would hide each
             op._can_attempt_fused_lstm = op._can_attempt_fused_gru = lambda *_: False
@@ -316,6 +344,8 @@ class Recorder:
             return
         known = [t for t in inputs if id(t) in self._tags]
         if not known:
+            for o in outputs if not inputs else ():
+                self._put(o, Tag(frozenset(["constant"])))
             return
         tag = self._joined(known)
         quiet = name in ("Identity", "Cast", "StopGradient", "Shape", "convert_to_tensor", "cast")

@@ -66,14 +66,19 @@ class _Given(keras.utils.PyDataset):
 
 
 def described(model: Any) -> dict[str, str]:
-    """Return the loss and the optimizer in a few words."""
+    """Return the loss, the optimizer and metrics in a few words."""
     if not model.compiled:
         return {}
     loss = model.loss if isinstance(model.loss, str) else type(model.loss).__name__
     config = model.optimizer.get_config()
     names = "learning_rate momentum beta_1 beta_2 epsilon weight_decay clipnorm global_clipnorm"
     words = [f"{k}={_short(config[k])}" for k in names.split() if config.get(k)]
-    return {"loss": str(loss), "optimizer": f"{type(model.optimizer).__name__}({', '.join(words)})"}
+    metrics = keras.tree.flatten(getattr(model._compile_metrics, "_user_metrics", None) or [])
+    return {
+        "loss": str(loss),
+        "optimizer": f"{type(model.optimizer).__name__}({', '.join(words)})",
+        "not compared": ", ".join(getattr(m, "name", str(m)) for m in metrics if m is not None),
+    }
 
 
 def _short(value: Any) -> str:

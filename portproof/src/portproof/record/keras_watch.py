@@ -24,12 +24,27 @@ def recording(recorder: Recorder) -> Iterator[None]:
             return op_call(self, *args, **kwargs)
         return recorder.plain(self, op_call, args, kwargs)
 
-    with _backend_operations(recorder):
+    with _backend_operations(recorder), _weights(recorder):
         L.Layer.__call__, Operation.__call__ = call, operation
         try:
             yield
         finally:
             L.Layer.__call__, Operation.__call__ = layer_call, op_call
+
+
+@contextmanager
+def _weights(recorder: Recorder) -> Iterator[None]:
+    """Let a recorder see each weight that is read."""
+    cls: Any = keras.Variable
+    own, value = vars(cls).get("value"), cls.value
+    cls.value = property(lambda self: recorder.weight(self, value.__get__(self)))
+    try:
+        yield
+    finally:
+        if own is None:
+            del cls.value
+        else:
+            cls.value = own
 
 
 @contextmanager

@@ -46,7 +46,7 @@ class Model(Protocol):
     def replay(self, inputs: list[np.ndarray], how: Mapping[str, Any], given: Arrays) -> Arrays:
         """Run the model and return what was seen at each call."""
 
-    def train(self, batches: list[Batch]) -> Arrays:
+    def train(self, batches: list[Batch], swaps: Mapping[str, str]) -> Arrays:
         """Train with the user's own loss and optimizer, and return weights step by step."""
 
     def vary(self, trials: list[dict[str, Any]], given: Arrays) -> Arrays:
@@ -230,7 +230,7 @@ def _answer(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
     if request["do"] == "fill":
         return {"lost": model.fill(given)}
     if request["do"] == "train":
-        write_arrays(request["out"], model.train(batches_of(given)))
+        write_arrays(request["out"], model.train(batches_of(given), request["swaps"]))
         return {}
     if request["do"] == "vary":
         write_arrays(request["out"], model.vary(request["trials"], given))

@@ -69,6 +69,8 @@ class TorchModel:
         if computed:
             self._learn_maps(inputs, computed)
         _name_calls(recorder.calls)
+        outputs = [self._output(o) for o in outs]
+        self._note_rates(inputs, recorder, outputs)
         uncovered = self.names.uncovered(tensors)
         parameters = sum(p.numel() for p in self.names.parameters.values())
         statistics = {
@@ -79,7 +81,7 @@ class TorchModel:
         }
         return Graph(
             recorder.calls,
-            [self._output(o) for o in outs],
+            outputs,
             parameters - sum(size for _, size in uncovered),
             parameters,
             sum(statistics.values()),
@@ -92,6 +94,29 @@ class TorchModel:
                 "training": torch_steps.described(self.module),
             },
         ).to_dict()
+
+    def _note_rates(
+        self, inputs: list[np.ndarray], recorder: Recorder, outputs: list[Output]
+    ) -> None:
+        """Note the dropout rates that functions are told in training mode alone."""
+        kept = {name: b.detach().clone() for name, b in self.module.named_buffers()}
+        self.module.train()
+        try:
+            trained, outs, _ = self._run(inputs, Replay())
+        except Exception:  # training mode is asked for, and judged, later on
+            return
+        finally:
+            self.module.eval()
+            with torch.no_grad():
+                for name, b in self.module.named_buffers():
+                    b.copy_(kept[name])
+        if [c.key for c in trained.calls] != [c.key for c in recorder.calls]:
+            return
+        for call, other in zip(recorder.calls, trained.calls, strict=True):
+            call.drops = other.drops
+        if len(outs) == len(outputs):
+            for output, out in zip(outputs, outs, strict=True):
+                output.drops = list(tag_of(out).drops)
 
     def fill(self, weights: Mapping[str, np.ndarray]) -> list[str]:
         """Put canonical weights in place, and return those that a call then does not get."""
@@ -113,9 +138,11 @@ class TorchModel:
 
         Args:
             inputs: channels last.
-            how: `train`, `seeds` by call, and `outputs_only`.
+            how: `train`, `seeds` by call, `outputs_only`; `alone` False: run no call alone.
             given: `out.i` and `in.i` to force.
         """
+        if not how.get("alone", True):
+            given = {name: a for name, a in given.items() if name.startswith("out.")}
         try:
             return self._replay(inputs, how, given, any_shape=True)
         except RuntimeError:
@@ -143,18 +170,18 @@ class TorchModel:
         self.recorder = recorder
         return {**replay.arrays, **finals}
 
-    def train(self, batches: list[Batch]) -> Arrays:
+    def train(self, batches: list[Batch], swaps: Mapping[str, str]) -> Arrays:
         """Train with the module's own step and optimizer, dropout at 0; return weights by step."""
 
         def weights() -> Arrays:
             roles = self._roles(self.recorder).items()
-            return {key: role.canonical(role.tensor.detach().numpy()).copy() for key, role in roles}
+            return {k: r.canonical(self.names.read(k, r.tensor)).copy() for k, r in roles}
 
         def tensors(xs: list[np.ndarray]) -> list[torch.Tensor]:
             return [self._tensor(x, i) for i, x in enumerate(xs)]
 
         with _training(self.module):
-            return torch_steps.train(self.module, self.options, batches, weights, tensors)
+            return torch_steps.train(self.module, self.options, batches, weights, tensors, swaps)
 
     def vary(self, trials: list[dict[str, Any]], given: Arrays) -> Arrays:
         """Run single calls on `in.i` with other settings; those that cannot are left out."""

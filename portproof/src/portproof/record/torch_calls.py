@@ -281,8 +281,24 @@ DROPOUTS = {
     "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
     "feature_alpha_dropout", "stochastic_depth",
 }  # fmt: skip
+_RECURRENT = "input hx params has_biases num_layers dropout train bidirectional batch_first"
+ATTENTION = "query key value attn_mask dropout_p is_causal"
+MULTI_HEAD_ATTENTION = (
+    "query key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k bias_v "
+    "add_zero_attn dropout_p out_proj_weight out_proj_bias training key_padding_mask need_weights "
+    "attn_mask use_separate_proj_weight q_proj_weight k_proj_weight v_proj_weight static_k "
+    "static_v average_attn_weights is_causal"
+)
+RATES = {
+    "scaled_dot_product_attention": ATTENTION,
+    "multi_head_attention_forward": MULTI_HEAD_ATTENTION,
+    **dict.fromkeys(RECURRENT, _RECURRENT),
+}
+"""Arguments of functions that drop numbers besides."""
 ELEMENTWISE_WEIGHTS = {
     "add": "shift", "radd": "shift", "iadd": "shift", "mul": "scale", "rmul": "scale",
     "imul": "scale",
-    "cat": "token", "concat": "token", "concatenate": "token",
 }  # fmt: skip
+CONCATENATIONS = {"cat", "concat", "concatenate"}
+WEIGHT = "weight"
+"""The kind of a weight that is used by itself: a class token, a table of positions."""

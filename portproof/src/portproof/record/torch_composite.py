@@ -11,7 +11,14 @@ import torch
 from torch.nn import functional as F
 
 from portproof.record.program import SetUpError
-from portproof.record.torch_calls import RECURRENT, Spec, bind, recurrent_roles
+from portproof.record.torch_calls import (
+    MULTI_HEAD_ATTENTION,
+    RATES,
+    RECURRENT,
+    Spec,
+    bind,
+    recurrent_roles,
+)
 from portproof.record.torch_live import Live
 from portproof.record.torch_tags import after, put_tag, tag_of
 
@@ -23,8 +30,7 @@ def recurrent(
     recorder: "Recorder", name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Run a recurrent function layer by layer and direction by direction, as Keras does."""
-    names = "input hx params has_biases num_layers dropout train bidirectional batch_first"
-    bound = bind(names, args, kwargs)
+    bound = bind(RATES[name], args, kwargs)
     if not isinstance(bound["params"], tuple | list):
         raise SetUpError(
             "packed sequences (pack_padded_sequence) are not supported yet; "
@@ -113,13 +119,7 @@ def attention(
     recorder: "Recorder", func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Run torch's attention with q, k and v as matrices of their own, each a call."""
-    names = (
-        "query key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k "
-        "bias_v add_zero_attn dropout_p out_proj_weight out_proj_bias training key_padding_mask "
-        "need_weights attn_mask use_separate_proj_weight q_proj_weight k_proj_weight "
-        "v_proj_weight static_k static_v average_attn_weights is_causal"
-    )
-    bound = bind(names, args, kwargs)
+    bound = bind(MULTI_HEAD_ATTENTION, args, kwargs)
     rate, bound["dropout_p"] = float(bound.get("dropout_p") or 0), 0.0
     if not bound.get("use_separate_proj_weight"):
         parts = bound["in_proj_weight"].chunk(3)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from portproof.record.torch_calls import Spec
+from portproof.record.torch_calls import WEIGHT, Spec
 
 
 @dataclass
@@ -26,6 +26,8 @@ class Live:
     def canonical(self, t: torch.Tensor, is_input: bool) -> np.ndarray:
         """Return activations with channels last, batch first and features in canonical order."""
         t = t.detach()
+        if self.spec.kind == WEIGHT:
+            return t.squeeze().numpy().copy()
         if self.spec.channels_first and t.ndim > 2:
             t = t.movedim(1, -1)
         if self.rows is not None and t.ndim == 2:
@@ -38,6 +40,8 @@ class Live:
 
     def native(self, a: np.ndarray, is_input: bool) -> torch.Tensor:
         """Return the inverse of `canonical`."""
+        if self.spec.kind == WEIGHT:
+            return torch.from_numpy(np.array(a)).reshape(self.spec.roles["value"].tensor.shape)
         if is_input and self.order is not None and a.ndim == 2:
             a = a[:, np.argsort(self.order)]
         t = torch.from_numpy(np.array(a))  # a copy, lest something in place write into it

@@ -96,6 +96,13 @@ class Names:
                     p.view(-1)[torch.from_numpy(ids[here] - start)] = torch.from_numpy(values[here])
                 start += p.numel()
 
+    def read(self, key: str, tensor: torch.Tensor) -> np.ndarray:
+        """Return a weight's numbers as the parameters hold them now, in its native layout."""
+        if self.owner(tensor) is not None or key not in self.maps:
+            return tensor.detach().numpy()
+        flat = [p.detach().reshape(-1).numpy() for p in self.parameters.values()]
+        return np.concatenate(flat)[self.maps[key]]
+
     def gradient(self, key: str, tensor: torch.Tensor) -> np.ndarray | None:
         """Return the gradient to a weight, in its native layout; None where it is not known."""
         name = self.owner(tensor)

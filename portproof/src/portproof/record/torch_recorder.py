@@ -19,10 +19,13 @@ from portproof.adapter import adapter_of, parts
 from portproof.graph.calls import Call
 from portproof.record.program import Arrays, factors
 from portproof.record.torch_calls import (
+    ATTENTION,
+    CONCATENATIONS,
     DROPOUTS,
     ELEMENTWISE_WEIGHTS,
     READERS,
     RECURRENT,
+    WEIGHT,
     Role,
     Spec,
     bind,
@@ -82,6 +85,8 @@ class Recorder(TorchFunctionMode):
         self.attention: tuple[int, int] | None = None
         """Within torch's attention: steps and samples, which it folds into one axis."""
         self.inputs: list[torch.Tensor] = []
+        self._read: dict[str, torch.Tensor] = {}
+        """What weights used by themselves gave, by name."""
         self.busy = False
         """Within a module that an adapter takes as one call."""
         self.misfit = False
@@ -100,8 +105,13 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is F.multi_head_attention_forward:
             return attention(self, func, args, kwargs)
-        if name == "scaled_dot_product_attention" and kwargs.get("dropout_p"):
-            kwargs = {**kwargs, "dropout_p": 0.0}
+        rate = 0.0
+        if name == "scaled_dot_product_attention":
+            kwargs = bind(ATTENTION, args, kwargs)
+            args = tuple(kwargs.pop(n) for n in ("query", "key", "value"))
+            rate, kwargs["dropout_p"] = float(kwargs.get("dropout_p") or 0.0), 0.0
+        if name in ELEMENTWISE_WEIGHTS or name in CONCATENATIONS or name == "embedding":
+            args, kwargs = self._with_bare_weights(name, args, kwargs)
         tensors = list(_tensors((args, kwargs)))
         weights = [t for t in tensors if self.names.is_weight(t)]
         xs = [t for t in tensors if not self.names.is_weight(t)]
@@ -121,7 +131,7 @@ class Recorder(TorchFunctionMode):
             put_tag(x, tag)
         tags = [after(func, args, kwargs, xs, o) if xs else Tag(weights=True) for o in outs]
         for o, tag in zip(outs, tags, strict=True):
-            put_tag(o, tag)
+            put_tag(o, replace(tag, drops=(*tag.drops, rate)) if rate else tag)
         return out
 
     def adapted(
@@ -162,6 +172,47 @@ class Recorder(TorchFunctionMode):
         key = self.replay.swaps.get(name)
         return func if key is None else variant_of(name, key, func)
 
+    def _with_bare_weights(self, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Return arguments in which a weight that is used by itself is what a call gives."""
+        tensors = list(_tensors((args, kwargs)))
+        weights = [t for t in tensors if self.names.is_weight(t)]
+        xs = [t for t in tensors if not self.names.is_weight(t)]
+        for weight in weights:
+            if self._is_bare(name, weight, xs):
+                args, kwargs = _replace((args, kwargs), weight, self._bare_weight(weight))
+        return args, kwargs
+
+    def _is_bare(self, name: str, weight: torch.Tensor, xs: list[torch.Tensor]) -> bool:
+        """Return whether a weight is used by itself, and not as the weight of a layer."""
+        if name == "embedding":  # rows of fixed places
+            return isinstance(weight, nn.Parameter) and not any(tag_of(x).preds for x in xs)
+        owner = self.names.parameters.get(self.names.owner(weight) or "")
+        if owner is None or not owner.is_contiguous() or not any(tag_of(x).preds for x in xs):
+            return False
+        return name in CONCATENATIONS or self._spread(weight).tensor.squeeze().ndim > 1
+
+    def _bare_weight(self, weight: torch.Tensor) -> torch.Tensor:
+        """Note a weight that is used by itself as a call of its own; return what it gives.
+
+        Args:
+            weight: a parameter or a view of one; the whole parameter is the call's.
+        """
+        name = self.names.owner(weight)
+        assert name is not None
+        whole = self.names.parameters[name]
+        if name not in self._read:
+            self.number += 1
+            shape = tuple(whole.shape)
+            role = Role(whole, lambda a: a.squeeze(), lambda a: a.reshape(shape))
+            live = Live(Spec(WEIGHT, {"value": role}, data=""), lambda t, _: t, None)
+            index = self.start(live.spec, live, whole, [whole], Tag())
+            self._read[name] = self.finish(index, live, whole.view_as(whole))
+        given = self._read[name]
+        start = weight.storage_offset() - whole.storage_offset()
+        new = given.as_strided(weight.size(), weight.stride(), start)
+        put_tag(new, tag_of(given))
+        return new
+
     def _spec(
         self,
         func: Any,
@@ -186,7 +237,7 @@ class Recorder(TorchFunctionMode):
             return None
         kind = ELEMENTWISE_WEIGHTS.get(name)
         if kind and len(weights) == 1:
-            role = {"shift": "beta", "scale": "gamma", "token": "token"}[kind]
+            role = {"shift": "beta", "scale": "gamma"}[kind]
             return Spec(kind, {role: self._spread(weights[0])}, data="")
         return Spec(
             f"{name} of parameters", {f"p{i}": Role(w) for i, w in enumerate(weights)}, data=""
@@ -364,10 +415,9 @@ class Recorder(TorchFunctionMode):
         call.out_shape = list(found.shape)
         if f"in.{index}" in replay.force and not replay.train:
             x = live.native(replay.force[f"in.{index}"], True)
-            if call.kind != "token":
-                # Of an input of another shape its own stretch says so.
-                with contextlib.suppress(RuntimeError):
-                    replay.arrays[f"alone.{index}"] = live.canonical(live.run(x, {}), False)
+            # Of an input of another shape its own stretch says so.
+            with contextlib.suppress(RuntimeError):
+                replay.arrays[f"alone.{index}"] = live.canonical(live.run(x, {}), False)
         if str(index) in replay.seeds:
             replay.sums.append((y * _factors(replay.seeds[str(index)], live, y)).sum())
         wanted = replay.force.get(f"out.{index}")

@@ -3,7 +3,7 @@
 import importlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,19 +13,36 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
 from portproof.record.program import Arrays, Batch, SetUpError
-from portproof.record.torch_calls import DROPOUTS
+from portproof.record.torch_calls import DROPOUTS, RATES
 from portproof.record.torch_tags import function_name
+from portproof.record.torch_variants import variant_of
 
 
-class NoDropout(TorchFunctionMode):
-    """Lets every dropout function give what it takes."""
+class Training(TorchFunctionMode):
+    """Lets every dropout function give what it takes, and others that drop numbers drop none.
+
+    Args:
+        swaps: functions that are computed in another way: the name of a variant by that of one.
+    """
+
+    def __init__(self, swaps: Mapping[str, str]) -> None:
+        super().__init__()
+        self.swaps = swaps
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if function_name(func) in DROPOUTS and args:
+        kwargs, name = kwargs or {}, function_name(func)
+        if name in DROPOUTS and args:
             return args[0]
-        return func(*args, **(kwargs or {}))
+        if name in RATES:
+            names = RATES[name].split()
+            args = tuple(0.0 if n.startswith("dropout") else a
+                         for n, a in zip(names, args, strict=False))  # fmt: skip
+            kwargs = {k: 0.0 if k.startswith("dropout") else v for k, v in kwargs.items()}
+        if name in self.swaps:
+            func = variant_of(name, self.swaps[name], func)
+        return func(*args, **kwargs)
 
 
 def train(
@@ -34,6 +51,7 @@ def train(
     batches: list[Batch],
     weights: Callable[[], Arrays],
     tensors: Callable[[list[np.ndarray]], list[torch.Tensor]],
+    swaps: Mapping[str, str],
 ) -> Arrays:
     """Train on the batches in order with the module's own step and optimizer.
 
@@ -43,6 +61,7 @@ def train(
         batches: inputs and targets, as the user's function gave them.
         weights: returns canonical weights by `key|role`.
         tensors: gives inputs the layout that the module takes.
+        swaps: functions that are computed in another way.
 
     Returns:
         `step.k|key|role` after step k, from 0, and `losses` (steps,).
@@ -74,7 +93,7 @@ def train(
     usual = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
              "enable_model_summary": False}  # fmt: skip
-    with warnings.catch_warnings(), NoDropout():
+    with warnings.catch_warnings(), Training(swaps):
         warnings.simplefilter("ignore")
         trainer = lightning.Trainer(**{**usual, **quiet, **own})
         trainer.fit(module, DataLoader(data, batch_size=None, shuffle=False))
@@ -90,15 +109,24 @@ def _package(module: nn.Module) -> str:
 
 
 def described(module: nn.Module) -> dict[str, str]:
-    """Return the optimizer in a few words; the loss is whatever the step computes."""
+    """Return the optimizer in a few words, and schedules; the loss is what the step computes."""
     configure: Any = getattr(module, "configure_optimizers", None)
     if configure is None:
         return {}
     made = configure()
-    made = made.get("optimizer", made) if isinstance(made, dict) else made
-    made = made[0] if isinstance(made, tuple | list) and made else made
-    made = made[0] if isinstance(made, list) and made else made
-    options = getattr(made, "defaults", {})
+    optimizers: Any = made
+    schedules: Any = ()
+    if isinstance(made, dict):
+        optimizers, schedules = made.get("optimizer"), [made.get("lr_scheduler")]
+    elif isinstance(made, tuple | list) and len(made) == 2 and isinstance(made[0], tuple | list):
+        optimizers, schedules = made
+    optimizer = optimizers[0] if isinstance(optimizers, tuple | list) else optimizers
+    named = [s.get("scheduler") if isinstance(s, dict) else s for s in schedules]
+    options = getattr(optimizer, "defaults", {})
     wanted = ("lr", "momentum", "betas", "eps", "weight_decay", "nesterov")
     words = [f"{k}={options[k]}" for k in wanted if options.get(k)]
-    return {"loss": "training_step", "optimizer": f"{type(made).__name__}({', '.join(words)})"}
+    return {
+        "loss": "training_step",
+        "optimizer": f"{type(optimizer).__name__}({', '.join(words)})",
+        "not compared": ", ".join(type(s).__name__ for s in named if s is not None),
+    }

@@ -1,6 +1,7 @@
 """What is known of a torch tensor while a model runs: where it comes from, and in which layout."""
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,9 +170,10 @@ def _folded(
 ) -> tuple[int | None, tuple[int, ...] | None]:
     """Return the samples' axis, and what was folded into rows, after an operation."""
     if tag.rows is None:
-        is_last = tag.channel == x.ndim - 1 and out.shape[-1:] == x.shape[-1:]
-        if name in ("flatten", "reshape", "view") and x.ndim > 2 == out.ndim and is_last:
-            return tag.batch, tuple(x.shape[:-1])
+        if name in ("flatten", "reshape", "view") and x.ndim > 2 == out.ndim:
+            for n in range(2, x.ndim):
+                if math.prod(x.shape[:n]) == out.shape[0] != x.shape[0]:
+                    return tag.batch, tuple(x.shape[:n])
         return _moved(name, args, kwargs, x, tag.batch, out), None
     if out.ndim == 2 and out.shape[0] == x.shape[0]:
         return tag.batch, tag.rows

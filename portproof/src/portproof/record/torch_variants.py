@@ -152,6 +152,16 @@ def _single_reciprocal(func: Any, x: Any, other: Any, *args: Any, **kwargs: Any)
     return x * _single(1 / other) if isinstance(other, int | float) else func(x, other)
 
 
+def _one_single_factor(value: float) -> Variant:
+    """Return a product in which this factor alone is rounded to float32."""
+
+    def run(func: Any, x: Any, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        given = (_single(v) if isinstance(v, float) and v == value else v for v in (x, other))
+        return func(*given, *args, **kwargs)
+
+    return run
+
+
 def _scaled(q: torch.Tensor, scale: float | None) -> float:
     return 1 / math.sqrt(q.shape[-1]) if scale is None else scale
 
@@ -337,9 +347,18 @@ def _exchanged(func: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def variant_of(name: str, key: str, func: Any) -> Callable[..., Any]:
-    """Return the replacement of a function. `kept=0.99` as key: a batch norm's momentum too."""
+    """Return the replacement of a function.
+
+    Args:
+        name: of the function.
+        key: of the variant; `kept=0.99` is a batch norm's with this momentum too, `factor=0.1` a
+            product's with this factor rounded to float32.
+        func: the function.
+    """
     if name == "batch_norm" and key.startswith("kept="):
         run = _batch_norm_as_keras(float(key.removeprefix("kept=")))
+    elif key.startswith("factor="):
+        run = _one_single_factor(float(key.removeprefix("factor=")))
     else:
         run = VARIANTS[name][key]
     return lambda *args, **kwargs: run(func, *args, **kwargs)
