@@ -75,7 +75,7 @@ def images():
 
 
 MODULES = [
-    (Functional, (3,), ["dense"] * 4 + ["shift"]),
+    (Functional, (3,), ["dense"] * 4 + ["weight"]),
     (Sequences, (6, 3), ["lstm"] * 4 + ["gru"]),
     (Attention, (5, 4), ["dense"] * 8),
     (Folded, (5, 4), ["dense", "dense"]),
