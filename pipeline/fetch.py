@@ -1,20 +1,17 @@
 """Filling a folder with Fashion-MNIST: from the public mirrors, then from the Debian package."""
 
 import hashlib
-import http.client
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
-import threading
-import urllib.request
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -38,7 +35,6 @@ MIRRORS = (
 )
 PACKAGE = "dataset-fashion-mnist"
 LOCK = ".fetch.lock"
-MAX_DOWNLOAD_BYTES = 64 * 1024**2
 CHUNK_BYTES = 64 * 1024
 USER_AGENT = "keras-lightning-parity"
 
@@ -201,138 +197,32 @@ def _fetch_from_mirrors(job: Job, files: list[IdxFile]) -> list[IdxFile]:
 def _download(url: str, limits: Limits, start_bar: StartBar) -> Iterator[bytes]:
     """Yield what `url` holds, in chunks.
 
+    Redirects are followed wherever they lead by http or https: what counts are the bytes' SHA-256.
+
     Raises:
-        SourceError: refused, cut off, stalled, too slow or too long.
+        SourceError: refused, cut off, stalled or too slow.
     """
-    received = 0
-    clock = _Clock(limits)
+    import requests
+    import urllib3
+
+    deadline = time.monotonic() + limits.file_seconds
+    headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
     try:
-        with clock, clock.open(url) as response:
-            announced = _announced_bytes(response.headers.get("Content-Length"))
-            advance = start_bar(url.rpartition("/")[2], announced)
+        with requests.get(
+            url, headers=headers, timeout=limits.stall_seconds, stream=True
+        ) as response:
+            response.raise_for_status()
+            announced = response.headers.get("Content-Length", "")
+            name = url.rpartition("/")[2]
+            advance = start_bar(name, int(announced) if announced.isdecimal() else None)
             # Not `read`, which would wait for a whole chunk from a server that trickles.
-            while chunk := response.read1(CHUNK_BYTES):
-                received += len(chunk)
-                if received > MAX_DOWNLOAD_BYTES:
-                    raise SourceError(f"longer than the {MAX_DOWNLOAD_BYTES:,} bytes allowed")
-                clock.check()
+            while chunk := response.raw.read1(CHUNK_BYTES):
+                if time.monotonic() > deadline:
+                    raise SourceError(f"not done after {limits.file_seconds:g} s")
                 advance(len(chunk))
                 yield chunk
-            clock.check()  # a connection that was ended may look like one that is done
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        clock.check()
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise SourceError(_one_line(error)) from error
-
-
-class _Clock:
-    """Ends all connections of a download that takes longer than it may.
-
-    A socket's own time-out begins anew with each byte, so what trickles in, be it the handshake,
-    headers or a chunk's size, would never end by that.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._sockets: list[socket.socket] = []
-        self._is_up = threading.Event()
-        self._timer = threading.Timer(limits.file_seconds, self._end)
-        self._timer.daemon = True
-
-    def __enter__(self) -> None:
-        self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        for each in self._sockets:
-            each.close()
-
-    def check(self) -> None:
-        """Raise SourceError where the time is up."""
-        if self._is_up.is_set():
-            raise SourceError(f"not done after {self._limits.file_seconds:g} s")
-
-    def open(self, url: str) -> http.client.HTTPResponse:
-        """Return the answer to a request for `url`, its headers read."""
-        handlers = _KeepHttps, _Http(self._connect), _Https(self._connect)
-        request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT})
-        opener = urllib.request.build_opener(*handlers)
-        response: http.client.HTTPResponse = opener.open(
-            request, timeout=self._limits.stall_seconds
-        )
-        return response
-
-    def _connect(self, *arguments: Any, **options: Any) -> socket.socket:
-        self.check()
-        connected = socket.create_connection(*arguments, **options)
-        # A second handle: TLS takes the first one away.
-        self._sockets.append(socket.socket(fileno=os.dup(connected.fileno())))
-        return connected
-
-    def _end(self) -> None:
-        self._is_up.set()
-        for each in self._sockets:
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-
-
-class _Http(urllib.request.HTTPHandler):
-    """Opens connections by the function given."""
-
-    def __init__(self, connect: Callable[..., socket.socket]) -> None:
-        super().__init__()
-        self._connect = connect
-
-    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_connecting(http.client.HTTPConnection, self._connect), req)
-
-
-class _Https(urllib.request.HTTPSHandler):
-    """The same with TLS."""
-
-    def __init__(self, connect: Callable[..., socket.socket]) -> None:
-        super().__init__()
-        self._connect = connect
-
-    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_connecting(http.client.HTTPSConnection, self._connect), req)
-
-
-def _connecting(
-    kind: type[http.client.HTTPConnection], connect: Callable[..., socket.socket]
-) -> Callable[..., http.client.HTTPConnection]:
-    def make(host: str, **options: Any) -> http.client.HTTPConnection:
-        connection = kind(host, **options)
-        connection._create_connection = connect  # type: ignore[attr-defined]
-        return connection
-
-    return make
-
-
-class _KeepHttps(urllib.request.HTTPRedirectHandler):
-    """Follow a redirect from https to https only, and never to anything but http and https."""
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        """Refuse a redirect that gives up what the mirror's address promised."""
-        allowed = ("https://",) if req.full_url.startswith("https://") else ("https://", "http://")
-        if not newurl.lower().startswith(allowed):
-            raise SourceError(f"redirects to {newurl}; only {' and '.join(allowed)} are followed")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _announced_bytes(length: str | None) -> int | None:
-    if length is None or not length.isdecimal():
-        return None
-    if int(length) > MAX_DOWNLOAD_BYTES:
-        raise SourceError(f"announces {int(length):,} bytes; {MAX_DOWNLOAD_BYTES:,} are allowed")
-    return int(length)
 
 
 def _save(folder: Path, file: IdxFile, packed: Iterator[bytes]) -> None:
@@ -491,6 +381,7 @@ def _progress(show: bool) -> Iterator[StartBar]:
 
 
 def _one_line(error: BaseException) -> str:
-    reason = getattr(error, "reason", None)
-    text = str(reason if isinstance(reason, OSError) else error)
+    inner = error.args[0] if error.args else None
+    reason = getattr(inner, "reason", None)  # where requests gives urllib3's account of its tries
+    text = str(reason).rpartition(": ")[2] if reason else str(error)
     return " ".join(text.split()) or type(error).__name__

@@ -2,26 +2,17 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
-import http.client
 import http.server
-import io
-import ipaddress
 import os
-import ssl
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline import fetch
 from pipeline.datasets import IDX_FILES, cache_dir, find_file, load_dataset
@@ -38,7 +29,6 @@ class Mirror(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
-    scheme = "http"
 
     def __init__(self, packed: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -47,7 +37,7 @@ class Mirror(http.server.ThreadingHTTPServer):
         self.stop = threading.Event()
 
     def url(self, behaviour: str) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.server_port}/{behaviour}/"
+        return f"http://127.0.0.1:{self.server_port}/{behaviour}/"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -86,9 +76,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def says_too_little(self, content: bytes, _name: str) -> None:
         self.send(content, length=len(content) // 2)
 
-    def says_too_much(self, content: bytes, _name: str) -> None:
-        self.send(content, length=10**12)
-
     def endless(self, _content: bytes, _name: str) -> None:
         self.start(None)
         zeros = gzip.compress(bytes(10**6))
@@ -122,11 +109,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Location", f"/circle/{name}")
         self.end_headers()
 
-    def elsewhere(self, _content: bytes, _name: str) -> None:
-        self.send_response(302)
-        self.send_header("Location", "ftp://127.0.0.1:1/file")
-        self.end_headers()
-
     def hang(self, _content: bytes, _name: str) -> None:
         self.server.stop.wait(20)
 
@@ -141,26 +123,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 break
             self.wfile.write(bytes([byte]))
 
-    def slow_headers(self, _content: bytes, _name: str) -> None:
-        self.wfile.write(b"HTTP/1.0 200 OK\r\nX-Filler: ")
-        while not self.server.stop.wait(0.05):
-            self.wfile.write(b"x")
-
-    def slow_redirect(self, _content: bytes, name: str) -> None:
-        """Trickle a redirect to headers that trickle too."""
-        self.wfile.write(f"HTTP/1.0 302 Found\r\nLocation: /slow_headers/{name}\r\n".encode())
-        while not self.server.stop.wait(0.05):
-            self.wfile.write(b"X-Filler: x\r\n")
-
-    def slow_chunk(self, _content: bytes, _name: str) -> None:
-        """Trickle the size of a chunk, which is read before any of its bytes."""
-        self.protocol_version = "HTTP/1.1"
-        self.send_response(200)
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        while not self.server.stop.wait(0.05):
-            self.wfile.write(b"0")
-
     def log_message(self, *_arguments: object) -> None:
         pass
 
@@ -169,11 +131,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             super().handle()
 
 
-def serve(packed: dict[str, bytes], tls: ssl.SSLContext | None = None) -> Iterator[Mirror]:
+def serve(packed: dict[str, bytes]) -> Iterator[Mirror]:
     with Mirror(packed) as mirror:
-        if tls is not None:
-            mirror.scheme = "https"
-            mirror.socket = tls.wrap_socket(mirror.socket, server_side=True)
         thread = threading.Thread(target=mirror.serve_forever, args=(0.02,))
         thread.start()
         yield mirror
@@ -197,37 +156,6 @@ def mirror(drawn_data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror
     monkeypatch.setattr(fetch, "IDX_FILES", stand_ins)
     monkeypatch.setenv("no_proxy", "*")
     yield from serve({name: gzip.compress(content) for name, content in contents.items()})
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A certificate for 127.0.0.1 that nobody but itself vouches for, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mirror")])
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    path = tmp_path / "certificate.pem"
-    path.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + signed.public_bytes(pem)
-    )
-    return path
-
-
-@pytest.fixture
-def tls_mirror(mirror: Mirror, certificate: Path) -> Iterator[Mirror]:
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(certificate)
-    yield from serve(mirror.packed, tls)
 
 
 @pytest.fixture(scope="module")
@@ -263,23 +191,18 @@ def test_a_good_mirror_fills_the_folder(
 
 
 BAD_MIRRORS = {
-    "cut_off": "cut off: [0-9,]+ of [0-9,]+ unpacked bytes are missing",
+    "cut_off": "IncompleteRead",
     "says_too_little": "cut off",
-    "says_too_much": "announces 1,000,000,000,000 bytes; 67,108,864 are allowed",
-    "endless": "not a gzip file|unpacks to more|longer than",
+    "endless": "not a gzip file|unpacks to more",
     "wrong_bytes": "not Fashion-MNIST's",
     "bomb": "unpacks to more than [0-9,]+ bytes",
     "page": "not a gzip file",
-    "broken": "HTTP Error 500",
-    "absent": "HTTP Error 404",
+    "broken": "500 Server Error",
+    "absent": "404 Client Error",
     "circle": "redirect",
-    "elsewhere": "redirects to ftp://127.0.0.1:1/file; only https:// and http:// are followed",
     "hang": "timed out",
     "stall": "timed out",
     "trickle": r"not done after 1 s",
-    "slow_headers": r"not done after 1 s",
-    "slow_redirect": r"not done after 1 s",
-    "slow_chunk": r"not done after 1 s",
 }
 
 
@@ -292,68 +215,12 @@ def test_a_bad_mirror_leaves_nothing(behaviour: str, mirror: Mirror, tmp_path: P
     assert contents(tmp_path / "data") == [LOCK]
 
 
-@pytest.mark.usefixtures("no_package")
-def test_https_takes_only_what_a_trusted_certificate_vouches_for(
-    tls_mirror: Mirror, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mirrors = [tls_mirror.url("good")]
-    with pytest.raises(RunError, match="CERTIFICATE_VERIFY_FAILED"):
-        ensure_dataset(tmp_path / "data", mirrors=mirrors, limits=QUICK)
-    assert tls_mirror.requests["good"] == 0
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    ensure_dataset(tmp_path / "data", mirrors=mirrors, limits=QUICK)
-    assert contents(tmp_path / "data") == sorted([*NAMES, LOCK])
-
-
-@pytest.mark.parametrize("behaviour", ["hang", "stall", "trickle", "slow_headers", "slow_chunk"])
-@pytest.mark.usefixtures("no_package")
-def test_slowness_ends_over_https_too(
-    behaviour: str,
-    tls_mirror: Mirror,
-    certificate: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    limits = Limits(stall_seconds=0.5, file_seconds=1)
-    with pytest.raises(RunError, match=BAD_MIRRORS[behaviour]):
-        ensure_dataset(tmp_path / "data", mirrors=[tls_mirror.url(behaviour)], limits=limits)
-
-
 @pytest.mark.parametrize("behaviour", ["cut_off", "wrong_bytes", "broken", "stall"])
 def test_the_next_mirror_is_tried(behaviour: str, mirror: Mirror, tmp_path: Path) -> None:
     mirrors = [mirror.url(behaviour), mirror.url("good")]
     ensure_dataset(tmp_path, mirrors=mirrors, limits=QUICK)
     assert contents(tmp_path) == sorted([*NAMES, LOCK])
     assert mirror.requests == {behaviour: 1, "good": 4}  # the bad one is not asked again
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "follows"),
-    [
-        ("https://a/x.gz", "https://b/x.gz", True),
-        ("http://a/x.gz", "https://b/x.gz", True),
-        ("http://a/x.gz", "http://b/x.gz", True),
-        ("https://a/x.gz", "http://a/x.gz", False),
-        ("https://a/x.gz", "HTTP://a/x.gz", False),
-        ("http://a/x.gz", "file:///etc/passwd", False),
-    ],
-)
-def test_no_redirect_gives_up_https(before: str, after: str, follows: bool) -> None:
-    asked = urllib.request.Request(before)
-    headers = http.client.HTTPMessage()
-
-    def redirected() -> urllib.request.Request | None:
-        handler = fetch._KeepHttps()
-        return handler.redirect_request(asked, io.BytesIO(), 302, "", headers, after)
-
-    if follows:
-        request = redirected()
-        assert request is not None
-        assert request.full_url == after
-    else:
-        with pytest.raises(fetch.SourceError, match="are followed"):
-            redirected()
 
 
 def test_a_mirror_that_is_not_there_is_passed_over(mirror: Mirror, tmp_path: Path) -> None:
