@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from page.evidence import BENCHMARK_JSON, LADDER_JSON, Source
+from page.evidence import BENCHMARK_JSON, CERTIFICATE_JSON, LADDER_JSON, Source
 from pipeline.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs")
 PROOFS = (RUNS / "proof", RUNS / "proof-short")
 BENCHMARKS = (RUNS / "benchmark",)
+CERTIFICATES = (RUNS / "equivalence",)
+COMMITTED_CERTIFICATE = ROOT / "results" / "equivalence"
 COMMITTED_PROOF = ROOT / "results" / "proof"
 COMMITTED_BENCHMARK = ROOT / "results" / "benchmark-cpu"
 PAGE = "report.html"
@@ -30,6 +32,11 @@ def benchmark_source(named: Path | None = None) -> Source:
         UsageError: the one that was named holds none.
     """
     return _source(named, BENCHMARKS, COMMITTED_BENCHMARK, BENCHMARK_JSON)
+
+
+def certificate_source() -> Source:
+    """Return the folder of the certificate over seeds; it may hold none yet."""
+    return _source(None, CERTIFICATES, COMMITTED_CERTIFICATE, CERTIFICATE_JSON)
 
 
 def _source(named: Path | None, own: tuple[Path, ...], committed: Path, file: str) -> Source:

@@ -30,6 +30,7 @@ from pipeline.record import (
 from pipeline.repeated import Ratio, Spread
 
 LADDER_JSON, FAULTS_JSON, BENCHMARK_JSON = "ladder.json", "faults.json", "benchmark.json"
+CERTIFICATE_JSON = "certificate.json"
 ENGINE_NAMES = {
     "keras-tensorflow": "Keras on TensorFlow",
     "lightning": "Lightning",
@@ -202,6 +203,31 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
+class Design:
+    """Two implementations over seeds, and what was found."""
+
+    design: str
+    suspect: str
+    reference: str
+    variant: str
+    num_epochs: int
+    is_planted: bool
+    verdict: str
+    sentence: str
+    values: tuple[tuple[float, ...], ...]
+    """Test accuracies by seed, the reference's and the suspect's."""
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """`certificate.json`."""
+
+    command: str
+    machine: dict[str, Any]
+    certificates: tuple[Design, ...]
+
+
+@dataclass(frozen=True)
 class Source:
     """A folder of results that the page shows."""
 
@@ -225,6 +251,8 @@ class Evidence:
     proof: Source | None = None
     benchmark: Benchmark | None = None
     benchmark_source: Source | None = None
+    certificates: Certificates | None = None
+    certificates_source: Source | None = None
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
@@ -376,6 +404,7 @@ def gather(
     benchmark: Source | None,
     data_dir: Path | None,
     lost: Sequence[tuple[str, str]] = (),
+    certificates: Source | None = None,
 ) -> Evidence:
     """Put together what a page is made from; what a folder does not hold is left out.
 
@@ -394,6 +423,8 @@ def gather(
         proof=proof,
         benchmark=_read_in(Benchmark, benchmark, BENCHMARK_JSON),
         benchmark_source=benchmark,
+        certificates=_read_in(Certificates, certificates, CERTIFICATE_JSON),
+        certificates_source=certificates,
     )
 
 

@@ -12,7 +12,17 @@ from markupsafe import Markup
 from ladder.files import write_text
 from page import samples
 from page.evidence import Evidence, Source
-from page.sections import benchmark, data, evaluation, made, model, parity, summary, training
+from page.sections import (
+    benchmark,
+    data,
+    evaluation,
+    learning,
+    made,
+    model,
+    parity,
+    summary,
+    training,
+)
 from page.wording import complete
 from pipeline.errors import RunError
 
@@ -27,6 +37,7 @@ CONTENTS = (
     ("evaluation", "Evaluation"),
     ("samples", "Samples"),
     ("parity", "Parity"),
+    ("learning", "Learning"),
     ("benchmark", "Benchmark"),
     ("made", "How this was made"),
 )
@@ -80,6 +91,8 @@ def render(evidence: Evidence, command: Sequence[str]) -> str:
         parity=None if evidence.ladder is None else parity.parity(evidence.ladder),
         proof_note=_note(evidence.proof),
         faults=None if evidence.faults is None else parity.faults(evidence.faults),
+        learning=learning.learning(evidence.certificates) if evidence.certificates else None,
+        learning_note=_note(evidence.certificates_source),
         benchmark=None if evidence.benchmark is None else benchmark.benchmark(evidence.benchmark),
         benchmark_note=_note(evidence.benchmark_source),
         time_split=benchmark.time_split(evidence),

@@ -306,7 +306,7 @@ def write_report(
         RunError: a file that the page is made from is broken, or the page cannot be written.
         UsageError: the data set is gone.
     """
-    from page.defaults import PAGE, benchmark_source, proof_source
+    from page.defaults import PAGE, benchmark_source, certificate_source, proof_source
     from page.evidence import gather, read_runs
     from page.write import write_page
     from pipeline.record import RECORD
@@ -320,7 +320,9 @@ def write_report(
         if job.run_dir not in there
     ]
     sources = proof_source(), benchmark_source()
-    evidence = gather(read_runs(there), *sources, arguments.data_dir, lost)
+    evidence = gather(
+        read_runs(there), *sources, arguments.data_dir, lost, certificates=certificate_source()
+    )
     write_page(output, evidence, ["python", "scripts/compare.py", *sys.argv[1:]])
     say(f"the page: {output}")
 

@@ -47,7 +47,7 @@ def holds_images(page: Path) -> bool:
 
 
 def conduct(arguments: argparse.Namespace) -> None:
-    from page.defaults import PAGE, RUNS, benchmark_source, proof_source
+    from page.defaults import PAGE, RUNS, benchmark_source, certificate_source, proof_source
     from page.evidence import find_runs, gather, latest_comparison, read_runs
     from page.write import write_page
     from pipeline.terminal import say
@@ -63,6 +63,7 @@ def conduct(arguments: argparse.Namespace) -> None:
         proof_source(arguments.proof),
         benchmark_source(arguments.benchmark),
         arguments.data_dir,
+        certificates=certificate_source(),
     )
     if evidence.no_dataset and holds_images(output):
         raise UsageError(

@@ -60,6 +60,7 @@ class Evidence:
         write(self.folder / "proof" / "ladder.json", ladder())
         write(self.folder / "proof" / "faults.json", faults())
         write(self.folder / "benchmark" / "benchmark.json", benchmark())
+        write(self.folder / "equivalence" / "certificate.json", certificates())
         return self
 
     def read(self):
@@ -69,9 +70,9 @@ class Evidence:
             Source(self.folder / name, is_committed=False)
             if (self.folder / name).exists()
             else None
-            for name in ("proof", "benchmark")
+            for name in ("proof", "benchmark", "equivalence")
         ]
-        return gather(read_runs(folders), *sources, self.data_dir)
+        return gather(read_runs(folders), *sources[:2], self.data_dir, certificates=sources[2])
 
 
 def write(path, value):
@@ -150,6 +151,24 @@ def arm(name, median):
         "first_step_seconds": spread(0.5), "warm_up_seconds": spread(0.1),
         "wall_seconds": spread(9.0), "peak_memory_bytes": 2**30, "faster_than": {"stock x": ratio},
     }  # fmt: skip
+
+
+def certificates():
+    fields = {
+        "suspect": "lightning", "reference": "keras-tensorflow", "variant": "base",
+        "num_epochs": 5, "values": [[0.91, 0.912], [0.911, 0.909]],
+    }  # fmt: skip
+    found = [
+        {"design": "shared-base", "is_planted": False, "verdict": "equivalent",
+         "sentence": "equivalent within 0.2 points", **fields},
+        {"design": "planted-epoch-fewer", "is_planted": True, "verdict": "not equivalent",
+         "sentence": "not equivalent within 0.2 points", **fields},
+        {"design": "jax-base", "is_planted": False, "verdict": "undecided",
+         "sentence": "undecided: at least 3 seeds of each are needed",
+         **{**fields, "values": [[], []]}},
+    ]  # fmt: skip
+    command = "scripts/equivalence.py"
+    return {"command": command, "machine": {"cpu": "a processor"}, "certificates": found}
 
 
 def benchmark(lightning=(4.0, 4.1, 3.9), keras=(2.0, 2.1, 1.9)):

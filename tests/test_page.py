@@ -76,7 +76,12 @@ def test_all_sections_hold_what_was_found(made):
     assert "Keras on JAX: gradient-at-zero at act1" in section(html, "parity")
     assert "1 of 1 planted porting mistakes were caught" in section(html, "parity")
     assert "keras-jax was left out: not installed" in section(html, "benchmark")
+    learning = section(html, "learning")
+    assert "Lightning against Keras on TensorFlow, base, 5 epochs): equivalent within" in learning
+    assert learning.index("Planted differences") < learning.index("planted-epoch-fewer")
+    assert learning.count("Keras on TensorFlow: 0.9") == 2  # a mark a seed
     assert "python scripts/prove.py" in section(html, "made")
+    assert "scripts/equivalence.py" in section(html, "made")
 
 
 def test_the_same_evidence_gives_the_same_page(made):
@@ -88,7 +93,8 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(made):
     html = page_of(made)
     for name, command in {
         "summary": "make compare", "training": "make compare", "evaluation": "make compare",
-        "samples": "make compare", "parity": "make prove", "benchmark": "make benchmark",
+        "samples": "make compare", "parity": "make prove", "learning": "make equivalence",
+        "benchmark": "make benchmark",
     }.items():  # fmt: skip
         assert 'class="missing"' in section(html, name), name
         assert command in section(html, name), name

@@ -38,6 +38,9 @@ def made(evidence: Evidence) -> list[Fields]:
         packages = environment.pop("packages", {})
         command = evidence.benchmark.command
         sources.append(_result_source("Benchmark", command, environment, packages))
+    if evidence.certificates is not None:
+        machine = dict(evidence.certificates.machine)
+        sources.append(_result_source("Seeds", evidence.certificates.command, machine, {}))
     return sources
 
 
