@@ -14,9 +14,7 @@ def learning(found: Certificates) -> Fields:
     rows = [row for item in judged for row in _rows(item)]
     return {
         "honest": [(_title(item), item.sentence) for item in honest],
-        "planted": [
-            (_title(item), item.sentence) for item in found.certificates if item.is_planted
-        ],
+        "planted": [(_title(item), item.sentence) for item in planted],
         "chart": charts.rows_chart(
             rows,
             "Test accuracy of each seed",
