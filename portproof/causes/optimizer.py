@@ -357,7 +357,9 @@ def _fit_count(updates: Updates, offset: int) -> Fit | None:
     return fit(triples, is_state=True)
 
 
-@recognises("learning-rate", "schedule-per-epoch", on=RUNGS, rank=Rank.FITTED)
+@recognises(
+    "learning-rate", "schedule-per-epoch", "float32-inside-float64", on=RUNGS, rank=Rank.FITTED
+)
 def learning_rate(evidence: Evidence) -> Diagnosis | None:
     """Recognise another learning rate, or one that follows no schedule, from step to step."""
     updates = read_updates(evidence)
