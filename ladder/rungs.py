@@ -211,11 +211,13 @@ def _diagnosed(result: RungResult, before: Sequence[RungResult], pair: Pair) -> 
     named there already is named again, as its numbers bear out.
     """
     right = replace(pair.right, arrays=_without_rounding(pair))
-    found = diagnose(Evidence(result.name, pair.question, pair.left, right))
+    evidence = Evidence(result.name, pair.question, pair.left, right)
     failed = [rung for rung in before if rung.status == FAILED]
     if any(rung.name in STANDS_ON.get(result.name, ()) for rung in failed):
         named = {diagnosis.cause for rung in failed for diagnosis in rung.diagnoses}
-        found = [diagnosis for diagnosis in found if diagnosis.cause in named]
+        found = diagnose(evidence, among=named)
+    else:
+        found = diagnose(evidence)
     return replace(result, diagnoses=tuple(found))
 
 

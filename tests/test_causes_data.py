@@ -414,6 +414,23 @@ def test_a_layer_that_drops_nothing_is_not_said_to_repeat_masks():
     assert [found.cause for found in named("dropout", *sides)] == ["dropout-masks-repeated"]
 
 
+@pytest.mark.parametrize(("shown", "cause"), [
+    ((0.0, 1.0), ["metric-of-last-batch"]), ((1.0, 1.0), []), ((0.0, 0.0), []),
+])  # fmt: skip
+def test_an_accuracy_that_never_changes_is_not_called_the_last_batchs(shown, cause):
+    """Of a last batch of one image it is 0 or 1; so it is where nothing or all is counted."""
+    classes = np.array([0, 1, 0, 1, 0, 1, 1])
+    logits = np.eye(2)[[1, 1, 0, 0, 0, 1, 1 if shown[1] else 0]]
+    hits = (logits.argmax(1) == classes).mean()
+    arrays = {"validation_logits": logits, "validation_classes": classes}
+    sides = [
+        Trace("", "", {"history": [{"val_accuracy": value} for value in values]}, arrays)
+        for values in ((0.5, hits), shown)
+    ]
+    question = Question((), {"batch_size": 3}, {})
+    assert [found.cause for found in named("evaluation", *sides, question)] == cause
+
+
 def test_another_metric_is_not_called_an_unweighted_mean():
     macro = {**CONTRACT, "metrics": {"accuracy": "macro average over the classes"}}
     assert named("contract", {"contract": CONTRACT}, {"contract": macro}) == []

@@ -311,6 +311,15 @@ def test_rates_that_part_by_rounding_to_float32_are_told_apart():
     assert "the same number as float32" in only.sentence
 
 
+@pytest.mark.parametrize("coarse", [0, 1])
+def test_of_two_schedules_that_part_by_float32_neither_is_blamed(coarse):
+    rates = [1e-3 * 0.9 ** (step - 1) for step in range(NUM_STEPS + 1)]
+    sides = [steps(rate=rates.__getitem__), steps(rate=lambda step: float(np.float32(rates[step])))]
+    (only,) = named(sides[1 - coarse], sides[coarse], schedule="exponential_decay, each step")
+    assert only.cause == "float32-inside-float64"
+    assert "one side computes its schedule in float32" in only.sentence
+
+
 def test_a_schedule_that_stands_still_is_named():
     left = steps(rate=lambda step: 1e-3 * 0.8 ** (step - 1))
     first, *_ = named(left, steps(), schedule="cosine_decay, each step")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ladder.causes import Diagnosis
+from ladder.causes import Diagnosis, registry
 from ladder.compare import Tolerance
 from ladder.exchange import Question, Trace
 from ladder.rungs import (
@@ -518,3 +518,18 @@ def test_a_gap_within_tolerance_is_no_evidence():
         verdict = climb_with(change, terms=terms)
         found = verdict.rung("training").diagnoses + verdict.rung("gradients").diagnoses
         assert [diagnosis.cause for diagnosis in found][:1] == causes
+
+
+def test_causes_that_are_not_asked_for_are_not_looked_for(monkeypatch):
+    """On a rung that stands on a failed one: what is not named there is not computed either."""
+    looked = []
+    found = {
+        cause: lambda evidence, cause=cause: looked.append(cause) or Diagnosis(cause, "", "")
+        for cause in ("a", "b")
+    }
+    listed = [(registry.Rank.FORMULA, frozenset({cause}), find) for cause, find in found.items()]
+    monkeypatch.setitem(registry._BY_RUNG, "training", listed)
+    evidence = registry.Evidence("training", make_question(), *[Trace("", "", {}, {})] * 2)
+    assert [one.cause for one in registry.diagnose(evidence, among={"b", "c"})] == ["b"]
+    assert looked == ["b"]
+    assert [one.cause for one in registry.diagnose(evidence)] == ["a", "b"]

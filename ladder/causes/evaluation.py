@@ -99,6 +99,9 @@ def mean_of_batches(evidence: Evidence) -> list[Diagnosis]:
                 hits = [row[name] * sizes[-1] for row in history]
                 if not all(abs(count - round(count)) < 1e-5 * sizes[-1] for count in hits):
                     continue
+                # A metric that never counts gives 0 in each, one that always does the size.
+                if any(all(round(count) == end for count in hits) for end in (0, sizes[-1])):
+                    continue
             value, right = (
                 float(value_of(means[name])),
                 float(np.average(means[name], weights=sizes)),

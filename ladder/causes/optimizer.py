@@ -357,7 +357,9 @@ def _fit_count(updates: Updates, offset: int) -> Fit | None:
     return fit(triples, is_state=True)
 
 
-@recognises("learning-rate", "schedule-per-epoch", on=RUNGS, rank=Rank.FITTED)
+@recognises(
+    "learning-rate", "schedule-per-epoch", "float32-inside-float64", on=RUNGS, rank=Rank.FITTED
+)
 def learning_rate(evidence: Evidence) -> Diagnosis | None:
     """Recognise another learning rate, or one that follows no schedule, from step to step."""
     updates = read_updates(evidence)
@@ -420,7 +422,8 @@ def _coarse_rate(own: dict[int, float], rates: dict[int, float], fitted: Fit) ->
     """Say which side's rate went through float32, where the rates are equal to its rounding."""
     cause, where = "float32-inside-float64", "optimizer.learning_rate"
     if _num_changes(own):
-        words = "the learning rate is the reference's to float32: the schedule is computed in it"
+        words = "the learning rates are the reference's to float32, not to float64: one side "
+        words += "computes its schedule in float32"
     elif all(is_near(rate, float(np.float32(own[1])), 1e-10) for rate in rates.values()):
         words = "the learning rate is the reference's as float32"
     else:

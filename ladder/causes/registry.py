@@ -1,7 +1,7 @@
 """Evidence, diagnosis, and the causes by rung."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -67,7 +67,8 @@ UNEXAMINABLE: tuple[type[Exception], ...] = (
     ValueError,
     np.linalg.LinAlgError,
 )
-_BY_RUNG: dict[str, list[tuple[Rank, Recogniser]]] = defaultdict(list)
+_BY_RUNG: dict[str, list[tuple[Rank, frozenset[str], Recogniser]]] = defaultdict(list)
+"""What recognises causes on a rung, with their ids."""
 
 
 def recognises(
@@ -78,20 +79,25 @@ def recognises(
     def register(recogniser: Recogniser) -> Recogniser:
         KNOWN_CAUSES.update(causes)
         for rung in on:
-            _BY_RUNG[rung].append((rank, recogniser))
+            _BY_RUNG[rung].append((rank, frozenset(causes), recogniser))
         return recogniser
 
     return register
 
 
-def diagnose(evidence: Evidence) -> list[Diagnosis]:
+def diagnose(evidence: Evidence, among: Set[str] | None = None) -> list[Diagnosis]:
     """Return what would explain the difference, the most specific first; [] where nothing does.
 
-    Never raises for what a trace lacks: a cause that cannot be examined is not named.
+    With `among`, only these causes are looked for. Never raises for what a trace lacks: a cause
+    that cannot be examined is not named.
     """
     found: dict[tuple[str, str], tuple[Rank, Diagnosis]] = {}
-    for rank, recogniser in _BY_RUNG.get(evidence.rung, []):
+    for rank, causes, recogniser in _BY_RUNG.get(evidence.rung, []):
+        if among is not None and not among & causes:
+            continue
         for diagnosis in _examine(recogniser, evidence):
+            if among is not None and diagnosis.cause not in among:
+                continue
             key = (diagnosis.cause, diagnosis.where)
             if key not in found or rank < found[key][0]:
                 found[key] = (rank, diagnosis)
