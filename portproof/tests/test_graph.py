@@ -11,7 +11,7 @@ from portproof.graph import gaps
 from portproof.graph.align import align
 from portproof.graph.calls import Call, Graph, Op, Output
 from portproof.graph.carry import carry
-from portproof.graph.compare import Judge, Judged, Replays
+from portproof.graph.compare import Judge, Judged, Replays, _joined_rates
 from portproof.graph.conclude import conclude
 from portproof.graph.fused import Split, joined_calls, joined_weights, split_fused
 from portproof.graph.gaps import fitted, gap
@@ -406,6 +406,18 @@ def test_stretches_of_one_cause_are_one_difference() -> None:
              for n, cause in enumerate(causes)]  # fmt: skip
     found = _joined(given)
     assert [(d.left, len(d.places)) for d in found] == [("0", 2), ("1", 1), ("3", 1), ("4", 1)]
+
+
+@pytest.mark.parametrize(("count", "sides"), [(3, ["none", "none", "none"]), (5, ["none"])])
+def test_rates_that_grow_from_block_to_block_are_one_difference(count, sides) -> None:
+    given = [
+        Difference("dropout", "before conv", "none", f"{n / 10:g}, 0.1", "none", [Place("", "")])
+        for n in range(1, count + 1)
+    ]
+    found = _joined_rates([Difference("epsilon", "norm", "1", "2", "output"), *given])
+    assert [d.left for d in found[1:]] == sides
+    assert sum(len(d.places) for d in found) == count
+    assert found[-1].right == ("0.1 … 0.5" if count == 5 else "0.3, 0.1")
 
 
 def test_what_steps_do_not_show_is_said() -> None:

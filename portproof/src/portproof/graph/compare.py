@@ -17,6 +17,8 @@ from portproof.graph.verdict import Difference, Place
 Arrays = Mapping[str, np.ndarray]
 TRAINING_ONLY = {"momentum", "padding_idx"}
 """Settings that act in training alone."""
+MANY_RATES = 4
+"""Differences of dropout rates that are said in one."""
 SPLIT_BIAS = {"recurrent_bias": "bias"}
 
 
@@ -91,6 +93,7 @@ class Judge:
         for i, j in sorted(self.pairs.items()):
             self._call(i, j)
         self._outputs()
+        self.found.differences[:] = _joined_rates(self.found.differences)
 
     def add(
         self,
@@ -391,6 +394,23 @@ def short(value: Any) -> str:
 
 def _rounded(rates: list[float]) -> list[float]:
     return [round(r, 6) for r in rates if r]
+
+
+def _joined_rates(differences: list[Difference]) -> list[Difference]:
+    """Return differences with dropout in one, where its rates grow from block to block."""
+    rates = [d for d in differences if d.what == "dropout"]
+    if len(rates) < MANY_RATES:
+        return differences
+    sides: list[str] = []
+    for texts in ([d.left for d in rates], [d.right for d in rates]):
+        found = sorted({float(n) for text in texts for n in text.split(", ") if n != "none"})
+        ends = dict.fromkeys(found[:1] + found[-1:])
+        sides.append(" … ".join(f"{r:g}" for r in ends) or "none")
+    places = [p for d in rates for p in d.places]
+    first = rates[0]
+    left, right = sides
+    whole = Difference("dropout", "call", left, right, first.effect, places, detail=first.detail)
+    return [whole if d is first else d for d in differences if d is first or d.what != "dropout"]
 
 
 def _rates(rates: list[float]) -> str:
