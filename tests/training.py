@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ladder.engines import EngineError
+from ladder.engines import EngineError, answer
 from ladder.serve import Server
 from pipeline.engines import ENGINES
 from pipeline.record import BEST_WEIGHTS, EPOCH_METRICS, LAST_WEIGHTS, read_predictions, read_record
@@ -78,8 +78,11 @@ class WarmEngines:
         return self.servers[engine]
 
     def answer(self, engine, question, trace, *, precision, timeout_seconds):
-        """As `ladder.engines.answer`, at any precision but with JAX, and without its limit."""
-        self.server(engine.name).answer(question, trace)
+        """As `ladder.engines.answer`, which takes a process's variables along, and JAX goes by."""
+        if engine.name == "keras-jax":
+            answer(engine, question, trace, precision=precision, timeout_seconds=timeout_seconds)
+        else:
+            self.server(engine.name).answer(question, trace)
 
     def close(self):
         for server in self.servers.values():
