@@ -311,6 +311,22 @@ def test_rates_that_part_by_rounding_to_float32_are_told_apart():
     assert "the same number as float32" in only.sentence
 
 
+def test_a_state_that_is_lost_with_its_count_is_not_called_a_schedule():
+    right, again = steps(num_steps=2), {}
+    weights = {name: right[f"step.2.weight.{name}"] for name in SHAPES}
+    m, v = ({name: np.zeros(shape) for name, shape in SHAPES.items()} for _ in "mv")
+    for count in (1, 2):
+        for name in SHAPES:
+            g = gradient(name, count + 2)
+            m[name], v[name] = 0.9 * m[name] + 0.1 * g, 0.999 * v[name] + 0.001 * g**2
+            weights[name] = KERAS.after(weights[name], m[name], v[name], count)
+        for kind, value in (("weight", weights), ("adam.m", m), ("adam.v", v)):
+            again |= {f"step.{count + 2}.{kind}.{name}": value[name] for name in SHAPES}
+    (only,) = named(steps(), right | again)
+    assert only.cause == "optimizer-state-lost"
+    assert "before step 3" in only.sentence
+
+
 @pytest.mark.parametrize("coarse", [0, 1])
 def test_of_two_schedules_that_part_by_float32_neither_is_blamed(coarse):
     rates = [1e-3 * 0.9 ** (step - 1) for step in range(NUM_STEPS + 1)]

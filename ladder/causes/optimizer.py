@@ -23,7 +23,7 @@ from ladder.causes.fits import (
 from ladder.causes.formulas import Adam
 from ladder.causes.reading import Steps, join, optimizer_settings, under
 from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, recognises
-from ladder.causes.slots import betas
+from ladder.causes.slots import betas, lost_state
 from ladder.exchange import Array, Arrays
 
 RUNGS = ("optimizer", "training")
@@ -368,8 +368,8 @@ def learning_rate(evidence: Evidence) -> Diagnosis | None:
         step: 0.0 if _stands(updates, updates.right, step) else _right_rate(updates, step)
         for step in updates.numbers
     }
-    if not all(rate >= 0 for rate in shown.values()) or _skipped(updates):
-        return None
+    if not all(rate >= 0 for rate in shown.values()) or _skipped(updates) or lost_state(evidence):
+        return None  # the steps are not counted as the reference's, which looks like another rate
     # As they were typed, or as they show themselves.
     for rates in ({step: _typed(rate) for step, rate in shown.items()}, shown):
         fitted = fit_updates(updates, partial(_at_rate, rates))
