@@ -183,6 +183,27 @@ def test_a_wrong_port_is_parted_at_the_right_place(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("port", "failing", "declared"),
+    [
+        ("dropping", set(), set()),
+        ("dropping_numbers", set(), {("dropout", "0.5 of channels", "0.5")}),
+        ("dropping_always", {("dropout", "none", "0.5 of channels")}, set()),
+        ("dropping_turned", {("axes", "0, 1, 2", "1, 0, 2")}, set()),
+        ("dropping_channels_first", {("axes", "0, 1, 2", "0, 2, 1")}, set()),
+        ("dropping_shifted_in_training", {("training mode", "", "")}, set()),
+    ],
+)
+def test_what_equal_numbers_in_evaluation_do_not_show(
+    port: str, failing: set[tuple[str, str, str]], declared: set[tuple[str, str, str]]
+) -> None:
+    verdict = checked("dropping", port, "6,4")
+    assert {(d.what, d.left, d.right) for d in verdict.failures} == failing, str(verdict)
+    assert {(d.what, d.left, d.right) for d in verdict.declarations} == declared, str(verdict)
+    assert verdict.passed == (not failing)
+
+
+@pytest.mark.slow
 def test_patches_in_another_order_are_parted_and_rates_told_in_training_are_equal() -> None:
     verdict = checked("patches", "patches_by_columns", "4,4,3")
     assert {d.what for d in verdict.failures} <= {"between", "gradients"}, str(verdict)
@@ -200,7 +221,7 @@ def test_constants_rounded_in_a_gradient_and_dropped_branches_are_seen() -> None
     assert "gradient has 1/6 in float64" in causes["gradients"]
     other = checked("gated", "gated_without_dropout", "6,6,3")
     assert {(d.left, d.right) for d in other.declarations if d.what == "dropout"} == {
-        ("0.1", "none")
+        ("0.1 of samples", "none")
     }
 
 

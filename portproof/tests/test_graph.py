@@ -256,6 +256,46 @@ def test_a_difference_that_is_accepted_passes_and_others_do_not() -> None:
     assert verdict_of(left, skip("wxyz"), accept=["parameters"]).passed
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "what", "fails"),
+    [
+        ({"drops in evaluation": []}, {"drops in evaluation": ["0.5"]}, "dropout", True),
+        ({}, {"axes": [[1, 0]]}, "axes", True),
+        ({}, {"axes": [[0, 1]]}, None, False),
+        ({"keys": ["mean", "std"]}, {"keys": ["logits", "value"]}, "names", False),
+        ({"keys": []}, {"keys": ["logits"]}, None, False),
+    ],
+)
+def test_what_the_sides_say_of_themselves_is_compared(ours, theirs, what, fails) -> None:
+    left, right = skip(), skip("wxyz")
+    left.about, right.about = {**left.about, **ours}, {**right.about, **theirs}
+    verdict = verdict_of(left, right)
+    assert [(d.what, d.fails) for d in verdict.differences] == [(what, fails)] * bool(what)
+
+
+@pytest.mark.parametrize(
+    ("end", "passes"),
+    [(gaps.Gap(1e-3), True), (gaps.Gap(math.inf, "shapes (1, 3) | (3)"), False)],
+)
+def test_an_accepted_difference_excuses_gaps_behind_it_and_no_other_shape(end, passes) -> None:
+    left, right = skip(), skip("wxyz")
+    found = Difference("epsilon", "norm", "1", "2", "output", [Place("a", "b", 1e-3)])
+    judged = Judged(differences=[found], outputs={"output": end})
+    verdict = conclude(
+        ("a:f", "b:f"), ("keras", "torch"), (left, right), align(left, right), [], judged,
+        ["forward"], ["3"], False, ["epsilon"],
+    )  # fmt: skip
+    assert verdict.passed == passes
+    assert any("outputs, end to end, differ by 1.0e-03" in note for note in verdict.notes) == passes
+
+
+def test_constants_in_both_are_said_not_to_be_compared() -> None:
+    left, right = skip(), skip("wxyz")
+    left.calls[1].frozen = right.calls[1].frozen = ["kernel"]
+    (note,) = verdict_of(left, right).notes
+    assert note.startswith("frozen in both, so their own values matter and are not compared")
+
+
 def test_shared_weights_on_one_side_are_a_difference() -> None:
     tied = graph(dense("d", (3, 3), ["input0"]), dense("d", (3, 3), [0], [RELU]),
                  dense("e", (3, 2), [1]))  # fmt: skip
@@ -282,6 +322,15 @@ def test_a_bias_held_as_the_sum_of_two_is_split_and_said() -> None:
     back = carry(right, left, align(right, left), 0)
     whole = back.left["r|bias"] + back.left["r|recurrent_bias"]
     assert np.array_equal(back.right["r|bias"], whole)
+
+
+def test_numbers_that_are_huge_hide_no_others() -> None:
+    logits = np.array([[0.5, -1.0, -1e30], [0.25, 1.0, -1e30]])
+    assert gap(logits, np.where(logits > -1e9, logits + 1e-3, logits)).size > 1e-4
+    assert gap(logits, np.where(logits < -1e9, 2 * logits, logits)).size == 1
+    assert gap(logits, logits * (1 + 1e-15)).within(gaps.CALL)
+    assert gap(np.array([True, False]), np.array([True, True])).size == 1
+    assert gap(np.array([1], np.uint8), np.array([2], np.uint8)).size == 1
 
 
 def test_a_gap_is_relative_to_the_largest_number_and_sees_what_is_none() -> None:

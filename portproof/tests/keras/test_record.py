@@ -102,7 +102,7 @@ def test_every_weight_is_found_filled_replayed_and_differentiated(build, shape, 
 
 def test_dropout_is_noted_and_drops_nothing() -> None:
     model, graph, x = opened(images, (8, 8, 3))
-    assert graph.calls[-1].drops == [0.3]
+    assert graph.calls[-1].drops == ["0.3"]
     trained = model.replay(x, {"train": True}, {})["final.0"]
     assert np.allclose(trained, model.replay(x, {}, {})["final.0"], rtol=0, atol=1e-15)
 

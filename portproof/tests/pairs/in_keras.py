@@ -179,3 +179,15 @@ def batches():
     random = np.random.default_rng(0)
     drawn = [random.normal(size=(n, 6)) for n in (8, 8, 3)]
     return [(x, np.sin(x).sum(1)) for x in drawn]
+
+
+def dropping():
+    """Channels dropped between two dense layers, at each step of a sequence."""
+    return keras.Sequential(
+        [
+            keras.Input((6, 4)),
+            layers.Dense(8, activation="relu"),
+            layers.SpatialDropout1D(0.5),
+            layers.Dense(5),
+        ]
+    )

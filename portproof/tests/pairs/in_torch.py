@@ -364,3 +364,41 @@ def regression_flat():
 
 def regression_other_rate():
     return Regression(0.125)
+
+
+class Dropping(nn.Module):
+    def __init__(self, drop, end=lambda y, training: y):
+        super().__init__()
+        self.first, self.last, self.drop, self.end = nn.Linear(4, 8), nn.Linear(8, 5), drop, end
+
+    def forward(self, x):
+        y = self.drop(F.relu(self.first(x)).transpose(1, 2), self.training).transpose(1, 2)
+        return self.end(self.last(y), self.training)
+
+
+def channels_dropped(y, training):
+    return F.dropout1d(y, 0.5, training)
+
+
+def dropping():
+    return Dropping(channels_dropped)
+
+
+def dropping_numbers():
+    return Dropping(lambda y, training: F.dropout(y, 0.5, training))
+
+
+def dropping_always():
+    return Dropping(lambda y, training: F.dropout1d(y, 0.5))
+
+
+def dropping_turned():
+    return Dropping(channels_dropped, lambda y, training: y.transpose(0, 1))
+
+
+def dropping_channels_first():
+    return Dropping(channels_dropped, lambda y, training: y.transpose(1, 2))
+
+
+def dropping_shifted_in_training():
+    return Dropping(channels_dropped, lambda y, training: y + float(training))

@@ -194,7 +194,7 @@ def test_a_module_that_turns_its_input_itself_gets_it_as_given() -> None:
 def test_dropout_is_noted_and_drops_nothing() -> None:
     build = lambda: nn.Sequential(nn.Linear(3, 50), nn.Dropout(0.4), nn.Linear(50, 2))  # noqa: E731
     model, graph, x = opened(build, (3,))
-    assert [c.drops for c in graph.calls] == [[], [0.4]]
+    assert [c.drops for c in graph.calls] == [[], ["0.4"]]
     trained = model.replay(x, {"train": True}, {})
     assert np.array_equal(trained["final.0"], model.replay(x, {}, {})["final.0"])
 

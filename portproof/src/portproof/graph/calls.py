@@ -35,8 +35,8 @@ class Call:
     preds: list[Pred] = field(default_factory=list)
     between: list[Op] = field(default_factory=list)
     """What runs between the outputs of `preds` and this call, in order."""
-    drops: list[float] = field(default_factory=list)
-    """Dropout rates on that stretch; 0 while recording."""
+    drops: list[str] = field(default_factory=list)
+    """What drops on that stretch in training, and at what rate; nothing while recording."""
     settings: dict[str, Any] = field(default_factory=dict)
     in_shape: list[int] = field(default_factory=list)
     out_shape: list[int] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Output:
 
     preds: list[Pred]
     between: list[Op]
-    drops: list[float]
+    drops: list[str]
     shape: list[int]
 
 

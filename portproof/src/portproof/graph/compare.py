@@ -170,7 +170,7 @@ class Judge:
             self.add("between", "before " + a.kind, sides, "output", _at(place, before))
         if "gradients" not in self.asked:
             self._training_only(a, b)
-        if Counter(_rounded(a.drops)) != Counter(_rounded(b.drops)):
+        if Counter(a.drops) != Counter(b.drops):
             sides = (_rates(a.drops), _rates(b.drops))
             self.add(
                 "dropout", "before " + a.kind, sides, "none", place, "in training only; 0 here"
@@ -221,7 +221,7 @@ class Judge:
             if not (left[name] - left[name][:1]).any():
                 same = ("the same for every sample", "")
                 self.add("zero", label, same, "output", place, "it compares nothing")
-            if Counter(_rounded(ours.drops)) != Counter(_rounded(theirs.drops)):
+            if Counter(ours.drops) != Counter(theirs.drops):
                 sides = (_rates(ours.drops), _rates(theirs.drops))
                 self.add(
                     "dropout",
@@ -275,8 +275,22 @@ class Judge:
                 largest = max(largest, behind.size)
             elif not self._follows_a_difference(i):
                 self.add("gradients", "behind " + a.kind, ("", ""), "training", _at(place, behind))
+        self._training_outputs()
         self._unmoved(reached)
         self.found.gradient, self.found.whole_gradient = largest, self.whole()
+
+    def _training_outputs(self) -> None:
+        """Judge what comes behind the last calls in training mode, fed the same numbers."""
+        ours, theirs = self.replays.left_train, self.replays.right_train
+        for k in range(len(self.left.outputs)):
+            label = f"output {k}" if len(self.left.outputs) > 1 else "output"
+            mine, other = ours.get(f"final.{k}"), theirs.get(f"final.{k}")
+            if mine is None or other is None or k in self.found.end_apart:
+                continue
+            end = gap(mine, other)
+            if not end.within(gaps.CALL):
+                place = _at(Place("the last call", label), end)
+                self.add("training mode", "before the " + label, ("", ""), "training", place)
 
     def _unmoved(self, reached: set[int]) -> None:
         """Report calls that lead to an output and whose weights have no gradient from it."""
@@ -392,10 +406,6 @@ def short(value: Any) -> str:
     )
 
 
-def _rounded(rates: list[float]) -> list[float]:
-    return [round(r, 6) for r in rates if r]
-
-
 def _joined_rates(differences: list[Difference]) -> list[Difference]:
     """Return differences with dropout in one, where its rates grow from block to block."""
     rates = [d for d in differences if d.what == "dropout"]
@@ -403,7 +413,8 @@ def _joined_rates(differences: list[Difference]) -> list[Difference]:
         return differences
     sides: list[str] = []
     for texts in ([d.left for d in rates], [d.right for d in rates]):
-        found = sorted({float(n) for text in texts for n in text.split(", ") if n != "none"})
+        each = {n.split()[0] for text in texts for n in text.split(", ")} - {"none"}
+        found = sorted(map(float, each))
         ends = dict.fromkeys(found[:1] + found[-1:])
         sides.append(" … ".join(f"{r:g}" for r in ends) or "none")
     places = [p for d in rates for p in d.places]
@@ -413,5 +424,5 @@ def _joined_rates(differences: list[Difference]) -> list[Difference]:
     return [whole if d is first else d for d in differences if d is first or d.what != "dropout"]
 
 
-def _rates(rates: list[float]) -> str:
-    return ", ".join(f"{r:g}" for r in _rounded(rates)) or "none"
+def _rates(rates: list[str]) -> str:
+    return ", ".join(rates) or "none"

@@ -53,7 +53,15 @@ def conclude(
     if whole is not None and not whole.within(gaps.WHOLE_GRADIENT) and not failing:
         differences.append(_end("gradients", "through the whole model", whole))
     differences += _counts(left, "left") + _counts(right, "right")
+    differences += _awake(left, right) + _turned(left, right) + _keys(left, right)
     notes = [f"{n} of the differences accepted" for n in [_accept(differences, accept)] if n]
+    if notes and not any(d.fails for d in differences):
+        # What was accepted explains a gap behind it, and no other shape.
+        differences += [_end("output", name, g) for name, g in ends.items() if g.text]
+        behind = max((g.size for g in ends.values() if not g.text), default=0.0)
+        if behind > gaps.END_TO_END:
+            notes.append(f"outputs, end to end, differ by {behind:.1e}, with what was accepted")
+    notes += _frozen(left, right, alignment)
     if left.about.get("inputs") != right.about.get("inputs"):
         shown = ", ".join(right.about.get("inputs", []))
         notes.append(f"inputs of the suspect: {shown}")
@@ -79,6 +87,58 @@ def conclude(
         strict,
         notes,
     )
+
+
+def _awake(left: Graph, right: Graph) -> list[Difference]:
+    """Report what drops in evaluation mode too, where the other side's does not."""
+    ours, theirs = (
+        ", ".join(g.about.get("drops in evaluation", [])) or "none" for g in (left, right)
+    )
+    if ours == theirs:
+        return []
+    place = Place("the model", "the model")
+    detail = "in evaluation mode too; 0 here"
+    return [Difference("dropout", "evaluation", ours, theirs, "output", [place], detail=detail)]
+
+
+def _turned(left: Graph, right: Graph) -> list[Difference]:
+    """Report outputs whose axes are in another order; channels first where inputs are, too."""
+    found = []
+    is_turned = any("channels first" in g.about.get("inputs", []) for g in (left, right))
+    for k in range(min(len(left.outputs), len(right.outputs))):
+        plain = list(range(len(left.outputs[k].shape)))
+        ours, theirs = (list(g.about["axes"][k]) if "axes" in g.about else plain
+                        for g in (left, right))  # fmt: skip
+        if ours == theirs or (is_turned and ours[:1] == theirs[:1]):
+            continue
+        place = Place("the last call", f"output {k}")
+        first, second = (", ".join(map(str, side)) for side in (ours, theirs))
+        detail = "its axes, in the order in which they were compared"
+        found.append(Difference("axes", "output", first, second, "output", [place], detail=detail))
+    return found
+
+
+def _keys(left: Graph, right: Graph) -> list[Difference]:
+    """Report names of outputs that differ where both sides name them."""
+    ours, theirs = (g.about.get("keys", []) for g in (left, right))
+    if not ours or not theirs or ours == theirs:
+        return []
+    texts = (", ".join(ours), ", ".join(theirs))
+    place = Place("the last call", "the last call")
+    return [Difference("names", "outputs", texts[0], texts[1], "none", [place])]
+
+
+def _frozen(left: Graph, right: Graph, alignment: Alignment) -> list[str]:
+    """Say where weights are constants on both sides, which are drawn like all others."""
+    places = [
+        left.calls[i].owner
+        for i, j in sorted(alignment.pairs.items())
+        if set(left.calls[i].frozen) & set(right.calls[j].frozen)
+    ]
+    if not places:
+        return []
+    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+    return [f"frozen in both, so their own values matter and are not compared: {places[0]}{more}"]
 
 
 def _settled(judged: Judged) -> tuple[Gap, Gap | None] | None:

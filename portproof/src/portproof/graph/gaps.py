@@ -19,6 +19,9 @@ NOISE = 1e-3
 """A gradient smaller than this share of its call's largest is measured against
 that: by theory it is zero, as a shift's before a norm in training, and holds rounding alone."""
 
+HUGE = 1e6
+"""Numbers that are larger than most by this factor are compared apart from these."""
+
 
 @dataclass(frozen=True)
 class Gap:
@@ -43,17 +46,23 @@ def gap(reference: np.ndarray, suspect: np.ndarray, largest: float = 0.0) -> Gap
 
     Args:
         reference: an array.
-        suspect: an array of the same shape.
+        suspect: an array of the same shape. Booleans and integers are taken as numbers.
         largest: of numbers of this kind; the unit for those that are `NOISE` of it at most.
     """
     if reference.shape != suspect.shape:
         return Gap(math.inf, f"shapes {_shape(reference)} | {_shape(suspect)}")
     if not reference.size:
         return Gap(math.inf, "nothing to compare")
+    reference, suspect = reference.astype(np.float64), suspect.astype(np.float64)
     if not (np.isfinite(reference).all() and np.isfinite(suspect).all()):
         return Gap(math.inf, "NaN or infinity")
+    sizes = np.abs(reference)
+    huge = sizes > HUGE * np.median(sizes[sizes > 0]) if sizes.any() else sizes > 0
+    if huge.any() and not huge.all():  # a mask of -1e30 among logits would hide them
+        parts = [gap(reference[part], suspect[part], largest) for part in (huge, ~huge)]
+        return max(parts, key=lambda g: g.size)
     apart = float(np.abs(reference - suspect).max())
-    own = float(np.abs(reference).max())
+    own = float(sizes.max())
     unit = own if own > NOISE * largest else largest
     if apart == 0:
         return Gap(0.0)

@@ -106,6 +106,8 @@ class KerasModel:
             {
                 "inputs": ["as given"] * len(inputs),
                 "count_params()": total,
+                "keys": self.keys,
+                "drops in evaluation": list(recorder.awake),
                 "training": keras_steps.described(self.model),
             },
         ).to_dict()
@@ -171,9 +173,11 @@ class KerasModel:
         layers = self.model._flatten_layers()
         bare = {id(v): v for layer in layers for v in kinds.bare_variables(layer)}
         recorder = Recorder(replay, xs, bare)
+        recorder.trains = bool(replay.train)
         with recording(recorder):
             out = self._call(xs, replay.train)
         outs = [t for t in keras.tree.flatten(out) if ops.is_tensor(t)]
+        self.keys = sorted(map(str, out)) if isinstance(out, Mapping) else []
         if not outs:
             raise SetUpError(f"the model returned {type(out).__name__}, which holds no tensor")
         return recorder, outs

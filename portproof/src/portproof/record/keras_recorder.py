@@ -13,19 +13,22 @@ from keras import ops
 from portproof.graph.calls import Call, Op, Pred
 from portproof.record import keras_layers as kinds
 from portproof.record.keras_layers import Role
-from portproof.record.program import Arrays, SetUpError, factors
+from portproof.record.program import Arrays, SetUpError, drops, factors
 
 MAX_OPS = 40
 """Operations kept of a stretch: the last ones."""
-DROPPING = (
-    L.Dropout,
-    L.SpatialDropout1D,
-    L.SpatialDropout2D,
-    L.SpatialDropout3D,
-    L.AlphaDropout,
-    L.GaussianDropout,
-    L.GaussianNoise,
-)
+DROPPING = {
+    "Dropout": "",
+    "SpatialDropout1D": "of channels",
+    "SpatialDropout2D": "of channels",
+    "SpatialDropout3D": "of channels",
+    "AlphaDropout": "alpha",
+    "GaussianDropout": "gaussian",
+    "GaussianNoise": "noise",
+    "StochasticDepth": "of samples",
+    "DropPath": "of samples",
+}
+"""What a layer drops, by the name of its class; single numbers where nothing is said."""
 RECURRENT = ("lstm", "gru", "rnn")
 
 
@@ -35,7 +38,7 @@ class Tag:
 
     preds: frozenset[Pred] = frozenset()
     ops: tuple[Op, ...] = ()
-    drops: tuple[float, ...] = ()
+    drops: tuple[str, ...] = ()
     padding: tuple[Any, Any] | None = None
     """The tensor before zeros were padded, and how many."""
 
@@ -103,6 +106,10 @@ class Recorder:
         self._bare = dict(bare)
         """Weights that no layer's call covers, by their ids."""
         self._read: dict[int, Any] = {}
+        self.trains = False
+        """Whether the model is called in training mode."""
+        self.awake: tuple[str, ...] = ()
+        """What would drop in evaluation mode too."""
         self.calls: list[Call] = []
         self.live: list[Live] = []
         self.native_shapes: list[tuple[int, ...]] = []
@@ -303,10 +310,9 @@ class Recorder:
             op._can_attempt_fused_lstm = op._can_attempt_fused_gru = lambda *_: False
         with nullcontext() if is_made_of_parts else self.quiet():
             out = original(op, *args, **kwargs)
-        is_dropping = isinstance(op, DROPPING) or type(op).__name__ in (
-            "StochasticDepth",
-            "DropPath",
-        )
+        is_dropping = any(c.__name__ in DROPPING for c in type(op).__mro__)
+        if is_dropping and kwargs.get("training") is True and not self.trains:
+            self.awake += _drops(op)
         if is_dropping and xs and out is xs[0]:
             out = self._copy(out)  # it has a dropout behind it, and what else reads it has not
         outs = tensors(out)
@@ -314,9 +320,9 @@ class Recorder:
             return out
         tag = self._joined(xs)
         label: tuple[Op, ...] = ()
-        drops = tag.drops
+        dropped = tag.drops
         if is_dropping:
-            drops = (*drops, float(_rate(op)))
+            dropped += _drops(op)
         elif not isinstance(op, L.InputLayer) and not any(o is x for o in outs for x in xs):
             label = (kinds.describe(op),)
         pads = kinds.zero_padding(op)
@@ -326,7 +332,7 @@ class Recorder:
             if is_made_of_parts:
                 self._put(o, self.tag(o))
                 continue
-            self._put(o, Tag(tag.preds, tag.ops + label, drops, (xs[0], pads) if pads else None))
+            self._put(o, Tag(tag.preds, tag.ops + label, dropped, (xs[0], pads) if pads else None))
         return out
 
     def _copy(self, tensor: Any) -> Any:
@@ -438,7 +444,8 @@ class Recorder:
                 y = self.call(
                     layer.path or layer.name, kind, settings, live, sequences, [sequences], outputs
                 )
-                self.calls[-1].drops += [r for r in (layer.dropout, layer.recurrent_dropout) if r]
+                for rate, what in ((layer.dropout, ""), (layer.recurrent_dropout, "recurrent")):
+                    self.calls[-1].drops += drops(rate, what)
                 box["tag"] = Tag(frozenset([len(self.calls) - 1]))
                 return y[:, -1], y, [y[:, -1], *states[1:]]
             finally:
@@ -459,6 +466,16 @@ class Recorder:
             last = () if layer.return_sequences and i == 0 else (Op("getitem", "last state"),)
             self._put(o, Tag(box["tag"].preds, last))
         return out
+
+
+def _drops(op: Any) -> tuple[str, ...]:
+    """Return what a layer drops, and at what rate."""
+    what = next(DROPPING[c.__name__] for c in type(op).__mro__ if c.__name__ in DROPPING)
+    shape = getattr(op, "noise_shape", None)
+    if not what and shape:
+        whole = [size == 1 for size in shape[1:]]
+        what = "of samples" if all(whole) else "of channels" if all(whole[:-1]) else "of blocks"
+    return drops(_rate(op), what)
 
 
 def _rate(op: Any) -> float:

@@ -135,6 +135,16 @@ def factors(seeds: Sequence[int], shape: Sequence[int]) -> np.ndarray:
     return np.concatenate(drawn, -1)
 
 
+def drops(rate: float, what: str = "") -> tuple[str, ...]:
+    """Return what drops at a rate, as graphs hold it; nothing at a rate of 0.
+
+    Args:
+        rate: the share.
+        what: is dropped or added, where that is not single numbers set to 0.
+    """
+    return (f"{rate:.6g} {what}".strip(),) if rate else ()
+
+
 def read_arrays(path: str | None) -> Arrays:
     """Read all arrays of an `.npz` file; none where `path` is None."""
     if path is None:

@@ -63,6 +63,7 @@ class TorchModel:
         self.example = inputs
         self.layout = self._find_layout(inputs)
         recorder, outs, _ = self._run(inputs, Replay())
+        keys = self.keys
         self.recorder, self.last = recorder, dict(enumerate(recorder.raw))
         tensors = self._weights(recorder)
         computed = [k for k, t in tensors.items() if self.names.owner(t) is None]
@@ -89,6 +90,9 @@ class TorchModel:
             sorted(self.names.unreadable),
             {
                 "inputs": ["channels first" if first else "as given" for first in self.layout],
+                "axes": [list(_axes(o)) for o in outs],
+                "keys": keys,
+                "drops in evaluation": list(recorder.awake),
                 "sum(p.numel())": parameters,
                 "variants": described(),
                 "training": torch_steps.described(self.module),
@@ -235,13 +239,14 @@ class TorchModel:
         self, xs: list[torch.Tensor], replay: Replay
     ) -> tuple[Recorder, list[torch.Tensor], Replay]:
         recorder = Recorder(self.names, replay)
-        recorder.inputs = xs
+        recorder.inputs, recorder.evaluates = xs, not self.module.training
         for i, x in enumerate(xs):
             channel = 1 if x.ndim == 2 or self.layout[i] else x.ndim - 1
             put_tag(x, Tag(frozenset([f"input{i}"]), channel=channel))
         with torch.set_grad_enabled(replay.train), _wrapped(self.module, recorder), recorder:
             out = self.module(*xs)
         outs = _outputs(out)
+        self.keys = sorted(map(str, out)) if isinstance(out, Mapping) else []
         if not outs:
             raise SetUpError(f"the module returned {type(out).__name__}, which holds no tensor")
         return recorder, outs, replay

@@ -278,9 +278,11 @@ NO_OPERATION = {
     "requires_grad", "expand", "squeeze", "unsqueeze", "native_channel_shuffle",
 }  # fmt: skip
 DROPOUTS = {
-    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
-    "feature_alpha_dropout", "stochastic_depth",
+    "dropout": "", "dropout1d": "of channels", "dropout2d": "of channels",
+    "dropout3d": "of channels", "feature_dropout": "of channels", "alpha_dropout": "alpha",
+    "feature_alpha_dropout": "alpha, of channels", "stochastic_depth": "of samples",
 }  # fmt: skip
+"""What a function drops; single numbers where nothing is said."""
 _RECURRENT = "input hx params has_biases num_layers dropout train bidirectional batch_first"
 ATTENTION = "query key value attn_mask dropout_p is_causal"
 MULTI_HEAD_ATTENTION = (

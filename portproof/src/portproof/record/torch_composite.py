@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from portproof.record.program import SetUpError
+from portproof.record.program import SetUpError, drops
 from portproof.record.torch_calls import (
     MULTI_HEAD_ATTENTION,
     RATES,
@@ -134,8 +134,7 @@ def attention(
     try:
         with recorder:
             out = func(**bound)
-        if rate:
-            recorder.calls[-1].drops.append(rate)  # on the attention, before the last matrix
+        recorder.calls[-1].drops += drops(rate)  # before the last matrix
         return out
     finally:
         functional.has_torch_function = asks

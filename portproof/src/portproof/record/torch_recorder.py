@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from portproof.adapter import adapter_of, parts
 from portproof.graph.calls import Call
-from portproof.record.program import Arrays, factors
+from portproof.record.program import Arrays, drops, factors
 from portproof.record.torch_calls import (
     ATTENTION,
     CONCATENATIONS,
@@ -34,7 +34,16 @@ from portproof.record.torch_calls import (
 from portproof.record.torch_composite import attention, recurrent
 from portproof.record.torch_live import Live
 from portproof.record.torch_names import Names
-from portproof.record.torch_tags import Tag, after, function_name, id_of, own_tag, put_tag, tag_of
+from portproof.record.torch_tags import (
+    Tag,
+    after,
+    dropout_of,
+    function_name,
+    id_of,
+    own_tag,
+    put_tag,
+    tag_of,
+)
 from portproof.record.torch_variants import variant_of
 
 # Properties and questions: no operations on what a tensor holds.
@@ -89,6 +98,10 @@ class Recorder(TorchFunctionMode):
         """What weights used by themselves gave, by name."""
         self.busy = False
         """Within a module that an adapter takes as one call."""
+        self.evaluates = False
+        """Whether the module is in evaluation mode, where nothing is to drop."""
+        self.awake: tuple[str, ...] = ()
+        """What would drop in evaluation mode too."""
         self.misfit = False
         """Whether a function took channels from an axis that holds something else."""
 
@@ -110,6 +123,7 @@ class Recorder(TorchFunctionMode):
             kwargs = bind(ATTENTION, args, kwargs)
             args = tuple(kwargs.pop(n) for n in ("query", "key", "value"))
             rate, kwargs["dropout_p"] = float(kwargs.get("dropout_p") or 0.0), 0.0
+            self.awake += drops(rate if self.evaluates else 0.0)
         if name in ELEMENTWISE_WEIGHTS or name in CONCATENATIONS or name == "embedding":
             args, kwargs = self._with_bare_weights(name, args, kwargs)
         tensors = list(_tensors((args, kwargs)))
@@ -121,6 +135,9 @@ class Recorder(TorchFunctionMode):
         if spec is not None:
             return self._weighted(spec, func, args, kwargs, xs)
         if name in DROPOUTS and xs:
+            p, is_on = dropout_of(args, kwargs)
+            if is_on and self.evaluates:
+                self.awake += drops(p, DROPOUTS[name])
             out = xs[0].view_as(xs[0])
             put_tag(out, after(func, args, kwargs, xs, out))
             return out
@@ -131,7 +148,7 @@ class Recorder(TorchFunctionMode):
             put_tag(x, tag)
         tags = [after(func, args, kwargs, xs, o) if xs else Tag(weights=True) for o in outs]
         for o, tag in zip(outs, tags, strict=True):
-            put_tag(o, replace(tag, drops=(*tag.drops, rate)) if rate else tag)
+            put_tag(o, replace(tag, drops=(*tag.drops, *drops(rate))))
         return out
 
     def adapted(
@@ -159,12 +176,12 @@ class Recorder(TorchFunctionMode):
         return self.finish(index, live, run(xs[0], {}))
 
     def dropped(self, x: torch.Tensor, rate: float) -> torch.Tensor:
-        """Return the same numbers, with the rate at which training drops them noted."""
+        """Return the same numbers, with the rate at which training drops samples noted."""
         tag, busy = tag_of(x), self.busy
         self.busy = True
         out = x.view_as(x)
         self.busy = busy
-        put_tag(out, replace(tag, drops=(*tag.drops, rate)))
+        put_tag(out, replace(tag, drops=(*tag.drops, *drops(rate, "of samples"))))
         return out
 
     def _swapped(self, name: str, func: Any) -> Any:

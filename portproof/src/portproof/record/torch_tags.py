@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from portproof.graph.calls import Op, Pred
+from portproof.record.program import drops
 from portproof.record.torch_calls import DROPOUTS, FAMILIES, NO_OPERATION
 
 MAX_OPS = 40
@@ -21,7 +22,7 @@ class Tag:
 
     preds: frozenset[Pred] = frozenset()
     ops: tuple[Op, ...] = ()
-    drops: tuple[float, ...] = ()
+    drops: tuple[str, ...] = ()
     weights: bool = False
     """Made of parameters alone."""
     channel: int | None = None
@@ -64,6 +65,13 @@ def function_name(func: Any) -> str:
     return name.strip("_")
 
 
+def dropout_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, bool]:
+    """Return a dropout function's rate, and whether it is told to drop."""
+    rate = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
+    is_on = kwargs.get("training", kwargs.get("train", args[2] if len(args) > 2 else True))
+    return float(rate), bool(is_on)
+
+
 def after(
     func: Any,
     args: tuple[Any, ...],
@@ -84,9 +92,9 @@ def after(
     name = function_name(func)
     known = [t for t in tags if t.preds]
     ops = _merge(known)
-    drops = tuple(d for t in known for d in t.drops)
+    dropped = tuple(d for t in known for d in t.drops)
     if name in DROPOUTS:
-        drops = (*drops, float(kwargs.get("p", args[1] if len(args) > 1 else 0.5)))
+        dropped += drops(dropout_of(args, kwargs)[0], DROPOUTS[name])
     elif name not in NO_OPERATION:
         ops = (*ops, operation(name, args, kwargs))[-MAX_OPS:]
     first = next((t for t in tags if t.preds), Tag())
@@ -94,7 +102,7 @@ def after(
     return Tag(
         frozenset().union(*(t.preds for t in tags)),
         ops,
-        drops,
+        dropped,
         all(t.weights for t in tags),
         _moved(name, args, kwargs, x, first.channel, out),
         *_folded(name, args, kwargs, x, first, out),
