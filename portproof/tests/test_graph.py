@@ -289,6 +289,13 @@ def test_an_accepted_difference_excuses_gaps_behind_it_and_no_other_shape(end, p
     assert any("outputs, end to end, differ by 1.0e-03" in note for note in verdict.notes) == passes
 
 
+def test_what_acts_in_training_by_fit_alone_is_said() -> None:
+    left = skip()
+    left.about["regularised"] = ["dense: L2"]
+    (note,) = verdict_of(left, skip("wxyz")).notes
+    assert note.endswith("steps were not asked for: dense: L2 of the reference")
+
+
 def test_constants_in_both_are_said_not_to_be_compared() -> None:
     left, right = skip(), skip("wxyz")
     left.calls[1].frozen = right.calls[1].frozen = ["kernel"]

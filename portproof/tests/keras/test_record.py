@@ -100,6 +100,14 @@ def test_every_weight_is_found_filled_replayed_and_differentiated(build, shape, 
     assert np.array_equal(np.array(model.model(x[0], training=False)), plain)
 
 
+def test_regularisers_and_constraints_are_noted() -> None:
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3, kernel_regularizer="l2", bias_constraint="non_neg")]
+    )
+    _, graph, _ = opened(lambda: model, (4,))
+    assert [text.partition(": ")[2] for text in graph.about["regularised"]] == ["NonNeg", "L2"]
+
+
 def test_dropout_is_noted_and_drops_nothing() -> None:
     model, graph, x = opened(images, (8, 8, 3))
     assert graph.calls[-1].drops == ["0.3"]

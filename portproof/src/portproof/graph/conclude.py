@@ -61,7 +61,15 @@ def conclude(
         behind = max((g.size for g in ends.values() if not g.text), default=0.0)
         if behind > gaps.END_TO_END:
             notes.append(f"outputs, end to end, differ by {behind:.1e}, with what was accepted")
+    if any(d.what in ("loss", "update") and d.detail.startswith("accepted") for d in differences):
+        notes.append("training was compared up to the step accepted; those after it were not")
     notes += _frozen(left, right, alignment)
+    if "steps" not in asked:
+        notes += [
+            f"acts in training, and steps were not asked for: {names} of the {side}"
+            for graph, side in ((left, "reference"), (right, "suspect"))
+            if (names := ", ".join(graph.about.get("regularised", [])))
+        ]
     if left.about.get("inputs") != right.about.get("inputs"):
         shown = ", ".join(right.about.get("inputs", []))
         notes.append(f"inputs of the suspect: {shown}")

@@ -107,6 +107,7 @@ class KerasModel:
                 "inputs": ["as given"] * len(inputs),
                 "count_params()": total,
                 "keys": self.keys,
+                "regularised": kinds.regularised(self.model._flatten_layers()),
                 "drops in evaluation": list(recorder.awake),
                 "training": keras_steps.described(self.model),
             },

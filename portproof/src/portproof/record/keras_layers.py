@@ -307,3 +307,13 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(v, list)
         or all(isinstance(i, bool | int | float | str | list | tuple) for i in v)
     }
+
+
+def regularised(layers: list[keras.Layer]) -> list[str]:
+    """Return what regularisers and constraints layers have, as `layer: L2`."""
+    return [
+        f"{layer.name}: {type(value).__name__}"
+        for layer in layers
+        for name, value in sorted(vars(layer).items())
+        if name.endswith(("_regularizer", "_constraint")) and value is not None
+    ]
