@@ -52,6 +52,10 @@ def gap(reference: np.ndarray, suspect: np.ndarray, largest: float = 0.0) -> Gap
         return Gap(math.inf, "nothing to compare")
     if not (np.isfinite(reference).all() and np.isfinite(suspect).all()):
         return Gap(math.inf, "NaN or infinity")
+    if reference.dtype.kind in "biu":  # bytes wrap, and truth values do not subtract
+        reference = reference.astype(np.float64)
+    if suspect.dtype.kind in "biu":
+        suspect = suspect.astype(np.float64)
     apart = float(np.abs(reference - suspect).max())
     own = float(np.abs(reference).max())
     unit = own if own > NOISE * largest else largest
