@@ -210,9 +210,6 @@ WRONG = [
     pytest.param(
         "custom", "custom_twice", "5", ("scaled dense", "call", None), id="adapter", marks=slow
     ),
-    pytest.param(
-        "clipped", "clipped_not", "6", ("edge batch", "output", None), id="clamp", marks=slow
-    ),
 ]  # fmt: skip
 
 
@@ -293,6 +290,13 @@ def test_rules_of_the_frameworks_hold_in_training_steps_and_torchs_adam_is_named
     assert [d.what for d in verdict.declarations if d.is_rule] == ["statistics"]
     (found,) = checked("adam", "adam", "6", upto="steps", batches=batches).failures
     assert (found.what, "beside √v" in str(found.cause)) == ("update", True)
+
+
+@pytest.mark.slow
+def test_a_clamp_is_seen_on_the_edge_batch() -> None:
+    verdict = checked("clipped", "clipped_not", "6", upto="forward")
+    assert [(d.what, d.kind) for d in verdict.failures] == [("output", "output, edge batch")]
+    assert "they part on the output, edge batch" in str(verdict)
 
 
 @pytest.mark.slow
