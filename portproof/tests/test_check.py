@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from portproof.__main__ import main
-from portproof.checking import CheckError, check
+from portproof.checking import CheckError, _without_effect, check
+from portproof.graph.calls import Call, Graph
+from portproof.graph.verdict import Difference, Place, Verdict
 
 PAIRS = Path(__file__).parent / "pairs"
 
@@ -55,6 +57,12 @@ value = 3
         ("models.py:number", ["--input", "a,b"], "write sizes behind the batch axis"),
         ("models.py:number", ["--reference-python", "/no/python"], "is no Python interpreter"),
         ("models.py:number", ["--pair", "a"], "--pair takes LAYER=MODULE"),
+        ("models.py:number", ["--seed", "-1"], "`seed` must be at least 0; received -1"),
+        ("models.py:number", ["--timeout", "inf"], "`timeout` must be above 0 and at most"),
+        ("models.py:number", ["--timeout", "nan"], "`timeout` must be above 0 and at most"),
+        ("models.py:number", ["--timeout", "1e12"], "`timeout` must be above 0 and at most"),
+        ("models.py:number", ["--input", "1000000,1000000"], "more than 50,000,000 numbers"),
+        ("models.py:number", ["--input", "int99999999999999999999:3"], "must be below"),
     ],
 )
 def test_what_cannot_be_set_up_is_said_in_one_line(
@@ -84,6 +92,43 @@ def test_a_check_without_inputs_is_refused() -> None:
         check("a:f", "b:f", ["3"], upto="everything")
 
 
+def test_a_fault_of_portproofs_own_is_one_line(monkeypatch, capsys) -> None:
+    def fails(*args: object, **options: object) -> None:
+        raise TypeError("unheard of\nand more")
+
+    monkeypatch.setattr("portproof.__main__.check", fails)
+    assert main(["check", "a:f", "b:f", "--input", "3"]) == 2
+    assert capsys.readouterr().err == "portproof: TypeError: unheard of and more\n"
+
+
+def test_a_bare_text_is_one_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckError, match="--input 3,a: write sizes"):
+        check("a:f", "b:f", "3,a")
+
+
+def test_what_is_accepted_must_be_there() -> None:
+    calls = [Call("block/dense", "k", "dense", settings={"epsilon": 1})]
+    graph = Graph(calls, [], 0, 0, 0, [], [])
+    counts: tuple[dict[str, int], dict[str, int]] = ({}, {})
+    places = [Place("block/dense", "d")]
+    known = Difference("between", "before dense", "", "", "none", places, detail="accepted")
+    verdict = Verdict(
+        "a", "b", ("", ""), [], [], 1, (1, 1), counts, [known], {}, None, 0.0, None, None
+    )
+
+    def notes(*accept: str) -> list[str]:
+        return _without_effect(accept, verdict, (graph, graph))
+
+    assert notes("between", "block", "block/dense", "d") == []
+    assert notes("epsilon", "loss") == [
+        "--accept epsilon: nothing there to accept",
+        "--accept loss: nothing there to accept",
+    ]
+    for name, near in (("epsilom", "epsilon"), ("block/dens", "block/dense"), ("blo", "d")):
+        with pytest.raises(CheckError, match=f"--accept {name}: no such .*{near}"):
+            notes(name)
+
+
 def test_the_programs_are_gone_when_a_check_ends(tmp_path: Path) -> None:
     (tmp_path / "models.py").write_text(SOURCE + "\nprint(os.getpid(), file=open('pid', 'w'))\n")
     portproof("models.py:hangs", "models.py:number", "--input", "3", "--timeout", "2", cwd=tmp_path)
@@ -110,7 +155,7 @@ RIGHT = [
         "convolutions", "convolutions", "12,12,4", {"between before conv"}, id="convs", marks=slow
     ),
     pytest.param("custom", "custom", "5", set(), id="adapter", marks=slow),
-    pytest.param("padded", "padded", "int11:7", set(), id="padding", marks=slow),
+    pytest.param("padded", "padded", "int11pad:7", set(), id="padding", marks=slow),
     pytest.param("resized", "resized", "4,4,3", {"between before dense"}, id="resize", marks=slow),
     pytest.param(
         "patches", "patches", "4,4,3", {"between before dense"}, id="bare weights", marks=slow
@@ -151,7 +196,7 @@ WRONG = [
         id="time first", marks=slow,
     ),
     pytest.param(
-        "padded", "padded_to_the_end", "int11:7", ("lstm", "masked", "masked true"),
+        "padded", "padded_to_the_end", "int11pad:7", ("lstm", "masked", "masked true"),
         id="padding", marks=slow,
     ),
     pytest.param(
@@ -266,3 +311,26 @@ def test_rules_of_the_frameworks_hold_in_training_steps_and_torchs_adam_is_named
     assert [d.what for d in verdict.declarations if d.is_rule] == ["statistics"]
     (found,) = checked("adam", "adam", "6", upto="steps", batches=batches).failures
     assert (found.what, "beside √v" in str(found.cause)) == ("update", True)
+
+
+@pytest.mark.slow
+def test_a_clamp_is_seen_on_the_edge_batch() -> None:
+    verdict = checked("clipped", "clipped_not", "6", upto="forward")
+    assert [(d.what, d.kind) for d in verdict.failures] == [("output", "output, edge batch")]
+    assert "they part on the output, edge batch" in str(verdict)
+
+
+@pytest.mark.slow
+def test_steps_take_batches_in_float32() -> None:
+    batches = str(PAIRS / "in_keras.py:batches_in_float32")
+    verdict = checked("regression", "regression", "6", upto="steps", batches=batches)
+    assert verdict.passed, str(verdict)
+
+
+@pytest.mark.slow
+def test_outputs_of_truth_values_are_compared_and_single_numbers_refused() -> None:
+    assert checked("positive", "positive", "6", upto="forward").passed
+    with pytest.raises(CheckError, match="gives a single number"):
+        checked("mean", "mean", "6", upto="forward")
+    with pytest.raises(CheckError, match="no real numbers"):
+        checked("positive", "positive", "6")

@@ -15,7 +15,7 @@ from portproof.graph.compare import Judge, Judged, Replays, _joined_rates
 from portproof.graph.conclude import conclude
 from portproof.graph.fused import Split, joined_calls, joined_weights, split_fused
 from portproof.graph.gaps import fitted, gap
-from portproof.graph.inputs import InputSpec
+from portproof.graph.inputs import EDGE_ROWS, WIDE, InputSpec
 from portproof.graph.relations import relation
 from portproof.graph.steps import judge_steps
 from portproof.graph.verdict import Difference, Place, PortError, Verdict
@@ -121,6 +121,13 @@ def test_a_named_pair_is_taken_as_it_is() -> None:
                  dense("c", (3, 2), [0, 1]))  # fmt: skip
     right = copy.deepcopy(left)
     assert align(left, right, [("a", "b")]).pairs == {0: 1, 1: 0, 2: 2}
+
+
+def test_a_named_pair_that_is_not_there_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="--pair a=z: the suspect has no z; nearest are"):
+        align(skip(), skip("wxyv"), [("a", "z")])
+    with pytest.raises(ValueError, match="the reference has no ab; nearest are a, "):
+        align(skip(), skip(), [("ab", "a")])
 
 
 def run(g: Graph, weights, x, force=None, slip=None):
@@ -351,6 +358,13 @@ def test_a_gap_is_relative_to_the_largest_number_and_sees_what_is_none() -> None
     assert gap(np.full(3, 0.01), np.full(3, 0.02), largest=1.0).size == pytest.approx(1.0)
 
 
+def test_bytes_do_not_wrap_and_truth_values_compare() -> None:
+    a, b = np.array([1, 200], np.uint8), np.array([2, 200], np.uint8)
+    assert gap(a, b).size == pytest.approx(1 / 200)
+    assert gap(a > 5, b > 5).size == 0
+    assert gap(a > 1, b > 1).size == 1
+
+
 def test_only_axes_of_size_one_are_fitted() -> None:
     a = np.arange(6.0).reshape(2, 3)
     assert fitted(a, (2, 1, 1, 3)).shape == (2, 1, 1, 3)
@@ -374,9 +388,19 @@ def test_a_relation_is_named_only_where_it_gives_the_number(step, text) -> None:
     assert found == text if text is None else text in str(found)
 
 
+def test_channels_of_few_values_are_no_factor_and_shift() -> None:
+    few = np.array([[0.0, 1.0, 2.0]] * 3 + [[3.0, 5.0, 1.0]] * 3)
+    assert relation(few, few**2 + 1) is None
+
+
 @pytest.mark.parametrize(
     ("text", "shape", "classes"),
-    [("64,64,3", (64, 64, 3), None), ("10", (10,), None), ("int20000:128", (128,), 20000)],
+    [
+        ("64,64,3", (64, 64, 3), None),
+        ("10", (10,), None),
+        ("int20000:128", (128,), 20000),
+        ("int20000pad:128", (128,), 20000),
+    ],
 )
 def test_inputs_are_read(text, shape, classes) -> None:
     spec = InputSpec.parse(text)
@@ -388,9 +412,52 @@ def test_inputs_are_read(text, shape, classes) -> None:
         assert drawn.max() < classes
         assert (drawn[1] == 0).any()
         assert not (np.diff((drawn == 0).astype(int), axis=1) < 0).any()
+        assert {1, 2, 3, classes - 1} <= set(drawn[0])
 
 
-@pytest.mark.parametrize("text", ["", "a,b", "int:3", "int1:4", "3,-1", "float3:4", "3,,x"])
+def test_the_edge_batch_holds_zeros_anywhere_wide_numbers_and_steps_of_zeros() -> None:
+    def edges(text):
+        return InputSpec.parse(text).draw_edges(np.random.default_rng(0))
+
+    zero = edges("int11:7") == 0
+    assert zero.shape == (EDGE_ROWS, 7)
+    assert zero[1, 0]
+    assert not zero[1, -1]
+    assert zero[2, 1:-1].any()
+    assert not zero[2, [0, -1]].any()
+    assert not zero.all(1).any()
+    behind = np.diff((edges("int11pad:7") == 0).astype(int), axis=1)
+    assert behind.any()
+    assert not (behind < 0).any()
+    assert np.abs(edges("6")[0]).max() > WIDE / 2
+    assert np.abs(edges("6")[2]).max() < WIDE / 3
+    steps = edges("9,4")
+    assert not steps[4, -4:].any()
+    assert steps[:, 0].all()
+    assert edges("8,8,3").all()
+
+
+@pytest.mark.parametrize(("text", "rows"), [("int2:", 4), ("int3:1", 3), ("int4:", 5)])
+def test_a_single_integer_takes_all_values(text, rows) -> None:
+    spec = InputSpec.parse(text)
+    assert set(spec.draw(rows, np.random.default_rng(1)).ravel()) == set(range(spec.classes))
+    many = InputSpec.parse("int9000:").draw(4, np.random.default_rng(1))
+    assert {0, 1} < set(many)
+    assert 1 in InputSpec.parse("int2pad:").draw(3, np.random.default_rng(1))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("1000000,1000000", "more than 50,000,000 numbers"), ("int99999999999999:3", "must be below")],
+)
+def test_an_input_that_is_too_large_is_refused(text, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        InputSpec.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a,b", "int:3", "int1:4", "3,-1", "float3:4", "3,,x", "intpad:3"]
+)
 def test_an_input_that_is_none_is_refused(text) -> None:
     with pytest.raises(ValueError, match="write sizes behind the batch axis"):
         InputSpec.parse(text)

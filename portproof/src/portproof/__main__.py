@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="SIZES",
         help="sizes behind the batch axis, channels last: 64,64,3; integers below 20000: "
-        "int20000:128; once for each input",
+        "int20000:128, or int20000pad:128 where 0 stands behind alone; once for each input",
     )
     one.add_argument("--upto", choices=DEPTHS, default="gradients", help="how far (%(default)s)")
     one.add_argument(
@@ -85,6 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # a fault of portproof's own: a line, and no verdict
+        text = " ".join(str(error).split())
+        print(f"portproof: {type(error).__name__}: {text[:300]}", file=sys.stderr)
+        return 2
     return 0 if verdict.passed else 1
 
 

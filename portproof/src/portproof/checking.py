@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from portproof.graph.align import nearest
+from portproof.graph.calls import Graph
 from portproof.graph.conclude import conclude
 from portproof.graph.inputs import InputSpec
 from portproof.graph.verdict import PortError, Verdict
@@ -16,6 +18,36 @@ __all__ = ["DEPTHS", "CheckError", "PortError", "Verdict", "check"]
 
 DEPTHS = ("forward", "gradients", "steps")
 """How far a check can go, each with what comes before it."""
+_LONGEST = 7 * 24 * 3600.0
+"""Seconds that a step of a program may be given at most."""
+_KINDS = frozenset(
+    [
+        "NaN",
+        "between",
+        "biases",
+        "call",
+        "computed weights",
+        "count",
+        "dropout",
+        "frozen",
+        "gradients",
+        "loss",
+        "momentum",
+        "output",
+        "padding_idx",
+        "parameters",
+        "shape",
+        "sharing",
+        "statistics",
+        "steps",
+        "training mode",
+        "unmatched",
+        "unused weights",
+        "update",
+        "zero",
+    ]
+)
+"""Kinds of differences that have no setting's name."""
 
 
 def check(
@@ -42,7 +74,7 @@ def check(
             returns a Keras 3 model, an `nn.Module` or a LightningModule.
         suspect: the same for the port.
         inputs: for each input its sizes behind the batch axis, channels last: `64,64,3`; for
-            integers below 20000 `int20000:128`.
+            integers below 20000 `int20000:128`; `int20000pad:128` where 0 stands behind alone.
         upto: `forward`, `gradients` (training mode: gradients and moving statistics), or `steps`
             (training by `fit` and `Trainer.fit` with the models' own losses and optimizers).
         batches: for `steps`: `module:function` that returns (inputs, targets) in NumPy for each.
@@ -63,6 +95,12 @@ def check(
         raise CheckError(f"`upto` must be one of {', '.join(DEPTHS)}; received {upto!r}")
     if (upto == "steps") != (batches is not None):
         raise CheckError("--upto steps and --batches module:function go together")
+    if not 0 < timeout <= _LONGEST:
+        raise CheckError(f"`timeout` must be above 0 and at most {_LONGEST:g}; received {timeout}")
+    if seed < 0:
+        raise CheckError(f"`seed` must be at least 0; received {seed}")
+    inputs = [inputs] if isinstance(inputs, str) else inputs
+    accept = [accept] if isinstance(accept, str) else accept
     if not inputs:
         raise CheckError("no input shape: add --input 64,64,3 for each input")
     try:
@@ -98,6 +136,38 @@ def check(
             strict,
             accept,
         )
+        verdict.notes += _without_effect(accept, verdict, (found.left, found.right))
         verdict.memory = (left.ask("memory")["gb"], right.ask("memory")["gb"])
     verdict.seconds = time.monotonic() - began
     return verdict
+
+
+def _without_effect(
+    accept: Sequence[str], verdict: Verdict, graphs: tuple[Graph, Graph]
+) -> list[str]:
+    """Return notes on what a user accepts and no difference needed.
+
+    Raises:
+        CheckError: there is neither such a kind of difference nor such a layer.
+    """
+    calls = [call for graph in graphs for call in graph.calls]
+    kinds = _KINDS.union(*(c.settings for c in calls), (d.what for d in verdict.differences))
+    owners = {c.owner for c in calls} | {name for g in graphs for name, _ in g.uncovered}
+    owners |= {name for d in verdict.differences for p in d.places for name in (p.left, p.right)}
+    notes = []
+    for name in accept:
+        if name not in kinds and not any(_is_at(owner, name) for owner in owners):
+            hint = nearest(name, kinds | owners)
+            raise CheckError(f"--accept {name}: no such difference and no such layer{hint}")
+        used = (
+            d.what == name or any(_is_at(n, name) for p in d.places for n in (p.left, p.right))
+            for d in verdict.differences
+            if d.detail.startswith("accepted")
+        )
+        if not any(used):
+            notes.append(f"--accept {name}: nothing there to accept")
+    return notes
+
+
+def _is_at(owner: str, place: str) -> bool:
+    return owner == place or owner.startswith((f"{place}/", f"{place}."))

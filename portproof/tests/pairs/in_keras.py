@@ -148,6 +148,25 @@ def custom():
     return keras.Model(features, layers.Dense(2)(x))
 
 
+def positive():
+    """Truth values."""
+    features = keras.Input((6,))
+    return keras.Model(features, layers.Dense(3)(features) > 0)
+
+
+def mean():
+    """A single number for all samples."""
+    features = keras.Input((6,))
+    return keras.Model(features, ops.mean(layers.Dense(3)(features)))
+
+
+def clipped():
+    """ReLU6 between two dense layers."""
+    x = features = keras.Input((6,))
+    x = ops.relu6(layers.Dense(8)(x))
+    return keras.Model(features, layers.Dense(3)(x))
+
+
 def adam():
     """A norm whose statistics move, and Adam."""
     model = keras.Sequential([
@@ -191,3 +210,8 @@ def dropping():
             layers.Dense(5),
         ]
     )
+
+
+def batches_in_float32():
+    """The same, as data usually comes."""
+    return [(x.astype("float32"), y.astype("float32")) for x, y in batches()]

@@ -206,6 +206,28 @@ def custom_twice():
     return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), ScaledTwice(), nn.Linear(3, 2))
 
 
+def clipped_not():
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+class Positive(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) > 0
+
+
+def positive():
+    return Positive(6, 3)
+
+
+class Mean(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).mean()
+
+
+def mean():
+    return Mean(6, 3)
+
+
 class Patches(nn.Module):
     """Places that are a parameter, attention as a function, GELU by its formula."""
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from portproof.graph.calls import Graph
-from portproof.record.program import SetUpError
+from portproof.record.program import SetUpError, made_batches
 from portproof.record.torch import TorchModel, open_model
 from torch import nn
 from torch.nn import functional as F
@@ -230,3 +230,43 @@ def test_a_module_without_weights_is_refused(build) -> None:
 def test_an_input_that_does_not_fit_is_said_in_a_line() -> None:
     with pytest.raises(SetUpError, match=r"does not take inputs of shape \(4, 5\): RuntimeError"):
         opened(lambda: nn.Linear(3, 4), (5,))
+
+
+class Detached(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.detach())
+
+
+class Positive(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) > 0
+
+
+def test_an_input_that_no_gradient_reaches_has_zeros() -> None:
+    model, _, x = opened(lambda: Detached(3, 2), (3,))
+    assert np.array_equal(model.replay(x, {"train": True}, {})["input.0"], np.zeros((4, 3)))
+
+
+def test_truth_values_have_no_gradients_and_that_is_said() -> None:
+    model, _, x = opened(lambda: Positive(3, 2), (3,))
+    assert model.replay(x, {}, {})["final.0"].dtype == bool
+    with pytest.raises(SetUpError, match="no real numbers, which have no gradients"):
+        model.replay(x, {"train": True}, {})
+
+
+BATCHES = """
+import numpy as np
+
+x, y = np.ones((2, 3), "float32"), np.ones(2, "int64")
+
+def in_float32(): return [(x, y)]
+def of_two(): return [(x, [y, y])]
+"""
+
+
+def test_batches_are_taken_in_float64_and_several_targets_refused(tmp_path) -> None:
+    (tmp_path / "batches.py").write_text(BATCHES)
+    made = made_batches(f"{tmp_path}/batches.py:in_float32")
+    assert {name: a.dtype.name for name, a in made.items()} == {"x.0.0": "float64", "y.0": "int64"}
+    with pytest.raises(SetUpError, match="returns several targets"):
+        made_batches(f"{tmp_path}/batches.py:of_two")

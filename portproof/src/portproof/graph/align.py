@@ -7,8 +7,9 @@ at random and none left over.
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 
 from portproof.graph.calls import Call, Graph, Pred
 
@@ -49,6 +50,9 @@ def align(left: Graph, right: Graph, named: Sequence[tuple[str, str]] = ()) -> A
         left: the reference.
         right: the suspect.
         named: owners that a user says belong together.
+
+    Raises:
+        ValueError: a graph has no such owner.
     """
     found = Alignment()
     marks: tuple[dict[int, str], dict[int, str]] = ({}, {})
@@ -60,6 +64,10 @@ def align(left: Graph, right: Graph, named: Sequence[tuple[str, str]] = ()) -> A
     for a, b in named:
         ours = [i for i, c in enumerate(left.calls) if c.owner == a]
         theirs = [j for j, c in enumerate(right.calls) if c.owner == b]
+        for name, calls, side in ((a, left.calls, "reference"), (b, right.calls, "suspect")):
+            if not any(c.owner == name for c in calls):
+                owners = [c.owner for c in calls]
+                raise ValueError(f"--pair {a}={b}: the {side} has no {name}{nearest(name, owners)}")
         for i, j in zip(ours, theirs, strict=False):
             add(i, j, "named")
     stages = [("whole graph", True), ("whole graph", False), ("ancestors", False),
@@ -106,6 +114,12 @@ def _alike(
     (i, *_), ys = both[0]
     name = graphs[0].calls[i].owner
     return [(i, max(ys, key=lambda j: (likeness(name, graphs[1].calls[j].owner), -j)))]
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return a hint at the names that are most alike, for an error's end."""
+    sorted_names = sorted(set(names), key=lambda n: (-SequenceMatcher(None, name, n).ratio(), n))
+    return f"; nearest are {', '.join(sorted_names[:3])}" if sorted_names else ""
 
 
 def likeness(a: str, b: str) -> float:

@@ -1,8 +1,18 @@
 """What a model is fed: shapes as a user writes them, and numbers drawn for them."""
 
+import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
+
+EDGE_ROWS = 5
+"""Samples of the batch that holds what the usual ones do not: wide numbers, zeros, small ids."""
+WIDE = 30.0
+"""The factor of wide numbers: beyond ReLU6 and other clamps behind a layer."""
+LARGEST = 50_000_000
+"""Numbers of one sample."""
+MOST_CLASSES = 2**31
 
 
 @dataclass(frozen=True)
@@ -12,50 +22,102 @@ class InputSpec:
     Attributes:
         shape: sizes behind the batch axis, channels last.
         classes: for integers 0 … classes - 1; None for real numbers.
+        is_padded: whether zeros stand behind alone, as padding does.
     """
 
     shape: tuple[int, ...]
     classes: int | None = None
+    is_padded: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "InputSpec":
-        """Read `64,64,3`, or `int20000:128` for integers below 20000.
+        """Read `64,64,3`, or `int20000:128` for integers below 20000, or `int20000pad:128`.
 
         Raises:
-            ValueError: it is neither.
+            ValueError: it is none of these, or too large.
         """
         kind, colon, sizes = text.rpartition(":")
+        found = re.fullmatch(r"int(\d+)(pad)?", kind)
         try:
             shape = tuple(int(size) for size in sizes.split(",")) if sizes else ()
-            number = kind.removeprefix("int")
-            classes = int(number) if colon else None
-            good = (not colon or kind.startswith("int")) and all(size > 0 for size in shape)
+            classes = int(found[1]) if found else None
+            good = (not colon or found is not None) and all(size > 0 for size in shape)
         except ValueError:
             good = False
         if not good or (classes is not None and classes < 2) or (not shape and not colon):
             raise ValueError(
                 f"--input {text}: write sizes behind the batch axis, as in 64,64,3 or "
-                "int20000:128 for integers below 20000"
+                "int20000:128 for integers below 20000; int20000pad:128 for zeros behind alone"
             )
-        return cls(shape, classes)
+        if math.prod(shape) > LARGEST:
+            raise ValueError(f"--input {text}: more than {LARGEST:,} numbers in one sample")
+        if classes is not None and classes > MOST_CLASSES:
+            raise ValueError(f"--input {text}: integers must be below {MOST_CLASSES + 1}")
+        return cls(shape, classes, bool(found and found[2]))
 
     def draw(self, rows: int, rng: np.random.Generator) -> np.ndarray:
-        """Return a batch: standard normal numbers, or integers with zeros behind in some rows.
+        """Return a usual batch: standard normal numbers, or integers, some rows with zeros behind.
 
-        Zeros stand at the end alone, as padding does: ports that count a row's length rely on it.
+        The first row holds ids at both ends of the range, where settings such as a padding index
+        act. Single integers take all values, as far as there are rows.
         """
         if self.classes is None:
             return rng.normal(size=(rows, *self.shape))
+        length = self.shape[-1] if self.shape else 1
+        if length == 1 and not self.is_padded:
+            return self._all_classes((rows, *self.shape), rng)
         drawn = rng.integers(1, self.classes, size=(rows, *self.shape))
-        if not self.shape:
+        if length == 1:
             return drawn
-        length = self.shape[-1]
+        ends = [n for n in (1, 2, 3) if n < self.classes - 1] + [self.classes - 1]
+        drawn[0, ..., : len(ends)] = ends[:length]
         for row in range(1, rows, 2):
             kept = int(rng.integers(max(length // 2, 1), length + 1))
             drawn[row, ..., min(kept, max(length - 1, 1)) :] = 0
         return drawn
 
+    def draw_edges(self, rng: np.random.Generator) -> np.ndarray:
+        """Return `EDGE_ROWS` samples of wide numbers or zeros, on which outputs alone are compared.
+
+        Real numbers: a wide sample, one with wide numbers among others, and for (time, features)
+        two that end in steps of zeros. Integers: zeros in front, within and behind, and small ids.
+        """
+        if self.classes is not None:
+            return self._edge_integers(self.classes, rng)
+        drawn = rng.normal(size=(EDGE_ROWS, *self.shape))
+        drawn[0] *= WIDE
+        drawn[1] *= np.where(rng.random(self.shape) < 1 / 8, WIDE, 1.0)
+        if len(self.shape) == 2:
+            for row in (3, 4):
+                drawn[row, int(rng.integers(1, self.shape[0] + 1)) :] = 0
+            drawn[4, max(self.shape[0] // 2, 1) :] = 0
+        return drawn
+
+    def _edge_integers(self, classes: int, rng: np.random.Generator) -> np.ndarray:
+        if self.is_padded or not self.shape or self.shape[-1] == 1:
+            return self.draw(EDGE_ROWS, rng)
+        length, third = self.shape[-1], max(self.shape[-1] // 3, 1)
+        drawn = rng.integers(1, classes, size=(EDGE_ROWS, *self.shape))
+        drawn[0] = self._all_classes(self.shape, rng)
+        drawn[0, ..., -1] = classes - 1
+        drawn[1, ..., :third] = 0
+        drawn[2, ..., length // 2 : length // 2 + third] = 0
+        drawn[2, ..., -1] = 1
+        drawn[3, ..., -third:] = 0
+        drawn[4] = np.arange(length) % classes
+        return drawn
+
+    def _all_classes(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        """Return all classes where there is room, else half of it small ones, in any order."""
+        assert self.classes is not None
+        size = math.prod(shape)
+        drawn = np.arange(size) % self.classes
+        if self.classes > size:
+            drawn[size // 2 :] = rng.integers(0, self.classes, size - size // 2)
+        return rng.permutation(drawn).reshape(shape)
+
     def __str__(self) -> str:
         """Return it as a user writes it."""
         sizes = ",".join(map(str, self.shape))
-        return sizes if self.classes is None else f"int{self.classes}:{sizes}"
+        padded = "pad" if self.is_padded else ""
+        return sizes if self.classes is None else f"int{self.classes}{padded}:{sizes}"

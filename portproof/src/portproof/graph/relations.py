@@ -22,6 +22,8 @@ _STEPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 _LARGEST = 100_000
 """Numbers up to which shifts are tried by fitting."""
+_FEWEST = 4
+"""Values that a channel must take: two fit any factor and shift."""
 
 
 def relation(reference: np.ndarray, suspect: np.ndarray) -> str | None:
@@ -52,6 +54,11 @@ def _exchanged(a: np.ndarray, b: np.ndarray) -> str | None:
     return None
 
 
+def _has_shape(u: np.ndarray) -> bool:
+    """Return whether numbers take more values than a factor and a shift fit by themselves."""
+    return len(np.unique((u / np.abs(u).max()).round(9))) >= _FEWEST
+
+
 def _scaled(a: np.ndarray, b: np.ndarray) -> str | None:
     """Try a factor and a shift, the same everywhere or for each channel."""
     if a.shape != b.shape or a.ndim < 2 or a.size > _LARGEST or len(a) * a[0].size < 8:
@@ -59,11 +66,9 @@ def _scaled(a: np.ndarray, b: np.ndarray) -> str | None:
     x, y = b.reshape(-1, b.shape[-1]), a.reshape(-1, a.shape[-1])
     for by_channel in (False, True):
         us, vs = (x, y) if by_channel else (x.reshape(-1, 1), y.reshape(-1, 1))
-        if len(us) < 4:
-            continue
         center = us - us.mean(0)
         spread = (center**2).sum(0)
-        if not spread.all():
+        if not spread.all() or not all(_has_shape(u) for u in us.T):
             continue
         factor = (center * vs).sum(0) / spread
         shift = vs.mean(0) - factor * us.mean(0)

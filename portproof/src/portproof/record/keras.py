@@ -15,7 +15,7 @@ from portproof.record.keras_gradients import differentiate
 from portproof.record.keras_layers import Role
 from portproof.record.keras_recorder import Recorder, Replay, numbers
 from portproof.record.keras_watch import recording
-from portproof.record.program import Arrays, Batch, SetUpError, one_line
+from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, one_line
 
 OUTPUT_SEED = 10**6
 """Seeds of the factors of the outputs' sum, beyond those of any call."""
@@ -227,8 +227,12 @@ class KerasModel:
             recorder, outs = self._forward(xs, replay)
             boxes.append(recorder)
             for i, out in enumerate(outs):
+                if not keras.backend.is_float_dtype(out.dtype):
+                    continue
                 factors = np.random.default_rng(OUTPUT_SEED + i).normal(size=tuple(out.shape))
                 replay.sums.append(ops.sum(out * ops.convert_to_tensor(factors)))
+            if not replay.sums:
+                raise SetUpError(NOTHING_REAL)
             seen = {**replay.tensors, **{f"final.{i}": o for i, o in enumerate(outs)}}
             return sum(replay.sums[1:], replay.sums[0]), seen
 

@@ -30,6 +30,9 @@ Batch = tuple[list[np.ndarray], np.ndarray]
 """Inputs and targets of one step."""
 
 
+NOTHING_REAL = "its outputs are no real numbers, which have no gradients; add --upto forward"
+
+
 class SetUpError(Exception):
     """What a user did that cannot work, in one line."""
 
@@ -176,8 +179,13 @@ def made_batches(reference: str) -> Arrays:
     try:
         for k, (xs, y) in enumerate(made):
             several = xs if isinstance(xs, list | tuple) else [xs]
-            arrays |= {f"x.{k}.{i}": np.asarray(x) for i, x in enumerate(several)}
-            arrays[f"y.{k}"] = np.asarray(y)
+            if isinstance(y, list | tuple) and any(np.shape(part) for part in y):
+                raise SetUpError(
+                    f"{reference}() returns several targets, which are not compared; return one "
+                    "array of targets for each batch"
+                )
+            arrays |= {f"x.{k}.{i}": _in_float64(x) for i, x in enumerate(several)}
+            arrays[f"y.{k}"] = _in_float64(y)
     except (TypeError, ValueError) as error:
         raise SetUpError(
             f"{reference}() must return (inputs, targets) for each batch: {one_line(error)}"
@@ -185,6 +193,12 @@ def made_batches(reference: str) -> Arrays:
     if not arrays or any(a.dtype.kind not in "biuf" for a in arrays.values()):
         raise SetUpError(f"{reference}() must return batches of numbers, one or more")
     return arrays
+
+
+def _in_float64(numbers: Any) -> np.ndarray:
+    """Return an array; real numbers in the precision that both models compute in."""
+    a = np.asarray(numbers)
+    return a.astype(np.float64) if a.dtype.kind == "f" else a
 
 
 def batches_of(arrays: Mapping[str, np.ndarray]) -> list[Batch]:

@@ -12,7 +12,7 @@ from torch import nn
 from portproof.adapter import adapter_of
 from portproof.graph.calls import Call, Graph, Output
 from portproof.record import torch_steps
-from portproof.record.program import Arrays, Batch, SetUpError, one_line
+from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, one_line
 from portproof.record.torch_names import Names
 from portproof.record.torch_recorder import Recorder, Replay
 from portproof.record.torch_tags import Tag, put_tag, tag_of
@@ -299,9 +299,13 @@ class TorchModel:
         with _training(self.module):
             recorder, outs, _ = self._forward([x.view_as(x) for x in xs], replay)
             for i, out in enumerate(outs):
+                if not out.is_floating_point():
+                    continue
                 canonical = self._final(out)
                 factors = np.random.default_rng(OUTPUT_SEED + i).normal(size=canonical.shape)
                 replay.sums.append((out * self._like(factors, out)).sum())
+            if not replay.sums:
+                raise SetUpError(NOTHING_REAL)
             torch.stack(replay.sums).sum().backward()
         found = {name: a for name, a in replay.arrays.items() if name.startswith("out.")}
         found |= {f"final.{i}": self._final(o) for i, o in enumerate(outs)}
@@ -309,8 +313,9 @@ class TorchModel:
             grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
             found[f"leaf.{i}"] = recorder.live[i].canonical(grad, False)
         for i, x in enumerate(xs):
-            if x.grad is not None:
-                found[f"input.{i}"] = (x.grad.movedim(1, -1) if self.layout[i] else x.grad).numpy()
+            if x.requires_grad:  # none reaches an input that is detached: zeros, as Keras has it
+                grad = torch.zeros_like(x) if x.grad is None else x.grad
+                found[f"input.{i}"] = (grad.movedim(1, -1) if self.layout[i] else grad).numpy()
         for key, role in self._roles(recorder).items():
             if role.is_statistic:
                 found[f"moved|{key}"] = role.canonical(role.tensor.detach().numpy().copy())
