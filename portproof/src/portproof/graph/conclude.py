@@ -158,7 +158,10 @@ def _settled(judged: Judged) -> tuple[Gap, Gap | None] | None:
 
 
 def _end(what: str, kind: str, g: Gap) -> Difference:
-    detail = g.text or "no call and no stretch differs by itself"
+    alone = "no call and no stretch differs by itself"
+    if "edge batch" in kind:
+        alone = "calls and stretches, compared on the usual batch, do not show it"
+    detail = g.text or alone
     effect = "output" if what == "output" else "training"
     return Difference(
         what, kind, "", "", effect, [Place("inputs", "output", g.size)], detail=detail
