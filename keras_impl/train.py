@@ -124,7 +124,7 @@ class EpochStart(keras.callbacks.Callback):
         layers = [layer for layer in self.model.layers if isinstance(layer, keras.layers.Dropout)]
         for index, layer in enumerate(layers):
             # The second word counts the steps, so only the first can tell the layers apart.
-            seed = dropout_seed(self.recipe.seed, epoch, layer=index)
+            seed = dropout_seed(self.recipe.seed, epoch, index=index)
             layer.seed_generator.state.assign([seed, 0])
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lightning_impl.processes import rank_and_size
 from pipeline.batches import Batches, evaluation_batches, training_batches
 from pipeline.preprocess import PreparedData
 from pipeline.recipe import Recipe
@@ -70,10 +71,13 @@ def batch_loader(
     """Return a loader of ready batches, in this process: there is no decoding to hide.
 
     Each is as large as `steps_per_batch` of `batches`, in the same order, and gathered on `device`
-    where one is named. Its own generator keeps the loader from drawing on torch's global one, on
-    which dropout draws.
+    where one is named. Of several processes each takes its share of every batch. Its own generator
+    keeps the loader from drawing on torch's global one, on which dropout draws.
     """
-    batches = dataclasses.replace(batches, batch_size=batches.batch_size * steps_per_batch)
+    rank, num_ranks = rank_and_size()
+    batches = dataclasses.replace(
+        batches, batch_size=batches.batch_size * steps_per_batch, rank=rank, num_ranks=num_ranks
+    )
     return DataLoader(
         DeviceBatches(batches, device) if device else TorchBatches(batches),
         sampler=EpochSampler(batches),

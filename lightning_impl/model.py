@@ -127,12 +127,14 @@ class Classifier(L.LightningModule):
         self.captured_training = self.captured_evaluation = None
 
     def on_train_epoch_start(self) -> None:
-        """Seed dropout from (seed, epoch), so that a resumed run draws the same masks."""
-        torch.manual_seed(dropout_seed(self.recipe.seed, self.current_epoch))
+        """Seed dropout from (seed, epoch, rank), so that a resumed run draws the same masks."""
+        torch.manual_seed(dropout_seed(self.recipe.seed, self.current_epoch, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss, or that of each step; log loss and accuracy over the epoch."""
-        if self.automatic_optimization:
+        if self.trainer.world_size > 1:
+            loss = self._train_share(batch, batch_idx)
+        elif self.automatic_optimization:
             loss = self._train_loss(batch)
         elif self.captured_training is not None:
             outcomes = self.captured_training.train(batch)
@@ -144,7 +146,9 @@ class Classifier(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss, or that of each step; log loss and accuracy over the epoch."""
-        if self.automatic_optimization:
+        if self.trainer.world_size > 1:
+            loss = self._share_loss(batch, self.val_loss, self.val_accuracy)
+        elif self.automatic_optimization:
             loss = self._val_loss(batch)
         elif self.captured_evaluation is not None:
             outcomes = self.captured_evaluation.evaluate(batch)
@@ -186,6 +190,26 @@ class Classifier(L.LightningModule):
         mean_loss.update(loss, len(images))
         accuracy.update(logits, one_hot.argmax(dim=1))
         return loss
+
+    def _train_share(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return what averages over ranks to the mean loss of the whole batch."""
+        loader = self.trainer.train_dataloader
+        assert loader is not None
+        num_images = loader.dataset.batches.size(batch_idx)
+        total = self._share_loss(batch, self.train_loss, self.train_accuracy)
+        return total * (self.trainer.world_size / num_images)
+
+    def _share_loss(
+        self, batch: Batch, mean_loss: EpochMean, accuracy: MulticlassAccuracy
+    ) -> Tensor:
+        """Return the summed loss of this rank's share of a batch, which may be empty."""
+        images, one_hot = batch
+        logits = self(images)
+        total = functional.cross_entropy(logits, one_hot, reduction="sum")
+        if len(images):
+            mean_loss.update(total / len(images), len(images))
+            accuracy.update(logits, one_hot.argmax(dim=1))
+        return total
 
     def _log_epoch(
         self, prefix: str, batch_idx: int, mean_loss: EpochMean, accuracy: MulticlassAccuracy

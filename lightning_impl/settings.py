@@ -7,6 +7,7 @@ import torch
 from pipeline.errors import UsageError
 from pipeline.execution import Execution
 from pipeline.memory import keep_freed_memory
+from pipeline.processes import this_process
 from pipeline.recipe import Recipe
 
 PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}
@@ -16,7 +17,7 @@ def configure(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     """Set torch up for one run and return what it resolved to.
 
     Raises:
-        UsageError: a GPU is asked for and there is none.
+        UsageError: a GPU is asked for and there is none, or there are fewer than processes here.
     """
     if not execution.plain:
         keep_freed_memory()
@@ -24,6 +25,12 @@ def configure(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     if execution.device == "gpu" and not has_gpu:
         raise UsageError(
             "`--device gpu`: torch sees no GPU here; use --device cpu, or see scripts/doctor.py"
+        )
+    num_processes = this_process().local_size
+    if accelerator(execution) == "gpu" and num_processes > torch.cuda.device_count():
+        raise UsageError(
+            f"`--devices`: torch sees {torch.cuda.device_count()} GPUs here for {num_processes} "
+            "processes; use fewer, or --device cpu"
         )
     if execution.num_threads is not None:
         torch.set_num_threads(execution.num_threads)

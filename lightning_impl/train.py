@@ -18,6 +18,14 @@ from ladder.files import write_bytes
 from lightning_impl.data import FashionData, batch_loader
 from lightning_impl.fast import CAPTURED_STEPS_PER_BATCH, STEPS_PER_BATCH
 from lightning_impl.model import Classifier
+from lightning_impl.processes import (
+    OwnSigterm,
+    gathered,
+    is_loss_of_others,
+    rank_and_size,
+    together,
+    trainer_options,
+)
 from lightning_impl.settings import PRECISIONS, accelerator, configure
 from lightning_impl.tracking import TrackingLogger, layers_of
 from lightning_impl.weights import export_weights, load_weights
@@ -29,7 +37,7 @@ from pipeline.preprocess import LabeledImages, PreparedData
 from pipeline.recipe import Recipe
 from pipeline.record import EPOCH_METRICS
 
-__all__ = ["configure", "predict_logits", "train"]
+__all__ = ["configure", "predict_logits", "together", "train"]
 
 Array = np.ndarray[Any, Any]
 MAX_CHECKPOINT_BYTES = 4 * 1024**3
@@ -69,6 +77,7 @@ def train(
             JournalCallback(journal, recipe),
             *_checkpoints(journal.run_dir),
             *callbacks,
+            *([OwnSigterm()] if rank_and_size()[1] > 1 else []),
         ],
     )
     with _interrupts_of(trainer), _restoring(journal):
@@ -86,7 +95,7 @@ def captures(recipe: Recipe, execution: Execution) -> bool:
 
     In float64 they are not: the graph's learning rate is float32 in torch's kernel.
     """
-    on_gpu = accelerator(execution) == "gpu"
+    on_gpu = accelerator(execution) == "gpu" and rank_and_size()[1] == 1
     return on_gpu and not execution.plain and recipe.precision != "64"
 
 
@@ -94,7 +103,7 @@ def steps_per_batch(
     execution: Execution, callbacks: Sequence[L.Callback], captured: bool = False
 ) -> int:
     """Return how many steps the Trainer is handed at once."""
-    if execution.plain:
+    if execution.plain or rank_and_size()[1] > 1:
         return 1
     limits = (getattr(callback, "max_steps_per_batch", 1) for callback in callbacks)
     return min((CAPTURED_STEPS_PER_BATCH if captured else STEPS_PER_BATCH, *limits))
@@ -102,7 +111,7 @@ def steps_per_batch(
 
 def home_of_the_sets(execution: Execution) -> torch.device | None:
     """Return the GPU in whose memory the whole sets lie; None where batches come from the host."""
-    if execution.plain or accelerator(execution) == "cpu":
+    if execution.plain or accelerator(execution) == "cpu" or rank_and_size()[1] > 1:
         return None
     return torch.device("cuda", torch.cuda.current_device())
 
@@ -116,6 +125,7 @@ def predict_logits(
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
+        callbacks=[OwnSigterm()] if rank_and_size()[1] > 1 else [],
     )
     with _interrupts_of(trainer):
         batches = trainer.predict(
@@ -123,7 +133,8 @@ def predict_logits(
             batch_loader(evaluation_batches(images, recipe), device=home_of_the_sets(execution)),
         )
     assert batches is not None
-    logits = torch.cat([batch for batch in batches if isinstance(batch, torch.Tensor)])
+    parts = [batch for batch in batches if isinstance(batch, torch.Tensor)]
+    logits = torch.cat(parts if rank_and_size()[1] == 1 else gathered(parts))
     return logits.to(torch.float64 if recipe.precision == "64" else torch.float32).cpu().numpy()
 
 
@@ -203,7 +214,7 @@ def _interrupts_of(trainer: L.Trainer) -> Iterator[None]:
 def _trainer_options(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     return {
         "accelerator": accelerator(execution),
-        "devices": 1,
+        **trainer_options(),
         "precision": PRECISIONS[recipe.precision],
         "enable_model_summary": False,
     }
@@ -307,7 +318,7 @@ def _restoring(journal: Journal) -> Iterator[None]:
     except (RunError, UsageError, MemoryError, OSError):
         raise
     except Exception as error:  # what it lacks shows as whatever Lightning trips over
-        if journal.has_begun or not checkpoint.exists():
+        if journal.has_begun or not checkpoint.exists() or is_loss_of_others(error):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise RunError(f"cannot go on from {checkpoint}: {reason}") from error

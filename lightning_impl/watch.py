@@ -60,6 +60,8 @@ class InjectMasks(L.Callback):
         self.recipe = recipe
         self.epoch = self.step = 0
         self.num_steps = 1
+        self.first = 0
+        """The place in the whole batch of the first image, of several processes' shares."""
         self.masks: dict[int, tuple[Tensor, Tensor, float]] = {}
         """By layer: which values it keeps (steps, batch, …), the counter (1,), and the rate."""
         self.modes: dict[str, set[bool]] = {}
@@ -88,6 +90,8 @@ class InjectMasks(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Take the masks of the batch's steps."""
+        assert trainer.train_dataloader is not None
+        self.first = trainer.train_dataloader.dataset.batches.share(batch_idx).start
         self.draw(trainer.current_epoch, batch_idx * self.num_steps)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -115,7 +119,8 @@ class InjectMasks(L.Callback):
             self.masks[index] = masks, position, layer.p
             self._fill(index)
         masks, position, rate = self.masks[index]
-        keep = masks.index_select(0, position.clamp(max=self.num_steps - 1))[0, : len(inputs)]
+        keep = masks.index_select(0, position.clamp(max=self.num_steps - 1))[0]
+        keep = keep[self.first : self.first + len(inputs)]
         position.add_(1)
         return torch.where(keep, inputs / (1 - rate), torch.zeros_like(inputs))
 

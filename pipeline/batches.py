@@ -21,12 +21,12 @@ def generator(seed: int, purpose: int, epoch: int = 0, *place: int) -> np.random
     return np.random.Generator(np.random.PCG64(words))
 
 
-def dropout_seed(seed: int, epoch: int, layer: int = 0) -> int:
+def dropout_seed(seed: int, epoch: int, index: int = 0) -> int:
     """Return the seed, below 2**31, that a framework's own dropout takes in `epoch`.
 
-    `layer` counts dropout layers, for a framework in which each has a generator of its own.
+    `index` counts what has a generator of its own: Keras's dropout layers, Lightning's ranks.
     """
-    return int(generator(seed, DROPOUT, epoch).integers(2**31, size=layer + 1)[layer])
+    return int(generator(seed, DROPOUT, epoch).integers(2**31, size=index + 1)[index])
 
 
 def epoch_order(num_images: int, seed: int, epoch: int) -> Array:
@@ -45,6 +45,7 @@ class Batches:
 
     `batches[i]` is (images (B, H, W, 1) in [0, 1], one-hot labels (B, classes)).
     Training batches follow the order of `epoch`; without a seed the set's own order holds.
+    Of `num_ranks` processes that share each batch, it is the share of one, which may be empty.
     """
 
     data: LabeledImages
@@ -52,6 +53,8 @@ class Batches:
     num_classes: int
     dtype: str
     seed: int | None = None
+    rank: int = 0
+    num_ranks: int = 1
 
     def __post_init__(self) -> None:
         """Start at epoch 0."""
@@ -68,11 +71,23 @@ class Batches:
     def __len__(self) -> int:
         return math.ceil(len(self.data) / self.batch_size)
 
-    def positions(self, index: int) -> Array:
-        """Return the places in the set, int64 (B,), of the images of a batch."""
+    def size(self, index: int) -> int:
+        """Return how many images a batch has, all ranks' shares together."""
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
-        return self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        return min(self.batch_size, len(self.data) - index * self.batch_size)
+
+    def share(self, index: int) -> slice:
+        """Return which images of a batch are this rank's, counted in the batch."""
+        first, end = (
+            self.size(index) * rank // self.num_ranks for rank in (self.rank, self.rank + 1)
+        )
+        return slice(first, end)
+
+    def positions(self, index: int) -> Array:
+        """Return the places in the set, int64 (B,), of the images of this rank's share."""
+        share, first = self.share(index), index * self.batch_size
+        return self.order[first + share.start : first + share.stop]
 
     def __getitem__(self, index: int) -> tuple[Array, Array]:
         chosen = self.positions(index)

@@ -1,6 +1,7 @@
 """The command line that both trainers share: the same flags, checks and exit codes."""
 
 import argparse
+import dataclasses
 import difflib
 import errno
 import os
@@ -14,8 +15,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ladder.engines import end_with_parent
 from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.execution import DEVICES, LOGGERS, Execution, execution_from_dict
+from pipeline.processes import run_ranks, this_process
 from pipeline.recipe import DROPOUT_RATES, PRECISIONS, VARIANTS, Recipe
 from pipeline.terminal import open_missing_streams
 
@@ -102,6 +105,12 @@ def trainer_parser(half: str) -> argparse.ArgumentParser:
     )
     machine = parser.add_argument_group("how it runs")
     machine.add_argument("--device", choices=DEVICES, help="(auto)")
+    machine.add_argument(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="processes that share each batch, each on a device of its own; Lightning only (1)",
+    )
     machine.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     machine.add_argument("--deterministic", action="store_true", help="only repeatable operations")
     machine.add_argument("--tf32", action="store_true", help="allow TensorFloat-32 on NVIDIA GPUs")
@@ -162,6 +171,7 @@ def execution_of(
     """
     given = {
         "device": arguments.device,
+        "devices": arguments.devices,
         "num_threads": arguments.threads,
         "deterministic": arguments.deterministic or None,
         "tf32": arguments.tf32 or None,
@@ -309,18 +319,54 @@ def _go_to_interpreter(engine: str) -> None:
 
 
 def _train(engine: str, arguments: argparse.Namespace, load_half: Callable[[], Any]) -> None:
+    recorded = _record_of(arguments) if arguments.resume else None
+    recipe = recipe_of(arguments)
+    execution = execution_of(arguments, recorded.execution if recorded else None)
+    execution = _with_ranks(execution, engine, recipe, arguments.devices)
+    ranks = this_process()
+    if execution.devices > 1 and ranks.size == 1:
+        raise SystemExit(run_ranks(execution.devices))
+    if ranks.launcher == "local":
+        end_with_parent()
+
     from pipeline.run import run_training
 
-    recorded = _record_of(arguments) if arguments.resume else None
     run_training(
         engine=engine,
         load_half=load_half,
-        recipe=recipe_of(arguments),
-        execution=execution_of(arguments, recorded.execution if recorded else None),
+        recipe=recipe,
+        execution=execution,
         data_dir=arguments.data_dir,
         run_dir=arguments.run_dir,
         resume=arguments.resume,
     )
+
+
+def _with_ranks(execution: Execution, engine: str, recipe: Recipe, asked: int | None) -> Execution:
+    """Return the execution with as many devices as a launcher has started processes.
+
+    Raises:
+        UsageError: another number was `asked` for, or is more than the engine or the batch allows.
+    """
+    ranks = this_process()
+    if ranks.launcher:
+        if asked not in (None, ranks.size):
+            raise UsageError(
+                f"`--devices {asked}`: {ranks.launcher} has started {ranks.size} processes; "
+                "leave the flag out"
+            )
+        execution = dataclasses.replace(execution, devices=ranks.size)
+    if execution.devices > 1 and engine != "lightning":
+        raise UsageError(
+            f"`--devices {execution.devices}`: {engine} trains on one device; "
+            "scripts/train_lightning.py takes several"
+        )
+    if execution.devices > recipe.batch_size:
+        raise UsageError(
+            f"`batch_size` must be at least the number of devices, {execution.devices}; "
+            f"received batch_size={recipe.batch_size}"
+        )
+    return execution
 
 
 def _record_of(arguments: argparse.Namespace) -> "Record":

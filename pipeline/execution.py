@@ -8,6 +8,7 @@ from pipeline.errors import UsageError
 
 DEVICES = ("auto", "cpu", "gpu")
 LOGGERS = ("csv", "tensorboard", "mlflow")
+MAX_DEVICES = 1024
 MAX_THREADS = 1024  # asked for 100,000, OpenMP crashes the process
 
 
@@ -21,6 +22,8 @@ class Execution:
 
     device: str = "auto"
     """`auto` takes a GPU where there is one; `gpu` without one is an error."""
+    devices: int = 1
+    """Processes that share each batch, each on a device of its own."""
     num_threads: int | None = None
     """CPU threads of the framework; None leaves the framework's own choice."""
     deterministic: bool = False
@@ -45,6 +48,10 @@ class Execution:
                 raise UsageError(
                     f"`loggers` must be of {', '.join(LOGGERS)}; received loggers={self.loggers!r}"
                 )
+        if not 1 <= self.devices <= MAX_DEVICES:
+            raise UsageError(
+                f"`devices` must be between 1 and {MAX_DEVICES}; received devices={self.devices}"
+            )
         if self.num_threads is not None and not 1 <= self.num_threads <= MAX_THREADS:
             raise UsageError(
                 f"`num_threads` must be between 1 and {MAX_THREADS}; "
@@ -69,7 +76,9 @@ def execution_from_dict(fields: dict[str, Any]) -> Execution:
 def computed(fields: dict[str, Any]) -> dict[str, Any]:
     """Return those of an execution's fields that may change rounding; some only show a run.
 
-    The device is not among them: `auto` does not say which it became. A run's record does.
+    The device is not among them: `auto` does not say which it became. A run's record does. Nor is
+    the number of devices, with another of which a run may go on.
     """
-    left_out = {"device", "show_progress", "loggers", "logger"}  # the last in older records
+    # `logger` is in older records.
+    left_out = {"device", "devices", "show_progress", "loggers", "logger"}
     return {name: fields[name] for name in fields if name not in left_out}

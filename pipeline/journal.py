@@ -66,7 +66,8 @@ class Startup:
 class Journal:
     """Follows a training run; both halves call it from their own callbacks.
 
-    Epochs count from 0 in its methods, as in both frameworks, and from 1 in the record.
+    Epochs count from 0 in its methods, as in both frameworks, and from 1 in the record. Of several
+    processes that train together, one alone `writes`.
     """
 
     def __init__(
@@ -76,10 +77,12 @@ class Journal:
         num_images: int,
         say: Callable[[str], None],
         startup: Startup | None = None,
+        writes: bool = True,
     ):
         self.run_dir = run_dir
         self.startup = startup or Startup()
         self.record = record
+        self.writes = writes
         self.trackers = Trackers()
         self._num_images = num_images
         self._say = say
@@ -114,7 +117,8 @@ class Journal:
 
     def begin_training(self, layers: Sequence[Layer]) -> None:
         """Note that the network of `layers` is built and the first step is about to be taken."""
-        write_layers(self.run_dir, layers)
+        if self.writes:
+            write_layers(self.run_dir, layers)
         self.trackers.begin(self.record)
         self._began = time.perf_counter()
         self.startup.end("build")
@@ -162,6 +166,8 @@ class Journal:
         row = {"epoch": epoch + 1, **{name: float(metrics[name]) for name in EPOCH_METRICS}}
         spent = {"seconds": seconds, VALIDATION_SECONDS: self._validation_seconds}
         self._update(history=[*self.record.history, {**row, **spent}])
+        if not self.writes:
+            return
         write_weights(self.run_dir / LAST_WEIGHTS, weights)
         if best_before is None or row["val_loss"] < best_before:
             write_weights(self.run_dir / BEST_WEIGHTS, weights)
@@ -205,4 +211,5 @@ class Journal:
 
     def _update(self, **changes: Any) -> None:
         self.record = replace(self.record, **changes)
-        write_record(self.run_dir, self.record)
+        if self.writes:
+            write_record(self.run_dir, self.record)

@@ -1,8 +1,11 @@
 """One run, from the data to the record: what both trainers do around their framework."""
 
+import contextlib
 import dataclasses
+import hashlib
 import itertools
 import os
+import platform
 import shlex
 import shutil
 import sys
@@ -32,6 +35,7 @@ from pipeline.execution import Execution, computed
 from pipeline.journal import Journal, Startup
 from pipeline.network import first_weights
 from pipeline.preprocess import LabeledImages, PreparedData, explained, fitted, prepare
+from pipeline.processes import this_process
 from pipeline.recipe import Recipe, recipe_from_dict, recipe_to_dict, write_recipe
 from pipeline.record import (
     LOG,
@@ -71,6 +75,11 @@ class Half(Protocol):
     ) -> Any:
         """Train, from the journal's last whole epoch on, and return the model."""
 
+    def together(
+        self, statement: dict[str, Any], device: str
+    ) -> contextlib.AbstractContextManager[dict[str, Any]]:
+        """Join the other processes that train; asked only where there are some."""
+
     def predict_logits(
         self, model: Any, images: LabeledImages, recipe: Recipe, execution: Execution
     ) -> Array:
@@ -95,6 +104,8 @@ def run_training(
     Raises:
         UsageError: the call cannot be carried out as it is; nothing is left behind.
         RunError: the run failed; the record says why.
+
+    Of several processes that train together, rank 0 does all that; the others train with it.
     """
     startup = Startup()
     startup.end("program")
@@ -108,6 +119,8 @@ def run_training(
     data = prepare(dataset, recipe)
     weights = first_weights(recipe)
     startup.end("data")
+    if this_process().rank:
+        return _follow(engine, load_half, recipe, execution, data, run_dir if resume else None)
     named = run_dir or Path("runs") / time.strftime(f"{engine}-{recipe.variant}-%Y%m%d-%H%M%S")
     with _claimed(named, resume, is_named=run_dir is not None) as folder:
         record = _resumed(folder, engine, recipe, execution, dataset) if resume else None
@@ -149,20 +162,83 @@ def _train_and_predict(
     execution = _within_quota(execution)
     resolved = half.configure(recipe, execution)
     _settle_device(journal, resolved)
-    _start_tracking(execution, journal, data)
-    for result in (PREDICTIONS, REPORT):  # of fewer epochs, where a run goes on to more
-        (journal.run_dir / result).unlink(missing_ok=True)
-    model = half.train(recipe, data, execution, journal, weights)
-    journal.end_training()
-    return half.predict_logits(model, data.test, recipe, execution)
+    with _together(half, recipe, execution, data, resolved["device"], journal.run_dir, journal):
+        _start_tracking(execution, journal, data)
+        for result in (PREDICTIONS, REPORT):  # of fewer epochs, where a run goes on to more
+            (journal.run_dir / result).unlink(missing_ok=True)
+        model = half.train(recipe, data, execution, journal, weights)
+        journal.end_training()
+        return half.predict_logits(model, data.test, recipe, execution)
+
+
+def _follow(
+    engine: str,
+    load_half: Callable[[], Half],
+    recipe: Recipe,
+    execution: Execution,
+    data: PreparedData,
+    run_dir: Path | None,
+) -> Record:
+    """Train and predict with rank 0, which writes; `run_dir` is that of a run that goes on."""
+    weights = first_weights(recipe)
+    os.environ.update(_environment(engine, recipe, execution))
+    execution = _within_quota(execution)
+    with noise_to(Path(os.devnull)), _no_keras_home():
+        half = load_half()
+        device = half.configure(recipe, execution)["device"]
+        with _together(half, recipe, execution, data, device, run_dir) as first:
+            journal = Journal(
+                Path(first["run_dir"]),
+                Record(**first["record"]),
+                len(data.train),
+                lambda line: None,
+                writes=False,
+            )
+            model = half.train(recipe, data, execution, journal, weights)
+            half.predict_logits(model, data.test, recipe, execution)
+            return journal.record
+
+
+@contextmanager
+def _together(
+    half: Half,
+    recipe: Recipe,
+    execution: Execution,
+    data: PreparedData,
+    device: str,
+    run_dir: Path | None,
+    journal: Journal | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Join the other ranks, if there are any; yield the run folder and record that rank 0 has.
+
+    Raises:
+        UsageError: they are to train something else, or with other versions.
+    """
+    if this_process().size == 1:
+        yield {}
+        return
+    checkpoints = sorted((run_dir / "checkpoints").glob("last.*")) if run_dir else []
+    same = {
+        "recipe": recipe_to_dict(recipe),
+        "execution": computed(dataclasses.asdict(execution)),
+        "device": device,
+        "data": data.fingerprint,
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "checkpoint": [hashlib.sha256(path.read_bytes()).hexdigest() for path in checkpoints],
+    }
+    own = {"run_dir": str(run_dir), "record": dataclasses.asdict(journal.record)} if journal else {}
+    with half.together({"same": same, **own}, device) as first:
+        yield first
 
 
 def _within_quota(execution: Execution) -> Execution:
     """Return the execution with as many threads as a container's quota feeds.
 
     Frameworks start one for each core that they see; those that get no time hold up the others.
+    Several processes on this machine share them.
     """
-    num_cores = usable_cores()
+    num_cores = max(1, usable_cores() // this_process().local_size)
     if execution.num_threads is not None or num_cores >= bound_cores():
         return execution
     return dataclasses.replace(execution, num_threads=num_cores)

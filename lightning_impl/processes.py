@@ -1,0 +1,188 @@
+"""Training on several processes with torch.distributed: joining them, and losing them.
+
+Lightning's DDP averages gradients over ranks, so a rank's loss is the sum over its share of a
+batch, times the ranks, over the images of the whole batch: the average is then the gradient of the
+whole batch's mean loss, also where shares are unequal or empty.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+
+from pipeline.errors import RunError, UsageError
+from pipeline.processes import Ranks, this_process
+
+TIME_LIMIT_SECONDS = 120.0
+"""How long a rank waits for the others: to come, and in each exchange."""
+WORD_SECONDS = 10.0
+"""How long a rank that lost the others waits to hear from those that are left."""
+ENVIRONMENTS: dict[str, Callable[[], ClusterEnvironment]] = {
+    "local": LightningEnvironment,
+    "torchrun": TorchElasticEnvironment,
+    "slurm": lambda: SLURMEnvironment(auto_requeue=False),  # it would let SIGTERM pass
+}
+
+
+def rank_and_size() -> tuple[int, int]:
+    """Return this process's rank and how many train together: (0, 1) by itself."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def trainer_options() -> dict[str, Any]:
+    """Return the Trainer's options for the processes that have joined; one alone has a device."""
+    ranks = this_process()
+    if rank_and_size()[1] == 1:
+        return {"devices": 1}
+    return {
+        "devices": ranks.local_size,
+        "num_nodes": ranks.size // ranks.local_size,
+        "strategy": DDPStrategy(cluster_environment=ENVIRONMENTS[ranks.launcher]()),
+        # Lightning's own would deal whole batches, and repeat some so that all have as many.
+        "use_distributed_sampler": False,
+    }
+
+
+class OwnSigterm(L.Callback):
+    """Keep what SIGTERM did before the Trainer.
+
+    Lightning's own handler exchanges something with the other ranks, wherever each one is.
+    """
+
+    def __init__(self) -> None:
+        self.handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Set it again, now that the Trainer has set its own."""
+        signal.signal(signal.SIGTERM, self.handler)
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Set it again."""
+        signal.signal(signal.SIGTERM, self.handler)
+
+
+@contextmanager
+def together(statement: Mapping[str, Any], device: str) -> Iterator[dict[str, Any]]:
+    """Join the other ranks, which must state the same under `same`; yield rank 0's statement.
+
+    `device` is Lightning's name of what is trained on.
+
+    Raises:
+        UsageError: not all come within `TIME_LIMIT_SECONDS`, the port is in use, or they differ.
+        RunError: a rank failed, or was not heard of for `TIME_LIMIT_SECONDS`.
+    """
+    ranks = this_process()
+    # Else Lightning sets the number of threads by its own reckoning.
+    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+    store = _connected(ranks, device)
+    try:
+        statements: list[dict[str, Any]] = [{}] * ranks.size
+        dist.all_gather_object(statements, dict(statement))
+        for rank, other in enumerate(statements):
+            _require_same(rank, statements[0]["same"], other["same"])
+        yield statements[0]
+    except Exception as error:
+        if not is_loss_of_others(error):
+            store.set(_word(ranks.rank), " ".join(str(error).split())[:300] or repr(error))
+            raise
+        raise RunError(_why_lost(store, ranks)) from error
+    finally:
+        _leave()
+
+
+def is_loss_of_others(error: BaseException) -> bool:
+    """Return whether an exchange with other ranks failed, which torch says in its own words."""
+    words = str(error).lower()
+    own = ("gloo", "nccl", "caused pair closure")
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(name in words for name in own)
+    )
+
+
+def gathered(shares: list[Tensor]) -> list[Tensor]:
+    """Return batches (B, …) whole, of each rank's share of them, in the order of their images."""
+    everyone: list[list[Tensor]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(everyone, [share.cpu() for share in shares])
+    return [torch.cat(parts) for parts in zip(*everyone, strict=True)]
+
+
+def _connected(ranks: Ranks, device: str) -> dist.Store:
+    environment = ENVIRONMENTS[ranks.launcher]()
+    address, port = environment.main_address, environment.main_port
+    os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
+    limit = timedelta(seconds=TIME_LIMIT_SECONDS)
+    if device == "gpu":
+        torch.cuda.set_device(ranks.local_rank)
+    try:
+        store, *_ = next(dist.rendezvous("env://", ranks.rank, ranks.size, timeout=limit))
+        store.set_timeout(limit)
+        backend = "nccl" if device == "gpu" else "gloo"
+        dist.init_process_group(
+            backend, store=store, rank=ranks.rank, world_size=ranks.size, timeout=limit
+        )
+    except (RuntimeError, ValueError) as error:  # ValueError: a port that is none
+        if "EADDRINUSE" in str(error):
+            raise UsageError(f"port {port} is in use; name another in MASTER_PORT") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"rank {ranks.rank} of {ranks.size} did not find the others at {address}:{port} "
+            f"within {TIME_LIMIT_SECONDS:g} s: {reason}"
+        ) from error
+    return dist.PrefixStore("words", store)
+
+
+def _require_same(rank: int, first: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    for name, value in first.items():
+        found = other.get(name)
+        if isinstance(value, dict) and isinstance(found, dict):
+            _require_same(rank, value, found)
+        elif found != value:
+            raise UsageError(
+                f"all ranks must train the same: `{name}` is {value!r} at rank 0 and "
+                f"{found!r} at rank {rank}"
+            )
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _word(rank: int) -> str:
+    return f"of rank {rank}"
+
+
+def _why_lost(store: dist.Store, ranks: Ranks) -> str:
+    """Return what has become of the others, who say why they end where they can."""
+    _leave()  # so that those who wait for this rank end too
+    deadline = time.monotonic() + WORD_SECONDS
+    silent = [rank for rank in range(ranks.size) if rank != ranks.rank]
+    try:
+        store.set(_word(ranks.rank), "")
+        while silent and time.monotonic() < deadline:
+            for rank in silent:
+                if store.check([_word(rank)]) and (reason := store.get(_word(rank)).decode()):
+                    return f"rank {rank} of {ranks.size} failed: {reason}"
+            silent = [rank for rank in silent if not store.check([_word(rank)])]
+            time.sleep(0.1)
+    except RuntimeError:  # it lies in rank 0, or in torchrun
+        return f"rank 0 of {ranks.size}, or what started it, has ended"
+    if not silent:
+        return "the connection between the ranks was lost"
+    names = " and ".join(map(str, silent))
+    return f"rank {names} of {ranks.size} died or hung: the others end"
