@@ -82,6 +82,10 @@ class Certificate:
             f"{low:+.2f} … {high:+.2f}, {accuracy.n} seeds)"
         )
         others = [item for item in self.judgements[1:] if item.verdict != EQUIVALENT]
+        if self.missing:
+            sentence = (
+                f"{UNDECIDED}: {accuracy.n} of {self.declared_seeds} seeds; so far {sentence}"
+            )
         if others:
             named = ", ".join(f"{item.name} {item.verdict}" for item in others[:4])
             more = f" and {len(others) - 4} more" if len(others) > 4 else ""
@@ -138,7 +142,7 @@ def certify(plan: Plan, design: Design, rows: Sequence[Row]) -> Certificate:
         seeds_needed=seeds_for_power(plan, deviation, is_paired=design.paired)
         if judgements
         else None,
-        verdict=_verdict(failed, judgements),
+        verdict=_verdict(failed, judgements, design.seeds - len(both)),
     )
 
 
@@ -267,8 +271,13 @@ def _predicted(row: Row) -> Array:
     return row.predicted
 
 
-def _verdict(failed: Sequence[str], judgements: Sequence[Judgement]) -> str:
+def _verdict(failed: Sequence[str], judgements: Sequence[Judgement], missing: int) -> str:
+    """Return the verdict; who looks before all declared seeds are there may stop at a lucky one."""
     verdicts = {item.verdict for item in judgements}
-    if failed or DIFFERENT in verdicts:
+    if failed:
+        return DIFFERENT
+    if missing:
+        return UNDECIDED
+    if DIFFERENT in verdicts:
         return DIFFERENT
     return EQUIVALENT if verdicts == {EQUIVALENT} else UNDECIDED

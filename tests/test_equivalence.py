@@ -203,6 +203,9 @@ def test_a_certificate_says_yes_no_and_neither(plan):
     assert (other.verdict, other.holds) == (DIFFERENT, False)
     few = certify(plan, design, made_rows(plan, design, 4))
     assert (few.verdict, few.missing, few.holds) == (UNDECIDED, 26, False)
+    early = certify(plan, design, made_rows(plan, design, 29))
+    assert (early.verdict, early.missing) == (UNDECIDED, 1)
+    assert early.sentence.startswith("undecided: 29 of 30 seeds; so far equivalent within 0.2")
     none = certify(plan, design, [])
     assert none.sentence == "undecided: at least 3 seeds of each are needed"
     mutant = plan.designs["planted-learning-rate"]
