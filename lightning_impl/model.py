@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_impl.captured import CapturedEvaluation, CapturedTraining, Outcome
 from lightning_impl.fast import Batch, make_fast, steps_of, take_steps
 from lightning_impl.optimizer import KerasAdam
+from lightning_impl.processes import rank_and_size
 from pipeline.batches import dropout_seed
 from pipeline.network import feature_map_shape
 from pipeline.recipe import Recipe
@@ -132,7 +133,7 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss, or that of each step; log loss and accuracy over the epoch."""
-        if self.trainer.world_size > 1:
+        if rank_and_size()[1] > 1:
             loss = self._train_share(batch, batch_idx)
         elif self.automatic_optimization:
             loss = self._train_loss(batch)
@@ -146,7 +147,7 @@ class Classifier(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss, or that of each step; log loss and accuracy over the epoch."""
-        if self.trainer.world_size > 1:
+        if rank_and_size()[1] > 1:
             loss = self._share_loss(batch, self.val_loss, self.val_accuracy)
         elif self.automatic_optimization:
             loss = self._val_loss(batch)
