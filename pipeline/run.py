@@ -162,7 +162,8 @@ def _train_and_predict(
     execution = _within_quota(execution)
     resolved = half.configure(recipe, execution)
     _settle_device(journal, resolved)
-    with _together(half, recipe, execution, data, resolved["device"], journal.run_dir, journal):
+    device = str(resolved.get("device"))
+    with _together(half, recipe, execution, data, device, journal.run_dir, journal):
         _start_tracking(execution, journal, data)
         for result in (PREDICTIONS, REPORT):  # of fewer epochs, where a run goes on to more
             (journal.run_dir / result).unlink(missing_ok=True)

@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     add_logger_flag(machine)
     # What the trainers' parser has besides, for the checks that this script shares with them.
     parser.set_defaults(config=None, resume=False, run_dir=None)
+    parser.set_defaults(devices=None)  # each run has one
     return parser
 
 
