@@ -191,7 +191,8 @@ def test_on_a_terminal_what_is_left_stays_below_the_lines(call, tmp_path):
     os.close(ours)
     assert finish(process)[0] == 0
     assert b"trained by train_lightning.py" in screen
-    assert b"2 of 3 epochs to go, about " in screen
+    # Drawn anew some times a second: a short epoch may end between two.
+    assert re.search(rb"[12] of 3 epochs to go, about ", screen)
     assert screen.count(b"\x1b[?25l") == screen.count(b"\x1b[?25h") == 1  # the cursor is back
 
 
