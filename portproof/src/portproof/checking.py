@@ -8,7 +8,7 @@ from pathlib import Path
 
 from portproof.graph.align import nearest
 from portproof.graph.calls import Graph
-from portproof.graph.conclude import conclude
+from portproof.graph.conclude import conclude, is_at
 from portproof.graph.inputs import InputSpec
 from portproof.graph.verdict import PortError, Verdict
 from portproof.passes import run_passes
@@ -156,18 +156,14 @@ def _without_effect(
     owners |= {name for d in verdict.differences for p in d.places for name in (p.left, p.right)}
     notes = []
     for name in accept:
-        if name not in kinds and not any(_is_at(owner, name) for owner in owners):
+        if name not in kinds and not any(is_at(owner, name) for owner in owners):
             hint = nearest(name, kinds | owners)
             raise CheckError(f"--accept {name}: no such difference and no such layer{hint}")
         used = (
-            d.what == name or any(_is_at(n, name) for p in d.places for n in (p.left, p.right))
+            d.what == name or any(is_at(n, name) for p in d.places for n in (p.left, p.right))
             for d in verdict.differences
             if d.detail.startswith("accepted")
         )
         if not any(used):
             notes.append(f"--accept {name}: nothing there to accept")
     return notes
-
-
-def _is_at(owner: str, place: str) -> bool:
-    return owner == place or owner.startswith((f"{place}/", f"{place}."))

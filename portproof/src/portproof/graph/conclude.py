@@ -1,6 +1,5 @@
 """From what was judged to a verdict: what fails, what is only declared, what must not pass."""
 
-import math
 from collections.abc import Sequence
 
 from portproof.graph import gaps
@@ -191,9 +190,7 @@ def _accept(differences: list[Difference], accept: Sequence[str]) -> int:
         known = d.what in accept or (
             bool(places)
             and all(
-                any(n == a or n.startswith(f"{a}/") or n.startswith(f"{a}.") for a in accept)
-                for n in places
-                if n not in ("–", "the last call")
+                any(is_at(n, a) for a in accept) for n in places if n not in ("–", "the last call")
             )
         )
         if accept and known and d.effect != "none":
@@ -202,6 +199,6 @@ def _accept(differences: list[Difference], accept: Sequence[str]) -> int:
     return count
 
 
-def is_number(value: float | None) -> bool:
-    """Return whether a gap is a finite number."""
-    return value is not None and math.isfinite(value)
+def is_at(owner: str, place: str) -> bool:
+    """Return whether an owner of weights is a place that a user named, or stands within it."""
+    return owner == place or owner.startswith((f"{place}/", f"{place}."))
