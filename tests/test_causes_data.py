@@ -414,6 +414,17 @@ def test_a_layer_that_drops_nothing_is_not_said_to_repeat_masks():
     assert [found.cause for found in named("dropout", *sides)] == ["dropout-masks-repeated"]
 
 
+@pytest.mark.parametrize("axis", [0, 1, 3])
+def test_masks_that_are_few_are_not_said_to_repeat_by_mistake(axis):
+    """Alike in each image, row or channel, some of them come again by chance."""
+    sums, drawn = np.arange(12).reshape(6, 2), np.random.default_rng(0).random((4, 3, 3, 2)) < 0.5
+    own = np.broadcast_to(drawn.take([0], axis), drawn.shape) * 2.0
+    left = {"drop_steps.drop1": sums, "drop_own.drop1": drawn * 2.0}
+    right = {"drop_steps.drop1": sums[[0, 1, 2, 0, 1, 2]], "drop_own.drop1": own}
+    sides = [Trace("", "", {}, arrays) for arrays in (left, right)]
+    assert "dropout-masks-repeated" not in [found.cause for found in named("dropout", *sides)]
+
+
 @pytest.mark.parametrize(("shown", "cause"), [
     ((0.0, 1.0), ["metric-of-last-batch"]), ((1.0, 1.0), []), ((0.0, 0.0), []),
 ])  # fmt: skip

@@ -331,14 +331,23 @@ def _repeated_masks(left: Mapping[str, Array], right: Mapping[str, Array]) -> li
         rows = [[tuple(row) for row in side.tolist()] for side in (left[name], sums)]
         if len(set(rows[0])) < len(rows[0]) or len(set(rows[1])) == len(rows[1]):
             continue
-        if not drops_some(right.get(name.replace("drop_steps.", "drop_own."))):
-            continue  # all such masks are alike
+        own = right.get(name.replace("drop_steps.", "drop_own."))
+        if not drops_some(own) or _is_alike_along_an_axis(own):
+            continue  # all such masks are alike, or so few that some come again by chance
         step = next(i for i, row in enumerate(rows[1]) if row in rows[1][:i])
         words = f"step {step + 1} draws the mask of step {rows[1].index(rows[1][step]) + 1} again: "
         words += f"{len(set(rows[1]))} masks in {len(rows[1])} steps"
         layer = name.removeprefix("drop_steps.")
         found.append(Diagnosis("dropout-masks-repeated", layer, f"{layer}: {words}"))
     return found
+
+
+def _is_alike_along_an_axis(drawn: Array | None) -> bool:
+    """Return whether what a layer makes of ones is the same at each place of some axis."""
+    return drawn is not None and any(
+        size > 1 and bool((drawn == drawn.take([0], axis)).all())
+        for axis, size in enumerate(drawn.shape)
+    )
 
 
 def drops_some(drawn: Array | None) -> bool:

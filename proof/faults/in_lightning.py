@@ -198,19 +198,15 @@ def drop_last() -> None:
 def padded_last_batch() -> None:
     """The last batch is filled up with the epoch's first images."""
     take_single_steps()
-    real = pipeline.batches.Batches.__getitem__
+    real = pipeline.batches.Batches.positions
 
-    def batch(self: Any, index: int) -> Any:
-        is_last = index == len(self) - 1
-        if self.seed is None or not is_last:
-            return real(self, index)
-        order, missing = self.order, -len(self.data) % self.batch_size
-        self.order = np.concatenate([order, order[:missing]])
-        filled = real(self, index)
-        self.order = order
-        return filled
+    def positions(self: Any, index: int) -> Any:
+        chosen = real(self, index)
+        is_filled = self.seed is not None and index == len(self) - 1
+        missing = self.batch_size - len(chosen) if is_filled else 0
+        return np.concatenate([chosen, self.order[:missing]])
 
-    pipeline.batches.Batches.__getitem__ = batch
+    pipeline.batches.Batches.positions = positions
 
 
 @fault("data", "batches", "order-same-each-epoch")
