@@ -2,11 +2,13 @@
 
 import pytest
 
+from proof.catalogue import FAULTS
 from proof.climbs import REFERENCE, Route
+from proof.planting import other_engine, route_of
 
+SHORT = [("keras-tensorflow", Route("base")), ("keras-tensorflow", Route("dropout"))]
 PAIRS = [
-    ("keras-tensorflow", Route("base")),
-    ("keras-tensorflow", Route("dropout")),
+    *SHORT,
     pytest.param("keras-torch", Route("base"), marks=pytest.mark.slow),
     pytest.param("keras-tensorflow", Route("dropout", plain=True), marks=pytest.mark.slow),
     pytest.param("keras-tensorflow", Route("base", "32"), marks=pytest.mark.slow),
@@ -23,6 +25,17 @@ def test_two_engines_are_the_same_computation(climber, engine, route):
     is_base = route.variant == "base"
     assert statuses.pop("dropout") == ("skipped" if is_base else "passed")
     assert set(statuses.values()) == {"passed"}
+
+
+def test_the_short_climbs_are_those_in_which_the_catalogue_plants_its_mutants():
+    """So they see all that it is seen to catch, but for mutants of other backends."""
+    short = {(frozenset({REFERENCE, engine}), route) for engine, route in SHORT}
+    others = {
+        fault.name
+        for fault in FAULTS
+        if (frozenset({fault.engine, other_engine(fault.engine)}), route_of(fault)) not in short
+    }
+    assert others == {"clipped-probabilities", "float32-promotion", "no-x64", "shuffled-batches"}
 
 
 @pytest.mark.slow

@@ -23,13 +23,11 @@ from ladder.serve import serve
 from pipeline import run_report
 from pipeline.command import trainer_main
 from pipeline.journal import Journal
-from tests.mutation import plant_named
 from tests.training import CALL
 
 HALF = sys.argv[1]
 TRAIN = importlib.import_module(f"{HALF}_impl.train")
 TRACE = importlib.import_module(f"{HALF}_impl.trace")
-plant_named()
 
 # Drawing takes longer than these trainings, and the trainings by script do draw.
 for picture in ("plot_curves", "plot_confusion", "plot_classified"):

@@ -30,13 +30,11 @@ from pipeline.command import trainer_main
 from pipeline.errors import RunError
 from pipeline.journal import Journal
 from pipeline.processes import this_process
-from tests.mutation import plant_named
 
 LIMIT_SECONDS = 300
 processes.TIME_LIMIT_SECONDS, processes.WORD_SECONDS = 20.0, 3.0
 for picture in ("plot_curves", "plot_confusion", "plot_classified"):
     setattr(run_report, picture, lambda *_, **__: None)
-plant_named()
 
 
 def replaced(owner, name):
