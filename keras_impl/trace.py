@@ -19,7 +19,8 @@ from keras_impl.weights import export_weights, load_weights
 from ladder.engines import end_with_parent
 from ladder.exchange import Array, Arrays, Question
 from ladder.following import EnoughSeenError
-from ladder.sides.keras import AfterEachStep, KerasSubject, call
+from ladder.sides.keras import AfterEachStep, KerasSubject
+from ladder.sides.keras_described import call
 from ladder.subject import answer_subject, arrays_under, held_weights, tagged
 from pipeline.answers import (
     Answer,

@@ -15,7 +15,8 @@ import lightning_impl.train
 from ladder.engines import end_with_parent
 from ladder.exchange import Array, Arrays, Question
 from ladder.following import EnoughSeenError
-from ladder.sides.lightning import AfterEachStep, LightningSubject, StopAtStart, quiet
+from ladder.sides.lightning import LightningSubject
+from ladder.sides.lightning_fit import AfterEachStep, StopAtStart, quiet
 from ladder.subject import answer_subject, arrays_under, held_weights, tagged
 from lightning_impl.deploy import export_model, run_exported
 from lightning_impl.model import Classifier

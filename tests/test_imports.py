@@ -35,7 +35,11 @@ LEAVES = ("benchmark/arms", "proof/faults", "proof/pairs")
 # The modules of portproof and ladder that load a framework, for their programs alone.
 SIDES = {
     "ladder/sides/keras.py": "keras_impl",
-    "ladder/sides/lightning.py": "lightning_impl",
+    "ladder/sides/keras_described.py": "keras_impl",
+    **{
+        f"ladder/sides/lightning{part}.py": "lightning_impl"
+        for part in ("", "_described", "_fit", "_layers")
+    },
     **{
         f"{PORTPROOF}/record/{name}.py": "keras_impl"
         for name in (

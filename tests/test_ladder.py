@@ -67,7 +67,7 @@ def make_trace(question, engine="left"):
         "parameters": 6,
         "history": [history],
     }
-    drawn = np.arange(4000).reshape(40, 100) % 4 != 0
+    drawn = np.random.default_rng(0).permutation(np.arange(4000) % 4 != 0).reshape(40, 100)
     arrays = {
         "point.dense": INPUTS @ KERNEL,
         "forced.dense": INPUTS @ KERNEL,

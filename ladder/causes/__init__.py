@@ -5,17 +5,8 @@ the rungs where it can be seen. A cause is named only where its formula, compute
 the traces' own arrays, gives the suspect's values to rounding and the reference's do not.
 """
 
-from ladder.causes import (
-    contract,
-    data,
-    evaluation,
-    gradients,
-    initialisation,
-    layers,
-    loss,
-    optimizer,
-    slots,
-)
+from importlib import import_module
+
 from ladder.causes.registry import (
     KNOWN_CAUSES,
     Diagnosis,
@@ -26,15 +17,21 @@ from ladder.causes.registry import (
 
 __all__ = ["KNOWN_CAUSES", "Diagnosis", "Evidence", "UnexaminableError", "diagnose"]
 
-# Importing a subject registers its causes.
+# Importing a subject registers its causes; of two that fit equally well the earlier comes first.
 SUBJECTS = (
-    contract,
-    data,
-    evaluation,
-    gradients,
-    initialisation,
-    layers,
-    loss,
-    optimizer,
-    slots,
+    "contract",
+    "data",
+    "evaluation",
+    "slots",
+    "optimizer",
+    "descent",
+    "standing",
+    "loss",
+    "gradients",
+    "ties",
+    "initialisation",
+    "layers",
+    "values",
 )
+for _subject in SUBJECTS:
+    import_module(f"ladder.causes.{_subject}")

@@ -4,7 +4,6 @@ A program too: `python -m ladder.sides.keras module:function QUESTION TRACE`, wh
 returns a compiled model.
 """
 
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,21 @@ import numpy as np
 
 from ladder.exchange import Array, Arrays, check_shapes, read_question
 from ladder.sides.calling import answer_reference, load_reference
+from ladder.sides.keras_described import (
+    SLOTS,
+    call,
+    initialisers,
+    is_statistic,
+    layer_row,
+    loss_contract,
+    metrics_contract,
+    name_of,
+    numpy_of,
+    optimizer_contract,
+    optimizer_kind,
+    settings_of,
+    weights_of,
+)
 from ladder.subject import Facts, segment
 
 CHUNK = 500
@@ -69,7 +83,7 @@ class KerasSubject:
     def weights(self) -> dict[str, Array]:
         """Return parameters and moving statistics in canonical form."""
         return {
-            name: _canonical(self._layer_of(name), _numpy(variable))
+            name: _canonical(self._layer_of(name), numpy_of(variable))
             for name, variable in self._variables()
         }
 
@@ -92,12 +106,12 @@ class KerasSubject:
         if not self._is_chain():
             outputs = [self.model.get_layer(name).output for name in names]
             found = keras.Model(self.model.inputs, outputs)(values, training=False)
-            return dict(zip(names, map(_numpy, found), strict=True))
+            return dict(zip(names, map(numpy_of, found), strict=True))
         found = {}
         for layer in self.layers[: self.names.index(names[-1]) + 1]:
             values = call(layer, values, training=False)
             if layer.name in names:
-                found[layer.name] = _numpy(values)
+                found[layer.name] = numpy_of(values)
         return found
 
     def forced(self, inputs: Arrays, names: Sequence[str]) -> dict[str, Array]:
@@ -113,13 +127,13 @@ class KerasSubject:
             values = self._tensor(inputs[name])
             for layer in segment(self.names, names, name):
                 values = call(self.model.get_layer(layer), values, training=False)
-            found[name] = _numpy(values)
+            found[name] = numpy_of(values)
         return found
 
     def predict(self, images: Array) -> Array:
         """Return the model's outputs, dropout off."""
         parts = [
-            _numpy(self.model(self._tensor(images[start : start + CHUNK]), training=False))
+            numpy_of(self.model(self._tensor(images[start : start + CHUNK]), training=False))
             for start in range(0, len(images), CHUNK)
         ]
         return np.concatenate(parts)
@@ -132,7 +146,7 @@ class KerasSubject:
             y = self._targets(classes[start : start + CHUNK])
             outputs = self.model(x, training=False)
             loss = self.model.compute_loss(x=x, y=y, y_pred=outputs, training=False)
-            total += np.float64(_numpy(loss)) * len(x) / len(images)
+            total += np.float64(numpy_of(loss)) * len(x) / len(images)
         return np.asarray(total)
 
     def gradients(
@@ -147,7 +161,7 @@ class KerasSubject:
             "jax": _jax_gradients,
             "torch": _torch_gradients,
         }[keras.backend.backend()]
-        kept = [(variable, _numpy(variable)) for variable in self.model.non_trainable_variables]
+        kept = [(variable, numpy_of(variable)) for variable in self.model.non_trainable_variables]
         try:
             loss, found, of_input = compute(
                 self.model, self._tensor(images), self._targets(classes), training
@@ -157,12 +171,12 @@ class KerasSubject:
                 variable.assign(value)
         places = {variable.path: place for place, variable in enumerate(self._trainable())}
         # Where the graph is cut, nothing comes to the input.
-        gradients = {} if of_input is None else {"input": _numpy(of_input)}
+        gradients = {} if of_input is None else {"input": numpy_of(of_input)}
         for name, variable in self._parameters():
             gradient = found[places[variable.path]] if variable.path in places else None
             if gradient is not None:
-                gradients[name] = _canonical(self._layer_of(name), _numpy(gradient))
-        return gradients, np.asarray(_numpy(loss), np.float64)
+                gradients[name] = _canonical(self._layer_of(name), numpy_of(gradient))
+        return gradients, np.asarray(numpy_of(loss), np.float64)
 
     def steps(
         self, batches: Sequence[tuple[Array, Array]], steps_per_epoch: int | None = None
@@ -201,8 +215,8 @@ class KerasSubject:
         for variable in optimizer.variables:
             for start, name in owners.items():
                 if variable.name.startswith(start):
-                    slot = _SLOTS.get((kind, suffix := variable.name.removeprefix(start)), suffix)
-                    value = _canonical(self._layer_of(name), _numpy(variable))
+                    slot = SLOTS.get((kind, suffix := variable.name.removeprefix(start)), suffix)
+                    value = _canonical(self._layer_of(name), numpy_of(variable))
                     slots[f"{kind}.{slot}.{name}"] = value
         return slots
 
@@ -231,7 +245,7 @@ class KerasSubject:
 
     def _targets(self, classes: Array) -> Any:
         """Return labels as the compiled loss takes them."""
-        name = _name_of(self.model.loss)
+        name = name_of(self.model.loss)
         if "sparse" in name:
             return keras.ops.convert_to_tensor(classes)
         width = self.model.outputs[0].shape[-1]
@@ -295,7 +309,7 @@ class AfterEachStep(keras.callbacks.Callback):
     def _own_loss(self) -> float:
         """Return the step's own loss: Keras keeps the sum over the epoch's images so far."""
         tracker = next(metric for metric in self.model.metrics if metric.name == "loss")
-        total, count = float(_numpy(tracker.total)), float(_numpy(tracker.count))
+        total, count = float(numpy_of(tracker.total)), float(numpy_of(tracker.count))
         before_total, before_count = self._before
         self._before = (total, count)
         return (total - before_total) / (count - before_count)
@@ -312,243 +326,7 @@ class _Given(keras.utils.PyDataset):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        return tuple(_numpy(part) for part in self.batches[index])  # type: ignore[return-value]
-
-
-def layer_row(layer: keras.Layer) -> Facts:
-    """Return a layer's row of the table; an unknown kind is named by its class."""
-    row: Facts = {
-        "name": layer.name,
-        "kind": kind_of(layer),
-        "output_shape": list(layer.output.shape[1:]),
-        "parameters": sum(
-            int(np.prod(variable.shape))
-            for variable in weights_of(layer)
-            if not is_statistic(variable)
-        ),
-    }
-    match layer:
-        case keras.layers.DepthwiseConv2D():
-            channels = layer.input.shape[-1]
-            filters = channels * layer.depth_multiplier
-            row |= {"filters": filters, **_convolution(layer), "groups": channels}
-        case keras.layers.Conv2D():
-            row |= {"filters": layer.filters, **_convolution(layer), "groups": layer.groups}
-        case keras.layers.MaxPooling2D() | keras.layers.AveragePooling2D():
-            row |= {
-                "pool_size": list(layer.pool_size),
-                "strides": list(layer.strides),
-                "padding": layer.padding,
-            }
-        case keras.layers.ZeroPadding2D():
-            row |= {"padding": [list(pair) for pair in layer.padding]}
-        case keras.layers.LeakyReLU():
-            row |= {"negative_slope": float(layer.negative_slope)}
-        case keras.layers.Activation():
-            row |= {"kind": layer.activation.__name__}
-        case keras.layers.Dropout():
-            row |= {"rate": float(layer.rate)}
-        case keras.layers.BatchNormalization():
-            row |= {
-                "momentum": float(layer.momentum),
-                "epsilon": float(layer.epsilon),
-                "moving_variance": "biased",
-                "scale": layer.scale,
-                "center": layer.center,
-            }
-        case keras.layers.Dense():
-            row |= {
-                "units": layer.units,
-                "use_bias": layer.use_bias,
-                "activation": layer.activation.__name__,
-            }
-    return row
-
-
-def _convolution(layer: Any) -> Facts:
-    return {
-        "kernel_size": list(layer.kernel_size),
-        "strides": list(layer.strides),
-        "dilation": list(layer.dilation_rate),
-        "padding": layer.padding,
-        "use_bias": layer.use_bias,
-        "activation": layer.activation.__name__,
-    }
-
-
-_KINDS = {
-    keras.layers.Conv2D: "convolution",
-    keras.layers.DepthwiseConv2D: "convolution",
-    keras.layers.LeakyReLU: "leaky_relu",
-    keras.layers.ReLU: "relu",
-    keras.layers.Softmax: "softmax",
-    keras.layers.MaxPooling2D: "max_pool",
-    keras.layers.AveragePooling2D: "average_pool",
-    keras.layers.GlobalAveragePooling2D: "global_average_pool",
-    keras.layers.GlobalMaxPooling2D: "global_max_pool",
-    keras.layers.ZeroPadding2D: "zero_padding",
-    keras.layers.BatchNormalization: "batch_norm",
-    keras.layers.Dropout: "dropout",
-    keras.layers.Flatten: "flatten",
-    keras.layers.Dense: "dense",
-}
-
-
-def kind_of(layer: keras.Layer) -> str:
-    """Return a layer's kind; a subclass is what its parent is, and an unknown one its class."""
-    known = [_KINDS[parent] for parent in type(layer).__mro__ if parent in _KINDS]
-    return known[0] if known else snake_case(type(layer).__name__)
-
-
-def snake_case(name: str) -> str:
-    """Return a class's name in small letters, words apart."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-
-
-def settings_of(row: Facts) -> Facts:
-    """Return what a layer's row says of its settings, not of its shape."""
-    return {key: row[key] for key in row if key not in ("name", "output_shape", "parameters")}
-
-
-def weights_of(layer: keras.Layer) -> list[keras.Variable]:
-    """Return parameters and moving statistics; counters and masks are integers."""
-    return [variable for variable in layer.weights if "float" in variable.dtype]
-
-
-def is_statistic(variable: keras.Variable) -> bool:
-    """Say whether a variable is measured and not learned."""
-    return variable.name in ("moving_mean", "moving_variance")
-
-
-def call(layer: keras.Layer, values: Any, training: bool) -> Any:
-    """Call a layer in a mode; most take no such argument."""
-    takes_it = layer._call_has_training_arg
-    return layer(values, training=training) if takes_it else layer(values)
-
-
-def optimizer_kind(optimizer: keras.optimizers.Optimizer) -> str:
-    """Return `adam`, `sgd`, `rmsprop`, …; AdamW is Adam with a decoupled weight decay."""
-    return {"adamw": "adam"}.get(name := type(optimizer).__name__.lower(), name)
-
-
-_SLOTS = {
-    ("adam", "momentum"): "m",
-    ("adam", "velocity"): "v",
-    ("adam", "velocity_hat"): "v_hat",
-    ("rmsprop", "velocity"): "v",
-}
-
-
-def optimizer_contract(optimizer: keras.optimizers.Optimizer) -> Facts:
-    """Return an optimizer's resolved settings."""
-    kind = optimizer_kind(optimizer)
-    decay = float(optimizer.weight_decay or 0.0)
-    found: Facts = {
-        "kind": kind,
-        "learning_rate": float(_numpy(optimizer.learning_rate)),
-        "weight_decay": decay,
-        "weight_decay_kind": "decoupled" if decay else "none",
-        "clipping": _clipping(optimizer),
-        "schedule": _schedule(optimizer),
-        "gradient_accumulation": optimizer.gradient_accumulation_steps or 1,
-    }
-    if kind == "adam":
-        found |= {
-            **{name: float(getattr(optimizer, name)) for name in ("beta_1", "beta_2", "epsilon")},
-            "epsilon_placement": "outside",
-            "amsgrad": optimizer.amsgrad,
-        }
-    elif kind == "sgd":
-        found |= {
-            "momentum": float(optimizer.momentum),
-            "nesterov": optimizer.nesterov,
-            "learning_rate_in_velocity": bool(optimizer.momentum),
-        }
-    elif kind == "rmsprop":
-        found |= {
-            **{name: float(getattr(optimizer, name)) for name in ("rho", "momentum", "epsilon")},
-            "epsilon_placement": "inside the root",
-            "centered": optimizer.centered,
-        }
-    return found
-
-
-def _clipping(optimizer: keras.optimizers.Optimizer) -> str:
-    for name, words in (
-        ("clipnorm", "norm of each gradient"),
-        ("global_clipnorm", "global norm"),
-        ("clipvalue", "value"),
-    ):
-        if (limit := getattr(optimizer, name)) is not None:
-            return f"{words}, at most {float(limit):g}"
-    return "none"
-
-
-def _schedule(optimizer: keras.optimizers.Optimizer) -> str:
-    schedule = optimizer._learning_rate
-    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
-        return "each step"
-    return "none"
-
-
-def loss_contract(loss: Any) -> Facts:
-    """Return a compiled loss's resolved settings."""
-    name = _name_of(loss)
-    options = getattr(loss, "_fn_kwargs", {})
-    found: Facts = {
-        "kind": _LOSSES.get(name.removeprefix("sparse_"), name),
-        "reduction": _REDUCTIONS.get(getattr(loss, "reduction", "mean"), "none"),
-    }
-    if "crossentropy" in name:
-        found |= {
-            "takes": "logits" if options.get("from_logits", False) else "probabilities",
-            "label_smoothing": float(options.get("label_smoothing", 0.0)),
-        }
-    return found
-
-
-def _name_of(loss: Any) -> str:
-    if isinstance(loss, str):
-        return snake_case(loss)
-    return snake_case(getattr(loss, "__name__", type(loss).__name__))
-
-
-_LOSSES = {
-    "categorical_crossentropy": "categorical cross-entropy",
-    "binary_crossentropy": "binary cross-entropy",
-    "mean_squared_error": "mean squared error",
-}
-_REDUCTIONS = {
-    "sum_over_batch_size": "mean over the batch",
-    "mean": "mean over the batch",
-    "mean_with_sample_weight": "mean over the batch",
-    "sum": "sum over the batch",
-}
-
-
-def metrics_contract(model: keras.Model) -> Facts:
-    """Return what each compiled metric is; Keras's are means weighted by batch size."""
-    compiled = getattr(model, "_compile_metrics", None)
-    found = {}
-    for metric in keras.tree.flatten(compiled._user_metrics) if compiled else []:
-        name = metric if isinstance(metric, str) else metric.name
-        kind = metric if isinstance(metric, str) else snake_case(type(metric).__name__)
-        name = {"acc": "accuracy"}.get(name, name)
-        is_share = kind.endswith("accuracy") or kind == "acc"
-        found[name] = "share of images, weighted by batch size" if is_share else kind
-    return found
-
-
-def initialisers(layers: Sequence[keras.Layer]) -> Facts:
-    """Return the name of what draws each parameter's first values."""
-    found = {}
-    for layer in layers:
-        for parameter in ("kernel", "depthwise", "bias", "gamma", "beta"):
-            initialiser = getattr(layer, f"{parameter}_initializer", None)
-            name = {"depthwise": "kernel"}.get(parameter, parameter)
-            if initialiser is not None and any(one.name == name for one in weights_of(layer)):
-                found[f"{layer.name}.{name}"] = snake_case(type(initialiser).__name__)
-    return found
+        return tuple(numpy_of(part) for part in self.batches[index])  # type: ignore[return-value]
 
 
 def _canonical(layer: keras.Layer, array: Array) -> Array:
@@ -556,10 +334,6 @@ def _canonical(layer: keras.Layer, array: Array) -> Array:
     if isinstance(layer, keras.layers.DepthwiseConv2D) and array.ndim == 4:
         return array.reshape(*array.shape[:2], 1, -1)  # (H, W, in, multiplier)
     return array
-
-
-def _numpy(values: Any) -> Array:
-    return np.array(keras.ops.convert_to_numpy(values))
 
 
 def _tensorflow_gradients(

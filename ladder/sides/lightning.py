@@ -5,13 +5,10 @@ function returns a LightningModule, or one with a dict of Trainer options.
 """
 
 import copy
-import logging
 import re
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +16,38 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torchmetrics import Metric
 
 from ladder.exchange import Array, Arrays, Question, check_shapes, read_question
 from ladder.sides.calling import answer_reference, load_reference
+from ladder.sides.lightning_described import SLOTS, metric_words, optimizer_contract, optimizer_kind
+from ladder.sides.lightning_fit import (
+    AfterEachStep,
+    NoLossError,
+    StopAtStart,
+    loss_of,
+    muted,
+    quiet,
+)
+from ladder.sides.lightning_layers import (
+    Given,
+    Layer,
+    canonical_name,
+    dtype_name,
+    is_overridden,
+    layer_row,
+    moved,
+    out_of,
+    sequential,
+    settings_of,
+    trace_layers,
+    weight_in,
+    weight_out,
+)
 from ladder.sides.losses import name_loss
 from ladder.subject import Facts, segment
 
 CHUNK = 500
 """Images that are run through the module at once."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A module without children that a forward pass runs, under its canonical name."""
-
-    name: str
-    module: nn.Module
-    input_shape: tuple[int, ...] | None
-    """Without the batch axis, torch's own order; None where it was never reached."""
-    output_shape: tuple[int, ...] | None
-    flat_input: tuple[int, int, int] | None
-    """(C, H, W) of the map whose flattened values come in; None for anything else."""
-    flat_output: tuple[int, int, int] | None
 
 
 class LightningSubject:
@@ -70,7 +75,7 @@ class LightningSubject:
         self.options = dict(options or {})
         self.one_hot = one_hot
         self.run_order = trace_layers(module, module, self._sample(), names or {})
-        network = _sequential(module)
+        network = sequential(module)
         self.layers = self.run_order
         if network is not None:
             self.layers = trace_layers(module, network, self._sample(), names or {})
@@ -118,7 +123,7 @@ class LightningSubject:
 
     def weights(self) -> dict[str, Array]:
         """Return parameters and moving statistics in canonical form."""
-        return {name: _weight_out(layer, tensor).copy() for name, layer, tensor in self._tensors()}
+        return {name: weight_out(layer, tensor).copy() for name, layer, tensor in self._tensors()}
 
     def load_weights(self, weights: Arrays) -> None:
         """Set parameters and moving statistics.
@@ -130,7 +135,7 @@ class LightningSubject:
         check_shapes(weights, shapes, "canonical weights")
         with torch.no_grad():
             for name, layer, tensor in self._tensors():
-                tensor.copy_(_weight_in(layer, weights[name], tuple(tensor.shape)))
+                tensor.copy_(weight_in(layer, weights[name], tuple(tensor.shape)))
 
     def points(self, images: Array, names: Sequence[str]) -> dict[str, Array]:
         """Return the value once all layers up to each named one have run.
@@ -143,7 +148,7 @@ class LightningSubject:
 
         def keep(layer: Layer, output: Tensor) -> None:
             if layer.name in ends:
-                found[ends[layer.name]] = _out(output, layer.flat_output)
+                found[ends[layer.name]] = out_of(output, layer.flat_output)
 
         with self._evaluating(), self._hooked(keep):
             self.module(self._in(images))
@@ -155,7 +160,7 @@ class LightningSubject:
         Raises:
             ValueError: the network is not an `nn.Sequential`.
         """
-        if _sequential(self.module) is None:
+        if sequential(self.module) is None:
             raise ValueError("segments of a network that is no nn.Sequential cannot be told apart")
         found = {}
         with self._evaluating():
@@ -165,7 +170,7 @@ class LightningSubject:
                 values = self._in(inputs[name], layers[0].flat_input)
                 for layer in layers:
                     values = layer.module(values)
-                found[name] = _out(values, layers[-1].flat_output)
+                found[name] = out_of(values, layers[-1].flat_output)
         return found
 
     def predict(self, images: Array) -> Array:
@@ -200,7 +205,7 @@ class LightningSubject:
         kept = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
         self.module.train(training)
         try:
-            with _muted(self.module):
+            with muted(self.module):
                 loss = self._step(self.module.training_step, values, classes)
             parameters = [parameter for _, _, parameter in chosen]
             *found, of_input = torch.autograd.grad(loss, [*parameters, values], allow_unused=True)
@@ -209,10 +214,10 @@ class LightningSubject:
             for buffer, value in kept:
                 buffer.copy_(value)
         # Where the graph is cut, nothing comes to the input.
-        gradients = {} if of_input is None else {"input": _out(of_input, None)}
+        gradients = {} if of_input is None else {"input": out_of(of_input, None)}
         for (name, layer, _), gradient in zip(chosen, found, strict=True):
             if gradient is not None:
-                gradients[name] = _weight_out(layer, gradient)
+                gradients[name] = weight_out(layer, gradient)
         return gradients, np.asarray(loss.item(), np.float64)
 
     def steps(
@@ -225,7 +230,7 @@ class LightningSubject:
         parts = [(self._in(images), self._labels(classes)) for images, classes in batches]
         size = steps_per_epoch or len(parts)
         after = AfterEachStep(lambda module: self)
-        self._fit(_Given(parts, size), after, max_epochs=-(-len(parts) // size))
+        self._fit(Given(parts, size), after, max_epochs=-(-len(parts) // size))
         yield from after.states
 
     def started(self) -> tuple[L.Trainer, L.LightningModule]:
@@ -234,7 +239,7 @@ class LightningSubject:
         batch = (self._in(images), self._labels(np.arange(2)))
         stop = StopAtStart()
         with suppress(StopAtStart.Reached):
-            self._fit(_Given([batch], 1), stop, max_epochs=1)
+            self._fit(Given([batch], 1), stop, max_epochs=1)
         assert stop.found is not None
         return stop.found
 
@@ -247,7 +252,7 @@ class LightningSubject:
         with torch.no_grad():
             values = layer.module(ones)
         layer.module.train(was_training)
-        return _out(values, layer.flat_output)
+        return out_of(values, layer.flat_output)
 
     def state(self, optimizer: torch.optim.Optimizer) -> dict[str, Array]:
         """Return `weight.<param>` and the optimizer's slots, such as `adam.m.<param>`."""
@@ -258,7 +263,7 @@ class LightningSubject:
         """Return the optimizer's slots as `<kind>.<slot>.<param>`."""
         kind = optimizer_kind(optimizer)
         return {
-            f"{kind}.{_SLOTS.get((kind, slot), slot)}.{name}": _weight_out(layer, value).copy()
+            f"{kind}.{SLOTS.get((kind, slot), slot)}.{name}": weight_out(layer, value).copy()
             for name, layer, parameter in self._parameters()
             for slot, value in optimizer.state.get(parameter, {}).items()
             if isinstance(value, Tensor) and value.shape == parameter.shape and slot != "step"
@@ -269,7 +274,7 @@ class LightningSubject:
         with self._evaluating(), torch.random.fork_rng(devices=[]):
             images, classes = self._probe()
             torch.manual_seed(0)  # what is random even in evaluation is the same both times
-            with _muted(self.module):
+            with muted(self.module):
                 loss = self._step(self.module.training_step, self._in(images), classes)
             torch.manual_seed(0)
             outputs = self.module(self._in(images)).numpy(force=True)
@@ -277,7 +282,7 @@ class LightningSubject:
 
     def metrics_contract(self) -> Facts:
         """Return what the training step logs besides the loss, and how it is averaged."""
-        with self._evaluating(), _muted(self.module) as logged:
+        with self._evaluating(), muted(self.module) as logged:
             images, classes = self._probe()
             self._step(self.module.training_step, self._in(images), classes)
         found = {}
@@ -298,7 +303,7 @@ class LightningSubject:
         return shape[-1] if shape else 1
 
     def _evaluation_loss(self, values: Tensor, classes: Array) -> Tensor:
-        with _muted(self.module):
+        with muted(self.module):
             if is_overridden("validation_step", self.module):
                 with suppress(NoLossError):
                     return self._step(self.module.validation_step, values, classes)
@@ -308,18 +313,18 @@ class LightningSubject:
         """Call a step and return its loss; learn how labels are taken where that is open."""
         if self.one_hot is None:
             try:
-                loss = _loss_of(step((values, self._labels(classes, one_hot=False)), 0))
+                loss = loss_of(step((values, self._labels(classes, one_hot=False)), 0))
             except (RuntimeError, IndexError, ValueError):
-                loss = _loss_of(step((values, self._labels(classes, one_hot=True)), 0))
+                loss = loss_of(step((values, self._labels(classes, one_hot=True)), 0))
                 self.one_hot = True
             else:
                 self.one_hot = False
             return loss
-        return _loss_of(step((values, self._labels(classes)), 0))
+        return loss_of(step((values, self._labels(classes)), 0))
 
     def _labels(self, classes: Array, one_hot: bool | None = None) -> Tensor:
         if one_hot is None and self.one_hot is None:
-            with self._evaluating(), _muted(self.module):  # finds out
+            with self._evaluating(), muted(self.module):  # finds out
                 self._step(self.module.training_step, self._in(self._probe()[0]), self._probe()[1])
         width = self._num_classes()
         if width == 1:
@@ -328,7 +333,7 @@ class LightningSubject:
             return self._in_place(torch.from_numpy(np.eye(width)[classes]))
         return torch.from_numpy(np.asarray(classes)).to(next(self.module.parameters()).device)
 
-    def _fit(self, batches: "_Given", callback: L.Callback, max_epochs: int) -> None:
+    def _fit(self, batches: "Given", callback: L.Callback, max_epochs: int) -> None:
         calm: dict[str, Any] = {
             "accelerator": "cpu",
             "logger": False,
@@ -358,8 +363,8 @@ class LightningSubject:
         other = copy.copy(self)
         other.module = module
         modules = dict(zip(self.module.modules(), module.modules(), strict=True))
-        other.run_order = [_moved(layer, modules) for layer in self.run_order]
-        other.layers = [_moved(layer, modules) for layer in self.layers]
+        other.run_order = [moved(layer, modules) for layer in self.run_order]
+        other.layers = [moved(layer, modules) for layer in self.layers]
         return other
 
     def _tensors(self) -> Iterator[tuple[str, Layer, Tensor]]:
@@ -432,566 +437,12 @@ class LightningSubject:
         names = set()
         with (
             self._evaluating(),
-            self._hooked(lambda layer, output: names.add(_dtype_name(output))),
+            self._hooked(lambda layer, output: names.add(dtype_name(output))),
             trainer.precision_plugin.forward_context(),
         ):
             self.module(self._sample())
-        weights = {_dtype_name(tensor) for _, _, tensor in self._tensors()}
+        weights = {dtype_name(tensor) for _, _, tensor in self._tensors()}
         return {"compute": "/".join(sorted(names)), "weights": "/".join(sorted(weights))}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Lightning's advice out of an answer."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-class NoLossError(ValueError):
-    """A step returned no loss."""
-
-
-class StopAtStart(L.Callback):
-    """End a fit before its first step, and keep the Trainer and its module."""
-
-    class Reached(Exception):  # noqa: N818
-        """The first step would be next."""
-
-    def __init__(self) -> None:
-        self.found: tuple[L.Trainer, L.LightningModule] | None = None
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep both, and stop."""
-        self.found = trainer, pl_module
-        raise self.Reached
-
-
-class AfterEachStep(L.Callback):
-    """Keep the state after each of the first `num_steps` steps, with the step's loss.
-
-    `subject_of` makes a subject of the module that is trained; `stops` ends the fit there, by
-    raising `Reached`.
-    """
-
-    class Reached(Exception):  # noqa: N818
-        """The last step has been taken."""
-
-    def __init__(
-        self, subject_of: Any, num_steps: int | None = None, *, stops: bool = False
-    ) -> None:
-        self.subject_of, self.num_steps, self.stops = subject_of, num_steps, stops
-        self.states: list[dict[str, Array]] = []
-
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Keep a copy of the state."""
-        if self.num_steps is not None and len(self.states) >= self.num_steps:
-            return
-        state = self.subject_of(pl_module).state(trainer.optimizers[0])
-        loss = np.asarray(_loss_of(outputs).item())
-        self.states.append({**state, "loss": loss})
-        if self.stops and len(self.states) == self.num_steps:
-            raise self.Reached
-
-
-@dataclass
-class _Given:
-    """Batches as they are given, an epoch's worth at a time."""
-
-    batches: Sequence[tuple[Tensor, Tensor]]
-    size: int
-    epoch: int = field(default=0, init=False)
-
-    def __len__(self) -> int:
-        if len(self.batches) % self.size:
-            raise TypeError(
-                "the last epoch is shorter: Lightning looks ahead where it has no length"
-            )
-        return self.size
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        start = self.epoch * self.size
-        return iter(self.batches[start : start + self.size])
-
-    @property
-    def sampler(self) -> "_Given":
-        """What Lightning tells an epoch's number."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Give the batches of `epoch`."""
-        self.epoch = epoch
-
-
-def trace_layers(
-    module: L.LightningModule, called: nn.Module, sample: Tensor, names: Mapping[str, str]
-) -> list[Layer]:
-    """Run one input through `called`, in `module`, and return the layers that ran, in order.
-
-    Where the pass breaks off, the rest of an `nn.Sequential` follows without shapes.
-    """
-    leaves = {
-        leaf: path
-        for path, leaf in module.named_modules()
-        if path and not list(leaf.children()) and not isinstance(leaf, Metric)
-    }
-    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-    handles = [
-        leaf.register_forward_hook(
-            lambda leaf, inputs, output: seen.setdefault(leaf, (inputs[0], output)) and None
-        )
-        for leaf in leaves
-    ]
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad(), suppress(Exception):  # a broken network is asked about all the same
-            called(sample)
-    finally:
-        module.train(was_training)
-        for handle in handles:
-            handle.remove()
-    if (network := _sequential(module)) is not None:
-        unseen = [leaf for leaf in network.modules() if leaf in leaves and leaf not in seen]
-    else:
-        unseen = []
-    short = _without_shared_part([leaves[leaf] for leaf in [*seen, *unseen]])
-    titles = [
-        names.get(leaves[leaf], names.get(name, name))
-        for leaf, name in zip([*seen, *unseen], short, strict=True)
-    ]
-    return _described(dict(zip([*seen, *unseen], titles, strict=True)), seen)
-
-
-def _described(
-    titles: Mapping[nn.Module, str], seen: Mapping[nn.Module, tuple[Tensor, Tensor]]
-) -> list[Layer]:
-    """Return the layers with their shapes, and where a vector is a flattened map."""
-    layers: list[Layer] = []
-    for module, name in titles.items():
-        if module not in seen:
-            layers.append(Layer(name, module, None, None, None, None))
-            continue
-        came, went = (tuple(tensor.shape[1:]) for tensor in seen[module])
-        flat_input = _flat_of(layers[-1], came) if layers else None
-        flat_output = None
-        if len(came) == 3 and went == (int(np.prod(came)),):
-            flat_output = came
-        elif came == went and not isinstance(module, nn.Linear):
-            flat_output = flat_input
-        layers.append(Layer(name, module, came, went, flat_input, flat_output))
-    return layers
-
-
-def _flat_of(before: Layer, came: tuple[int, ...]) -> tuple[int, int, int] | None:
-    """Return (C, H, W) of the map that `came` is when flattened, in a layer or in `forward`."""
-    shape = before.output_shape
-    if before.flat_output is not None and came == shape:
-        return before.flat_output
-    if shape is not None and len(shape) == 3 and came == (int(np.prod(shape)),):
-        return shape
-    return None
-
-
-def _sequential(module: nn.Module) -> nn.Sequential | None:
-    """Return the network where it is one nn.Sequential, which holds every parameter."""
-    own = [child for child in module.children() if not isinstance(child, Metric)]
-    with_parameters = [child for child in own if any(True for _ in child.parameters())]
-    if len(with_parameters) == 1 and isinstance(with_parameters[0], nn.Sequential):
-        return with_parameters[0]
-    return None
-
-
-def _without_shared_part(paths: Sequence[str]) -> list[str]:
-    parts = [path.split(".") for path in paths]
-    while parts and all(len(part) > 1 and part[0] == parts[0][0] for part in parts):
-        parts = [part[1:] for part in parts]
-    return [".".join(part) for part in parts]
-
-
-def _moved(layer: Layer, modules: Mapping[nn.Module, nn.Module]) -> Layer:
-    return Layer(
-        layer.name,
-        modules[layer.module],
-        layer.input_shape,
-        layer.output_shape,
-        layer.flat_input,
-        layer.flat_output,
-    )
-
-
-def layer_row(layer: Layer) -> Facts:
-    """Return a layer's row of the table; an unknown kind is named by its class."""
-    module = layer.module
-    shape = layer.output_shape
-    if shape is not None and len(shape) == 3:
-        shape = (*shape[1:], shape[0])
-    row: Facts = {
-        "name": layer.name,
-        "kind": kind_of(module),
-        "output_shape": None if shape is None else list(shape),
-        "parameters": sum(parameter.numel() for parameter in module.parameters()),
-    }
-    size = layer.input_shape[1:] if layer.input_shape else ()
-    match module:
-        case nn.Conv2d():
-            row |= {
-                "filters": module.out_channels,
-                "kernel_size": list(module.kernel_size),
-                "strides": list(module.stride),
-                "dilation": list(module.dilation),
-                "groups": module.groups,
-                "padding": _convolution_padding(module, layer.input_shape),
-                "use_bias": module.bias is not None,
-                "activation": "linear",
-            }
-        case nn.MaxPool2d() | nn.AvgPool2d():
-            row |= {
-                "pool_size": _pair(module.kernel_size),
-                "strides": _pair(module.stride),
-                "padding": _pool_padding(module, size),
-            }
-        case nn.AdaptiveAvgPool2d():
-            is_global = _pair(module.output_size) == [1, 1]
-            row |= {"kind": "global_average_pool"} if is_global else {}
-        case nn.ZeroPad2d():
-            left, right, top, bottom = module.padding
-            row |= {"padding": [[top, bottom], [left, right]]}
-        case nn.LeakyReLU():
-            row |= {"negative_slope": float(module.negative_slope)}
-        case nn.Dropout():
-            row |= {"rate": float(module.p)}
-        case nn.BatchNorm2d() | nn.BatchNorm1d():
-            row |= {
-                # Keras's momentum is the share that is kept, torch's the share that is new.
-                "momentum": None if module.momentum is None else 1 - module.momentum,
-                "epsilon": module.eps,
-                "moving_variance": _moving_variance(module),
-                "scale": module.affine,
-                "center": module.affine,
-            }
-        case nn.Linear():
-            row |= {
-                "units": module.out_features,
-                "use_bias": module.bias is not None,
-                "activation": "linear",
-            }
-    return row
-
-
-_KINDS: dict[type[nn.Module], str] = {
-    nn.Conv2d: "convolution",
-    nn.LeakyReLU: "leaky_relu",
-    nn.ReLU: "relu",
-    nn.Softmax: "softmax",
-    nn.MaxPool2d: "max_pool",
-    nn.AvgPool2d: "average_pool",
-    nn.ZeroPad2d: "zero_padding",
-    nn.BatchNorm2d: "batch_norm",
-    nn.BatchNorm1d: "batch_norm",
-    nn.Dropout: "dropout",
-    nn.Flatten: "flatten",
-    nn.Linear: "dense",
-}
-
-
-def snake_case(name: str) -> str:
-    """Return a class's name in small letters, words apart."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-
-
-def settings_of(row: Facts) -> Facts:
-    """Return what a layer's row says of its settings, not of its shape."""
-    return {key: row[key] for key in row if key not in ("name", "output_shape", "parameters")}
-
-
-def _pair(size: Any) -> list[int]:
-    return [size, size] if isinstance(size, int) else list(size)
-
-
-def kind_of(module: nn.Module) -> str:
-    """Return a layer's kind; a subclass is what its parent is, and an unknown one its class."""
-    known = [_KINDS[parent] for parent in type(module).__mro__ if parent in _KINDS]
-    return known[0] if known else snake_case(type(module).__name__)
-
-
-def _convolution_padding(layer: nn.Conv2d, shape: tuple[int, ...] | None) -> str:
-    """Say what Keras would call a convolution's padding, from what the layer computes.
-
-    Keras's "same" puts the larger half at the right and bottom; torch pads both sides alike, which
-    is another convolution where the sum is odd, as with a stride of 2 on an even size.
-    """
-    if shape is None:
-        return f"explicit {layer.padding}"
-    draw = torch.Generator().manual_seed(0)
-    values = torch.rand(1, *shape, generator=draw, dtype=layer.weight.dtype)
-    axes = zip(shape[1:], layer.kernel_size, layer.stride, layer.dilation, strict=True)
-    (top, bottom), (left, right) = (same_padding(*axis) for axis in axes)
-    candidates = {"same": (left, right, top, bottom), "valid": (0, 0, 0, 0)}
-    with torch.no_grad():
-        own = layer(values)
-        for name, padding in candidates.items():
-            padded = functional.pad(values, padding)
-            if min(padded.shape[2:]) < max(layer.kernel_size):
-                continue
-            found = functional.conv2d(
-                padded, layer.weight, layer.bias, layer.stride, 0, layer.dilation, layer.groups
-            )
-            if found.shape == own.shape and torch.allclose(found, own, rtol=1e-4, atol=1e-5):
-                return name
-    return f"explicit {layer.padding}"
-
-
-def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
-    """Return what Keras's "same" puts before and behind an axis of `size` values."""
-    reach = dilation * (kernel - 1) + 1
-    missing = max((-(-size // stride) - 1) * stride + reach - size, 0)
-    return missing // 2, missing - missing // 2
-
-
-def _pool_padding(layer: nn.MaxPool2d | nn.AvgPool2d, sizes: Sequence[int]) -> str:
-    """Say what Keras would call a pool's padding.
-
-    torch pads both sides alike, and with ceil_mode as much behind as the last window needs; an
-    average that counts the padding is no pool that Keras has.
-    """
-    kernel, stride, padding = map(_pair, (layer.kernel_size, layer.stride, layer.padding))
-    dilation = _pair(getattr(layer, "dilation", 1))
-    explicit = f"explicit {tuple(padding)}"
-    if padding == [0, 0] and not layer.ceil_mode:
-        return "valid"
-    if not sizes or dilation != [1, 1]:
-        return explicit
-    if any(padding) and getattr(layer, "count_include_pad", False):
-        return explicit
-    axes = list(zip(sizes, kernel, stride, padding, strict=True))
-    if not layer.ceil_mode:
-        same = all(
-            same_padding(*axis[:3])[0] == axis[3] and outputs(*axis) == -(-axis[0] // axis[2])
-            for axis in axes
-        )
-        return "same" if same else explicit
-    return _rounded_up(axes, explicit)
-
-
-def outputs(size: int, kernel: int, stride: int, padding: int) -> int:
-    """Return how many windows torch places on an axis."""
-    return (size + 2 * padding - kernel) // stride + 1
-
-
-def _rounded_up(axes: Sequence[tuple[int, int, int, int]], explicit: str) -> str:
-    """Say what Keras would call the padding of a pool with `ceil_mode`; an axis as in `outputs`."""
-    counts = [ceil_outputs(*axis[:3]) for axis in axes]
-    if not any(padding for *_, padding in axes):
-        is_at_end = all(same_padding(*axis[:3])[0] == 0 for axis in axes)
-        if is_at_end and counts == [-(-size // stride) for size, _, stride, _ in axes]:
-            return "same"
-        if counts == [outputs(*axis) for axis in axes]:
-            return "valid"
-    return f"{explicit}, rounded up"
-
-
-def ceil_outputs(size: int, kernel: int, stride: int) -> int:
-    """Return how many windows torch places with `ceil_mode`: none begins past the axis's end."""
-    count = -(-(size - kernel) // stride) + 1
-    return count - 1 if (count - 1) * stride >= size else count
-
-
-def _moving_variance(layer: nn.BatchNorm2d | nn.BatchNorm1d) -> str:
-    """Say which variance a BatchNorm moves towards, from what a copy makes of four values."""
-    tried = copy.deepcopy(layer).train()
-    if tried.momentum is None or tried.running_var is None:
-        return "none"
-    before = tried.running_var.clone()
-    column = torch.arange(4, dtype=before.dtype).unsqueeze(1).expand(4, layer.num_features)
-    with torch.no_grad():
-        tried(column[:, :, None, None] if isinstance(layer, nn.BatchNorm2d) else column)
-        moved = (tried.running_var - (1 - tried.momentum) * before) / tried.momentum
-    for name, variance in (("biased", 5 / 4), ("unbiased", 5 / 3)):
-        if torch.allclose(moved, torch.full_like(moved, variance), rtol=1e-2):
-            return name
-    return "other"
-
-
-def canonical_name(module: nn.Module, name: str) -> str:
-    """Return the canonical name of a module's parameter or moving statistic."""
-    is_norm = isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)
-    names = {"weight": "gamma", "bias": "beta"} if is_norm else {"weight": "kernel"}
-    names |= {"running_mean": "moving_mean", "running_var": "moving_variance"}
-    return names.get(name, name)
-
-
-def _weight_out(layer: Layer, tensor: Tensor) -> Array:
-    """Return a tensor of a layer's shape in canonical layout."""
-    array = tensor.detach().cpu().numpy()
-    if array.ndim == 4:  # (out, in, H, W) in torch, (H, W, in, out) in Keras
-        return np.ascontiguousarray(array.transpose(2, 3, 1, 0))
-    if layer.flat_input is not None and array.shape[-1] == np.prod(layer.flat_input):
-        array = array.reshape(*array.shape[:-1], *layer.flat_input)  # torch flattens C, H, W
-        array = np.moveaxis(array, -3, -1).reshape(*array.shape[:-3], -1)
-    return np.ascontiguousarray(array.T)  # (out, in) in torch, (in, out) in Keras
-
-
-def _weight_in(layer: Layer, array: Array, shape: tuple[int, ...]) -> Tensor:
-    """Return a canonical array in torch's layout, of `shape`."""
-    if array.ndim == 4:
-        array = array.transpose(3, 2, 0, 1)
-    else:
-        array = array.T
-        if layer.flat_input is not None and shape[-1] == np.prod(layer.flat_input):
-            channels, height, width = layer.flat_input
-            array = array.reshape(*array.shape[:-1], height, width, channels)
-            array = np.moveaxis(array, -1, -3).reshape(shape)
-    return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def _out(values: Tensor, flat: tuple[int, int, int] | None) -> Array:
-    """Return a module's values in canonical layout."""
-    if values.ndim == 4:
-        values = values.permute(0, 2, 3, 1)
-    elif flat is not None:
-        values = values.reshape(-1, *flat).permute(0, 2, 3, 1).reshape(len(values), -1)
-    return np.ascontiguousarray(values.detach().cpu().numpy())
-
-
-def _dtype_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def is_overridden(method: str, module: L.LightningModule) -> bool:
-    """Say whether a module has a step of its own."""
-    return getattr(type(module), method) is not getattr(L.LightningModule, method)
-
-
-def _loss_of(output: Any) -> Tensor:
-    loss = output.get("loss") if isinstance(output, Mapping) else output
-    if not isinstance(loss, Tensor):
-        raise NoLossError(f"a step must return its loss; received {type(output).__name__}")
-    return loss
-
-
-@contextmanager
-def _muted(module: L.LightningModule) -> Iterator[dict[str, tuple[Any, dict[str, Any]]]]:
-    """Let a step log without a Trainer, and yield what it logs; metrics forget the step."""
-    logged: dict[str, tuple[Any, dict[str, Any]]] = {}
-
-    def log(name: str, value: Any, *arguments: Any, **options: Any) -> None:
-        logged[name] = (value, options)
-
-    def log_dict(values: Mapping[str, Any], *arguments: Any, **options: Any) -> None:
-        logged.update({name: (value, options) for name, value in values.items()})
-
-    module.log, module.log_dict = log, log_dict  # type: ignore[method-assign,assignment]
-    try:
-        yield logged
-    finally:
-        del module.log, module.log_dict
-        for metric in module.modules():
-            if isinstance(metric, Metric):
-                metric.reset()
-
-
-def metric_words(value: Any, options: Mapping[str, Any], batch_size: int) -> str:
-    """Say what a logged value is and how an epoch's value is made of it.
-
-    Keras's metrics are means over an epoch's images; `self.log` in a training step keeps the last
-    batch's value unless it is told `on_epoch=True`.
-    """
-    if isinstance(value, Metric):
-        average = getattr(value, "average", "micro")
-        if average == "micro":
-            return "share of images, weighted by batch size"
-        return f"{average} average over the classes"
-    if not options.get("on_epoch"):
-        return "of the last batch"
-    if options.get("batch_size") not in (None, batch_size):
-        return f"weighted by batch_size={options['batch_size']}"
-    return "share of images, weighted by batch size"
-
-
-def optimizer_kind(optimizer: torch.optim.Optimizer) -> str:
-    """Return `adam`, `sgd`, `rmsprop`, …; AdamW is Adam with a decoupled weight decay."""
-    for name in ("Adam", "SGD", "RMSprop"):
-        if isinstance(optimizer, getattr(torch.optim, name)):
-            return name.lower()
-    return {"adamw": "adam"}.get(name := type(optimizer).__name__.lower(), name)
-
-
-_SLOTS = {
-    ("adam", "exp_avg"): "m",
-    ("adam", "exp_avg_sq"): "v",
-    ("adam", "max_exp_avg_sq"): "v_hat",
-    ("sgd", "momentum_buffer"): "momentum",
-    ("rmsprop", "square_avg"): "v",
-    ("rmsprop", "momentum_buffer"): "momentum",
-}
-
-
-def optimizer_contract(optimizer: torch.optim.Optimizer, trainer: L.Trainer) -> Facts:
-    """Return an optimizer's resolved settings, with what its Trainer adds."""
-    kind = optimizer_kind(optimizer)
-    group = optimizer.param_groups[0]
-    decay = max(float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups)
-    is_decoupled = group.get("decoupled_weight_decay", type(optimizer).__name__ == "AdamW")
-    found: Facts = {
-        "kind": kind,
-        "learning_rate": float(group["lr"]),
-        "weight_decay": decay,
-        "weight_decay_kind": ("decoupled" if is_decoupled else "coupled") if decay else "none",
-        "clipping": _clipping(trainer),
-        "schedule": _schedule(trainer),
-        "gradient_accumulation": trainer.accumulate_grad_batches,
-    }
-    if kind == "adam":
-        # An Adam that keeps `epsilon` beside torch's own `eps` places it as Keras does.
-        found |= {
-            "beta_1": float(group["betas"][0]),
-            "beta_2": float(group["betas"][1]),
-            "epsilon": float(group.get("epsilon", group["eps"])),
-            "epsilon_placement": "outside" if "epsilon" in group else "inside bias correction",
-            "amsgrad": group["amsgrad"],
-        }
-    elif kind == "sgd":
-        found |= {
-            "momentum": float(group["momentum"]),
-            "nesterov": group["nesterov"],
-            "learning_rate_in_velocity": False,
-        }
-    elif kind == "rmsprop":
-        found |= {
-            "rho": float(group["alpha"]),
-            "momentum": float(group["momentum"]),
-            "epsilon": float(group["eps"]),
-            "epsilon_placement": "outside the root",
-            "centered": group["centered"],
-        }
-    return found
-
-
-def _clipping(trainer: L.Trainer) -> str:
-    if not trainer.gradient_clip_val:
-        return "none"
-    words = {"value": "value"}.get(str(trainer.gradient_clip_algorithm), "global norm")
-    return f"{words}, at most {float(trainer.gradient_clip_val):g}"
-
-
-def _schedule(trainer: L.Trainer) -> str:
-    if not trainer.lr_scheduler_configs:
-        return "none"
-    return f"each {trainer.lr_scheduler_configs[0].interval}"
 
 
 def subject_of(made: Any, question: Question) -> LightningSubject:

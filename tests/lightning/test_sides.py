@@ -12,7 +12,8 @@ from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy
 
 from ladder.exchange import Question, read_trace, write_question
-from ladder.sides.lightning import AfterEachStep, LightningSubject, main
+from ladder.sides.lightning import LightningSubject, main
+from ladder.sides.lightning_fit import AfterEachStep
 from lightning_impl.trace import HalfSubject, built_subject
 from pipeline.execution import Execution
 from pipeline.network import shared_first_weights

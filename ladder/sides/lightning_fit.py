@@ -1,0 +1,114 @@
+"""Watching a fit of Lightning: callbacks that keep its states, and what keeps it quiet."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import numpy as np
+from torch import Tensor
+from torchmetrics import Metric
+
+from ladder.exchange import Array
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's advice out of an answer."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+class NoLossError(ValueError):
+    """A step returned no loss."""
+
+
+class StopAtStart(L.Callback):
+    """End a fit before its first step, and keep the Trainer and its module."""
+
+    class Reached(Exception):  # noqa: N818
+        """The first step would be next."""
+
+    def __init__(self) -> None:
+        self.found: tuple[L.Trainer, L.LightningModule] | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep both, and stop."""
+        self.found = trainer, pl_module
+        raise self.Reached
+
+
+class AfterEachStep(L.Callback):
+    """Keep the state after each of the first `num_steps` steps, with the step's loss.
+
+    `subject_of` makes a subject of the module that is trained; `stops` ends the fit there, by
+    raising `Reached`.
+    """
+
+    class Reached(Exception):  # noqa: N818
+        """The last step has been taken."""
+
+    def __init__(
+        self, subject_of: Any, num_steps: int | None = None, *, stops: bool = False
+    ) -> None:
+        self.subject_of, self.num_steps, self.stops = subject_of, num_steps, stops
+        self.states: list[dict[str, Array]] = []
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Keep a copy of the state."""
+        if self.num_steps is not None and len(self.states) >= self.num_steps:
+            return
+        state = self.subject_of(pl_module).state(trainer.optimizers[0])
+        loss = np.asarray(loss_of(outputs).item())
+        self.states.append({**state, "loss": loss})
+        if self.stops and len(self.states) == self.num_steps:
+            raise self.Reached
+
+
+def loss_of(output: Any) -> Tensor:
+    """Return the loss of what a training step returned.
+
+    Raises:
+        NoLossError: it returned none.
+    """
+    loss = output.get("loss") if isinstance(output, Mapping) else output
+    if not isinstance(loss, Tensor):
+        raise NoLossError(f"a step must return its loss; received {type(output).__name__}")
+    return loss
+
+
+@contextmanager
+def muted(module: L.LightningModule) -> Iterator[dict[str, tuple[Any, dict[str, Any]]]]:
+    """Let a step log without a Trainer, and yield what it logs; metrics forget the step."""
+    logged: dict[str, tuple[Any, dict[str, Any]]] = {}
+
+    def log(name: str, value: Any, *arguments: Any, **options: Any) -> None:
+        logged[name] = (value, options)
+
+    def log_dict(values: Mapping[str, Any], *arguments: Any, **options: Any) -> None:
+        logged.update({name: (value, options) for name, value in values.items()})
+
+    module.log, module.log_dict = log, log_dict  # type: ignore[method-assign,assignment]
+    try:
+        yield logged
+    finally:
+        del module.log, module.log_dict
+        for metric in module.modules():
+            if isinstance(metric, Metric):
+                metric.reset()
