@@ -13,12 +13,14 @@ from portproof.graph.calls import Call, Graph, Op, Output
 from portproof.graph.carry import carry
 from portproof.graph.compare import Judge, Judged, Replays, _joined_rates
 from portproof.graph.conclude import conclude
+from portproof.graph.first import frozen_values, judge_first
 from portproof.graph.fused import Split, joined_calls, joined_weights, split_fused
 from portproof.graph.gaps import fitted, gap
 from portproof.graph.inputs import EDGE_ROWS, WIDE, InputSpec
 from portproof.graph.relations import relation
 from portproof.graph.steps import judge_steps
 from portproof.graph.verdict import Difference, Place, PortError, Verdict
+from portproof.record.program import metrics
 
 RELU = Op("relu", "relu")
 
@@ -303,11 +305,59 @@ def test_what_acts_in_training_by_fit_alone_is_said() -> None:
     assert note.endswith("steps were not asked for: dense: L2 of the reference")
 
 
-def test_constants_in_both_are_said_not_to_be_compared() -> None:
-    left, right = skip(), skip("wxyz")
-    left.calls[1].frozen = right.calls[1].frozen = ["kernel"]
-    (note,) = verdict_of(left, right).notes
-    assert note.startswith("frozen in both, so their own values matter and are not compared")
+def first(role, *draws):
+    """Return a side whose calls start from these numbers in one role, with the others fixed."""
+    return {f"first|{c.key}|{role}": a for c, a in zip(skip().calls, draws, strict=False)}
+
+
+def test_first_weights_are_told_apart_by_their_distribution() -> None:
+    g, rng = skip(), np.random.default_rng(0)
+    wide, other, few = (rng.uniform(-1, 1, n) for n in (9000, 9000, 25))
+    ours = first("kernel", wide, wide, few, np.zeros(10)) | first("bias", np.zeros(5), few)
+    theirs = first("kernel", other, other / 1.2, few * 1.1, few[:10]) | first("bias", np.zeros(5))
+    found, (note,) = judge_first(g, g, align(g, g), ours, theirs)
+    assert [(d.kind, [p.left for p in d.places]) for d in found] == [("dense kernel", ["b", "d"])]
+    assert found[0].right == "within ±0.83, deviation 0.48"
+    assert note == "too few first weights to tell their distribution: c (kernel)"
+
+
+def test_first_weights_raise_no_false_alarm_over_many_seeds() -> None:
+    g = skip()
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        ours, theirs = (first("kernel", *rng.normal(size=(4, 500))) for _ in range(2))
+        assert judge_first(g, g, align(g, g), ours, theirs) == ([], [])
+
+
+def test_constants_in_both_are_said_to_be_equal_or_not() -> None:
+    left, right = skip(), skip()
+    for call in (*left.calls[:2], *right.calls[:2]):
+        call.frozen = ["kernel"]
+    ours = first("kernel", np.ones(3), np.ones(3))
+    theirs = first("kernel", np.ones(3), np.zeros(3))
+    assert frozen_values(left, right, align(left, right), ours, theirs) == [
+        "frozen in both, with the same values of their own: a (kernel)",
+        "frozen in both, with OTHER values of their own: b (kernel)",
+    ]
+
+
+def test_a_weight_that_two_calls_read_is_one_and_is_carried_as_one() -> None:
+    def tied(*keys):
+        calls = [dense("a", (3, 3), ["input0"], key=keys[0]),
+                 dense("b", (3, 3), [0], [RELU], key=keys[1])]  # fmt: skip
+        calls[1].kind = "weight"
+        return graph(*calls)
+
+    one, two = (
+        tied("kernel=w;bias=a;", "kernel=w;bias=b;"),
+        tied("kernel=v;bias=a;", "kernel=w;bias=b;"),
+    )
+    for left, right, differs in ((one, one, []), (one, two, ["sharing"]), (two, one, ["sharing"])):
+        made = carry(left, right, align(left, right), 0)
+        assert [d.what for d in made.differences] == differs
+        assert len({str(a) for k, a in made.right.items() if k.endswith("kernel")}) == (
+            2 if (left, right) == (two, two) else 1
+        )
 
 
 def test_shared_weights_on_one_side_are_a_difference() -> None:
@@ -469,10 +519,10 @@ def test_steps_are_judged_by_losses_and_by_what_they_move() -> None:
     rng = np.random.default_rng(0)
     first = {f"{c.key}|{r}": rng.normal(size=s) for c in g.calls for r, s in c.roles.items()}
 
-    def trained(rate=0.1, losses=(1.0, 0.5)):
+    def trained(rate=0.1, losses=(1.0, 0.5), logged=None):
         moves = np.random.default_rng(1)
         steps = [{k: moves.normal(size=v.shape) for k, v in first.items()} for _ in range(2)]
-        arrays = {"losses": np.array(losses)}
+        arrays = {"losses": np.array(losses), **metrics([logged or {}])}
         for n in range(2):
             arrays |= {
                 f"step.{n}|{k}": v - rate * sum(s[k] for s in steps[: n + 1])
@@ -483,12 +533,24 @@ def test_steps_are_judged_by_losses_and_by_what_they_move() -> None:
     def judged(**other):
         return judge_steps(g, g, found, trained(), trained(**other), first)
 
+    g.about["training"] = {"schedules": "StepLR"}
     assert judged() == []
+    assert g.about["training"]["not compared"] == "StepLR by epoch"
     assert [(d.what, len(d.places)) for d in judged(rate=0.1 + 1e-6)] == [("update", 4)]
     (loss,) = judged(losses=(1.0, 0.5 + 1e-9))
     assert (loss.what, loss.places[0].left, loss.fails) == ("loss", "step 2", True)
     assert [d.what for d in judged(losses=(1.0,))] == ["steps"]
     assert [d.what for d in judged(losses=(1.0, np.nan))] == ["loss"]
+    ours = trained(logged={"accuracy": 0.5, "val_loss": 1.0})
+    theirs = trained(logged={"train_acc": 0.5, "val/loss_epoch": 1.1, "f1": 1.0})
+    (metric,) = judge_steps(g, g, found, ours, theirs, first)
+    assert (metric.what, metric.kind, metric.left, metric.right) == (
+        "metric",
+        "val_loss",
+        "1",
+        "1.1",
+    )
+    assert g.about["training"]["not compared"] == "f1, StepLR by epoch"
 
 
 @pytest.mark.parametrize("eps", [1e-7, 1e-8])
@@ -543,15 +605,15 @@ def test_rates_that_grow_from_block_to_block_are_one_difference(count, sides) ->
     assert found[-1].right == ("0.1 … 0.5" if count == 5 else "0.3, 0.1")
 
 
-def test_what_steps_do_not_show_is_said() -> None:
+def test_what_is_not_compared_is_said() -> None:
     g = skip()
-    g.about["training"] = {"not compared": "ReduceLROnPlateau"}
-    for asked, said in ((["forward", "steps"], 2), (["forward"], 0)):
-        verdict = conclude(
-            ("a:f", "b:f"), ("keras", "torch"), (g, g), align(g, g), [], Judged(), asked, ["3"],
-            False, [],
-        )  # fmt: skip
-        assert sum("ReduceLROnPlateau of the" in n for n in verdict.notes) == said
+    g.about |= {"training": {"not compared": "StepLR by epoch"}, "precision": "torch.autocast"}
+    verdict = conclude(
+        ("a:f", "b:f"), ("keras", "torch"), (g, g), align(g, g), [], Judged(), ["forward"], ["3"],
+        False, [],
+    )  # fmt: skip
+    for text in ("StepLR by epoch of the", "torch.autocast of the"):
+        assert sum(f"not compared: {text}" in n for n in verdict.notes) == 2
 
 
 def attention(width, count, owner="qkv"):

@@ -23,15 +23,18 @@ _LONGEST = 7 * 24 * 3600.0
 _KINDS = frozenset(
     [
         "NaN",
+        "augmentation",
         "between",
         "biases",
         "call",
         "computed weights",
         "count",
         "dropout",
+        "first weights",
         "frozen",
         "gradients",
         "loss",
+        "metric",
         "momentum",
         "output",
         "padding_idx",

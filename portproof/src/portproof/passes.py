@@ -12,6 +12,7 @@ from portproof.graph.align import Alignment, align
 from portproof.graph.calls import Graph
 from portproof.graph.carry import Carried, carry
 from portproof.graph.compare import Judge, Judged, Replays
+from portproof.graph.first import frozen_values, judge_first
 from portproof.graph.fused import Part, Split, joined_calls, joined_weights, split_fused
 from portproof.graph.gaps import fitted
 from portproof.graph.inputs import EDGE_ROWS, InputSpec
@@ -45,6 +46,12 @@ class Side:
     def split(self, other: Graph) -> None:
         """Read dense calls as several, where the other side has them so."""
         self.graph, self.parts = split_fused(self.graph, other)
+
+    def first(self) -> Arrays:
+        """Return the weights that the model starts from; of large ones some of their numbers."""
+        out = self.program.path("first")
+        self.program.ask("first", out=out)
+        return Split(Stored(out), self.graph, self.parts)
 
     def fill(self, weights: Arrays) -> None:
         """Send weights; `filled` waits."""
@@ -164,6 +171,8 @@ def run_passes(
     except ValueError as error:
         raise CheckError(str(error)) from error
     carried = carry(left.graph, right.graph, alignment, seed)
+    first = (left.first(), right.first())
+    notes = frozen_values(left.graph, right.graph, alignment, *first)
     left.fill(carried.left)
     right.fill(carried.right)
     left.filled()
@@ -171,6 +180,7 @@ def run_passes(
     progress("replaying")
     replays = _replays(left, right, alignment)
     judge = Judge(left.graph, right.graph, alignment, replays, list(asked))
+    judge.found.notes += notes
     judge.forward()
     bench = _bench(left, right)
     of = (left.graph, right.graph, alignment.pairs, judge.found, replays)
@@ -185,6 +195,9 @@ def run_passes(
         progress("gradients")
         _gradients(left, right, alignment, replays)
         judge.gradients()
+        differences, few = judge_first(left.graph, right.graph, alignment, *first)
+        judge.found.differences += differences
+        judge.found.notes += few
         if bench is not None and judge.has_trained_otherwise:
             rules = explain_training(bench, *of)
             if rules:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from portproof.graph.calls import Graph
-from portproof.record.program import SetUpError, made_batches
+from portproof.record.program import SetUpError, batches_of, made_batches
 from portproof.record.torch import TorchModel, open_model
 from torch import nn
 from torch.nn import functional as F
@@ -260,13 +260,40 @@ import numpy as np
 x, y = np.ones((2, 3), "float32"), np.ones(2, "int64")
 
 def in_float32(): return [(x, y)]
-def of_two(): return [(x, [y, y])]
+def of_two(): return [(x, [y, y]), (x, {"b": y, "a": y}, y / 2)]
+def of_texts(): return [(x, ["a", "b"])]
 """
 
 
-def test_batches_are_taken_in_float64_and_several_targets_refused(tmp_path) -> None:
+def test_batches_are_taken_in_float64_with_several_targets_and_weights(tmp_path) -> None:
     (tmp_path / "batches.py").write_text(BATCHES)
     made = made_batches(f"{tmp_path}/batches.py:in_float32")
     assert {name: a.dtype.name for name, a in made.items()} == {"x.0.0": "float64", "y.0": "int64"}
-    with pytest.raises(SetUpError, match="returns several targets"):
+    (_, first, none), (_, second, (weights,)) = batches_of(
         made_batches(f"{tmp_path}/batches.py:of_two")
+    )
+    assert [len(first), none, sorted(second), weights.tolist()] == [2, [], ["a", "b"], [0.5, 0.5]]
+    with pytest.raises(SetUpError, match="must return batches of numbers"):
+        made_batches(f"{tmp_path}/batches.py:of_texts")
+
+
+class Tied(nn.Module):
+    """A head that reads the embedding's table, and a bias; precisions that float64 ignores."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 4), nn.Linear(4, 9)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.head(self.table(tokens))
+
+
+def test_a_weight_that_another_module_reads_is_a_call_in_the_same_place() -> None:
+    model, _ = open_model(Tied(), {"precision": "bf16-mixed"})
+    graph = Graph.from_dict(model.describe([np.arange(8).reshape(4, 2)]))
+    assert [c.kind for c in graph.calls] == ["embedding", "weight", "weight"]
+    assert graph.calls[1].place("value") == graph.calls[0].place("table")
+    assert (graph.uncovered, graph.counted) == ([], graph.total)
+    assert graph.about["precision"] == "precision=bf16-mixed, torch.autocast"
