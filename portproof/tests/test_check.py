@@ -90,6 +90,8 @@ def test_a_check_without_inputs_is_refused() -> None:
         check("a:f", "b:f", [])
     with pytest.raises(CheckError, match="`upto` must be one of"):
         check("a:f", "b:f", ["3"], upto="everything")
+    with pytest.raises(CheckError, match="--suspect-batches is compared with --batches"):
+        check("a:f", "b:f", ["3"], suspect_batches="c:f")
 
 
 def test_a_fault_of_portproofs_own_is_one_line(monkeypatch, capsys) -> None:

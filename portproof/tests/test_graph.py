@@ -19,6 +19,7 @@ from portproof.graph.gaps import fitted, gap
 from portproof.graph.inputs import EDGE_ROWS, WIDE, InputSpec
 from portproof.graph.relations import relation
 from portproof.graph.steps import judge_steps
+from portproof.graph.users import judge_batches, judge_conversion
 from portproof.graph.verdict import Difference, Place, PortError, Verdict
 from portproof.record.program import metrics
 
@@ -551,6 +552,40 @@ def test_steps_are_judged_by_losses_and_by_what_they_move() -> None:
         "1.1",
     )
     assert g.about["training"]["not compared"] == "f1, StepLR by epoch"
+
+
+def test_batches_of_two_loaders_are_compared_channels_last() -> None:
+    g = skip()
+    g.about["inputs"] = ["channels first"]
+    x, y = np.arange(24.0).reshape(2, 2, 2, 3) / 255, np.arange(2)
+    ours, theirs = {"x.0.0": x, "y.0": y}, {"x.0.0": np.moveaxis(x, -1, 1), "y.0": y}
+    assert judge_batches(g, ours, theirs) == []
+    (found,) = judge_batches(g, ours, theirs | {"x.0.0": np.moveaxis(x, -1, 1) * 2})
+    assert (found.kind, found.cause, found.fails) == ("inputs", "0.5 × the suspect's", True)
+    assert judge_batches(g, ours, {"x.0.0": x})[0].detail == "on one side alone: y.0"
+
+
+def test_a_conversion_is_judged_by_where_it_puts_weights() -> None:
+    left, right = recurrent(("kernel", "bias")), recurrent(("kernel", "bias", "recurrent_bias"))
+    rng = np.random.default_rng(0)
+    given = {
+        "r|kernel": rng.normal(size=(8, 8)),
+        "r|bias": np.ones(8),
+        "r|recurrent_bias": np.ones(8),
+    }
+    found = {f"first|{n}": a.astype(np.float32) for n, a in given.items()}
+    found |= {"first|r|bias": np.full(8, 2.0), "first|r|recurrent_bias": np.zeros(8)}
+    of = (left, right, align(left, right), given)
+    assert judge_conversion(*of, found) == []
+    (wrong,) = judge_conversion(*of, found | {"first|r|kernel": given["r|kernel"].T})
+    assert (wrong.kind, wrong.cause) == ("lstm kernel", "axes 0 and 1 exchanged")
+    judged = Judged(outputs={"output": gaps.Gap(0.0)}, whole_gradient=gaps.Gap(0.0))
+    judged.differences = [wrong]
+    verdict = conclude(
+        ("a:f", "b:f"), ("keras", "torch"), (left, right), of[2], [], judged, ["forward"], ["3"],
+        False, [],
+    )  # fmt: skip
+    assert not verdict.passed
 
 
 @pytest.mark.parametrize("eps", [1e-7, 1e-8])

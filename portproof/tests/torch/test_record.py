@@ -297,3 +297,14 @@ def test_a_weight_that_another_module_reads_is_a_call_in_the_same_place() -> Non
     assert graph.calls[1].place("value") == graph.calls[0].place("table")
     assert (graph.uncovered, graph.counted) == ([], graph.total)
     assert graph.about["precision"] == "precision=bf16-mixed, torch.autocast"
+
+
+def test_a_users_conversion_fills_the_module_in_place_or_by_a_state_dict() -> None:
+    model, graph, _ = opened(lambda: nn.Linear(3, 2, bias=False), (3,))
+    kernel = np.arange(6.0).reshape(3, 2)
+    model.convert(
+        lambda weights, module: {"weight": weights["dense/kernel"].T}, {"dense/kernel": kernel}
+    )
+    assert np.array_equal(model.weights()[f"{graph.calls[0].key}|kernel"], kernel)
+    model.convert(lambda weights, module: module.weight.zero_().sum().item() or None, {})
+    assert not model.native()["weight"].any()

@@ -113,6 +113,11 @@ class Judge:
         self._groups[key].places.append(place)
         return self._groups[key]
 
+    def add_all(self, differences: list[Difference], notes: list[str]) -> None:
+        """Note what was judged elsewhere."""
+        self.found.differences += differences
+        self.found.notes += notes
+
     def _unmatched(self) -> None:
         taken = set(self.pairs.values())
         for side, graph, ours in (

@@ -17,6 +17,8 @@ MOVED = 1e-8
 METRIC = 1e-6
 """Metrics at an epoch's end, relative: torchmetrics divides in float32."""
 
+SEEN = {"loss", "learning_rate"}
+"""Logged, and seen in each step."""
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -67,12 +69,12 @@ def _metrics(left: Graph, right: Graph, ours: Arrays, theirs: Arrays) -> list[Di
     first, second = (_by_name(side) for side in (ours, theirs))
     for graph, own, other in ((left, first, second), (right, second, first)):
         training = graph.about["training"]
-        unseen = [name for name in own if name not in other and name != "loss"]
+        unseen = [name for name in own if name not in other and name not in SEEN]
         if training.get("schedules") and len(ours["metrics"]) < 2:
             unseen.append(f"{training['schedules']} by epoch")
         training["not compared"] = ", ".join(unseen)
     found = []
-    for name in first.keys() & second.keys() - {"loss"}:
+    for name in first.keys() & second.keys() - SEEN:
         apart = gap(first[name], second[name])
         if not apart.within(METRIC):
             sides = (f"{first[name][-1]:.9g}", f"{second[name][-1]:.9g}")

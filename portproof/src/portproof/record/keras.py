@@ -134,6 +134,14 @@ class KerasModel:
         """Return canonical weights by `key|role`, as they are now."""
         return {key: _read(role) for key, role in self._roles(self.recorder).items()}
 
+    def native(self) -> Arrays:
+        """Return weights as Keras has them, by path."""
+        return {v.path: numbers(v) for v in self.model.weights}
+
+    def convert(self, function: Any, weights: Arrays) -> None:
+        """Refuse: a port to Keras fills its model otherwise."""
+        raise SetUpError("--convert fills a module of torch with the weights of a Keras model")
+
     def fill(self, weights: Mapping[str, np.ndarray]) -> list[str]:
         """Put canonical weights in place, and return those that did not stay."""
         roles = self._roles(self.recorder)

@@ -52,6 +52,12 @@ class Model(Protocol):
     def weights(self) -> Arrays:
         """Return canonical weights by `key|role`, as they are now."""
 
+    def native(self) -> Arrays:
+        """Return weights as the framework has them, by its own names."""
+
+    def convert(self, function: Callable[..., Any], weights: Arrays) -> None:
+        """Let a user's function fill the model with the other's weights."""
+
     def fill(self, weights: Mapping[str, np.ndarray]) -> list[str]:
         """Put canonical weights `key|role` in place; return those that did not stay."""
 
@@ -283,24 +289,26 @@ def _some(a: np.ndarray) -> np.ndarray:
 
 
 def _answer(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
-    given = read_arrays(request.get("given"))
-    if request["do"] == "describe":
+    given, what = read_arrays(request.get("given")), request["do"]
+    if what == "describe":
         return {"graph": model.describe(inputs_of(given))}
-    if request["do"] == "first":
-        frozen = {f"{c.key}|{role}" for c in model.recorder.calls for role in c.frozen}
-        own = {f"first|{name}": a if name in frozen else _some(a)
-               for name, a in model.weights().items()}  # fmt: skip
-        write_arrays(request["out"], own)
-        return {}
-    if request["do"] == "fill":
+    if what == "fill":
         return {"lost": model.fill(given)}
-    if request["do"] == "train":
-        write_arrays(request["out"], model.train(batches_of(given), request["swaps"]))
-        return {}
-    if request["do"] == "vary":
-        write_arrays(request["out"], model.vary(request["trials"], given))
-        return {}
-    inputs = inputs_of(read_arrays(request["inputs"]))
-    found = model.replay(inputs, request, given)
+    if what == "first":
+        frozen = {f"{c.key}|{role}" for c in model.recorder.calls for role in c.frozen}
+        found = {f"first|{name}": a if name in frozen else _some(a)
+                 for name, a in model.weights().items()}  # fmt: skip
+    elif what == "native":
+        found = model.native()
+    elif what == "convert":
+        function = load_function(request["reference"])
+        call_function(request["reference"], lambda: model.convert(function, given))
+        found = {f"first|{name}": a for name, a in model.weights().items()}
+    elif what == "train":
+        found = model.train(batches_of(given), request["swaps"])
+    elif what == "vary":
+        found = model.vary(request["trials"], given)
+    else:
+        found = model.replay(inputs_of(read_arrays(request["inputs"])), request, given)
     write_arrays(request["out"], found)
     return {}

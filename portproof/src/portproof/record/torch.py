@@ -133,6 +133,17 @@ class TorchModel:
         roles = self._roles(self.recorder).items()
         return {k: r.canonical(self.names.read(k, r.tensor)).copy() for k, r in roles}
 
+    def native(self) -> Arrays:
+        """Return weights as torch has them, by name."""
+        return {name: t.detach().numpy() for name, t in self.module.state_dict().items()}
+
+    def convert(self, function: Any, weights: Arrays) -> None:
+        """Let a user's function fill the module; one that returns a state dict has it loaded."""
+        with torch.no_grad():
+            made = function(weights, self.module)
+            if isinstance(made, Mapping):
+                self.module.load_state_dict({k: torch.as_tensor(v) for k, v in made.items()})
+
     def fill(self, weights: Mapping[str, np.ndarray]) -> list[str]:
         """Put canonical weights in place, and return those that a call then does not get."""
         for key, role in self._roles(self.recorder).items():
