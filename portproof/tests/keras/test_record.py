@@ -140,10 +140,18 @@ class Head(layers.Layer):
 
 def test_a_weight_that_another_layer_reads_is_a_call_in_the_same_place() -> None:
     tokens, table = keras.Input((6,), dtype="int64"), layers.Embedding(9, 4)
-    _, graph, _ = opened(lambda: keras.Model(tokens, Head(table)(table(tokens))), None)
-    assert [c.kind for c in graph.calls] == ["embedding", "weight", "weight"]
-    assert graph.calls[1].place("value") == graph.calls[0].place("table")
-    assert (graph.uncovered, graph.counted) == ([], graph.total)
+    reversible = layers.ReversibleEmbedding(9, 4)
+    for end in (Head(table)(table(tokens)), reversible(reversible(tokens), reverse=True)):
+        _, graph, _ = opened(lambda end=end: keras.Model(tokens, end), None)
+        assert [c.kind for c in graph.calls][:2] == ["embedding", "weight"]
+        assert graph.calls[1].place("value") == graph.calls[0].place("table")
+        assert (graph.uncovered, graph.counted) == ([], graph.total)
+
+
+def test_tokens_in_real_numbers_are_looked_up() -> None:
+    build = lambda: keras.Sequential([keras.Input((6,)), layers.Embedding(9, 4)])  # noqa: E731
+    _, graph, _ = opened(build, None)
+    assert [c.kind for c in graph.calls] == ["embedding"]
 
 
 def test_features_stand_in_order_of_channels_last_and_augmentation_is_off() -> None:

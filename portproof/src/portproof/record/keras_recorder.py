@@ -110,9 +110,12 @@ class Recorder:
         if not given or any(isinstance(t, keras.KerasTensor) for t in given):
             return original(layer, *args, **kwargs)
         kind = kinds.kind_of(layer)
-        if kind == "embedding" and (
-            self.tag(given[0]).preds == {"constant"}  # rows of fixed places
-            or keras.backend.is_float_dtype(given[0].dtype)  # read in reverse, as a head
+        if (
+            kind == "embedding"
+            and (
+                self.tag(given[0]).preds == {"constant"}  # rows of fixed places
+                or True in (kwargs.get("reverse"), *args[1:2])  # read as a head, by keras-hub's
+            )
         ):
             self._bare |= {id(v): v for v in kinds.own_variables(layer)}
             kind = None
