@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from portproof.graph.calls import Graph
-from portproof.record.program import SetUpError, batches_of, made_batches
+from portproof.record.program import SetUpError, batches_of, made_batches, one_line
 from portproof.record.torch import TorchModel, open_model
 from torch import nn
 from torch.nn import functional as F
@@ -308,3 +308,13 @@ def test_a_users_conversion_fills_the_module_in_place_or_by_a_state_dict() -> No
     assert np.array_equal(model.weights()[f"{graph.calls[0].key}|kernel"], kernel)
     model.convert(lambda weights, module: module.weight.zero_().sum().item() or None, {})
     assert not model.native()["weight"].any()
+
+
+def test_an_error_is_told_in_one_line_that_says_what_is_wrong() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        nn.Linear(3, 2).load_state_dict({})
+    assert one_line(caught.value).startswith(
+        "RuntimeError: Error(s) in loading state_dict for Linear: Missing"
+    )
+    called = "Exception encountered when calling A.call().\n\n\x1b[1mno such place\x1b[0m"
+    assert one_line(ValueError(called)) == "ValueError: no such place"

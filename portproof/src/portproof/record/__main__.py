@@ -22,6 +22,9 @@ def open_model(reference: str) -> tuple[Model, dict[str, Any]]:
     options: Any = None
     if isinstance(built, tuple) and len(built) == 2 and _framework(built[0]):
         built, options = built  # a model, and what is given to `fit` or to the Trainer
+    if not isinstance(options, dict | None):
+        raise SetUpError(f"{reference}() returned a model and {type(options).__name__}; beside a "
+                         "model it may return a dictionary of options")  # fmt: skip
     framework = _framework(built)
     if framework == "keras":
         from portproof.record import keras

@@ -131,7 +131,10 @@ def one_line(error: BaseException) -> str:
     """Return an exception's type and the first line of its text; Keras's own first is left out."""
     text = re.sub(r"\x1b\[\d*m", "", str(error)).strip().splitlines()
     text = [t for t in text if t and not t.startswith("Exception encountered when calling")]
-    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+    said = " ".join(text[:2] if text and text[0].endswith(":") else text[:1])
+    return (
+        f"{type(error).__name__}: {' '.join(said.split())[:300]}" if text else type(error).__name__
+    )
 
 
 def _place(error: BaseException) -> str:
@@ -182,7 +185,7 @@ def read_arrays(path: str | None) -> Arrays:
 def write_arrays(path: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays to an `.npz` file, uncompressed."""
     with open(path, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        np.savez(file, **arrays)
 
 
 def inputs_of(arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -240,7 +243,7 @@ def batches_of(arrays: Mapping[str, np.ndarray]) -> list[Batch]:
     batches: list[Batch] = []
     for k in range(count):
         several = named(f"y.{k}.dict.") or list(named(f"y.{k}.list.").values())
-        y: Any = arrays.get(f"y.{k}", several)  # type: ignore[arg-type]
+        y: Any = arrays.get(f"y.{k}", several)
         weights = [arrays[f"w.{k}"]] if f"w.{k}" in arrays else []
         batches.append((list(named(f"x.{k}.").values()), y, weights))
     return batches

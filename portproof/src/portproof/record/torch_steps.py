@@ -82,7 +82,10 @@ def train(
             self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
         ) -> None:
             found.update({f"step.{len(losses)}|{key}": a for key, a in weights().items()})
-            losses.append(float(outputs["loss"] if isinstance(outputs, dict) else outputs))
+            loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+            if loss is None:
+                raise SetUpError("training_step returned no loss")
+            losses.append(float(loss))
 
     end = module.on_train_epoch_end  # callbacks come before it, and it may log metrics
 
