@@ -44,8 +44,11 @@ SIDES = {
         f"{PORTPROOF}/record/{name}.py": "keras_impl"
         for name in (
             "keras",
+            "keras_composite",
+            "keras_exact",
             "keras_gradients",
             "keras_layers",
+            "keras_live",
             "keras_recorder",
             "keras_steps",
             "keras_watch",

@@ -35,6 +35,10 @@ def ends(): os._exit(7)
 def hangs(): time.sleep(60)
 def shouts(): print("{}"); raise SystemExit("enough")
 value = 3
+
+class Model: pass
+Model.__module__ = "keras.models"
+def listed(): return Model(), ["x"]
 """
 
 
@@ -43,6 +47,7 @@ value = 3
     [
         ("models.py:number", [], "returned builtins.int; it must return a Keras 3 model"),
         ("models:number", [], "returned builtins.int"),
+        ("models.py:listed", [], "beside a model it may return a dictionary of options"),
         ("models.py:missing", [], "models.py has no function missing; it has number, raises"),
         ("models.py:value", [], "has no function value"),
         ("nothing.py:f", [], "there is no file nothing.py"),
@@ -90,6 +95,8 @@ def test_a_check_without_inputs_is_refused() -> None:
         check("a:f", "b:f", [])
     with pytest.raises(CheckError, match="`upto` must be one of"):
         check("a:f", "b:f", ["3"], upto="everything")
+    with pytest.raises(CheckError, match="--suspect-batches is compared with --batches"):
+        check("a:f", "b:f", ["3"], suspect_batches="c:f")
 
 
 def test_a_fault_of_portproofs_own_is_one_line(monkeypatch, capsys) -> None:
@@ -136,10 +143,9 @@ def test_the_programs_are_gone_when_a_check_ends(tmp_path: Path) -> None:
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-def checked(name: str, port: str, *inputs: str, **options: object):
-    return check(
-        str(PAIRS / f"in_keras.py:{name}"), str(PAIRS / f"in_torch.py:{port}"), inputs, **options
-    )
+def checked(name: str, port: str, *inputs: str, where: str = "in_torch", **options: object):
+    places = (str(PAIRS / f"in_keras.py:{name}"), str(PAIRS / f"{where}.py:{port}"))
+    return check(*places, inputs, **options)
 
 
 slow = pytest.mark.slow
@@ -244,7 +250,8 @@ def test_what_equal_numbers_in_evaluation_do_not_show(
 ) -> None:
     verdict = checked("dropping", port, "6,4")
     assert {(d.what, d.left, d.right) for d in verdict.failures} == failing, str(verdict)
-    assert {(d.what, d.left, d.right) for d in verdict.declarations} == declared, str(verdict)
+    others = [d for d in verdict.declarations if d.what != "first weights"]
+    assert {(d.what, d.left, d.right) for d in others} == declared, str(verdict)
     assert verdict.passed == (not failing)
 
 
@@ -260,7 +267,7 @@ def test_patches_in_another_order_are_parted_and_rates_told_in_training_are_equa
 def test_constants_rounded_in_a_gradient_and_dropped_branches_are_seen() -> None:
     verdict = checked("gated", "gated", "6,6,3")
     assert verdict.passed, str(verdict)
-    causes = {d.what: str(d.cause) for d in verdict.declarations}
+    causes = {d.what: str(d.cause) for d in verdict.declarations if d.is_rule}
     assert causes.keys() == {"between", "gradients"}
     assert "one over the divisor, rounded to float32" in causes["between"]
     assert "gradient has 1/6 in float64" in causes["gradients"]
@@ -311,6 +318,46 @@ def test_rules_of_the_frameworks_hold_in_training_steps_and_torchs_adam_is_named
     assert [d.what for d in verdict.declarations if d.is_rule] == ["statistics"]
     (found,) = checked("adam", "adam", "6", upto="steps", batches=batches).failures
     assert (found.what, "beside √v" in str(found.cause)) == ("update", True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "port", "batches", "what"),
+    [
+        ("classes", "classes", "labels", []),
+        ("classes", "classes_by_sum", "labels", ["loss"]),
+        ("classes", "classes_other_schedule", "labels", ["update"]),
+        ("classes", "classes_first_batch", "labels", ["metric"]),
+        ("two_targets", "two_targets", "two", []),
+        ("two_targets", "two_targets_other_weight", "two", ["loss"]),
+    ],
+)
+def test_epochs_weights_schedules_metrics_and_several_targets(
+    name: str, port: str, batches: str, what: list[str]
+) -> None:
+    of = {"upto": "steps", "batches": f"{PAIRS}/in_keras.py:{batches}"}
+    verdict = checked(name, port, "6", where="trained_torch", **of)
+    assert [d.what for d in verdict.failures] == what, str(verdict)
+    assert not any("epoch of" in note or "accuracy" in note for note in verdict.notes) or what
+
+
+@pytest.mark.slow
+def test_a_head_that_reads_the_embedding_is_a_right_port() -> None:
+    assert checked("tied", "tied", "int11:7", where="trained_torch").passed
+    verdict = checked("tied", "tied_not", "int11:7", where="trained_torch")
+    assert {"unmatched", "between"} <= {d.what for d in verdict.failures}
+
+
+@pytest.mark.slow
+def test_a_loader_and_a_conversion_of_the_users_are_compared() -> None:
+    in_torch, in_keras = (f"{PAIRS}/{name}.py" for name in ("trained_torch", "in_keras"))
+    of = {"upto": "steps", "batches": f"{in_keras}:batches"}
+    of |= {"suspect_batches": f"{in_torch}:batches", "convert": f"{in_torch}:converted"}
+    assert checked("regression", "regression", "6", **of).passed
+    of |= {"suspect_batches": f"{in_torch}:batches_twice", "convert": f"{in_torch}:unconverted"}
+    verdict = checked("regression", "regression", "6", **of)
+    found = {(d.what, d.kind) for d in verdict.failures}
+    assert found >= {("batches", "inputs"), ("conversion", "dense kernel")}
 
 
 @pytest.mark.slow

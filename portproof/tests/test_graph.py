@@ -17,7 +17,6 @@ from portproof.graph.fused import Split, joined_calls, joined_weights, split_fus
 from portproof.graph.gaps import fitted, gap
 from portproof.graph.inputs import EDGE_ROWS, WIDE, InputSpec
 from portproof.graph.relations import relation
-from portproof.graph.steps import judge_steps
 from portproof.graph.verdict import Difference, Place, PortError, Verdict
 
 RELU = Op("relu", "relu")
@@ -303,11 +302,23 @@ def test_what_acts_in_training_by_fit_alone_is_said() -> None:
     assert note.endswith("steps were not asked for: dense: L2 of the reference")
 
 
-def test_constants_in_both_are_said_not_to_be_compared() -> None:
-    left, right = skip(), skip("wxyz")
-    left.calls[1].frozen = right.calls[1].frozen = ["kernel"]
-    (note,) = verdict_of(left, right).notes
-    assert note.startswith("frozen in both, so their own values matter and are not compared")
+def test_a_weight_that_two_calls_read_is_one_and_is_carried_as_one() -> None:
+    def tied(*keys):
+        calls = [dense("a", (3, 3), ["input0"], key=keys[0]),
+                 dense("b", (3, 3), [0], [RELU], key=keys[1])]  # fmt: skip
+        calls[1].kind = "weight"
+        return graph(*calls)
+
+    one, two = (
+        tied("kernel=w;bias=a;", "kernel=w;bias=b;"),
+        tied("kernel=v;bias=a;", "kernel=w;bias=b;"),
+    )
+    for left, right, differs in ((one, one, []), (one, two, ["sharing"]), (two, one, ["sharing"])):
+        made = carry(left, right, align(left, right), 0)
+        assert [d.what for d in made.differences] == differs
+        assert len({str(a) for k, a in made.right.items() if k.endswith("kernel")}) == (
+            2 if (left, right) == (two, two) else 1
+        )
 
 
 def test_shared_weights_on_one_side_are_a_difference() -> None:
@@ -318,24 +329,6 @@ def test_shared_weights_on_one_side_are_a_difference() -> None:
     assert [d.what for d in verdict_of(tied, free).failures] == ["sharing"]
     assert "sharing" in [d.what for d in verdict_of(free, tied).failures]
     assert verdict_of(tied, copy.deepcopy(tied)).passed
-
-
-def recurrent(roles):
-    shapes = {"kernel": [3, 8], "recurrent": [2, 8], "bias": [8], "recurrent_bias": [8]}
-    return graph(Call("r", "r", "lstm", {r: shapes[r] for r in roles}, preds=["input0"]))
-
-
-def test_a_bias_held_as_the_sum_of_two_is_split_and_said() -> None:
-    one, two = ("kernel", "recurrent", "bias"), ("kernel", "recurrent", "bias", "recurrent_bias")
-    left, right = recurrent(one), recurrent(two)
-    carried = carry(left, right, align(left, right), 0)
-    parts = [carried.right[f"r|{r}"] for r in ("bias", "recurrent_bias")]
-    assert np.allclose(sum(parts), carried.left["r|bias"], rtol=0, atol=1e-16)
-    assert all(part.all() for part in parts)
-    assert [(d.what, d.fails) for d in carried.differences] == [("biases", False)]
-    back = carry(right, left, align(right, left), 0)
-    whole = back.left["r|bias"] + back.left["r|recurrent_bias"]
-    assert np.array_equal(back.right["r|bias"], whole)
 
 
 def test_numbers_that_are_huge_hide_no_others() -> None:
@@ -463,66 +456,6 @@ def test_an_input_that_is_none_is_refused(text) -> None:
         InputSpec.parse(text)
 
 
-def test_steps_are_judged_by_losses_and_by_what_they_move() -> None:
-    g = skip()
-    found = align(g, g)
-    rng = np.random.default_rng(0)
-    first = {f"{c.key}|{r}": rng.normal(size=s) for c in g.calls for r, s in c.roles.items()}
-
-    def trained(rate=0.1, losses=(1.0, 0.5)):
-        moves = np.random.default_rng(1)
-        steps = [{k: moves.normal(size=v.shape) for k, v in first.items()} for _ in range(2)]
-        arrays = {"losses": np.array(losses)}
-        for n in range(2):
-            arrays |= {
-                f"step.{n}|{k}": v - rate * sum(s[k] for s in steps[: n + 1])
-                for k, v in first.items()
-            }
-        return arrays
-
-    def judged(**other):
-        return judge_steps(g, g, found, trained(), trained(**other), first)
-
-    assert judged() == []
-    assert [(d.what, len(d.places)) for d in judged(rate=0.1 + 1e-6)] == [("update", 4)]
-    (loss,) = judged(losses=(1.0, 0.5 + 1e-9))
-    assert (loss.what, loss.places[0].left, loss.fails) == ("loss", "step 2", True)
-    assert [d.what for d in judged(losses=(1.0,))] == ["steps"]
-    assert [d.what for d in judged(losses=(1.0, np.nan))] == ["loss"]
-
-
-@pytest.mark.parametrize("eps", [1e-7, 1e-8])
-@pytest.mark.parametrize("torch_moves", [lambda g, e: g / (np.abs(g) + e), lambda g, e: g])
-def test_an_adam_that_is_not_kerass_is_named_where_its_moves_are_torchs(eps, torch_moves) -> None:
-    words = "Adam(learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-07)"
-    left, right = skip(), skip()
-    left.about["training"] = {"optimizer": words}
-    right.about["training"] = {"optimizer": f"Adam(lr=0.001, betas=(0.9, 0.999), eps={eps})"}
-    rng = np.random.default_rng(0)
-    first = {f"{c.key}|{r}": rng.normal(size=s) for c in left.calls for r, s in c.roles.items()}
-    grads = {k: rng.normal(0, 1e-5, size=v.shape) for k, v in first.items()}
-    in_keras = 1e-7 / np.sqrt(1 - 0.999)
-    ours = {f"step.0|{k}": v - 0.001 * grads[k] / (np.abs(grads[k]) + in_keras)
-            for k, v in first.items()}  # fmt: skip
-    theirs = {f"step.0|{k}": v - 0.001 * torch_moves(grads[k], eps) for k, v in first.items()}
-    losses = {"losses": np.array([1.0])}
-    (found,) = judge_steps(left, right, align(left, right), ours | losses, theirs | losses, first)
-    is_torchs = torch_moves(2.0, 0) == 1
-    assert (found.what, "beside √v" in str(found.cause)) == ("update", is_torchs)
-
-
-@pytest.mark.parametrize(("effect", "passes"), [("output", True), ("training", False)])
-def test_what_no_output_and_no_gradient_shows_is_declared_but_never_a_loss(effect, passes) -> None:
-    judged = Judged(outputs={"output": gaps.Gap(0.0)}, whole_gradient=gaps.Gap(0.0))
-    judged.differences = [Difference("loss", "training", "1", "2", effect, [Place("a", "b", 0.5)])]
-    g = skip()
-    verdict = conclude(
-        ("a:f", "b:f"), ("keras", "torch"), (g, g), align(g, g), [], judged,
-        ["forward", "gradients", "steps"], ["3"], False, [],
-    )  # fmt: skip
-    assert verdict.passed == passes
-
-
 def test_stretches_of_one_cause_are_one_difference() -> None:
     causes = ["a", "b", "a", None, None]
     given = [Difference("between", "before conv", f"{n}", "", "output", [Place(f"{n}", "")], cause)
@@ -543,15 +476,15 @@ def test_rates_that_grow_from_block_to_block_are_one_difference(count, sides) ->
     assert found[-1].right == ("0.1 … 0.5" if count == 5 else "0.3, 0.1")
 
 
-def test_what_steps_do_not_show_is_said() -> None:
+def test_what_is_not_compared_is_said() -> None:
     g = skip()
-    g.about["training"] = {"not compared": "ReduceLROnPlateau"}
-    for asked, said in ((["forward", "steps"], 2), (["forward"], 0)):
-        verdict = conclude(
-            ("a:f", "b:f"), ("keras", "torch"), (g, g), align(g, g), [], Judged(), asked, ["3"],
-            False, [],
-        )  # fmt: skip
-        assert sum("ReduceLROnPlateau of the" in n for n in verdict.notes) == said
+    g.about |= {"training": {"not compared": "StepLR by epoch"}, "precision": "torch.autocast"}
+    verdict = conclude(
+        ("a:f", "b:f"), ("keras", "torch"), (g, g), align(g, g), [], Judged(), ["forward"], ["3"],
+        False, [],
+    )  # fmt: skip
+    for text in ("StepLR by epoch of the", "torch.autocast of the"):
+        assert sum(f"not compared: {text}" in n for n in verdict.notes) == 2
 
 
 def attention(width, count, owner="qkv"):

@@ -36,6 +36,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FUNCTION",
         help="for --upto steps: module:function; returns (inputs, targets) for each batch",
     )
+    one.add_argument("--suspect-batches", metavar="FUNCTION",
+                     help="the same by the port's own loader, to be compared")  # fmt: skip
+    one.add_argument("--convert", metavar="FUNCTION",
+                     help="your own: takes weights by path and the module, fills it")  # fmt: skip
     backends = ("tensorflow", "jax", "torch")
     one.add_argument(
         "--backend", choices=backends, default=backends[0], help="Keras's backend (%(default)s)"
@@ -67,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             asked.input,
             upto=asked.upto,
             batches=asked.batches,
+            suspect_batches=asked.suspect_batches,
+            convert=asked.convert,
             backend=asked.backend,
             reference_python=asked.reference_python,
             suspect_python=asked.suspect_python,

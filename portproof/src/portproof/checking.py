@@ -23,15 +23,20 @@ _LONGEST = 7 * 24 * 3600.0
 _KINDS = frozenset(
     [
         "NaN",
+        "augmentation",
+        "batches",
         "between",
         "biases",
         "call",
         "computed weights",
+        "conversion",
         "count",
         "dropout",
+        "first weights",
         "frozen",
         "gradients",
         "loss",
+        "metric",
         "momentum",
         "output",
         "padding_idx",
@@ -57,6 +62,8 @@ def check(
     *,
     upto: str = "gradients",
     batches: str | None = None,
+    suspect_batches: str | None = None,
+    convert: str | None = None,
     backend: str = "tensorflow",
     reference_python: str | None = None,
     suspect_python: str | None = None,
@@ -78,6 +85,8 @@ def check(
         upto: `forward`, `gradients` (training mode: gradients and moving statistics), or `steps`
             (training by `fit` and `Trainer.fit` with the models' own losses and optimizers).
         batches: for `steps`: `module:function` that returns (inputs, targets) in NumPy for each.
+        suspect_batches: one that returns what the port's own loader gives, to be compared.
+        convert: one that takes the reference's weights by path, and the module, and fills it.
         backend: Keras's: `tensorflow`, `jax` or `torch`.
         reference_python: the reference's interpreter; this one by default.
         suspect_python: the suspect's.
@@ -95,6 +104,8 @@ def check(
         raise CheckError(f"`upto` must be one of {', '.join(DEPTHS)}; received {upto!r}")
     if (upto == "steps") != (batches is not None):
         raise CheckError("--upto steps and --batches module:function go together")
+    if suspect_batches is not None and batches is None:
+        raise CheckError("--suspect-batches is compared with --batches, which is not there")
     if not 0 < timeout <= _LONGEST:
         raise CheckError(f"`timeout` must be above 0 and at most {_LONGEST:g}; received {timeout}")
     if seed < 0:
@@ -123,7 +134,8 @@ def check(
             program.open()
         for program in (left, right):
             program.opened()
-        found = run_passes((left, right), specs, asked, pairs, seed, folder, progress, batches)
+        functions = {"batches": batches, "suspect_batches": suspect_batches, "convert": convert}
+        found = run_passes((left, right), specs, asked, pairs, seed, folder, progress, functions)
         verdict = conclude(
             (reference, suspect),
             (left.about["framework"], right.about["framework"]),

@@ -12,10 +12,12 @@ from portproof.graph.align import Alignment, align
 from portproof.graph.calls import Graph
 from portproof.graph.carry import Carried, carry
 from portproof.graph.compare import Judge, Judged, Replays
+from portproof.graph.first import frozen_values, judge_first
 from portproof.graph.fused import Part, Split, joined_calls, joined_weights, split_fused
 from portproof.graph.gaps import fitted
 from portproof.graph.inputs import EDGE_ROWS, InputSpec
 from portproof.graph.steps import judge_steps
+from portproof.graph.users import judge_batches, judge_conversion
 from portproof.graph.verdict import Difference
 from portproof.programs import CheckError, Program, save
 
@@ -45,6 +47,12 @@ class Side:
     def split(self, other: Graph) -> None:
         """Read dense calls as several, where the other side has them so."""
         self.graph, self.parts = split_fused(self.graph, other)
+
+    def first(self) -> Arrays:
+        """Return the weights that the model starts from; of large ones some of their numbers."""
+        out = self.program.path("first")
+        self.program.ask("first", out=out)
+        return Split(Stored(out), self.graph, self.parts)
 
     def fill(self, weights: Arrays) -> None:
         """Send weights; `filled` waits."""
@@ -140,7 +148,7 @@ def run_passes(
     seed: int,
     folder: Path,
     progress: Callable[[str], None],
-    batches: str | None = None,
+    functions: Mapping[str, str | None],
 ) -> Passes:
     """Compare two models whose programs are open.
 
@@ -152,7 +160,8 @@ def run_passes(
         seed: of weights and inputs.
         folder: where inputs are written.
         progress: told what is done.
-        batches: the user's function that returns batches, where training is asked for.
+        functions: the user's own: `batches` to train on, `suspect_batches` of the port's loader,
+            `convert` that carries weights over.
 
     Raises:
         CheckError: a program fails, or the models cannot be compared as they are.
@@ -164,13 +173,17 @@ def run_passes(
     except ValueError as error:
         raise CheckError(str(error)) from error
     carried = carry(left.graph, right.graph, alignment, seed)
+    first = (left.first(), right.first())
+    notes = frozen_values(left.graph, right.graph, alignment, *first)
     left.fill(carried.left)
     right.fill(carried.right)
     left.filled()
     right.filled()
+    converted = _conversion(left, right, alignment, carried, functions)
     progress("replaying")
     replays = _replays(left, right, alignment)
     judge = Judge(left.graph, right.graph, alignment, replays, list(asked))
+    judge.add_all(converted, notes)
     judge.forward()
     bench = _bench(left, right)
     of = (left.graph, right.graph, alignment.pairs, judge.found, replays)
@@ -185,6 +198,7 @@ def run_passes(
         progress("gradients")
         _gradients(left, right, alignment, replays)
         judge.gradients()
+        judge.add_all(*judge_first(left.graph, right.graph, alignment, *first))
         if bench is not None and judge.has_trained_otherwise:
             rules = explain_training(bench, *of)
             if rules:
@@ -192,9 +206,9 @@ def run_passes(
                 right.start(train=True)
                 replays.right_whole = right.seen()
                 judge.found.whole_settled = judge.whole()
-    if batches is not None:
+    if functions.get("batches"):
         progress("training")
-        steps = _steps(left, right, alignment, carried, batches)
+        steps = _steps(left, right, alignment, carried, functions)
         for word, effect in (("outputs", "output"), ("gradients", "training")):
             if any(d.fails and d.effect == effect for d in judge.found.differences):
                 for d in steps:
@@ -279,11 +293,20 @@ def _gradients(left: Side, right: Side, alignment: Alignment, replays: Replays) 
 
 
 def _steps(
-    left: Side, right: Side, alignment: Alignment, carried: Carried, batches: str
+    left: Side,
+    right: Side,
+    alignment: Alignment,
+    carried: Carried,
+    functions: Mapping[str, str | None],
 ) -> list[Difference]:
     """Train both on the user's batches from the carried weights; return what differs first."""
     given = left.program.path("batches")
-    left.program.ask("batches", reference=batches, out=given)
+    left.program.ask("batches", reference=functions["batches"], out=given)
+    apart: list[Difference] = []
+    if functions.get("suspect_batches"):
+        out = right.program.path("batches")
+        right.program.ask("batches", reference=functions["suspect_batches"], out=out)
+        apart = judge_batches(right.graph, Stored(given), Stored(out))
     outs = []
     for side in (left, right):
         outs.append(side.program.path("trained"))
@@ -297,7 +320,7 @@ def _steps(
     of = (left.graph, right.graph, alignment)
     found = judge_steps(*of, ours, theirs, carried.left)
     if not any(d.what == "loss" for d in found):
-        return found
+        return apart + found
     turned = {n: a[:, None] if n.startswith("y.") and a.ndim == 1 else a
               for n, a in Stored(given).items()}  # fmt: skip
     right.fill(carried.right)
@@ -307,12 +330,34 @@ def _steps(
         given = save(right.program.path("turned"), turned)
         right.program.ask("train", given=given, out=out, swaps=right.swaps)
     except CheckError:  # a loss that does not take such targets; it explains nothing
-        return found
+        return apart + found
     again = judge_steps(*of, ours, Split(Stored(out), right.graph, right.parts), carried.left)
     if not any(d.what == "loss" for d in again):
         found[0].cause = "targets (N,) against outputs (N, 1): the suspect's loss is of (N, N)"
         found += again
-    return found
+    return apart + found
+
+
+def _conversion(
+    left: Side,
+    right: Side,
+    alignment: Alignment,
+    carried: Carried,
+    functions: Mapping[str, str | None],
+) -> list[Difference]:
+    """Let the user's function carry the reference's weights over; return what it put elsewhere."""
+    if not functions.get("convert"):
+        return []
+    native, out = left.program.path("native"), right.program.path("converted")
+    left.program.ask("native", out=native)
+    rng = np.random.default_rng(0)  # what it leaves as it is shall be seen
+    right.fill({name: rng.uniform(0.5, 1, a.shape) for name, a in carried.right.items()})
+    right.filled()
+    right.program.ask("convert", reference=functions["convert"], given=native, out=out)
+    seen = Split(Stored(out), right.graph, right.parts)
+    right.fill(carried.right)
+    right.filled()
+    return judge_conversion(left.graph, right.graph, alignment, carried.right, seen)
 
 
 def _bench(left: Side, right: Side) -> Bench | None:

@@ -58,9 +58,18 @@ def images():
     ])  # fmt: skip
 
 
+def volumes():
+    x = inputs = keras.Input((5, 6, 6, 6, 2))
+    x = layers.TimeDistributed(layers.Conv3D(3, 3))(x)
+    x = layers.Lambda(lambda t: t[:, 0])(x)
+    x = layers.AveragePooling3D(2, strides=1, padding="same")(layers.MaxPooling3D(2)(x))
+    return keras.Model(inputs, layers.Dense(2)(layers.Flatten()(layers.Permute((4, 1, 2, 3))(x))))
+
+
 MODELS = [
     (Subclassed, (4,), ["dense", "dense", "batch_norm", "dense"]),
     (sequences, None, ["embedding", "lstm", "lstm", *["dense"] * 4, "layer_norm", "gru"]),
+    (volumes, (5, 6, 6, 6, 2), ["conv", "dense"]),
     (images, (8, 8, 3), ["conv", "prelu", "group_norm", "conv", "conv", "conv", "deconv", "dense"]),
 ]
 
@@ -115,6 +124,62 @@ def test_dropout_is_noted_and_drops_nothing() -> None:
     assert np.allclose(trained, model.replay(x, {}, {})["final.0"], rtol=0, atol=1e-15)
 
 
+class Head(layers.Layer):
+    """Reads the table of another layer, and adds one of its own."""
+
+    def __init__(self, embedding):
+        super().__init__()
+        self.embedding = embedding
+
+    def build(self, shape):
+        self.places = self.add_weight(shape=(6, 9), name="places")
+
+    def call(self, x):
+        return ops.matmul(x, ops.transpose(self.embedding.embeddings)) + self.places
+
+
+def test_a_weight_that_another_layer_reads_is_a_call_in_the_same_place() -> None:
+    tokens, table = keras.Input((6,), dtype="int64"), layers.Embedding(9, 4)
+    reversible = layers.ReversibleEmbedding(9, 4)
+    for end in (Head(table)(table(tokens)), reversible(reversible(tokens), reverse=True)):
+        _, graph, _ = opened(lambda end=end: keras.Model(tokens, end), None)
+        assert [c.kind for c in graph.calls][:2] == ["embedding", "weight"]
+        assert graph.calls[1].place("value") == graph.calls[0].place("table")
+        assert (graph.uncovered, graph.counted) == ([], graph.total)
+
+
+def test_tokens_in_real_numbers_are_looked_up() -> None:
+    build = lambda: keras.Sequential([keras.Input((6,)), layers.Embedding(9, 4)])  # noqa: E731
+    _, graph, _ = opened(build, None)
+    assert [c.kind for c in graph.calls] == ["embedding"]
+
+
+def test_features_stand_in_order_of_channels_last_and_augmentation_is_off() -> None:
+    def build():
+        parts = [layers.RandomRotation(0.2), layers.Conv2D(2, 1), layers.Permute((3, 1, 2))]
+        return keras.Sequential([keras.Input((2, 2, 3)), *parts, layers.Flatten(), layers.Dense(2)])
+
+    model, graph, x = opened(build, (2, 2, 3))
+    seen = model.replay(x, {}, {})
+    assert np.array_equal(seen["in.1"], seen["out.0"].reshape(4, 8))
+    assert graph.calls[0].drops == ["RandomRotation"]
+    trained = model.replay(x, {"train": True}, {})["final.0"]
+    assert np.allclose(trained, seen["final.0"], rtol=0, atol=1e-15)
+
+
+def test_constants_and_pools_of_volumes_are_in_float64() -> None:
+    x = np.random.default_rng(0).normal(size=(2, 5, 4, 7, 3))
+    for padding in ("valid", "same"):
+        found = np.array(ops.max_pool(x, (2, 3, 2), (2, 1, 2), padding))
+        single = np.array(ops.max_pool(x.astype("float32"), (2, 3, 2), (2, 1, 2), padding))
+        assert np.array_equal(found.astype("float32"), single)
+        found = np.array(ops.average_pool(x, 2, None, padding))
+        single = np.array(ops.average_pool(x.astype("float32"), 2, None, padding))
+        assert np.allclose(found, single, atol=1e-6)
+    assert float(keras.regularizers.L2(0.1)(ops.ones((1,)))) == 0.1
+    assert float(keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)(0)) == 0.1
+
+
 def test_a_layer_with_unknown_weights_is_a_call_of_its_own_kind() -> None:
     class Own(layers.Layer):
         def build(self, shape):
@@ -139,6 +204,8 @@ def test_weights_that_no_call_uses_are_said() -> None:
 def test_a_model_of_another_precision_and_wrong_inputs_are_refused_in_a_line() -> None:
     with pytest.raises(SetUpError, match="computes in float32"):
         open_model(keras.Model(dtype="float32"))
+    with pytest.raises(SetUpError, match="head computes in bfloat16"):
+        open_model(keras.Sequential([layers.Dense(2, dtype="mixed_bfloat16", name="head")]))
     with pytest.raises(SetUpError, match=r"does not take inputs of shape \(4, 5\); it takes"):
         opened(lambda: keras.Sequential([keras.Input((4,)), layers.Dense(2)]), (5,))
     with pytest.raises(SetUpError, match="has no weights"):

@@ -215,3 +215,49 @@ def dropping():
 def batches_in_float32():
     """The same, as data usually comes."""
     return [(x.astype("float32"), y.astype("float32")) for x, y in batches()]
+
+
+def classes():
+    """Class weights, a schedule by epoch, a metric, and two epochs."""
+    model = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(8, activation="relu"), layers.Dense(3)]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.125), loss, metrics=["accuracy"])
+    halved = keras.callbacks.LearningRateScheduler(lambda epoch: 0.125 * 0.5**epoch)
+    return model, {"epochs": 2, "class_weight": {0: 1.0, 1: 2.0, 2: 0.5}, "callbacks": [halved]}
+
+
+def labels():
+    return [(x, np.abs(x[:, 0] * 3).astype(int) % 3) for x, _ in batches()[:2]]
+
+
+def two_targets():
+    """Two outputs in a dictionary, with a loss for each."""
+    x = inputs = keras.Input((6,))
+    x = layers.Dense(8, activation="tanh")(x)
+    outputs = {"size": layers.Dense(1)(x), "place": layers.Dense(2)(x)}
+    model = keras.Model(inputs, outputs)
+    losses, weights = dict.fromkeys(outputs, "mse"), {"size": 1.0, "place": 0.5}
+    model.compile(keras.optimizers.SGD(0.0625), losses, loss_weights=weights)
+    return model
+
+
+def two():
+    return [(x, {"size": y[:, None], "place": x[:, :2]}) for x, y in batches()]
+
+
+class Head(layers.Layer):
+    """Reads the table of an embedding."""
+
+    def __init__(self, embedding):
+        super().__init__()
+        self.embedding = embedding
+
+    def call(self, x):
+        return ops.matmul(x, ops.transpose(self.embedding.embeddings))
+
+
+def tied():
+    tokens, table = keras.Input((7,), dtype="int32"), layers.Embedding(11, 6)
+    return keras.Model(tokens, Head(table)(layers.Dense(6, activation="tanh")(table(tokens))))

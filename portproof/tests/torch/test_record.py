@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from portproof.graph.calls import Graph
-from portproof.record.program import SetUpError, made_batches
+from portproof.record.program import SetUpError, batches_of, made_batches, one_line
 from portproof.record.torch import TorchModel, open_model
 from torch import nn
 from torch.nn import functional as F
@@ -260,13 +260,61 @@ import numpy as np
 x, y = np.ones((2, 3), "float32"), np.ones(2, "int64")
 
 def in_float32(): return [(x, y)]
-def of_two(): return [(x, [y, y])]
+def of_two(): return [(x, [y, y]), (x, {"b": y, "a": y}, y / 2)]
+def of_texts(): return [(x, ["a", "b"])]
 """
 
 
-def test_batches_are_taken_in_float64_and_several_targets_refused(tmp_path) -> None:
+def test_batches_are_taken_in_float64_with_several_targets_and_weights(tmp_path) -> None:
     (tmp_path / "batches.py").write_text(BATCHES)
     made = made_batches(f"{tmp_path}/batches.py:in_float32")
     assert {name: a.dtype.name for name, a in made.items()} == {"x.0.0": "float64", "y.0": "int64"}
-    with pytest.raises(SetUpError, match="returns several targets"):
+    (_, first, none), (_, second, (weights,)) = batches_of(
         made_batches(f"{tmp_path}/batches.py:of_two")
+    )
+    assert [len(first), none, sorted(second), weights.tolist()] == [2, [], ["a", "b"], [0.5, 0.5]]
+    with pytest.raises(SetUpError, match="must return batches of numbers"):
+        made_batches(f"{tmp_path}/batches.py:of_texts")
+
+
+class Tied(nn.Module):
+    """A head that reads the embedding's table, and a bias; precisions that float64 ignores."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 4), nn.Linear(4, 9)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.head(self.table(tokens))
+
+
+def test_a_weight_that_another_module_reads_is_a_call_in_the_same_place() -> None:
+    model, _ = open_model(Tied(), {"precision": "bf16-mixed"})
+    graph = Graph.from_dict(model.describe([np.arange(8).reshape(4, 2)]))
+    assert [c.kind for c in graph.calls] == ["embedding", "weight", "weight"]
+    assert graph.calls[1].place("value") == graph.calls[0].place("table")
+    assert (graph.uncovered, graph.counted) == ([], graph.total)
+    assert graph.about["precision"] == "precision=bf16-mixed, torch.autocast"
+
+
+def test_a_users_conversion_fills_the_module_in_place_or_by_a_state_dict() -> None:
+    model, graph, _ = opened(lambda: nn.Linear(3, 2, bias=False), (3,))
+    kernel = np.arange(6.0).reshape(3, 2)
+    model.convert(
+        lambda weights, module: {"weight": weights["dense/kernel"].T}, {"dense/kernel": kernel}
+    )
+    assert np.array_equal(model.weights()[f"{graph.calls[0].key}|kernel"], kernel)
+    model.convert(lambda weights, module: module.weight.zero_().sum().item() or None, {})
+    assert not model.native()["weight"].any()
+
+
+def test_an_error_is_told_in_one_line_that_says_what_is_wrong() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        nn.Linear(3, 2).load_state_dict({})
+    assert one_line(caught.value).startswith(
+        "RuntimeError: Error(s) in loading state_dict for Linear: Missing"
+    )
+    called = "Exception encountered when calling A.call().\n\n\x1b[1mno such place\x1b[0m"
+    assert one_line(ValueError(called)) == "ValueError: no such place"

@@ -43,6 +43,12 @@ class Call:
     siblings: str = ""
     """Names the tensor that it reads; calls that read the same one have the same name."""
 
+    def place(self, role: str) -> str:
+        """Return what holds a role's numbers; a layer and one that reads its weight share it."""
+        held = dict(part.partition("=")[::2] for part in self.key.split(";"))
+        block = "".join(name for name in held if "/" in name)  # of a call read as several
+        return held[role] + block if role in held else f"{self.key}|{role}"
+
 
 @dataclass
 class Output:

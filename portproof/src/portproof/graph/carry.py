@@ -1,6 +1,6 @@
 """Draw weights for the reference and carry them over to the suspect, by kind and role."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -45,12 +45,14 @@ def carry(left: Graph, right: Graph, alignment: Alignment, seed: int) -> Carried
     """
     rng = np.random.default_rng([seed, 1])
     carried = Carried()
+    held: dict[str, np.ndarray] = {}
     for call in left.calls:
         for role, shape in call.roles.items():
-            carried.left.setdefault(f"{call.key}|{role}", draw(role, tuple(shape), rng))
+            drawn = held.setdefault(call.place(role), draw(role, tuple(shape), rng))
+            carried.left.setdefault(f"{call.key}|{role}", drawn)
     lone: dict[tuple[str, str, str], list[Place]] = defaultdict(list)
     two_biases: dict[tuple[bool, str], list[Place]] = defaultdict(list)
-    sources: dict[str, str] = {}
+    sources: dict[str, tuple[str, np.ndarray]] = {}
     for i, j in sorted(alignment.pairs.items()):
         a, b = left.calls[i], right.calls[j]
         place = Place(a.owner, b.owner)
@@ -77,8 +79,22 @@ def carry(left: Graph, right: Graph, alignment: Alignment, seed: int) -> Carried
     return carried
 
 
-def _give(a: Call, b: Call, place: Place, carried: Carried, sources: dict[str, str]) -> None:
-    """Give a call of the suspect the weights of its counterpart, neutral ones where it has none."""
+def _give(
+    a: Call,
+    b: Call,
+    place: Place,
+    carried: Carried,
+    sources: dict[str, tuple[str, np.ndarray]],
+) -> None:
+    """Give a call of the suspect the weights of its counterpart, neutral ones where it has none.
+
+    Args:
+        a: the counterpart.
+        b: the call.
+        place: of both.
+        carried: what was given so far.
+        sources: where the numbers in each place come from, and these.
+    """
     for role, shape in b.roles.items():
         values = _for_role(a, b, role, carried)
         if values is None:
@@ -87,11 +103,11 @@ def _give(a: Call, b: Call, place: Place, carried: Carried, sources: dict[str, s
             sides = (str(values.shape), str(tuple(shape)))
             carried.differences.append(Difference("shape", role, *sides, "output", [place]))
             continue
-        key, source = f"{b.key}|{role}", f"{a.key}|{role}"
-        if sources.setdefault(key, source) != source:
+        source, given = sources.setdefault(b.place(role), (a.place(role), values.reshape(shape)))
+        if source != a.place(role):
             sides = ("weights of their own", "weights of another call too")
             carried.differences.append(Difference("sharing", a.kind, *sides, "output", [place]))
-        carried.right[key] = values.reshape(shape)
+        carried.right[f"{b.key}|{role}"] = given
 
 
 def _share_one_bias(a: Call, b: Call) -> bool:
@@ -137,14 +153,14 @@ def _shared_left(left: Graph, right: Graph, alignment: Alignment) -> list[Differ
     """Report weights that the reference shares among calls and the suspect does not."""
     partners: dict[str, set[str]] = defaultdict(set)
     owners: dict[str, list[Place]] = defaultdict(list)
-    for i, j in alignment.pairs.items():
-        partners[left.calls[i].key].add(right.calls[j].key)
-        owners[left.calls[i].key].append(Place(left.calls[i].owner, right.calls[j].owner))
-    counted = Counter(call.key for call in left.calls)
+    for i, j in sorted(alignment.pairs.items()):
+        a, b = left.calls[i], right.calls[j]
+        for role in a.roles.keys() & b.roles.keys():
+            partners[a.place(role)].add(b.place(role))
+            owners[a.place(role)].append(Place(a.owner, b.owner))
+    shared = {tuple(owners[place]) for place, others in partners.items() if len(others) > 1}
+    sides = ("shared by calls", "weights of their own")
     return [
-        Difference(
-            "sharing", "weights", "shared by calls", "weights of their own", "training", owners[key]
-        )
-        for key, keys in partners.items()
-        if len(keys) > 1 and counted[key] > 1
+        Difference("sharing", "weights", *sides, "training", list(places))
+        for places in sorted(shared, key=str)
     ]

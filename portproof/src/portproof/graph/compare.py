@@ -58,6 +58,7 @@ class Judged:
     whole_gradient: Gap | None = None
     whole_settled: Gap | None = None
     """The same with the frameworks' rules made equal."""
+    notes: list[str] = field(default_factory=list)
     calls_apart: list[int] = field(default_factory=list)
     """Calls of the reference that give something else alone, fed the same."""
     stretches_apart: list[int] = field(default_factory=list)
@@ -111,6 +112,11 @@ class Judge:
             self.found.differences.append(self._groups[key])
         self._groups[key].places.append(place)
         return self._groups[key]
+
+    def add_all(self, differences: list[Difference], notes: list[str]) -> None:
+        """Note what was judged elsewhere."""
+        self.found.differences += differences
+        self.found.notes += notes
 
     def _unmatched(self) -> None:
         taken = set(self.pairs.values())
@@ -170,17 +176,21 @@ class Judge:
             self.add("between", "before " + a.kind, sides, "output", _at(place, before))
         if "gradients" not in self.asked:
             self._training_only(a, b)
-        if Counter(a.drops) != Counter(b.drops):
-            sides = (_rates(a.drops), _rates(b.drops))
-            self.add(
-                "dropout", "before " + a.kind, sides, "none", place, "in training only; 0 here"
-            )
+        self._drops("before " + a.kind, a.drops, b.drops, place)
         if sorted(a.frozen) != sorted(b.frozen):
             effect = "training" if "gradients" in self.asked else "none"
             sides = (", ".join(a.frozen) or "none", ", ".join(b.frozen) or "none")
             self.add("frozen", a.kind, sides, effect, place)
         small = [g.size for g in (before, own) if g.within(gaps.CALL)]
         self.found.rounding = max([self.found.rounding, *small])
+
+    def _drops(self, kind: str, ours: list[str], theirs: list[str], place: Place) -> None:
+        """Note what acts at random in training on one side: dropout, and layers that augment."""
+        for what, is_rate, zero in (("dropout", True, "0"), ("augmentation", False, "off")):
+            first, second = ([d for d in of if d[0].isdigit() == is_rate] for of in (ours, theirs))
+            if Counter(first) != Counter(second):
+                sides = (", ".join(first) or "none", ", ".join(second) or "none")
+                self.add(what, kind, sides, "none", place, f"in training only; {zero} here")
 
     def _training_only(
         self, a: Call, b: Call, effect: str = "none", detail: str = "in training only"
@@ -221,16 +231,7 @@ class Judge:
             if not (left[name] - left[name][:1]).any():
                 same = ("the same for every sample", "")
                 self.add("zero", label, same, "output", place, "it compares nothing")
-            if Counter(ours.drops) != Counter(theirs.drops):
-                sides = (_rates(ours.drops), _rates(theirs.drops))
-                self.add(
-                    "dropout",
-                    "before the " + label,
-                    sides,
-                    "none",
-                    place,
-                    "in training only; 0 here",
-                )
+            self._drops("before the " + label, ours.drops, theirs.drops, place)
 
     def outputs_settled(self) -> None:
         """Judge the outputs once more, with constants rounded to float32 in both."""
@@ -422,7 +423,3 @@ def _joined_rates(differences: list[Difference]) -> list[Difference]:
     left, right = sides
     whole = Difference("dropout", "call", left, right, first.effect, places, detail=first.detail)
     return [whole if d is first else d for d in differences if d is first or d.what != "dropout"]
-
-
-def _rates(rates: list[str]) -> str:
-    return ", ".join(rates) or "none"

@@ -62,7 +62,7 @@ def conclude(
             notes.append(f"outputs, end to end, differ by {behind:.1e}, with what was accepted")
     if any(d.what in ("loss", "update") and d.detail.startswith("accepted") for d in differences):
         notes.append("training was compared up to the step accepted; those after it were not")
-    notes += _frozen(left, right, alignment)
+    notes += judged.notes
     if "steps" not in asked:
         notes += [
             f"acts in training, and steps were not asked for: {names} of the {side}"
@@ -73,9 +73,10 @@ def conclude(
         shown = ", ".join(right.about.get("inputs", []))
         notes.append(f"inputs of the suspect: {shown}")
     for graph, side in ((left, "reference"), (right, "suspect")):
-        named = graph.about.get("training", {}).get("not compared")
-        if named and "steps" in asked:
-            notes.append(f"not compared: {named} of the {side}, which steps alone do not show")
+        if precision := graph.about.get("precision"):
+            notes.append(f"not compared: {precision} of the {side}; all is computed in float64")
+        if named := graph.about.get("training", {}).get("not compared"):
+            notes.append(f"not compared: {named} of the {side}")
     return Verdict(
         *references,
         frameworks,
@@ -133,19 +134,6 @@ def _keys(left: Graph, right: Graph) -> list[Difference]:
     texts = (", ".join(ours), ", ".join(theirs))
     place = Place("the last call", "the last call")
     return [Difference("names", "outputs", texts[0], texts[1], "none", [place])]
-
-
-def _frozen(left: Graph, right: Graph, alignment: Alignment) -> list[str]:
-    """Say where weights are constants on both sides, which are drawn like all others."""
-    places = [
-        left.calls[i].owner
-        for i, j in sorted(alignment.pairs.items())
-        if set(left.calls[i].frozen) & set(right.calls[j].frozen)
-    ]
-    if not places:
-        return []
-    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-    return [f"frozen in both, so their own values matter and are not compared: {places[0]}{more}"]
 
 
 def _settled(judged: Judged) -> tuple[Gap, Gap | None] | None:

@@ -14,7 +14,11 @@ LOSS = 1e-11
 """Losses of one step from the same weights, relative. Measured: up to 4e-16."""
 MOVED = 1e-8
 """What steps moved weights by, relative to the largest move of the call."""
+METRIC = 1e-6
+"""Metrics at an epoch's end, relative: torchmetrics divides in float32."""
 
+SEEN = {"loss", "learning_rate"}
+"""Logged, and seen in each step."""
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -57,7 +61,35 @@ def judge_steps(
             if k == 0:
                 found.cause = _adams(left, right, alignment, (ours, theirs, first))
             return [found]
-    return []
+    return _metrics(left, right, ours, theirs)
+
+
+def _metrics(left: Graph, right: Graph, ours: Arrays, theirs: Arrays) -> list[Difference]:
+    """Return metrics of one name that differ; note in both graphs what is not compared."""
+    first, second = (_by_name(side) for side in (ours, theirs))
+    for graph, own, other in ((left, first, second), (right, second, first)):
+        training = graph.about["training"]
+        unseen = [name for name in own if name not in other and name not in SEEN]
+        if training.get("schedules") and len(ours["metrics"]) < 2:
+            unseen.append(f"{training['schedules']} by epoch")
+        training["not compared"] = ", ".join(unseen)
+    found = []
+    for name in first.keys() & second.keys() - SEEN:
+        apart = gap(first[name], second[name])
+        if not apart.within(METRIC):
+            sides = (f"{first[name][-1]:.9g}", f"{second[name][-1]:.9g}")
+            place = Place("epoch's end", "epoch's end", apart.size)
+            found.append(Difference("metric", name, *sides, "training", [place]))
+    return found
+
+
+def _by_name(arrays: Arrays) -> dict[str, np.ndarray]:
+    """Return metrics by epoch, under names without what only says when they were logged."""
+    found = {}
+    for name, values in zip(arrays["names"].tolist(), arrays["metrics"].T, strict=True):
+        word = name.lower().replace("/", "_").removeprefix("train_").removesuffix("_epoch")
+        found[re.sub(r"acc$", "accuracy", word)] = values
+    return found
 
 
 def _adams(

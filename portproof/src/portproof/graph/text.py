@@ -18,7 +18,9 @@ def verdict_text(verdict: Verdict) -> str:
     if verdict.first is not None and (failures or not declared):
         a, b, gap = verdict.first
         lines.append(f"they part at {a} | {b} ({gap}); {_number(len(failures), 'difference')}")
-    elif apart := [name for name, gap in verdict.outputs.items() if not _agrees(gap)]:
+    elif failures and (
+        apart := [name for name, gap in verdict.outputs.items() if not _agrees(gap)]
+    ):
         lines.append(f"they part on the {apart[0]}; {_number(len(failures), 'difference')}")
     elif failures:
         lines.append(f"the outputs agree, but: {_number(len(failures), 'difference')}")

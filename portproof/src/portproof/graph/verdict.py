@@ -28,7 +28,8 @@ class Difference:
     left: str
     right: str
     effect: str
-    """`output`, `training`, or `none` where it changes no number of what was asked."""
+    """`output`, `training`, `weights` that a conversion puts wrongly, or `none` where it changes no
+    number of what was asked."""
     places: list[Place] = field(default_factory=list)
     cause: str | None = None
     """What was made equal for the gap to vanish; None: unknown."""

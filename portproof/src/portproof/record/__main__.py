@@ -21,12 +21,15 @@ def open_model(reference: str) -> tuple[Model, dict[str, Any]]:
         built = call_function(reference, function)
     options: Any = None
     if isinstance(built, tuple) and len(built) == 2 and _framework(built[0]):
-        built, options = built  # a module and its Trainer's options
+        built, options = built  # a model, and what is given to `fit` or to the Trainer
+    if not isinstance(options, dict | None):
+        raise SetUpError(f"{reference}() returned a model and {type(options).__name__}; beside a "
+                         "model it may return a dictionary of options")  # fmt: skip
     framework = _framework(built)
     if framework == "keras":
         from portproof.record import keras
 
-        return keras.open_model(built)
+        return keras.open_model(built, options)
     if framework == "torch":
         from portproof.record import torch
 

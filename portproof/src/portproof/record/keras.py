@@ -13,7 +13,8 @@ from portproof.record import keras_layers as kinds
 from portproof.record import keras_steps
 from portproof.record.keras_gradients import differentiate
 from portproof.record.keras_layers import Role
-from portproof.record.keras_recorder import Recorder, Replay, numbers
+from portproof.record.keras_live import numbers
+from portproof.record.keras_recorder import Recorder, Replay
 from portproof.record.keras_watch import recording
 from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, one_line
 
@@ -22,39 +23,54 @@ OUTPUT_SEED = 10**6
 _RATES = ("rate", "drop_path_rate", "drop_prob", "stddev", "dropout", "recurrent_dropout")
 
 
+_ASKED: list[str] = []
+"""Policies that the user's module chose on import and that are not followed."""
+
+
 def use_float64() -> None:
     """Let what is built from here on compute in float64."""
+    if (policy := keras.config.dtype_policy().name) not in ("float32", "float64"):
+        _ASKED.append(policy)
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     from keras.src.backend.common import dtypes
 
     # On every backend but TensorFlow Keras takes float64 times float64 for float32.
     dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
+    if keras.backend.backend() == "tensorflow":
+        from portproof.record.keras_exact import use_exact_constants
+
+        use_exact_constants()
     if keras.backend.backend() == "jax":
         import jax
 
         jax.config.update("jax_enable_x64", True)
 
 
-def open_model(model: Any) -> tuple["KerasModel", dict[str, Any]]:
-    """Wrap a model.
+def open_model(
+    model: Any, options: dict[str, Any] | None = None
+) -> tuple["KerasModel", dict[str, Any]]:
+    """Wrap a model; `options` are the user's own for `fit`.
 
     Raises:
-        SetUpError: it computes in another precision than float64 by its own will.
+        SetUpError: a layer computes in another precision than float64 by its own will.
     """
-    if model.compute_dtype != "float64":
-        raise SetUpError(
-            f"the model computes in {model.compute_dtype}; leave its dtype to Keras's own policy"
-        )
+    for layer in model._flatten_layers():
+        if layer.compute_dtype in ("float16", "bfloat16", "float32"):
+            raise SetUpError(
+                f"{layer.name} computes in {layer.compute_dtype}; leave its dtype to Keras's own "
+                "policy"
+            )
     backend = keras.backend.backend()
-    return KerasModel(model), {"framework": f"keras {keras.__version__} on {backend}"}
+    return KerasModel(model, options), {"framework": f"keras {keras.__version__} on {backend}"}
 
 
 class KerasModel:
     """A model that describes itself and replays."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, options: dict[str, Any] | None = None) -> None:
         self.model = model
+        self.options = options or {}
         self.recorder: Recorder
         self.example: list[np.ndarray] = []
 
@@ -109,9 +125,22 @@ class KerasModel:
                 "keys": self.keys,
                 "regularised": kinds.regularised(self.model._flatten_layers()),
                 "drops in evaluation": list(recorder.awake),
+                "precision": ", ".join(_ASKED),
                 "training": keras_steps.described(self.model),
             },
         ).to_dict()
+
+    def weights(self) -> Arrays:
+        """Return canonical weights by `key|role`, as they are now."""
+        return {key: _read(role) for key, role in self._roles(self.recorder).items()}
+
+    def native(self) -> Arrays:
+        """Return weights as Keras has them, by path."""
+        return {v.path: numbers(v) for v in self.model.weights}
+
+    def convert(self, function: Any, weights: Arrays) -> None:
+        """Refuse: a port to Keras fills its model otherwise."""
+        raise SetUpError("--convert fills a module of torch with the weights of a Keras model")
 
     def fill(self, weights: Mapping[str, np.ndarray]) -> list[str]:
         """Put canonical weights in place, and return those that did not stay."""
@@ -156,12 +185,10 @@ class KerasModel:
 
     def train(self, batches: list[Batch], swaps: Mapping[str, str]) -> Arrays:
         """Train with the compiled loss and optimizer, dropout at 0; return weights by step."""
-
-        def weights() -> Arrays:
-            return {key: _read(role) for key, role in self._roles(self.recorder).items()}
-
         with _nothing_dropped(self.model):
-            return keras_steps.train(self.model, batches, weights, self._structured)
+            return keras_steps.train(
+                self.model, self.options, batches, self.weights, self._structured
+            )
 
     def vary(self, trials: list[dict[str, Any]], given: Arrays) -> Arrays:
         """Return nothing: single calls are varied in torch, whose functions take settings."""
@@ -282,9 +309,13 @@ def _read(role: Role) -> np.ndarray:
 
 @contextmanager
 def _nothing_dropped(model: Any) -> Iterator[None]:
-    """Put every dropout rate to 0, and back behind."""
-    kept = []
+    """Put every dropout rate to 0 and let augmentations be as in evaluation; undo it behind."""
+    kept, augmenting = [], []
     for layer in model._flatten_layers():
+        if kinds.augments(layer):
+            own = layer.call
+            vars(layer)["call"] = lambda *a, own=own, **k: own(*a, **{**k, "training": False})
+            augmenting.append(layer)
         for name in _RATES:
             if isinstance(getattr(type(layer), name, None), property):
                 continue  # an attention's rate is that of a Dropout layer within it
@@ -295,5 +326,7 @@ def _nothing_dropped(model: Any) -> Iterator[None]:
     try:
         yield
     finally:
+        for layer in augmenting:
+            del vars(layer)["call"]
         for layer, name, value in kept:
             setattr(layer, name, value)

@@ -72,9 +72,14 @@ def kind_of(layer: Any) -> str | None:
         return BY_NAME[type(layer).__name__]
     if isinstance(layer, L.Normalization | keras.Model) or not own_variables(layer):
         return None
-    if has_parts(layer) or type(layer).__name__ in OPEN:
+    is_open = type(layer).__name__ in OPEN or all(len(_core(v)) > 1 for v in own_variables(layer))
+    if has_parts(layer) or is_open:  # tables of positions, say, which torch has as parameters too
         return None
     return f"{type(layer).__name__} (unknown)"
+
+
+def _core(variable: Any) -> list[int]:
+    return [size for size in variable.shape if size != 1]
 
 
 def bare_variables(layer: Any) -> list[Any]:
@@ -87,6 +92,12 @@ def bare_variables(layer: Any) -> list[Any]:
 def has_parts(layer: Any) -> bool:
     """Return whether a layer is made of layers."""
     return bool(list(layer._flatten_layers(include_self=False)))
+
+
+def is_the_same_at_each_step(layer: Any, x: Any) -> bool:
+    """Return whether a TimeDistributed layer has neither a mask nor statistics that steps move."""
+    norms = [part for part in layer._flatten_layers() if isinstance(part, L.BatchNormalization)]
+    return not norms and keras.src.backend.get_keras_mask(x) is None
 
 
 def contracted(layer: Any) -> int:
@@ -252,6 +263,12 @@ def zero_padding(layer: Any) -> Any:
     if isinstance(layer, L.ZeroPadding1D):
         return [list(layer.padding)]
     return None
+
+
+def augments(layer: Any) -> bool:
+    """Return whether a layer changes images at random, in training alone."""
+    is_known = hasattr(layer, "get_random_transformation")
+    return is_known and not isinstance(layer, L.Resizing | L.CenterCrop)
 
 
 _FAMILIES = [

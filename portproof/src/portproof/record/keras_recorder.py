@@ -1,8 +1,8 @@
 """See every call of a Keras layer that owns weights, and what runs between, on any backend."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -12,8 +12,10 @@ from keras import ops
 
 from portproof.graph.calls import Call, Op, Pred
 from portproof.record import keras_layers as kinds
+from portproof.record.keras_composite import recurrent, separable, time_distributed
 from portproof.record.keras_layers import Role
-from portproof.record.program import Arrays, SetUpError, drops, factors
+from portproof.record.keras_live import Live, Tag, layout, numbers, tensors
+from portproof.record.program import Arrays, drops, factors, reorder
 
 MAX_OPS = 40
 """Operations kept of a stretch: the last ones."""
@@ -32,52 +34,6 @@ DROPPING = {
 RECURRENT = ("lstm", "gru", "rnn")
 
 
-@dataclass(frozen=True)
-class Tag:
-    """Where a tensor comes from."""
-
-    preds: frozenset[Pred] = frozenset()
-    ops: tuple[Op, ...] = ()
-    drops: tuple[str, ...] = ()
-    padding: tuple[Any, Any] | None = None
-    """The tensor before zeros were padded, and how many."""
-
-
-@dataclass
-class Live:
-    """A call as it can be run again."""
-
-    roles: dict[str, Role]
-    run: Callable[[Any], Any]
-    """Takes activations; gives what the call gives, before a fused activation."""
-    taken: int = 1
-    """Last axes of the input that make one axis of features."""
-    made: int = 1
-    is_channels_first: bool = False
-    is_weight: bool = False
-    """A weight used by itself: what the call gives has no samples."""
-
-    def canonical(self, a: np.ndarray, is_input: bool) -> np.ndarray:
-        """Return activations with channels last and features in one axis."""
-        if self.is_weight:
-            return a.squeeze()
-        if self.is_channels_first and a.ndim > 2:
-            a = np.moveaxis(a, 1, -1)
-        n = self.taken if is_input else self.made
-        return a.reshape(*a.shape[: a.ndim - n], -1) if n > 1 else a
-
-    def native(self, a: np.ndarray, like: Any, is_input: bool) -> np.ndarray | None:
-        """Return the inverse of `canonical` in the shape of `like`; None where it does not fit."""
-        if self.is_weight:
-            return a.reshape(like.shape) if a.size == np.prod(tuple(like.shape)) else None
-        if self.is_channels_first and a.ndim > 2:
-            a = np.moveaxis(a, -1, 1)
-        shape = tuple(like.shape)
-        if (self.taken if is_input else self.made) == 1:
-            return a
-        return a.reshape(shape) if a.size == np.prod(shape) and len(a) == shape[0] else None
-
-
 @dataclass
 class Replay:
     """What one run does and finds."""
@@ -93,11 +49,6 @@ class Replay:
     sums: list[Any] = field(default_factory=list)
 
 
-def numbers(value: Any) -> np.ndarray:
-    """Return a tensor's numbers as NumPy holds them, in memory of their own."""
-    return np.array(ops.convert_to_numpy(value))
-
-
 class Recorder:
     """Records one forward pass."""
 
@@ -106,6 +57,8 @@ class Recorder:
         self._bare = dict(bare)
         """Weights that no layer's call covers, by their ids."""
         self._read: dict[int, Any] = {}
+        self._roles: dict[int, Role] = {}
+        """What weights are to the layers that were called, by their ids."""
         self.trains = False
         """Whether the model is called in training mode."""
         self.awake: tuple[str, ...] = ()
@@ -120,7 +73,7 @@ class Recorder:
         self._inputs = {tuple(x.shape): f"input{i}" for i, x in reversed(list(enumerate(inputs)))}
         self._used: set[int] = set()
         for i, x in enumerate(inputs):
-            self._put(x, Tag(frozenset([f"input{i}"])))
+            self.put(x, Tag(frozenset([f"input{i}"])))
 
     def tag(self, tensor: Any) -> Tag:
         """Return where a tensor comes from; where that was not seen, what is still open."""
@@ -135,9 +88,10 @@ class Recorder:
             return Tag(frozenset(["constant"]))
         return Tag(frozenset(open_ends or ["?"]), (Op("?", "?"),))
 
-    def _put(self, tensor: Any, tag: Tag) -> None:
+    def put(self, tensor: Any, tag: Tag) -> None:
+        """Note where a tensor comes from."""
         self._kept.append(tensor)
-        self._tags[id(tensor)] = Tag(tag.preds, tag.ops[-MAX_OPS:], tag.drops, tag.padding)
+        self._tags[id(tensor)] = replace(tag, ops=tag.ops[-MAX_OPS:])
 
     def _joined(self, tensors: list[Any]) -> Tag:
         tags = [self.tag(t) for t in tensors]
@@ -156,15 +110,21 @@ class Recorder:
         if not given or any(isinstance(t, keras.KerasTensor) for t in given):
             return original(layer, *args, **kwargs)
         kind = kinds.kind_of(layer)
-        if kind == "embedding" and self.tag(given[0]).preds == {"constant"}:
-            self._bare[id(layer._embeddings)] = layer._embeddings  # rows of fixed places
+        if (
+            kind == "embedding"
+            and (
+                self.tag(given[0]).preds == {"constant"}  # rows of fixed places
+                or True in (kwargs.get("reverse"), *args[1:2])  # read as a head, by keras-hub's
+            )
+        ):
+            self._bare |= {id(v): v for v in kinds.own_variables(layer)}
             kind = None
         if kind is None:
             return self.plain(layer, original, args, kwargs)
         if kind == "separable":
-            return self._separable(layer, given[0])
+            return separable(self, layer, given[0])
         if kind in RECURRENT:
-            return self._recurrent(layer, kind, original, args, kwargs)
+            return recurrent(self, layer, kind, original, args, kwargs)
         x = given[0]
         padded = self.tag(x).padding if kind == "conv" else None
         own = getattr(layer, "activation", None) if kind in ("conv", "deconv", "dense") else None
@@ -195,7 +155,10 @@ class Recorder:
             kinds.contracted(layer) if dense else 1,
             kinds.produced(layer) if dense else 1,
             is_first,
+            order=self.tag(x).order if dense else None,
         )
+        if live.order is not None:
+            reorder(live.roles["kernel"], live.order)
         y = run(source)
         out = self.call(layer.path or layer.name, kind, settings, live, source, given, y)
         if own is not None and own is not keras.activations.linear:
@@ -203,21 +166,23 @@ class Recorder:
             tag = self.tag(out)
             with self.quiet():
                 out = own(out)
-            self._put(out, Tag(tag.preds, (kinds.activation(own),)))
+            self.put(out, replace(tag, ops=(kinds.activation(own),)))
             if mask is not None:
                 keras.src.backend.set_keras_mask(out, mask)
         return out
 
     def weight(self, variable: Any, value: Any) -> Any:
         """Note a weight that is used by itself as a call of its own; return what it gives."""
-        if self.busy or id(variable) not in self._bare:
+        role = self._roles.get(id(variable))
+        if self.busy or (id(variable) not in self._bare and role is None):
             return value
+        role = role or Role(variable, np.squeeze)
         if id(variable) not in self._read:
             with self.quiet():
                 x = ops.convert_to_tensor(value)
                 x = self._copy(x) if x is value else x
-            self._put(x, Tag(frozenset(["constant"])))
-            live = Live({"value": Role(variable, np.squeeze)}, lambda t: t, is_weight=True)
+            self.put(x, Tag(frozenset(["constant"])))
+            live = Live({"value": role}, lambda t: t, is_weight=True)
             self._read[id(variable)] = x  # for noting the call reads it too
             self._read[id(variable)] = self.call(variable.path, "weight", {}, live, x, [x], x)
         return self._read[id(variable)]
@@ -251,8 +216,11 @@ class Recorder:
         call.siblings = f"t{id(x)}"
         for name, role in live.roles.items():
             path = role.variable.path
-            call.key += f"{name}={path}#{id(role.variable)};"
-            call.roles[name] = list(_weight(role).shape)
+            part = "" if role.part is None else f"[{role.part}]"
+            call.key += f"{name}={path}#{id(role.variable)}{part};"
+            with self.quiet():
+                call.roles[name] = list(_weight(role).shape)
+            self._roles.setdefault(id(role.variable), role)
             if not role.is_statistic and not role.variable.trainable:
                 call.frozen.append(name)
         self.calls.append(call)
@@ -270,7 +238,8 @@ class Recorder:
             drawn = live.native(factors(replay.seeds[str(index)], call.out_shape), y, False)
             replay.sums.append(ops.sum(y * ops.convert_to_tensor(drawn)))
         new = self._forced(index, live, y)
-        self._put(new, Tag(frozenset([index])))
+        channel = 1 if live.is_channels_first and len(y.shape) > 2 else None
+        self.put(new, Tag(frozenset([index]), channel=channel))
         return new
 
     def _forced(self, index: int, live: Live, y: Any) -> Any:
@@ -302,6 +271,8 @@ class Recorder:
         xs = tensors((args, kwargs))
         if any(isinstance(t, keras.KerasTensor) for t in xs):
             return original(op, *args, **kwargs)
+        if isinstance(op, L.TimeDistributed) and kinds.is_the_same_at_each_step(op, xs[0]):
+            return time_distributed(self, op, xs[0])
         is_made_of_parts = isinstance(op, L.Layer) and (
             kinds.has_parts(op) or any(id(v) in self._bare for v in kinds.own_variables(op))
         )
@@ -310,7 +281,7 @@ class Recorder:
             op._can_attempt_fused_lstm = op._can_attempt_fused_gru = lambda *_: False
         with nullcontext() if is_made_of_parts else self.quiet():
             out = original(op, *args, **kwargs)
-        is_dropping = any(c.__name__ in DROPPING for c in type(op).__mro__)
+        is_dropping = kinds.augments(op) or any(c.__name__ in DROPPING for c in type(op).__mro__)
         if is_dropping and kwargs.get("training") is True and not self.trains:
             self.awake += _drops(op)
         if is_dropping and xs and out is xs[0]:
@@ -330,9 +301,12 @@ class Recorder:
             if any(o is x for x in xs):
                 continue
             if is_made_of_parts:
-                self._put(o, self.tag(o))
+                self.put(o, self.tag(o))
                 continue
-            self._put(o, Tag(tag.preds, tag.ops + label, dropped, (xs[0], pads) if pads else None))
+            turned = [0, *op.dims] if isinstance(op, L.Permute) else None
+            found = layout(self.tag(xs[0]), xs[0], o, turned)
+            padding = (xs[0], pads) if pads else None
+            self.put(o, Tag(tag.preds, tag.ops + label, dropped, padding, *found))
         return out
 
     def _copy(self, tensor: Any) -> Any:
@@ -351,125 +325,22 @@ class Recorder:
         known = [t for t in inputs if id(t) in self._tags]
         if not known:
             for o in outputs if not inputs else ():
-                self._put(o, Tag(frozenset(["constant"])))
+                self.put(o, Tag(frozenset(["constant"])))
             return
         tag = self._joined(known)
         quiet = name in ("Identity", "Cast", "StopGradient", "Shape", "convert_to_tensor", "cast")
         label = () if quiet else (kinds.raw_operation(name),)
+        turned = numbers(inputs[1]).tolist() if name == "Transpose" else None  # TensorFlow's
         for o in outputs:
             if id(o) not in self._tags:
-                self._put(o, Tag(tag.preds, tag.ops + label, tag.drops))
-
-    def _separable(self, layer: Any, x: Any) -> Any:
-        """Run a separable convolution as the two that it is."""
-        owner, rank = layer.path or layer.name, len(layer.kernel_size)
-        settings = {
-            "strides": list(layer.strides),
-            "padding": kinds.same_pads(layer, tuple(x.shape), None),
-            "dilation": list(layer.dilation_rate),
-            "groups": x.shape[-1],
-        }
-        kernel = Role(layer.depthwise_kernel, lambda a: a.reshape(*a.shape[:rank], 1, -1))
-        strides = layer.strides if len(set(layer.strides)) > 1 else layer.strides[0]
-
-        def first(t: Any) -> Any:
-            with self.quiet():
-                return ops.depthwise_conv(
-                    t,
-                    layer.depthwise_kernel,
-                    strides=strides,
-                    padding=layer.padding,
-                    dilation_rate=layer.dilation_rate,
-                    data_format=layer.data_format,
-                )
-
-        y = self.call(
-            f"{owner}/depthwise",
-            "conv",
-            settings,
-            Live({"kernel": kernel}, first),
-            x,
-            [x],
-            first(x),
-        )
-        roles = {"kernel": Role(layer.pointwise_kernel)}
-        if layer.bias is not None:
-            roles["bias"] = Role(layer.bias)
-
-        def second(t: Any) -> Any:
-            with self.quiet():
-                z = ops.conv(
-                    t,
-                    layer.pointwise_kernel,
-                    strides=1,
-                    padding="valid",
-                    data_format=layer.data_format,
-                )
-                return z if layer.bias is None else z + ops.convert_to_tensor(layer.bias)
-
-        one = [1] * rank
-        settings = {"strides": one, "padding": [[0, 0]] * rank, "dilation": one, "groups": 1}
-        z = self.call(
-            f"{owner}/pointwise", "conv", settings, Live(roles, second), y, [y], second(y)
-        )
-        if layer.activation is None or layer.activation is keras.activations.linear:
-            return z
-        tag = self.tag(z)
-        with self.quiet():
-            out = layer.activation(z)
-        self._put(out, Tag(tag.preds, (kinds.activation(layer.activation),)))
-        return out
-
-    def _recurrent(self, layer: Any, kind: str, original: Any, args: Any, kwargs: Any) -> Any:
-        """Run a recurrent layer; its call is the whole sequence of states."""
-        x = tensors((args, kwargs))[0]
-        loop, box = layer.inner_loop, {}
-
-        def inner_loop(sequences: Any, initial_state: Any, mask: Any, training: Any = False) -> Any:
-            asked, layer.return_sequences = layer.return_sequences, True
-            try:
-
-                def run(t: Any) -> Any:
-                    with self.quiet():
-                        return loop(t, initial_state, mask, training)[1]
-
-                with self.quiet():
-                    _, outputs, states = loop(sequences, initial_state, mask, training)
-                settings = kinds.settings_of(layer, kind, tuple(x.shape), None)
-                if mask is not None:
-                    settings["masked"] = True
-                live = Live(kinds.roles_of(layer, kind), run)
-                tag = self.tag(x)
-                self._put(sequences, tag)
-                y = self.call(
-                    layer.path or layer.name, kind, settings, live, sequences, [sequences], outputs
-                )
-                for rate, what in ((layer.dropout, ""), (layer.recurrent_dropout, "recurrent")):
-                    self.calls[-1].drops += drops(rate, what)
-                box["tag"] = Tag(frozenset([len(self.calls) - 1]))
-                return y[:, -1], y, [y[:, -1], *states[1:]]
-            finally:
-                layer.return_sequences = asked
-
-        layer.inner_loop = inner_loop
-        try:
-            with self.quiet():
-                # `call` puts `busy` down again: the loop itself is a call of the graph.
-                self.busy -= 1
-                out = original(layer, *args, **kwargs)
-                self.busy += 1
-        finally:
-            layer.inner_loop = loop
-        if "tag" not in box:
-            raise SetUpError(f"the recurrent layer {layer.name} did not run its loop")
-        for i, o in enumerate(tensors(out)):
-            last = () if layer.return_sequences and i == 0 else (Op("getitem", "last state"),)
-            self._put(o, Tag(box["tag"].preds, last))
-        return out
+                found = layout(self.tag(known[0]), known[0], o, turned)
+                self.put(o, Tag(tag.preds, tag.ops + label, tag.drops, None, *found))
 
 
 def _drops(op: Any) -> tuple[str, ...]:
-    """Return what a layer drops, and at what rate."""
+    """Return what a layer drops, and at what rate; of an augmentation its name."""
+    if kinds.augments(op):
+        return (type(op).__name__,)
     what = next(DROPPING[c.__name__] for c in type(op).__mro__ if c.__name__ in DROPPING)
     shape = getattr(op, "noise_shape", None)
     if not what and shape:
@@ -492,10 +363,3 @@ def _weight(role: Role) -> np.ndarray:
 
 def _merged(shape: Any, live: Live, is_input: bool) -> tuple[int, ...]:
     return live.canonical(np.empty(tuple(shape), np.bool_), is_input).shape
-
-
-def tensors(value: Any) -> list[Any]:
-    """Return the tensors in a structure, in order."""
-    return [
-        t for t in keras.tree.flatten(value) if ops.is_tensor(t) or isinstance(t, keras.KerasTensor)
-    ]

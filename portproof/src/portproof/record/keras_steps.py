@@ -1,16 +1,17 @@
 """Train a compiled Keras model on given batches by `fit`, and note its weights after each step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
-from portproof.record.program import Arrays, Batch, SetUpError
+from portproof.record.program import Arrays, Batch, SetUpError, metrics
 
 
 def train(
     model: Any,
+    options: dict[str, Any],
     batches: list[Batch],
     weights: Callable[[], Arrays],
     call: Callable[[list[Any]], Any],
@@ -19,12 +20,14 @@ def train(
 
     Args:
         model: compiled.
-        batches: inputs and targets, as the user's function gave them.
+        options: the user's own for `fit`: epochs, callbacks, class weights.
+        batches: inputs, targets and weights, as the user's function gave them.
         weights: returns canonical weights by `key|role`.
         call: gives inputs the structure that the model takes.
 
     Returns:
-        `step.k|key|role` after step k, from 0, and `losses` (steps,).
+        `step.k|key|role` after step k, from 0, and `losses` (steps,); `metrics` (epochs, names)
+        and their `names`.
 
     Raises:
         SetUpError: it is not compiled.
@@ -32,23 +35,26 @@ def train(
     if not model.compiled:
         raise SetUpError("the model is not compiled, so that it has no loss and no optimizer")
     found: Arrays = {}
-    means, sizes = [0.0], [0]
+    losses: list[float] = []
+    epochs: list[dict[str, float]] = []
+    sizes = np.array([len(xs[0]) for xs, *_ in batches])
 
     class Noted(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            found.update({f"step.{batch}|{key}": a for key, a in weights().items()})
-            means.append(float(logs["loss"]))
+            found.update({f"step.{len(losses)}|{key}": a for key, a in weights().items()})
+            # Keras logs the mean over all samples of the epoch so far.
+            before = (np.array(losses[len(losses) - batch :]) * sizes[:batch]).sum()
+            total = float(logs["loss"]) * sizes[: batch + 1].sum()
+            losses.append((total - before) / sizes[batch])
 
-    def given() -> Iterator[Any]:
-        for xs, y in batches:
-            sizes.append(sizes[-1] + len(xs[0]))
-            yield call(list(xs)), y
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            epochs.append({k: float(v) for k, v in logs.items() if k != "loss"})
 
-    model.fit(_Given(list(given())), epochs=1, verbose=0, shuffle=False, callbacks=[Noted()])
-    # Keras logs the mean over all samples so far.
-    totals = [mean * size for mean, size in zip(means, sizes, strict=True)]
-    found["losses"] = np.diff(totals) / np.diff(sizes)
-    return found
+    given = _Given([(call(list(xs)), y, *w) for xs, y, w in batches])
+    own = {"epochs": 1, **options, "verbose": 0, "shuffle": False}
+    own["callbacks"] = [*own.get("callbacks", []), Noted()]
+    model.fit(given, **own)
+    return found | {"losses": np.array(losses)} | metrics(epochs)
 
 
 class _Given(keras.utils.PyDataset):
@@ -66,18 +72,16 @@ class _Given(keras.utils.PyDataset):
 
 
 def described(model: Any) -> dict[str, str]:
-    """Return the loss, the optimizer and metrics in a few words."""
+    """Return the loss and the optimizer in a few words."""
     if not model.compiled:
         return {}
-    loss = model.loss if isinstance(model.loss, str) else type(model.loss).__name__
+    losses = [getattr(loss, "name", loss) for loss in keras.tree.flatten(model.loss)]
     config = model.optimizer.get_config()
     names = "learning_rate momentum beta_1 beta_2 epsilon weight_decay clipnorm global_clipnorm"
     words = [f"{k}={_short(config[k])}" for k in names.split() if config.get(k)]
-    metrics = keras.tree.flatten(getattr(model._compile_metrics, "_user_metrics", None) or [])
     return {
-        "loss": str(loss),
+        "loss": ", ".join(map(str, losses)),
         "optimizer": f"{type(model.optimizer).__name__}({', '.join(words)})",
-        "not compared": ", ".join(getattr(m, "name", str(m)) for m in metrics if m is not None),
     }
 
 

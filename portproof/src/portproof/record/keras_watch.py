@@ -8,7 +8,8 @@ import keras
 from keras import layers as L
 from keras.src.ops.operation import Operation
 
-from portproof.record.keras_recorder import Recorder, tensors
+from portproof.record.keras_live import tensors
+from portproof.record.keras_recorder import Recorder
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import resource
 import sys
 import sysconfig
@@ -26,10 +27,12 @@ _NOT_THE_USERS = (
 )
 """What a line of the user's own code has in none of its file names."""
 Arrays = dict[str, np.ndarray]
-Batch = tuple[list[np.ndarray], np.ndarray]
-"""Inputs and targets of one step."""
+Batch = tuple[list[np.ndarray], Any, list[np.ndarray]]
+"""Inputs, targets (an array, a list or a dictionary of them) and weights, if any, of one step."""
 
 
+ENOUGH = 20_000
+"""Numbers of a weight by which its distribution is told."""
 NOTHING_REAL = "its outputs are no real numbers, which have no gradients; add --upto forward"
 
 
@@ -40,8 +43,20 @@ class SetUpError(Exception):
 class Model(Protocol):
     """One framework's model, able to describe itself and to replay."""
 
+    recorder: Any
+    """Of the last run: its `calls`."""
+
     def describe(self, inputs: list[np.ndarray]) -> dict[str, Any]:
         """Return the graph of calls, as `portproof.graph.calls.Graph.to_dict`."""
+
+    def weights(self) -> Arrays:
+        """Return canonical weights by `key|role`, as they are now."""
+
+    def native(self) -> Arrays:
+        """Return weights as the framework has them, by its own names."""
+
+    def convert(self, function: Callable[..., Any], weights: Arrays) -> None:
+        """Let a user's function fill the model with the other's weights."""
 
     def fill(self, weights: Mapping[str, np.ndarray]) -> list[str]:
         """Put canonical weights `key|role` in place; return those that did not stay."""
@@ -113,9 +128,13 @@ def call_function(reference: str, function: Callable[[], Any]) -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception's type and the first line of its text."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+    """Return an exception's type and the first line of its text; Keras's own first is left out."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error)).strip().splitlines()
+    text = [t for t in text if t and not t.startswith("Exception encountered when calling")]
+    said = " ".join(text[:2] if text and text[0].endswith(":") else text[:1])
+    return (
+        f"{type(error).__name__}: {' '.join(said.split())[:300]}" if text else type(error).__name__
+    )
 
 
 def _place(error: BaseException) -> str:
@@ -136,6 +155,13 @@ def factors(seeds: Sequence[int], shape: Sequence[int]) -> np.ndarray:
     block = (*shape[:-1], shape[-1] // len(seeds))
     drawn = [np.random.default_rng(seed).normal(size=block) for seed in seeds]
     return np.concatenate(drawn, -1)
+
+
+def reorder(role: Any, order: np.ndarray) -> None:
+    """Let a dense kernel's rows stand in canonical order."""
+    canonical, native, back = role.canonical, role.native, np.argsort(order)
+    role.canonical = lambda a: canonical(a)[order]
+    role.native = lambda a: native(a[back])
 
 
 def drops(rate: float, what: str = "") -> tuple[str, ...]:
@@ -159,7 +185,7 @@ def read_arrays(path: str | None) -> Arrays:
 def write_arrays(path: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays to an `.npz` file, uncompressed."""
     with open(path, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        np.savez(file, **arrays)
 
 
 def inputs_of(arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -169,23 +195,28 @@ def inputs_of(arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 
 
 def made_batches(reference: str) -> Arrays:
-    """Return what a user's function gives as batches: `x.k.i` and `y.k`.
+    """Return what a user's function gives as batches: `x.k.i`, `y.k`, and weights, if any, `w.k`.
+
+    Several targets are `y.k.list.i`, or `y.k.dict.name`.
 
     Raises:
-        SetUpError: it gives something else than pairs of inputs and targets.
+        SetUpError: it gives something else than inputs, targets and perhaps weights.
     """
     made = call_function(reference, load_function(reference))
     arrays: Arrays = {}
     try:
-        for k, (xs, y) in enumerate(made):
+        for k, (xs, y, *more) in enumerate(made):
             several = xs if isinstance(xs, list | tuple) else [xs]
-            if isinstance(y, list | tuple) and any(np.shape(part) for part in y):
-                raise SetUpError(
-                    f"{reference}() returns several targets, which are not compared; return one "
-                    "array of targets for each batch"
-                )
-            arrays |= {f"x.{k}.{i}": _in_float64(x) for i, x in enumerate(several)}
-            arrays[f"y.{k}"] = _in_float64(y)
+            found = {f"x.{k}.{i}": x for i, x in enumerate(several)}
+            if isinstance(y, Mapping):
+                found |= {f"y.{k}.dict.{name}": part for name, part in y.items()}
+            elif isinstance(y, list | tuple) and any(np.shape(part) for part in y):
+                found |= {f"y.{k}.list.{i}": part for i, part in enumerate(y)}
+            else:
+                found[f"y.{k}"] = y
+            if more:
+                (found[f"w.{k}"],) = more
+            arrays |= {name: _in_float64(a) for name, a in found.items()}
     except (TypeError, ValueError) as error:
         raise SetUpError(
             f"{reference}() must return (inputs, targets) for each batch: {one_line(error)}"
@@ -203,18 +234,26 @@ def _in_float64(numbers: Any) -> np.ndarray:
 
 def batches_of(arrays: Mapping[str, np.ndarray]) -> list[Batch]:
     """Return batches from what `made_batches` gave."""
-    count = sum(1 for name in arrays if name.startswith("y."))
-    return [
-        (
-            [arrays[n] for n in sorted((n for n in arrays if n.startswith(f"x.{k}.")), key=_last)],
-            arrays[f"y.{k}"],
-        )
-        for k in range(count)
-    ]
+    count = 1 + max(int(name.split(".")[1]) for name in arrays)
+
+    def named(start: str) -> dict[str, np.ndarray]:
+        found = {n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)}
+        return dict(sorted(found.items(), key=lambda item: (len(item[0]), item[0])))
+
+    batches: list[Batch] = []
+    for k in range(count):
+        several = named(f"y.{k}.dict.") or list(named(f"y.{k}.list.").values())
+        y: Any = arrays.get(f"y.{k}", several)
+        weights = [arrays[f"w.{k}"]] if f"w.{k}" in arrays else []
+        batches.append((list(named(f"x.{k}.").values()), y, weights))
+    return batches
 
 
-def _last(name: str) -> int:
-    return int(name.rpartition(".")[2])
+def metrics(epochs: Sequence[Mapping[str, float]]) -> Arrays:
+    """Return numbers that an implementation logs at the end of epochs, with their names."""
+    names = sorted(epochs[0]) if epochs else []
+    rows = [[epoch.get(name, np.nan) for name in names] for epoch in epochs]
+    return {"metrics": np.array(rows), "names": np.array(names, "U")}
 
 
 def serve(open_model: Callable[[str], tuple[Model, dict[str, Any]]]) -> None:
@@ -247,19 +286,32 @@ def serve(open_model: Callable[[str], tuple[Model, dict[str, Any]]]) -> None:
         answers.flush()
 
 
+def _some(a: np.ndarray) -> np.ndarray:
+    """Return rows of a large weight, by which its distribution is told as well."""
+    return a.reshape(-1, a.shape[-1])[:: 1 + a.size // ENOUGH] if a.size > ENOUGH else a
+
+
 def _answer(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
-    given = read_arrays(request.get("given"))
-    if request["do"] == "describe":
+    given, what = read_arrays(request.get("given")), request["do"]
+    if what == "describe":
         return {"graph": model.describe(inputs_of(given))}
-    if request["do"] == "fill":
+    if what == "fill":
         return {"lost": model.fill(given)}
-    if request["do"] == "train":
-        write_arrays(request["out"], model.train(batches_of(given), request["swaps"]))
-        return {}
-    if request["do"] == "vary":
-        write_arrays(request["out"], model.vary(request["trials"], given))
-        return {}
-    inputs = inputs_of(read_arrays(request["inputs"]))
-    found = model.replay(inputs, request, given)
+    if what == "first":
+        frozen = {f"{c.key}|{role}" for c in model.recorder.calls for role in c.frozen}
+        found = {f"first|{name}": a if name in frozen else _some(a)
+                 for name, a in model.weights().items()}  # fmt: skip
+    elif what == "native":
+        found = model.native()
+    elif what == "convert":
+        function = load_function(request["reference"])
+        call_function(request["reference"], lambda: model.convert(function, given))
+        found = {f"first|{name}": a for name, a in model.weights().items()}
+    elif what == "train":
+        found = model.train(batches_of(given), request["swaps"])
+    elif what == "vary":
+        found = model.vary(request["trials"], given)
+    else:
+        found = model.replay(inputs_of(read_arrays(request["inputs"])), request, given)
     write_arrays(request["out"], found)
     return {}

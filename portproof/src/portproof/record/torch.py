@@ -41,16 +41,21 @@ def open_model(
         raise SetUpError("the module has lazy parameters; run it once before returning it")
     if not any(p.numel() for p in module.parameters()):
         raise SetUpError("the module has no weights: there is nothing to compare")
-    return TorchModel(module.double(), options), {"framework": f"torch {torch.__version__}"}
+    return TorchModel(module, options), {"framework": f"torch {torch.__version__}"}
 
 
 class TorchModel:
     """A module that describes itself and replays."""
 
     def __init__(self, module: nn.Module, options: dict[str, Any] | None = None) -> None:
-        self.module = module.eval()
-        self.options = options or {}
+        kinds = {str(p.dtype).removeprefix("torch.") for p in module.parameters()}
+        self.precision = kinds - {"float32", "float64"}
+        """What is not followed: all is computed in float64."""
+        self.module = module.double().eval()
+        self.options = dict(options or {})
         """The user's own for a Trainer."""
+        if (asked := str(self.options.pop("precision", "32"))).rstrip("-true") not in ("32", "64"):
+            self.precision.add(f"precision={asked}")
         self.names = Names(module)
         self.layout: tuple[bool, ...] = ()
         """For each input, whether its channels go to axis 1."""
@@ -93,6 +98,7 @@ class TorchModel:
                 "axes": [list(_axes(o)) for o in outs],
                 "keys": keys,
                 "drops in evaluation": list(recorder.awake),
+                "precision": ", ".join(sorted(self.precision | recorder.precision)),
                 "sum(p.numel())": parameters,
                 "variants": described(),
                 "training": torch_steps.described(self.module),
@@ -121,6 +127,22 @@ class TorchModel:
         if len(outs) == len(outputs):
             for output, out in zip(outputs, outs, strict=True):
                 output.drops = list(tag_of(out).drops)
+
+    def weights(self) -> Arrays:
+        """Return canonical weights by `key|role`, as they are now."""
+        roles = self._roles(self.recorder).items()
+        return {k: r.canonical(self.names.read(k, r.tensor)).copy() for k, r in roles}
+
+    def native(self) -> Arrays:
+        """Return weights as torch has them, by name."""
+        return {name: t.detach().numpy() for name, t in self.module.state_dict().items()}
+
+    def convert(self, function: Any, weights: Arrays) -> None:
+        """Let a user's function fill the module; one that returns a state dict has it loaded."""
+        with torch.no_grad():
+            made = function(weights, self.module)
+            if isinstance(made, Mapping):
+                self.module.load_state_dict({k: torch.as_tensor(v) for k, v in made.items()})
 
     def fill(self, weights: Mapping[str, np.ndarray]) -> list[str]:
         """Put canonical weights in place, and return those that a call then does not get."""
@@ -177,15 +199,13 @@ class TorchModel:
     def train(self, batches: list[Batch], swaps: Mapping[str, str]) -> Arrays:
         """Train with the module's own step and optimizer, dropout at 0; return weights by step."""
 
-        def weights() -> Arrays:
-            roles = self._roles(self.recorder).items()
-            return {k: r.canonical(self.names.read(k, r.tensor)).copy() for k, r in roles}
-
         def tensors(xs: list[np.ndarray]) -> list[torch.Tensor]:
             return [self._tensor(x, i) for i, x in enumerate(xs)]
 
         with _training(self.module):
-            return torch_steps.train(self.module, self.options, batches, weights, tensors, swaps)
+            return torch_steps.train(
+                self.module, self.options, batches, self.weights, tensors, swaps
+            )
 
     def vary(self, trials: list[dict[str, Any]], given: Arrays) -> Arrays:
         """Run single calls on `in.i` with other settings; those that cannot are left out."""
@@ -334,10 +354,18 @@ class TorchModel:
 
 @contextmanager
 def _wrapped(module: nn.Module, recorder: Recorder) -> Iterator[None]:
-    """Let modules that have an adapter be calls of the graph, and those that drop samples be seen.
+    """Let modules that have an adapter be calls, and those that drop samples and autocast be seen.
 
-    The latter return what they take in evaluation, and run no function that could be seen.
+    Modules that drop samples return what they take in evaluation, and run no function that could
+    be seen. Autocast leaves float64 as it is.
     """
+    enter = torch.autocast.__enter__
+
+    def noted(cast: Any) -> Any:
+        recorder.precision.add("torch.autocast")
+        return enter(cast)
+
+    torch.autocast.__enter__ = noted  # type: ignore[method-assign]
     own = [m for m in module.modules() if adapter_of(m) is not None]
     dropping = [m for m in module.modules() if type(m).__name__ in DROPPING and m not in own]
     for m in own:
@@ -349,6 +377,7 @@ def _wrapped(module: nn.Module, recorder: Recorder) -> Iterator[None]:
     try:
         yield
     finally:
+        torch.autocast.__enter__ = enter  # type: ignore[method-assign]
         for m in own + dropping:
             del m.forward
 

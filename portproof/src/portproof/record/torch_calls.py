@@ -302,5 +302,6 @@ ELEMENTWISE_WEIGHTS = {
     "imul": "scale",
 }  # fmt: skip
 CONCATENATIONS = {"cat", "concat", "concatenate"}
+PRODUCTS = {"linear", "matmul", "mm"}
 WEIGHT = "weight"
 """The kind of a weight that is used by itself: a class token, a table of positions."""

@@ -27,7 +27,7 @@ class Live:
         """Return activations with channels last, batch first and features in canonical order."""
         t = t.detach()
         if self.spec.kind == WEIGHT:
-            return t.squeeze().numpy().copy()
+            return self.spec.roles["value"].canonical(t.numpy()).copy()
         if self.spec.channels_first and t.ndim > 2:
             t = t.movedim(1, -1)
         if self.rows is not None and t.ndim == 2:
@@ -41,7 +41,7 @@ class Live:
     def native(self, a: np.ndarray, is_input: bool) -> torch.Tensor:
         """Return the inverse of `canonical`."""
         if self.spec.kind == WEIGHT:
-            return torch.from_numpy(np.array(a)).reshape(self.spec.roles["value"].tensor.shape)
+            return torch.from_numpy(np.array(self.spec.roles["value"].native(a)))
         if is_input and self.order is not None and a.ndim == 2:
             a = a[:, np.argsort(self.order)]
         t = torch.from_numpy(np.array(a))  # a copy, lest something in place write into it

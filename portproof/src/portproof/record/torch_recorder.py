@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -17,12 +16,13 @@ from torch.overrides import TorchFunctionMode
 
 from portproof.adapter import adapter_of, parts
 from portproof.graph.calls import Call
-from portproof.record.program import Arrays, drops, factors
+from portproof.record.program import Arrays, drops, factors, reorder
 from portproof.record.torch_calls import (
     ATTENTION,
     CONCATENATIONS,
     DROPOUTS,
     ELEMENTWISE_WEIGHTS,
+    PRODUCTS,
     READERS,
     RECURRENT,
     WEIGHT,
@@ -55,6 +55,8 @@ LOOKING = {
     "grad_fn", "is_contiguous", "is_cpu", "is_meta", "is_mkldnn", "is_inference", "element_size",
     "full_like", "bool", "int", "index", "item", "tolist", "is_conj", "is_neg",
 }  # fmt: skip
+BARE = {*ELEMENTWISE_WEIGHTS, *CONCATENATIONS, *PRODUCTS, "embedding"}
+"""Functions that may take a weight by itself."""
 BIASED = {"dense": "bias", "conv": "bias", "deconv": "bias"}
 SCALED = {"batch_norm", "layer_norm", "group_norm", "rms_norm"}
 
@@ -96,12 +98,16 @@ class Recorder(TorchFunctionMode):
         self.inputs: list[torch.Tensor] = []
         self._read: dict[str, torch.Tensor] = {}
         """What weights used by themselves gave, by name."""
+        self._uses: dict[str, tuple[str, tuple[int, ...], Role]] = {}
+        """How a layer's first call read a parameter: its kind, canonical strides, the role."""
         self.busy = False
         """Within a module that an adapter takes as one call."""
         self.evaluates = False
         """Whether the module is in evaluation mode, where nothing is to drop."""
         self.awake: tuple[str, ...] = ()
         """What would drop in evaluation mode too."""
+        self.precision: set[str] = set()
+        """Other precisions that the module asks for, and that are not followed."""
         self.misfit = False
         """Whether a function took channels from an axis that holds something else."""
 
@@ -124,7 +130,7 @@ class Recorder(TorchFunctionMode):
             args = tuple(kwargs.pop(n) for n in ("query", "key", "value"))
             rate, kwargs["dropout_p"] = float(kwargs.get("dropout_p") or 0.0), 0.0
             self.awake += drops(rate if self.evaluates else 0.0)
-        if name in ELEMENTWISE_WEIGHTS or name in CONCATENATIONS or name == "embedding":
+        if name in BARE:
             args, kwargs = self._with_bare_weights(name, args, kwargs)
         tensors = list(_tensors((args, kwargs)))
         weights = [t for t in tensors if self.names.is_weight(t)]
@@ -195,18 +201,38 @@ class Recorder(TorchFunctionMode):
         weights = [t for t in tensors if self.names.is_weight(t)]
         xs = [t for t in tensors if not self.names.is_weight(t)]
         for weight in weights:
-            if self._is_bare(name, weight, xs):
+            if self._is_bare(name, weight, xs, weights):
                 args, kwargs = _replace((args, kwargs), weight, self._bare_weight(weight))
         return args, kwargs
 
-    def _is_bare(self, name: str, weight: torch.Tensor, xs: list[torch.Tensor]) -> bool:
-        """Return whether a weight is used by itself, and not as the weight of a layer."""
+    def _is_bare(
+        self,
+        name: str,
+        weight: torch.Tensor,
+        xs: list[torch.Tensor],
+        weights: list[torch.Tensor],
+    ) -> bool:
+        """Return whether a weight is used by itself, and not as the weight of a layer.
+
+        Args:
+            name: of the function.
+            weight: one of its weights.
+            xs: its data.
+            weights: all of its weights.
+        """
+        if name in PRODUCTS:  # by a layer's weight in another sense, as a head reads an embedding
+            return any(self._is_of_another(name, w) for w in weights)
         if name == "embedding":  # rows of fixed places
             return isinstance(weight, nn.Parameter) and not any(tag_of(x).preds for x in xs)
         owner = self.names.parameters.get(self.names.owner(weight) or "")
         if owner is None or not owner.is_contiguous() or not any(tag_of(x).preds for x in xs):
             return False
         return name in CONCATENATIONS or self._spread(weight).tensor.squeeze().ndim > 1
+
+    def _is_of_another(self, name: str, weight: torch.Tensor) -> bool:
+        """Return whether an earlier call read these numbers as another kind of weight."""
+        used = self._uses.get(self.names.owner(weight) or "")
+        return used is not None and used[:2] != ("dense", _strides(name, weight))
 
     def _bare_weight(self, weight: torch.Tensor) -> torch.Tensor:
         """Note a weight that is used by itself as a call of its own; return what it gives.
@@ -221,6 +247,8 @@ class Recorder(TorchFunctionMode):
             self.number += 1
             shape = tuple(whole.shape)
             role = Role(whole, lambda a: a.squeeze(), lambda a: a.reshape(shape))
+            if name in self._uses:
+                role = replace(self._uses[name][2], tensor=whole)
             live = Live(Spec(WEIGHT, {"value": role}, data=""), lambda t, _: t, None)
             index = self.start(live.spec, live, whole, [whole], Tag())
             self._read[name] = self.finish(index, live, whole.view_as(whole))
@@ -302,7 +330,12 @@ class Recorder(TorchFunctionMode):
             tag = tag_of(source)
         order = tag.order if spec.kind == "dense" and x.ndim == 2 else None
         if order is not None:
-            _reorder(spec.roles["kernel"], order)
+            reorder(spec.roles["kernel"], order)
+        for role in ("kernel", "table"):
+            if role in spec.roles:
+                weight = spec.roles[role].tensor
+                read = (spec.kind, _strides(name, weight), spec.roles[role])
+                self._uses.setdefault(self.names.owner(weight) or "", read)
         run = self._runner(spec, func, args, kwargs, x)
         if spec.kind in ("scale", "shift") and x.ndim > 2 and tag.channel == 1:
             spec.channels_first = True
@@ -449,6 +482,11 @@ class Recorder(TorchFunctionMode):
         return (new, *out[1:]) if isinstance(out, tuple) else new
 
 
+def _strides(name: str, weight: torch.Tensor) -> tuple[int, ...]:
+    """Return a kernel's strides as (in, out)."""
+    return weight.stride()[::-1] if name == "linear" else weight.stride()
+
+
 def _cropped(func: Any, own: dict[str, Any], chosen: Mapping[str, Any]) -> torch.Tensor:
     """Compute a transposed convolution in full, then cut off what the settings say."""
     own |= {"padding": 0, "output_padding": 0}
@@ -480,13 +518,6 @@ def _replace(value: Any, old: torch.Tensor, new: torch.Tensor) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_replace(v, old, new) for v in value)
     return value
-
-
-def _reorder(role: Role, order: np.ndarray) -> None:
-    """Let a dense kernel's rows stand in canonical order."""
-    canonical, native, back = role.canonical, role.native, np.argsort(order)
-    role.canonical = lambda a: canonical(a)[order]
-    role.native = lambda a: native(a[back])
 
 
 def _sorted(preds: frozenset[Any]) -> list[Any]:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
-from portproof.record.program import Arrays, Batch, SetUpError
+from portproof.record.program import Arrays, Batch, SetUpError, metrics
 from portproof.record.torch_calls import DROPOUTS, RATES
 from portproof.record.torch_tags import function_name
 from portproof.record.torch_variants import variant_of
@@ -57,14 +57,15 @@ def train(
 
     Args:
         module: a LightningModule.
-        options: the user's own for the Trainer.
-        batches: inputs and targets, as the user's function gave them.
+        options: the user's own for the Trainer, and `val_dataloaders` for its `fit`.
+        batches: inputs, targets and weights, as the user's function gave them.
         weights: returns canonical weights by `key|role`.
         tensors: gives inputs the layout that the module takes.
         swaps: functions that are computed in another way.
 
     Returns:
-        `step.k|key|role` after step k, from 0, and `losses` (steps,).
+        `step.k|key|role` after step k, from 0, and `losses` (steps,); `metrics` (epochs, names)
+        and their `names`.
 
     Raises:
         SetUpError: it is no LightningModule.
@@ -74,20 +75,33 @@ def train(
     lightning = importlib.import_module(_package(module))
     found: Arrays = {}
     losses: list[float] = []
+    epochs: list[dict[str, float]] = []
 
     class Noted(lightning.Callback):  # type: ignore[name-defined]
         def on_train_batch_end(
             self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
         ) -> None:
-            found.update({f"step.{batch_idx}|{key}": a for key, a in weights().items()})
-            losses.append(float(outputs["loss"] if isinstance(outputs, dict) else outputs))
+            found.update({f"step.{len(losses)}|{key}": a for key, a in weights().items()})
+            loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+            if loss is None:
+                raise SetUpError("training_step returned no loss")
+            losses.append(float(loss))
 
+    end = module.on_train_epoch_end  # callbacks come before it, and it may log metrics
+
+    def ended() -> None:
+        end()
+        epochs.append({k: float(v) for k, v in module.trainer.callback_metrics.items()})
+
+    module.on_train_epoch_end = ended
     data: Any = []  # a list does for a data set
-    for xs, y in batches:
+    for xs, y, given in batches:
         inputs = tensors(list(xs))
-        target = torch.from_numpy(np.ascontiguousarray(y))
-        data.append((inputs[0] if len(inputs) == 1 else tuple(inputs), target))
-    own = {**options, "callbacks": [*options.get("callbacks", []), Noted()]}
+        inputs = inputs[0] if len(inputs) == 1 else tuple(inputs)
+        data.append((inputs, *(_tensors(part) for part in (y, *given))))
+    validation = options.get("val_dataloaders")
+    own = {k: v for k, v in options.items() if k != "val_dataloaders"}
+    own = {**own, "callbacks": [*options.get("callbacks", []), Noted()]}
     for name in ("lightning.pytorch", "pytorch_lightning", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     usual = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0}
@@ -96,9 +110,20 @@ def train(
     with warnings.catch_warnings(), Training(swaps):
         warnings.simplefilter("ignore")
         trainer = lightning.Trainer(**{**usual, **quiet, **own})
-        trainer.fit(module, DataLoader(data, batch_size=None, shuffle=False))
-    found["losses"] = np.array(losses)
-    return found
+        try:
+            trainer.fit(module, DataLoader(data, batch_size=None, shuffle=False), validation)
+        finally:
+            del module.on_train_epoch_end
+    return found | {"losses": np.array(losses)} | metrics(epochs)
+
+
+def _tensors(value: Any) -> Any:
+    """Return targets or weights as tensors, several in the structure that they have."""
+    if isinstance(value, dict):
+        return {name: _tensors(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_tensors(part) for part in value]
+    return torch.from_numpy(np.ascontiguousarray(value))
 
 
 def _package(module: nn.Module) -> str:
@@ -128,5 +153,5 @@ def described(module: nn.Module) -> dict[str, str]:
     return {
         "loss": "training_step",
         "optimizer": f"{type(optimizer).__name__}({', '.join(words)})",
-        "not compared": ", ".join(type(s).__name__ for s in named if s is not None),
+        "schedules": ", ".join(type(s).__name__ for s in named if s is not None),
     }

@@ -1,0 +1,90 @@
+"""Judge what a user's own functions give: the batches of two loaders, and converted weights."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from portproof.graph.align import Alignment
+from portproof.graph.calls import Call, Graph
+from portproof.graph.gaps import fitted, gap
+from portproof.graph.relations import relation
+from portproof.graph.verdict import Difference, Place
+
+SINGLE = 1e-6
+"""Loaders compute in float32, and a conversion may pass through it, relative."""
+_PARTS = {"x": "inputs", "y": "targets", "w": "weights"}
+Arrays = Mapping[str, np.ndarray]
+
+
+def judge_batches(right: Graph, ours: Arrays, theirs: Arrays) -> list[Difference]:
+    """Return how batches differ that two loaders give.
+
+    Args:
+        right: the suspect, which says where its inputs have their channels.
+        ours: the reference's, by name: `x.k.i`, `y.k`, `w.k`.
+        theirs: the suspect's.
+    """
+    if sorted(ours) != sorted(theirs):
+        missing = sorted(set(ours) ^ set(theirs))
+        sides = (f"{len(ours)} arrays", f"{len(theirs)} arrays")
+        place = Place("loader", "loader")
+        detail = f"on one side alone: {', '.join(missing[:3])}"
+        return [Difference("batches", "batch", *sides, "training", [place], detail=detail)]
+    found: dict[str, Difference] = {}
+    for name in sorted(ours, key=lambda n: int(n.split(".")[1])):
+        part, number, *rest = name.split(".")
+        a, b = ours[name], theirs[name]
+        if part == "x" and right.about["inputs"][int(rest[0])] == "channels first" and b.ndim > 2:
+            b = np.moveaxis(b, 1, -1)
+        apart = gap(a, b)
+        if not apart.within(SINGLE):
+            made = Difference("batches", _PARTS[part], _range(a), _range(b), "training")
+            made.cause = relation(a, b) if a.shape == b.shape else None
+            place = Place(f"batch {int(number) + 1}", f"batch {int(number) + 1}", apart.size)
+            found.setdefault(part, made).places.append(place)
+    return list(found.values())
+
+
+def _range(a: np.ndarray) -> str:
+    return f"{tuple(a.shape)}, {a.min():.4g} … {a.max():.4g}"
+
+
+def judge_conversion(
+    left: Graph, right: Graph, alignment: Alignment, given: Arrays, found: Arrays
+) -> list[Difference]:
+    """Return weights that a user's conversion did not put where the reference has them.
+
+    Args:
+        left: the reference's calls.
+        right: the suspect's.
+        alignment: which is which.
+        given: what the suspect's weights have to be, by `key|role`.
+        found: what they are behind the conversion, by `first|key|role`.
+    """
+    differences: dict[tuple[str, str, str | None], Difference] = {}
+    for i, j in sorted(alignment.pairs.items()):
+        a, b = left.calls[i], right.calls[j]
+        for role, wanted, seen in _converted(a, b, given, found):
+            apart = gap(wanted, fitted(seen, wanted.shape))
+            if apart.within(SINGLE):
+                continue
+            made = Difference("conversion", f"{a.kind} {role}", "", "", "weights",
+                              detail="behind the conversion")  # fmt: skip
+            made.cause = relation(wanted, seen) if wanted.shape == seen.shape else None
+            known = differences.setdefault((a.kind, role, made.cause), made)
+            known.places.append(Place(a.owner, b.owner, apart.size))
+    return list(differences.values())
+
+
+def _converted(
+    a: Call, b: Call, given: Arrays, found: Arrays
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield roles with what they have to be and what they are; biases that are added, as one."""
+    is_sum = ("recurrent_bias" in a.roles) != ("recurrent_bias" in b.roles)
+    for role in sorted(b.roles):
+        names = [f"{b.key}|{role}"]
+        if is_sum and role == "recurrent_bias":
+            continue
+        if is_sum and role == "bias" and "recurrent_bias" in b.roles:
+            names.append(f"{b.key}|recurrent_bias")
+        yield role, sum(given[n] for n in names), sum(found[f"first|{n}"] for n in names)  # type: ignore[misc]

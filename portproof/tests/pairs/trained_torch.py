@@ -1,0 +1,113 @@
+"""Ports that train, and what goes with them, for tests/test_check.py."""
+
+import numpy as np
+import torch
+from in_torch import Regression, regression
+from torch import nn
+from torch.nn import functional as F
+
+__all__ = ["regression"]
+
+
+class Classes(Regression):
+    def __init__(self, averages=True, kept=0.5, whole=True):
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(inplace=True), nn.Linear(8, 3))
+        self.averages, self.kept, self.whole, self.right = averages, kept, whole, []
+
+    def training_step(self, batch, batch_idx):
+        logits = self(batch[0])
+        if self.whole or not batch_idx:
+            self.right += (logits.argmax(1) == batch[1]).tolist()
+        losses = F.cross_entropy(logits, batch[1], torch.tensor([1.0, 2.0, 0.5]), reduction="none")
+        return losses.mean() if self.averages else losses.sum()
+
+    def on_train_epoch_end(self):
+        self.log("train_acc", sum(self.right) / len(self.right))
+        self.right = []
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), 0.125)
+        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, self.kept)]
+
+
+def classes(**other):
+    return Classes(**other), {"max_epochs": 2}
+
+
+def classes_by_sum():
+    return classes(averages=False)
+
+
+def classes_other_schedule():
+    return classes(kept=0.25)
+
+
+def classes_first_batch():
+    return classes(whole=False)
+
+
+class TwoTargets(Regression):
+    def __init__(self, weight=0.5):
+        super().__init__()
+        self.network, self.weight = nn.Linear(6, 8), weight
+        self.size, self.place = nn.Linear(8, 1), nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.network(x).tanh()
+        return {"size": self.size(x), "place": self.place(x)}
+
+    def training_step(self, batch, batch_idx):
+        made, (_, wanted) = self(batch[0]), batch
+        place = F.mse_loss(made["place"], wanted["place"])
+        return F.mse_loss(made["size"], wanted["size"]) + self.weight * place
+
+
+def two_targets():
+    return TwoTargets()
+
+
+def two_targets_other_weight():
+    return TwoTargets(1.0)
+
+
+class Tied(nn.Module):
+    def __init__(self, is_tied=True):
+        super().__init__()
+        self.table, self.dense = nn.Embedding(11, 6), nn.Linear(6, 6)
+        self.head = nn.Linear(6, 11, bias=False)
+        if is_tied:
+            self.head.weight = self.table.weight
+
+    def forward(self, tokens):
+        return self.head(torch.tanh(self.dense(self.table(tokens))))
+
+
+def tied():
+    return Tied()
+
+
+def tied_not():
+    return Tied(is_tied=False)
+
+
+def batches(factor=1.0):
+    """Those of the Keras file as a loader gives them, in float32."""
+    random = np.random.default_rng(0)
+    drawn = [random.normal(size=(n, 6)) for n in (8, 8, 3)]
+    return [(torch.tensor(factor * x).float(), torch.tensor(np.sin(x).sum(1))) for x in drawn]
+
+
+def batches_twice():
+    return batches(2.0)
+
+
+def converted(weights, module):
+    kernel, bias, last, end = weights.values()
+    return {"network.0.weight": kernel.T, "network.0.bias": bias, "network.3.weight": last.T,
+            "network.3.bias": end}  # fmt: skip
+
+
+def unconverted(weights, module):
+    first = next(iter(weights.values()))
+    return {**converted(weights, module), "network.0.weight": first.reshape(8, 6)}

@@ -1,0 +1,190 @@
+"""What training and a user's functions give is judged: steps, first weights, conversions."""
+
+import numpy as np
+import pytest
+from portproof.graph import gaps
+from portproof.graph.align import align
+from portproof.graph.calls import Call, Graph, Output
+from portproof.graph.carry import carry
+from portproof.graph.compare import Judged
+from portproof.graph.conclude import conclude
+from portproof.graph.first import frozen_values, judge_first
+from portproof.graph.steps import judge_steps
+from portproof.graph.users import judge_batches, judge_conversion
+from portproof.graph.verdict import Difference, Place
+from portproof.record.program import metrics
+
+
+def graph(*calls):
+    """Return calls that follow one another."""
+    for i, call in enumerate(calls):
+        call.preds = [i - 1 if i else "input0"]
+    count = sum(int(np.prod(size)) for c in calls for size in c.roles.values())
+    ends = [Output([len(calls) - 1], [], [], [4, 2])]
+    return Graph(list(calls), ends, count, count, 0, [], [], {"inputs": ["as given"]})
+
+
+def skip():
+    sizes = {"a": (3, 5), "b": (5, 5), "c": (5, 5), "d": (5, 2)}
+    return graph(*(Call(name, name, "dense", {"kernel": [*size], "bias": [size[1]]})
+                   for name, size in sizes.items()))  # fmt: skip
+
+
+def first(role, *draws):
+    """Return a side whose calls start from these numbers in one role, with the others fixed."""
+    return {f"first|{c.key}|{role}": a for c, a in zip(skip().calls, draws, strict=False)}
+
+
+def test_first_weights_are_told_apart_by_their_distribution() -> None:
+    g, rng = skip(), np.random.default_rng(0)
+    wide, other, few = (rng.uniform(-1, 1, n) for n in (9000, 9000, 25))
+    ours = first("kernel", wide, wide, few, np.zeros(10)) | first("bias", np.zeros(5), few)
+    theirs = first("kernel", other, other / 1.2, few * 1.1, few[:10]) | first("bias", np.zeros(5))
+    found, (note,) = judge_first(g, g, align(g, g), ours, theirs)
+    assert [(d.kind, [p.left for p in d.places]) for d in found] == [("dense kernel", ["b", "d"])]
+    assert found[0].right == "within ±0.83, deviation 0.48"
+    assert note == "too few first weights to tell their distribution: c (kernel)"
+
+
+def test_first_weights_raise_no_false_alarm_over_many_seeds() -> None:
+    g = skip()
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        ours, theirs = (first("kernel", *rng.normal(size=(4, 500))) for _ in range(2))
+        assert judge_first(g, g, align(g, g), ours, theirs) == ([], [])
+
+
+def test_constants_in_both_are_said_to_be_equal_or_not() -> None:
+    left, right = skip(), skip()
+    for call in (*left.calls[:2], *right.calls[:2]):
+        call.frozen = ["kernel"]
+    ours = first("kernel", np.ones(3), np.ones(3))
+    theirs = first("kernel", np.ones(3), np.zeros(3))
+    assert frozen_values(left, right, align(left, right), ours, theirs) == [
+        "frozen in both, with the same values of their own: a (kernel)",
+        "frozen in both, with OTHER values of their own: b (kernel)",
+    ]
+
+
+def recurrent(roles):
+    shapes = {"kernel": [3, 8], "recurrent": [2, 8], "bias": [8], "recurrent_bias": [8]}
+    return graph(Call("r", "r", "lstm", {r: shapes[r] for r in roles}, preds=["input0"]))
+
+
+def test_a_bias_held_as_the_sum_of_two_is_split_and_said() -> None:
+    one, two = ("kernel", "recurrent", "bias"), ("kernel", "recurrent", "bias", "recurrent_bias")
+    left, right = recurrent(one), recurrent(two)
+    carried = carry(left, right, align(left, right), 0)
+    parts = [carried.right[f"r|{r}"] for r in ("bias", "recurrent_bias")]
+    assert np.allclose(sum(parts), carried.left["r|bias"], rtol=0, atol=1e-16)
+    assert all(part.all() for part in parts)
+    assert [(d.what, d.fails) for d in carried.differences] == [("biases", False)]
+    back = carry(right, left, align(right, left), 0)
+    whole = back.left["r|bias"] + back.left["r|recurrent_bias"]
+    assert np.array_equal(back.right["r|bias"], whole)
+
+
+def test_steps_are_judged_by_losses_and_by_what_they_move() -> None:
+    g = skip()
+    found = align(g, g)
+    rng = np.random.default_rng(0)
+    first = {f"{c.key}|{r}": rng.normal(size=s) for c in g.calls for r, s in c.roles.items()}
+
+    def trained(rate=0.1, losses=(1.0, 0.5), logged=None):
+        moves = np.random.default_rng(1)
+        steps = [{k: moves.normal(size=v.shape) for k, v in first.items()} for _ in range(2)]
+        arrays = {"losses": np.array(losses), **metrics([logged or {}])}
+        for n in range(2):
+            arrays |= {
+                f"step.{n}|{k}": v - rate * sum(s[k] for s in steps[: n + 1])
+                for k, v in first.items()
+            }
+        return arrays
+
+    def judged(**other):
+        return judge_steps(g, g, found, trained(), trained(**other), first)
+
+    g.about["training"] = {"schedules": "StepLR"}
+    assert judged() == []
+    assert g.about["training"]["not compared"] == "StepLR by epoch"
+    assert [(d.what, len(d.places)) for d in judged(rate=0.1 + 1e-6)] == [("update", 4)]
+    (loss,) = judged(losses=(1.0, 0.5 + 1e-9))
+    assert (loss.what, loss.places[0].left, loss.fails) == ("loss", "step 2", True)
+    assert [d.what for d in judged(losses=(1.0,))] == ["steps"]
+    assert [d.what for d in judged(losses=(1.0, np.nan))] == ["loss"]
+    ours = trained(logged={"accuracy": 0.5, "val_loss": 1.0})
+    theirs = trained(logged={"train_acc": 0.5, "val/loss_epoch": 1.1, "f1": 1.0})
+    (metric,) = judge_steps(g, g, found, ours, theirs, first)
+    assert (metric.what, metric.kind, metric.left, metric.right) == (
+        "metric",
+        "val_loss",
+        "1",
+        "1.1",
+    )
+    assert g.about["training"]["not compared"] == "f1, StepLR by epoch"
+
+
+def test_batches_of_two_loaders_are_compared_channels_last() -> None:
+    g = skip()
+    g.about["inputs"] = ["channels first"]
+    x, y = np.arange(24.0).reshape(2, 2, 2, 3) / 255, np.arange(2)
+    ours, theirs = {"x.0.0": x, "y.0": y}, {"x.0.0": np.moveaxis(x, -1, 1), "y.0": y}
+    assert judge_batches(g, ours, theirs) == []
+    (found,) = judge_batches(g, ours, theirs | {"x.0.0": np.moveaxis(x, -1, 1) * 2})
+    assert (found.kind, found.cause, found.fails) == ("inputs", "0.5 × the suspect's", True)
+    assert judge_batches(g, ours, {"x.0.0": x})[0].detail == "on one side alone: y.0"
+
+
+def test_a_conversion_is_judged_by_where_it_puts_weights() -> None:
+    left, right = recurrent(("kernel", "bias")), recurrent(("kernel", "bias", "recurrent_bias"))
+    rng = np.random.default_rng(0)
+    given = {
+        "r|kernel": rng.normal(size=(8, 8)),
+        "r|bias": np.ones(8),
+        "r|recurrent_bias": np.ones(8),
+    }
+    found = {f"first|{n}": a.astype(np.float32) for n, a in given.items()}
+    found |= {"first|r|bias": np.full(8, 2.0), "first|r|recurrent_bias": np.zeros(8)}
+    of = (left, right, align(left, right), given)
+    assert judge_conversion(*of, found) == []
+    (wrong,) = judge_conversion(*of, found | {"first|r|kernel": given["r|kernel"].T})
+    assert (wrong.kind, wrong.cause) == ("lstm kernel", "axes 0 and 1 exchanged")
+    judged = Judged(outputs={"output": gaps.Gap(0.0)}, whole_gradient=gaps.Gap(0.0))
+    judged.differences = [wrong]
+    verdict = conclude(
+        ("a:f", "b:f"), ("keras", "torch"), (left, right), of[2], [], judged, ["forward"], ["3"],
+        False, [],
+    )  # fmt: skip
+    assert not verdict.passed
+
+
+@pytest.mark.parametrize("eps", [1e-7, 1e-8])
+@pytest.mark.parametrize("torch_moves", [lambda g, e: g / (np.abs(g) + e), lambda g, e: g])
+def test_an_adam_that_is_not_kerass_is_named_where_its_moves_are_torchs(eps, torch_moves) -> None:
+    words = "Adam(learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-07)"
+    left, right = skip(), skip()
+    left.about["training"] = {"optimizer": words}
+    right.about["training"] = {"optimizer": f"Adam(lr=0.001, betas=(0.9, 0.999), eps={eps})"}
+    rng = np.random.default_rng(0)
+    first = {f"{c.key}|{r}": rng.normal(size=s) for c in left.calls for r, s in c.roles.items()}
+    grads = {k: rng.normal(0, 1e-5, size=v.shape) for k, v in first.items()}
+    in_keras = 1e-7 / np.sqrt(1 - 0.999)
+    ours = {f"step.0|{k}": v - 0.001 * grads[k] / (np.abs(grads[k]) + in_keras)
+            for k, v in first.items()}  # fmt: skip
+    theirs = {f"step.0|{k}": v - 0.001 * torch_moves(grads[k], eps) for k, v in first.items()}
+    losses = {"losses": np.array([1.0])}
+    (found,) = judge_steps(left, right, align(left, right), ours | losses, theirs | losses, first)
+    is_torchs = torch_moves(2.0, 0) == 1
+    assert (found.what, "beside √v" in str(found.cause)) == ("update", is_torchs)
+
+
+@pytest.mark.parametrize(("effect", "passes"), [("output", True), ("training", False)])
+def test_what_no_output_and_no_gradient_shows_is_declared_but_never_a_loss(effect, passes) -> None:
+    judged = Judged(outputs={"output": gaps.Gap(0.0)}, whole_gradient=gaps.Gap(0.0))
+    judged.differences = [Difference("loss", "training", "1", "2", effect, [Place("a", "b", 0.5)])]
+    g = skip()
+    verdict = conclude(
+        ("a:f", "b:f"), ("keras", "torch"), (g, g), align(g, g), [], judged,
+        ["forward", "gradients", "steps"], ["3"], False, [],
+    )  # fmt: skip
+    assert verdict.passed == passes
