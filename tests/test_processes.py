@@ -68,7 +68,8 @@ def test_each_rank_drops_by_a_seed_of_its_own():
 @pytest.mark.parametrize(
     ("half", "flags", "words"),
     [
-        ("keras", ["--devices", "2"], "keras-tensorflow trains on one device"),
+        ("keras", ["--backend", "torch", "--devices", "2"], "Keras on torch trains on one device"),
+        ("keras", ["--devices", "3", "--batch-size", "2"], "received batch_size=2"),
         ("lightning", ["--devices", "3", "--batch-size", "2"], "received batch_size=2"),
         ("lightning", ["--devices", "0"], "received devices=0"),
     ],
