@@ -177,7 +177,7 @@ def for_each_device(dataset: Any) -> Any:
     import tensorflow as tf
     from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 
-    class WholeBatches(tf.distribute.DistributedDataset):  # type: ignore[misc]
+    class WholeBatches(tf.distribute.DistributedDataset):
         element_spec = dataset.element_spec
 
         def __iter__(self) -> Any:
