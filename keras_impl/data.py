@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_impl.devices import for_each_device
 from keras_impl.fast import on_gpu
 from pipeline.batches import Batches
 from pipeline.preprocess import rescale
@@ -67,10 +68,11 @@ def _gathered(
     return keras.ops.take(rescaled, taken, axis=0), one_hot
 
 
-def batch_source(batches: Batches, plain: bool) -> Any:
+def batch_source(batches: Batches, plain: bool, num_devices: int = 1) -> Any:
     """Return what `fit` takes: a PyDataset, or on TensorFlow's fast path a tf.data.Dataset.
 
-    Off TensorFlow, the fast path on a GPU gathers batches there.
+    Off TensorFlow, the fast path on a GPU gathers batches there; where several devices share them,
+    batches come from the host, and TensorFlow takes them from the tf.data.Dataset in any case.
 
     On TensorFlow, Keras hands a PyDataset to `tf.data.Dataset.from_generator`, and TensorFlow's
     generator op sets malloc's trim threshold to 128 KiB for the whole process: every large
@@ -80,8 +82,10 @@ def batch_source(batches: Batches, plain: bool) -> Any:
     often waits for the tuner's thread, which looks up after 10 ms, 20 ms, 40 ms, …: an epoch of
     4 s then takes 5.11 s.
     """
-    if plain or keras.backend.backend() != "tensorflow":
-        return KerasBatches(batches) if plain or not on_gpu() else DeviceBatches(batches)
+    is_one = num_devices == 1
+    if keras.backend.backend() != "tensorflow" or (plain and is_one):
+        on_device = on_gpu() and is_one and not plain
+        return DeviceBatches(batches) if on_device else KerasBatches(batches)
     import tensorflow as tf
 
     dtype = tf.as_dtype(batches.dtype)
@@ -96,4 +100,5 @@ def batch_source(batches: Batches, plain: bool) -> Any:
     options = tf.data.Options()
     options.autotune.enabled = False
     # The order of an epoch is taken when its first batch is asked for, after `on_epoch_begin`.
-    return tf.data.Dataset.range(len(batches)).map(batch).prefetch(2).with_options(options)
+    dataset = tf.data.Dataset.range(len(batches)).map(batch).prefetch(2).with_options(options)
+    return dataset if is_one else for_each_device(dataset)

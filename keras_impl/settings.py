@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_impl.devices import distribute, require_devices
 from keras_impl.fast import leave_maps_in_place
 from pipeline.environment import usable_cores
 from pipeline.errors import UsageError
@@ -22,7 +23,8 @@ def configure(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     matter; the backend itself comes from `KERAS_BACKEND`.
 
     Raises:
-        UsageError: a GPU is asked for and there is none, or threads can't be limited here.
+        UsageError: a GPU is asked for and there is none, or fewer than asked for, or threads can't
+            be limited here.
     """
     if not execution.plain:
         keep_freed_memory()
@@ -83,7 +85,13 @@ def _configure_tensorflow(execution: Execution) -> dict[str, Any]:
     gpus = tf.config.list_physical_devices("GPU")
     _require(execution, has_gpu=bool(gpus))
     # TensorFlow would take nearly all the memory of every GPU at once.
-    used = gpus[:1] if execution.device != "cpu" else []
+    used = gpus[: execution.devices] if execution.device != "cpu" else []
+    if used:
+        require_devices(execution.devices, len(gpus), "GPU")
+    elif execution.devices > 1:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        parts = [tf.config.LogicalDeviceConfiguration()] * execution.devices
+        tf.config.set_logical_device_configuration(cpu, parts)
     tf.config.set_visible_devices(used, "GPU")
     for gpu in used:
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -106,12 +114,19 @@ def _configure_jax(execution: Execution) -> dict[str, Any]:
         _limit_cores(execution.num_threads)
     if execution.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
+    # The CPU as so many devices; asked for by a flag of XLA's too, JAX refuses both.
+    is_flagged = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if execution.devices > 1 and not is_flagged:
+        jax.config.update("jax_num_cpu_devices", execution.devices)
     # Read when the GPU is first used; JAX would take three quarters of its memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     precision = "tensorfloat32" if execution.tf32 else "highest"
     jax.config.update("jax_default_matmul_precision", precision)
     platform = jax.default_backend()
     _require(execution, has_gpu=platform == "gpu")
+    if execution.devices > 1:
+        require_devices(execution.devices, jax.device_count(), platform.upper())
+        distribute(execution.devices)
     name = jax.devices()[0].device_kind if platform == "gpu" else None
     return {"device": platform, "gpu": name, "threads": usable_cores()}
 

@@ -249,12 +249,15 @@ def answer_training(question: Question, recipe: Recipe) -> Answer:
 
 
 def answer_follow(question: Question, recipe: Recipe) -> Answer:
-    """Train in a run folder of its own, looked at by a follower; go on where it was left."""
+    """Train in a run folder of its own, looked at by a follower; go on where it was left.
+
+    Dropout's masks are NumPy's, unless the setting `own_dropout` leaves the draw to the layers.
+    """
     data, execution = data_of(question, recipe), execution_of(question)
     journal, follower = followed_run(question, recipe, data)
     steps = len(training_batches(data.train, recipe))
     callbacks: list[keras.callbacks.Callback] = [Follow(follower, steps)]
-    if any(recipe.dropout_rates):
+    if any(recipe.dropout_rates) and not question.settings.get("own_dropout", False):
         callbacks.insert(0, InjectMasks(recipe))
     with suppress(EnoughSeenError):
         train(recipe, data, execution, journal, start_of(question, recipe), callbacks)

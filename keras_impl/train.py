@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_impl.data import batch_source
+from keras_impl.devices import model_scope, share_steps
 from keras_impl.fast import on_gpu, pools_first, scan_steps, steps_per_execution
 from keras_impl.model import build_model
 from keras_impl.settings import configure
@@ -69,11 +70,13 @@ def train(
     `weights` are the canonical first weights; None keeps Keras's own. `callbacks` see each step,
     or, where steps come several at once, no more than their `max_steps_per_execution`.
     """
-    model = build_model(recipe)
-    compile_model(model, recipe)
-    if weights is not None:
-        load_weights(model, weights, recipe)
-    first_epoch = _restore(model, journal)
+    with model_scope(execution.devices):
+        model = build_model(recipe)
+        compile_model(model, recipe)
+        if weights is not None:
+            load_weights(model, weights, recipe)
+        first_epoch = _restore(model, journal)
+    share_steps(model, execution.devices)
     training = training_batches(data.train, recipe)
     validation = evaluation_batches(data.validation, recipe)
     model.steps_per_execution = min(steps_per_execution(execution, callbacks), len(training))
@@ -82,8 +85,8 @@ def train(
     is_torch = keras.backend.backend() == "torch"
     with pools_first(model) if is_torch and not execution.plain else nullcontext():
         model.fit(
-            batch_source(training, execution.plain),
-            validation_data=batch_source(validation, execution.plain),
+            batch_source(training, execution.plain, execution.devices),
+            validation_data=batch_source(validation, execution.plain, execution.devices),
             initial_epoch=first_epoch,
             epochs=recipe.num_epochs,
             shuffle=False,  # the order is in the batches; the default shuffles whole batches
@@ -105,7 +108,7 @@ def predict_logits(
     model: keras.Model, images: LabeledImages, recipe: Recipe, execution: Execution
 ) -> Array:
     """Return the logits (N, classes) of `images`, dropout off."""
-    batches = batch_source(evaluation_batches(images, recipe), execution.plain)
+    batches = batch_source(evaluation_batches(images, recipe), execution.plain, execution.devices)
     logits = model.predict(batches, verbose=0)
     # Mixed precision predicts in bfloat16, which NumPy can't store.
     return np.asarray(logits, np.float64 if recipe.precision == "64" else np.float32)

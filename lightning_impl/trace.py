@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 import lightning_impl.train
 from ladder.engines import end_with_parent
-from ladder.exchange import Array, Arrays, Question
+from ladder.exchange import Array, Arrays, Question, read_question
 from ladder.following import EnoughSeenError
 from ladder.sides.lightning import LightningSubject
 from ladder.sides.lightning_fit import AfterEachStep, StopAtStart, quiet
 from ladder.subject import answer_subject, arrays_under, held_weights, tagged
 from lightning_impl.deploy import export_model, run_exported
 from lightning_impl.model import Classifier
-from lightning_impl.settings import configure
+from lightning_impl.processes import together
+from lightning_impl.settings import accelerator, configure
 from lightning_impl.train import predict_logits, train
 from lightning_impl.transfer import read_state, write_state
 from lightning_impl.watch import AtSeams, Follow, InjectMasks, NoteMasks, Watch
@@ -49,6 +50,7 @@ from pipeline.batches import batch_dtype, training_batches
 from pipeline.execution import Execution
 from pipeline.network import parameter_shapes
 from pipeline.preprocess import PreparedData, rescale
+from pipeline.processes import run_ranks, this_process
 from pipeline.recipe import Recipe
 
 
@@ -288,14 +290,21 @@ def answer_training(question: Question, recipe: Recipe) -> Answer:
 
 
 def answer_follow(question: Question, recipe: Recipe) -> Answer:
-    """Train in a run folder of its own, looked at by a follower; go on where it was left."""
+    """Train in a run folder of its own, looked at by a follower; go on where it was left.
+
+    Of several ranks, rank 0 is looked at and writes.
+    """
     data, execution = data_of(question, recipe), execution_of(question)
     journal, follower = followed_run(question, recipe, data)
     steps = len(training_batches(data.train, recipe))
-    callbacks: list[L.Callback] = [Follow(follower, recipe, steps)]
+    ranks = this_process()
+    journal.writes = ranks.rank == 0
+    callbacks: list[L.Callback] = [Follow(follower, recipe, steps)] if journal.writes else []
     if any(recipe.dropout_rates):
         callbacks.insert(0, InjectMasks(recipe))
-    with suppress(EnoughSeenError):
+    statement = {"same": {"question": question.identity}}
+    joined = together(statement, accelerator(execution)) if ranks.size > 1 else nullcontext()
+    with suppress(EnoughSeenError), joined:
         train(recipe, data, execution, journal, start_of(question, recipe), callbacks)
     return Answer({"steps": follower.rows, "history": list(journal.record.history)})
 
@@ -333,8 +342,16 @@ ANSWERERS = {
 
 
 def main(question: Path, trace: Path) -> int:
-    """Answer the file `question` with the file `trace`; return the exit code."""
-    return answer_file("lightning", ANSWERERS, configure, question, trace)
+    """Answer the file `question` with the file `trace`; return the exit code.
+
+    Where it asks for several devices, as so many ranks, of which rank 0 writes the trace.
+    """
+    devices, ranks = read_question(question).settings.get("devices", 1), this_process()
+    if devices > 1 and ranks.size == 1:
+        return run_ranks(devices)
+    with scratch_folder() as folder:
+        own = trace if ranks.rank == 0 else Path(folder) / trace.name
+        return answer_file("lightning", ANSWERERS, configure, question, own)
 
 
 if __name__ == "__main__":

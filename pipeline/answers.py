@@ -91,6 +91,7 @@ def execution_of(question: Question) -> Execution:
     return Execution(
         device=settings.get("device", "cpu"),
         plain=bool(settings.get("plain", False)),
+        devices=settings.get("devices", 1),
         num_threads=settings.get("threads"),
     )
 

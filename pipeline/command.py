@@ -109,7 +109,7 @@ def trainer_parser(half: str) -> argparse.ArgumentParser:
         "--devices",
         type=int,
         metavar="N",
-        help="processes that share each batch, each on a device of its own; Lightning only (1)",
+        help="devices that share each batch; not with Keras on torch (1)",
     )
     machine.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     machine.add_argument("--deterministic", action="store_true", help="only repeatable operations")
@@ -324,7 +324,7 @@ def _train(engine: str, arguments: argparse.Namespace, load_half: Callable[[], A
     execution = execution_of(arguments, recorded.execution if recorded else None)
     execution = _with_ranks(execution, engine, recipe, arguments.devices)
     ranks = this_process()
-    if execution.devices > 1 and ranks.size == 1:
+    if execution.devices > 1 and ranks.size == 1 and engine == "lightning":
         raise SystemExit(run_ranks(execution.devices))
     if ranks.launcher == "local":
         end_with_parent()
@@ -350,16 +350,21 @@ def _with_ranks(execution: Execution, engine: str, recipe: Recipe, asked: int | 
     """
     ranks = this_process()
     if ranks.launcher:
+        if engine != "lightning":
+            raise UsageError(
+                f"{engine} trains on several devices in one process, and {ranks.launcher} has "
+                f"started {ranks.size}; start it by itself, with --devices N"
+            )
         if asked not in (None, ranks.size):
             raise UsageError(
                 f"`--devices {asked}`: {ranks.launcher} has started {ranks.size} processes; "
                 "leave the flag out"
             )
         execution = dataclasses.replace(execution, devices=ranks.size)
-    if execution.devices > 1 and engine != "lightning":
+    if execution.devices > 1 and engine == "keras-torch":
         raise UsageError(
-            f"`--devices {execution.devices}`: {engine} trains on one device; "
-            "scripts/train_lightning.py takes several"
+            f"`--devices {execution.devices}`: Keras on torch trains on one device; "
+            "--backend jax, --backend tensorflow and scripts/train_lightning.py take several"
         )
     if execution.devices > recipe.batch_size:
         raise UsageError(

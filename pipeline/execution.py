@@ -23,7 +23,7 @@ class Execution:
     device: str = "auto"
     """`auto` takes a GPU where there is one; `gpu` without one is an error."""
     devices: int = 1
-    """Processes that share each batch, each on a device of its own."""
+    """Devices that share each batch; each has a process of its own in Lightning."""
     num_threads: int | None = None
     """CPU threads of the framework; None leaves the framework's own choice."""
     deterministic: bool = False

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pipeline.errors import Terminated
+from pipeline.errors import Terminated, UsageError
 
 GRACE_SECONDS = 15.0
 """How long ranks have to end by themselves once one has failed, and again once they are told to."""
@@ -38,24 +38,42 @@ class Ranks:
 
 
 def ranks_of(environ: Mapping[str, str]) -> Ranks:
-    """Return the place that a launcher has given the process of this environment."""
+    """Return the place that a launcher has given the process of this environment.
+
+    Raises:
+        UsageError: a variable that says it is missing or no number, or they contradict each other.
+    """
+
+    def number(name: str, default: int | None = None) -> int:
+        value = environ.get(name, default)
+        if not (str(value).isascii() and str(value).isdecimal()):
+            raise UsageError(
+                f"`{name}` must be a number, as a launcher sets it; received {value!r}"
+            )
+        return int(str(value))
+
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= set(environ):
-        size = int(environ["WORLD_SIZE"])
-        return Ranks(
-            int(environ["RANK"]),
+        size = number("WORLD_SIZE")
+        ranks = Ranks(
+            number("RANK"),
             size,
-            int(environ["LOCAL_RANK"]),
-            int(environ.get("LOCAL_WORLD_SIZE", size)),
+            number("LOCAL_RANK"),
+            number("LOCAL_WORLD_SIZE", size),
             "torchrun" if "TORCHELASTIC_RUN_ID" in environ else "local",
         )
     # In a job's script itself, outside `srun`, there is no step.
-    if "SLURM_STEP_ID" in environ and int(environ.get("SLURM_NTASKS", 1)) > 1:
-        size = int(environ["SLURM_NTASKS"])
-        local_size = size // int(environ.get("SLURM_NNODES", 1))
-        return Ranks(
-            int(environ["SLURM_PROCID"]), size, int(environ["SLURM_LOCALID"]), local_size, "slurm"
+    elif "SLURM_STEP_ID" in environ and number("SLURM_NTASKS", 1) > 1:
+        size = number("SLURM_NTASKS")
+        local_size = size // max(1, number("SLURM_NNODES", 1))
+        ranks = Ranks(number("SLURM_PROCID"), size, number("SLURM_LOCALID"), local_size, "slurm")
+    else:
+        return Ranks()
+    if not (ranks.local_rank < ranks.local_size <= ranks.size and ranks.rank < ranks.size):
+        raise UsageError(
+            f"a launcher's variables contradict each other: rank {ranks.rank} of {ranks.size}, "
+            f"here {ranks.local_rank} of {ranks.local_size}"
         )
-    return Ranks()
+    return ranks
 
 
 @cache

@@ -1,20 +1,16 @@
 """One run, from the data to the record: what both trainers do around their framework."""
 
-import contextlib
 import dataclasses
-import hashlib
 import itertools
 import os
-import platform
 import shlex
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -24,18 +20,18 @@ from ladder.interpreters import STARTED_BY
 from pipeline.datasets import Dataset, find_dataset_again, load_dataset
 from pipeline.engines import ENGINES, SHARED_PACKAGES
 from pipeline.environment import (
-    bound_cores,
     describe_machine,
     package_versions,
-    usable_cores,
 )
 from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.evaluation import Evaluation, evaluate_logits
 from pipeline.execution import Execution, computed
+from pipeline.half import Half, environment_of, no_keras_home, within_quota
 from pipeline.journal import Journal, Startup
 from pipeline.network import first_weights
-from pipeline.preprocess import LabeledImages, PreparedData, explained, fitted, prepare
+from pipeline.preprocess import PreparedData, explained, fitted, prepare
 from pipeline.processes import this_process
+from pipeline.ranks import follow, joined
 from pipeline.recipe import Recipe, recipe_from_dict, recipe_to_dict, write_recipe
 from pipeline.record import (
     LOG,
@@ -57,33 +53,6 @@ Array = np.ndarray[Any, Any]
 LOCK = ".lock"
 EARLY_FILES = {LOCK, LOG, RECIPE}
 """What a run has written before its first record; a kill in these seconds leaves only these."""
-
-
-class Half(Protocol):
-    """What a half's `train` module offers."""
-
-    def configure(self, recipe: Recipe, execution: Execution) -> dict[str, Any]:
-        """Set the framework up for this run and return what it resolved to."""
-
-    def train(
-        self,
-        recipe: Recipe,
-        data: PreparedData,
-        execution: Execution,
-        journal: Journal,
-        weights: dict[str, Array] | None,
-    ) -> Any:
-        """Train, from the journal's last whole epoch on, and return the model."""
-
-    def together(
-        self, statement: dict[str, Any], device: str
-    ) -> contextlib.AbstractContextManager[dict[str, Any]]:
-        """Join the other processes that train; asked only where there are some."""
-
-    def predict_logits(
-        self, model: Any, images: LabeledImages, recipe: Recipe, execution: Execution
-    ) -> Array:
-        """Return the logits (N, classes) of `images`, dropout off."""
 
 
 def run_training(
@@ -120,7 +89,7 @@ def run_training(
     weights = first_weights(recipe)
     startup.end("data")
     if this_process().rank:
-        return _follow(engine, load_half, recipe, execution, data, run_dir if resume else None)
+        return follow(engine, load_half, recipe, execution, data, run_dir if resume else None)
     named = run_dir or Path("runs") / time.strftime(f"{engine}-{recipe.variant}-%Y%m%d-%H%M%S")
     with _claimed(named, resume, is_named=run_dir is not None) as folder:
         record = _resumed(folder, engine, recipe, execution, dataset) if resume else None
@@ -136,9 +105,9 @@ def run_training(
             say(line)
             with (folder / LOG).open("a") as log:
                 print(line, file=log)
-        os.environ.update(_environment(engine, recipe, execution))
+        os.environ.update(environment_of(engine, recipe, execution))
         with _tracking_ended(journal), _failures_recorded(journal, before):
-            with noise_to(folder / LOG), _no_keras_home():
+            with noise_to(folder / LOG), no_keras_home():
                 half = load_half()
                 startup.end("framework")
                 logits = _train_and_predict(half, recipe, data, execution, journal, weights)
@@ -159,90 +128,17 @@ def _train_and_predict(
     journal: Journal,
     weights: dict[str, Array] | None,
 ) -> Array:
-    execution = _within_quota(execution)
+    execution = within_quota(execution)
     resolved = half.configure(recipe, execution)
     _settle_device(journal, resolved)
     device = str(resolved.get("device"))
-    with _together(half, recipe, execution, data, device, journal.run_dir, journal):
+    with joined(half, recipe, execution, data, device, journal.run_dir, journal):
         _start_tracking(execution, journal, data)
         for result in (PREDICTIONS, REPORT):  # of fewer epochs, where a run goes on to more
             (journal.run_dir / result).unlink(missing_ok=True)
         model = half.train(recipe, data, execution, journal, weights)
         journal.end_training()
         return half.predict_logits(model, data.test, recipe, execution)
-
-
-def _follow(
-    engine: str,
-    load_half: Callable[[], Half],
-    recipe: Recipe,
-    execution: Execution,
-    data: PreparedData,
-    run_dir: Path | None,
-) -> Record:
-    """Train and predict with rank 0, which writes; `run_dir` is that of a run that goes on."""
-    weights = first_weights(recipe)
-    os.environ.update(_environment(engine, recipe, execution))
-    execution = _within_quota(execution)
-    with noise_to(Path(os.devnull)), _no_keras_home():
-        half = load_half()
-        device = half.configure(recipe, execution)["device"]
-        with _together(half, recipe, execution, data, device, run_dir) as first:
-            journal = Journal(
-                Path(first["run_dir"]),
-                Record(**first["record"]),
-                len(data.train),
-                lambda line: None,
-                writes=False,
-            )
-            model = half.train(recipe, data, execution, journal, weights)
-            half.predict_logits(model, data.test, recipe, execution)
-            return journal.record
-
-
-@contextmanager
-def _together(
-    half: Half,
-    recipe: Recipe,
-    execution: Execution,
-    data: PreparedData,
-    device: str,
-    run_dir: Path | None,
-    journal: Journal | None = None,
-) -> Iterator[dict[str, Any]]:
-    """Join the other ranks, if there are any; yield the run folder and record that rank 0 has.
-
-    Raises:
-        UsageError: they are to train something else, or with other versions.
-    """
-    if this_process().size == 1:
-        yield {}
-        return
-    checkpoints = sorted((run_dir / "checkpoints").glob("last.*")) if run_dir else []
-    same = {
-        "recipe": recipe_to_dict(recipe),
-        "execution": computed(dataclasses.asdict(execution)),
-        "device": device,
-        "data": data.fingerprint,
-        "python": platform.python_version(),
-        "packages": package_versions(),
-        "checkpoint": [hashlib.sha256(path.read_bytes()).hexdigest() for path in checkpoints],
-    }
-    own = {"run_dir": str(run_dir), "record": dataclasses.asdict(journal.record)} if journal else {}
-    with half.together({"same": same, **own}, device) as first:
-        yield first
-
-
-def _within_quota(execution: Execution) -> Execution:
-    """Return the execution with as many threads as a container's quota feeds.
-
-    Frameworks start one for each core that they see; those that get no time hold up the others.
-    Several processes on this machine share them.
-    """
-    num_cores = max(1, usable_cores() // this_process().local_size)
-    if execution.num_threads is not None or num_cores >= bound_cores():
-        return execution
-    return dataclasses.replace(execution, num_threads=num_cores)
 
 
 def _settle_device(journal: Journal, resolved: dict[str, Any]) -> None:
@@ -356,25 +252,6 @@ def _empty(run_dir: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         elif path.name != LOCK:
             path.unlink()
-
-
-def _environment(engine: str, recipe: Recipe, execution: Execution) -> dict[str, str]:
-    """Return the variables that must be set before the framework is imported."""
-    variables = ENGINES[engine].environment(recipe.precision)
-    if execution.deterministic:
-        variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
-        variables["XLA_FLAGS"] = flags.strip()
-    return variables
-
-
-@contextmanager
-def _no_keras_home() -> Iterator[None]:
-    """Let Keras find no `keras.json`: some of what it may say makes `import keras` fail."""
-    with tempfile.TemporaryDirectory(prefix="keras-home-") as folder:
-        os.environ["KERAS_HOME"] = folder
-        os.environ.pop("KERAS_NNX_ENABLED", None)
-        yield
 
 
 def is_early(paths: Iterable[Path]) -> bool:

@@ -6,7 +6,6 @@ states, and one that is followed ends with the last that follows it.
 """
 
 import dataclasses
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,24 +18,23 @@ from typing import Any
 import numpy as np
 
 from ladder.compare import gap
-from ladder.engines import EngineError, answer
-from ladder.exchange import Array, Question, read_arrays, read_trace, write_question
-from ladder.files import write_json, write_text
+from ladder.engines import EngineError
+from ladder.exchange import Array, Question, read_arrays
+from ladder.files import write_json
 from ladder.following import ROWS, group_of, horizon, read_rows, state_path
 from pipeline.datasets import Dataset
 from pipeline.drawn import write_first_images, write_idx_set
 from pipeline.engines import ENGINES, versions_in_use
 from pipeline.environment import (
-    code_digest,
     describe_machine,
     usable_cores,
 )
 from pipeline.network import shared_first_weights
 from pipeline.recipe import Recipe, preset, recipe_to_dict
-from pipeline.session import read_kept
 from pipeline.workers import end_children, workers
 from proof.catalogue import JAX, LIGHTNING, TENSORFLOW, TORCH
 from proof.engine_room import EngineRoom
+from proof.kept import RESULT, kept_answer
 
 EVERY = 75
 """Steps between two looks at a run; a tenth of the tutorial's epoch."""
@@ -58,11 +56,8 @@ JAX_FREE, JAX_EXPLAINED = "jax", "jax-grainy"
 SYNCHRONISED = "base-0-keras-tensorflow-synchronised"
 PARTED = 1e-3
 """Gap of weights past which a run is followed no further."""
-RESULT, TRAINING_JSON = "result.json", "training.json"
-SIGN = "made-by.txt"
+TRAINING_JSON = "training.json"
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("pipeline", "ladder", "keras_impl", "lightning_impl")
-"""What a stage's process runs."""
 KEPT = ("stage", "steps")
 FREE = (f"base-0-{TENSORFLOW}", f"dropout-0-{TENSORFLOW}")
 FREE_LIMITS = {1: 1e-14, FREE_EPOCHS: 1e-12}
@@ -74,7 +69,6 @@ HORIZON_KINDS = (SMALL, "base")
 """Trainings that are followed until they part."""
 HORIZON_SHARE = 0.8
 """Share of the engine's own horizon that the one between engines must reach in the median."""
-TIMEOUT_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -248,30 +242,8 @@ def run_stage(
     """
     run_dir = folder / stage.name
     question = question_of(stage, data_dir, folder, followers)
-    # What another question, other sources or other versions have left is no beginning of this.
-    sign, result = run_dir / SIGN, run_dir / RESULT
-    mark = f"{question.identity} {code_digest(ROOMS)}"
-    if run_dir.exists() and not (sign.exists() and sign.read_text() == mark):
-        shutil.rmtree(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_text(sign, mark)
-    if result.exists():
-        return dict(read_kept(result))
-    write_question(run_dir / "question.safetensors", question)
-    trace_path = run_dir / "trace.safetensors"
-    answer(
-        ENGINES[stage.engine],
-        run_dir / "question.safetensors",
-        trace_path,
-        precision=stage.recipe.precision,
-        timeout_seconds=TIMEOUT_SECONDS,
-    )
-    facts = read_trace(trace_path, question).facts
-    if failed := facts.get("failed"):
-        raise EngineError(f"{stage.name} failed: {'; '.join(failed.values())}")
-    kept = {"question": question.identity, "stage": stage_to_dict(stage), **facts}
-    write_json(result, kept)
-    return kept
+    kept = kept_answer(stage.engine, question, run_dir, stage.recipe.precision)
+    return {"stage": stage_to_dict(stage), **kept}
 
 
 def forget_states(folder: Path) -> None:

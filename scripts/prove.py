@@ -51,6 +51,11 @@ def parser() -> argparse.ArgumentParser:
     work.add_argument(
         "--full", action="store_true", help="all of it, and whole trainings followed: hours"
     )
+    work.add_argument(
+        "--processes",
+        metavar="N,M",
+        help="follow trainings on so many devices or processes against one instead, in float64",
+    )
     parser.add_argument(
         "--practice",
         action="store_true",
@@ -88,6 +93,9 @@ def conduct(arguments: argparse.Namespace) -> None:
             "`--device gpu` is for the ladder, without `--short`, `--faults`, `--replays` or "
             "`--full`"
         )
+    if arguments.processes is not None:
+        prove_devices(arguments)
+        return
     if arguments.engines is not None:
         chosen(arguments.engines, ENGINE_NAMES, "--engines")
     if (arguments.faults or arguments.replays) and not (
@@ -106,6 +114,42 @@ def conduct(arguments: argparse.Namespace) -> None:
     dataset = load_dataset(find_dataset(arguments.data_dir))
     with claimed(arguments.output_dir, "proof"):
         prove(arguments, dataset, engines, variants, lanes)
+
+
+def prove_devices(arguments: argparse.Namespace) -> None:
+    """Follow trainings on several devices.
+
+    Raises:
+        UsageError: a number of devices or an engine is none.
+        RunError: a training parted from that on one device, or an engine died.
+    """
+    from ladder.engines import EngineError
+    from pipeline.datasets import find_dataset, load_dataset
+    from pipeline.engines import ENGINES
+    from pipeline.session import claimed
+    from pipeline.terminal import say
+    from proof.processes import PROCESSES_JSON, prove_processes, require_engines
+
+    words = arguments.processes.split(",")
+    if not all(word.isascii() and word.isdecimal() and 1 <= int(word) <= 16 for word in words):
+        raise UsageError(f"`--processes` takes numbers from 1 to 16; received {words}")
+    engines = arguments.engines and chosen(arguments.engines, tuple(ENGINES), "--engines")
+    try:
+        names = require_engines(engines)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    variants = chosen(arguments.variants, VARIANTS, "--variants")
+    folder = arguments.output_dir or Path("runs/proof-processes")
+    dataset = load_dataset(find_dataset(arguments.data_dir))
+    counts = list(dict.fromkeys(map(int, words)))
+    with claimed(folder, "proof"):
+        try:
+            failures = prove_processes(dataset, folder, names, variants, counts, say, command())
+        except EngineError as error:
+            raise RunError(str(error)) from error
+    say(f"written: {folder / PROCESSES_JSON}")
+    if failures:
+        raise RunError("; ".join(failures))
 
 
 def prove(

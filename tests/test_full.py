@@ -11,7 +11,7 @@ import pytest
 from ladder.engines import EngineError
 from ladder.exchange import Trace, read_question, write_trace
 from ladder.following import state_path
-from proof import full
+from proof import full, kept
 from proof.full import (
     EVERY,
     JAX_EXPLAINED,
@@ -138,7 +138,7 @@ def answered(monkeypatch, tmp_path):
         identity = read_question(question).identity
         write_trace(trace, Trace(engine.name, identity, facts, {"one": np.ones(1)}))
 
-    monkeypatch.setattr(full, "answer", answer)
+    monkeypatch.setattr(kept, "answer", answer)
     stage = full_stages(1)[0]
     return SimpleNamespace(
         facts=facts, asked=asked, run=lambda: full.run_stage(stage, tmp_path, tmp_path)
@@ -150,7 +150,7 @@ def test_a_finished_stage_is_kept_for_the_same_sources_only(answered, monkeypatc
     assert len(answered.asked) == 1
     left = next(tmp_path.iterdir()) / "steps.json"
     left.touch()
-    monkeypatch.setattr(full, "code_digest", lambda rooms: "other sources")
+    monkeypatch.setattr(kept, "code_digest", lambda rooms: "other sources")
     answered.run()
     assert len(answered.asked) == 2
     assert not left.exists()

@@ -10,8 +10,11 @@ import pytest
 
 from pipeline.batches import Batches, dropout_seed
 from pipeline.command import WRONG_CALL, trainer_main
+from pipeline.datasets import load_dataset
+from pipeline.errors import UsageError
 from pipeline.preprocess import LabeledImages
-from pipeline.processes import Ranks, ranks_of
+from pipeline.processes import Ranks, ranks_of, this_process
+from proof import processes as proved
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -41,6 +44,45 @@ def test_a_launcher_says_which_process_this_is():
     assert ranks_of(slurm) == Ranks()  # the job's script itself, not a step of it
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("RANK", "one", "`RANK` must be a number, as a launcher sets it; received 'one'"),
+        ("WORLD_SIZE", "", "`WORLD_SIZE` must be a number"),
+        ("LOCAL_RANK", "-1", "`LOCAL_RANK` must be a number"),
+        ("RANK", "2", "contradict each other: rank 2 of 2, here 0 of 2"),
+        ("LOCAL_WORLD_SIZE", "0", "contradict each other: rank 0 of 2, here 0 of 0"),
+    ],
+)
+def test_what_a_launcher_cannot_have_set_is_said_in_a_line(name, value, words, monkeypatch, capsys):
+    for variable, usual in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", name: value}.items():
+        monkeypatch.setenv(variable, value if variable == name else usual)
+    this_process.cache_clear()
+    try:
+        assert trainer_main("lightning", lambda: None, []) == WRONG_CALL
+    finally:
+        this_process.cache_clear()
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+
+
+def test_a_slurm_step_without_numbers_is_refused():
+    with pytest.raises(UsageError, match="`SLURM_PROCID` must be a number"):
+        ranks_of({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"})
+
+
+def test_torchrun_of_keras_is_refused(monkeypatch, capsys):
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    this_process.cache_clear()
+    try:
+        assert trainer_main("keras", lambda: None, []) == WRONG_CALL
+    finally:
+        this_process.cache_clear()
+    assert "in one process" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 5])
 def test_shares_are_the_batch_in_its_order(num_ranks):
     data = LabeledImages(np.zeros((22, 2, 2, 1), np.uint8), np.zeros(22, np.int64))
@@ -68,7 +110,8 @@ def test_each_rank_drops_by_a_seed_of_its_own():
 @pytest.mark.parametrize(
     ("half", "flags", "words"),
     [
-        ("keras", ["--devices", "2"], "keras-tensorflow trains on one device"),
+        ("keras", ["--backend", "torch", "--devices", "2"], "Keras on torch trains on one device"),
+        ("keras", ["--devices", "3", "--batch-size", "2"], "received batch_size=2"),
         ("lightning", ["--devices", "3", "--batch-size", "2"], "received batch_size=2"),
         ("lightning", ["--devices", "0"], "received devices=0"),
     ],
@@ -98,3 +141,39 @@ def test_ranks_end_together_and_one_speaks(tmp_path, how, code, words):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (code, "rank 0\n", words)
+
+
+@pytest.fixture
+def answers(monkeypatch, tmp_path, drawn_data):
+    """Let engines answer at once: by number of devices, the gap of weights and the accuracy."""
+    found = {1: (0.0, 0.5), 2: (1e-15, 0.5)}
+
+    def answer(engine, question, run_dir, precision):
+        gap, accuracy = found[question.settings.get("devices", 1)]
+        metrics = {"loss": 1.0, "val_loss": 1.0, "accuracy": accuracy, "val_accuracy": 0.5}
+        row = {"weight": gap, "adam.m": 0.0, "adam.v": 0.0}
+        return {"steps": {"25": row}, "history": [{**metrics, "seconds": 1.0}]}
+
+    dataset = load_dataset(drawn_data)
+    monkeypatch.setattr(proved, "kept_answer", answer)
+    return found, lambda: proved.prove_processes(
+        dataset, tmp_path, ["lightning"], ["base"], [1, 2], lambda line: None, ""
+    )
+
+
+def test_a_training_that_parts_from_one_device_is_named(answers):
+    found, prove_two = answers
+    assert prove_two() == []
+    for other in ((2e-13, 0.5), (1.0, 0.5), (1e-15, 0.5 + 2e-16)):
+        found[2] = other
+        first, _ = prove_two()
+        assert first.startswith("parted: lightning base on 2, every-step: weight")
+
+
+@pytest.mark.parametrize("flags", [["2,0"], ["2", "--engines", "keras-torch"]])
+def test_numbers_and_engines_that_prove_nothing_are_refused(flags):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "prove.py"), "--processes", *flags],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (WRONG_CALL, 1)

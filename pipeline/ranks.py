@@ -1,0 +1,82 @@
+"""Ranks at one training: that all train the same, and what those do that write nothing."""
+
+import dataclasses
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.environment import package_versions
+from pipeline.execution import Execution, computed
+from pipeline.half import Half, environment_of, no_keras_home, within_quota
+from pipeline.journal import Journal
+from pipeline.network import first_weights
+from pipeline.preprocess import PreparedData
+from pipeline.processes import this_process
+from pipeline.recipe import Recipe, recipe_to_dict
+from pipeline.record import Record
+from pipeline.terminal import noise_to
+
+
+def follow(
+    engine: str,
+    load_half: Callable[[], Half],
+    recipe: Recipe,
+    execution: Execution,
+    data: PreparedData,
+    run_dir: Path | None,
+) -> Record:
+    """Train and predict with rank 0, which writes; `run_dir` is that of a run that goes on."""
+    weights = first_weights(recipe)
+    os.environ.update(environment_of(engine, recipe, execution))
+    execution = within_quota(execution)
+    with noise_to(Path(os.devnull)), no_keras_home():
+        half = load_half()
+        device = half.configure(recipe, execution)["device"]
+        with joined(half, recipe, execution, data, device, run_dir) as first:
+            journal = Journal(
+                Path(first["run_dir"]),
+                Record(**first["record"]),
+                len(data.train),
+                lambda line: None,
+                writes=False,
+            )
+            model = half.train(recipe, data, execution, journal, weights)
+            half.predict_logits(model, data.test, recipe, execution)
+            return journal.record
+
+
+@contextmanager
+def joined(
+    half: Half,
+    recipe: Recipe,
+    execution: Execution,
+    data: PreparedData,
+    device: str,
+    run_dir: Path | None,
+    journal: Journal | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Join the other ranks, if there are any; yield the run folder and record that rank 0 has.
+
+    Raises:
+        UsageError: they are to train something else, or with other versions.
+    """
+    if this_process().size == 1:
+        yield {}
+        return
+    checkpoints = sorted((run_dir / "checkpoints").glob("last.*")) if run_dir else []
+    same = {
+        "recipe": recipe_to_dict(recipe),
+        "execution": computed(dataclasses.asdict(execution)),
+        "device": device,
+        "data": data.fingerprint,
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "checkpoint": [hashlib.sha256(path.read_bytes()).hexdigest() for path in checkpoints],
+    }
+    own = {"run_dir": str(run_dir), "record": dataclasses.asdict(journal.record)} if journal else {}
+    with half.together({"same": same, **own}, device) as first:
+        yield first

@@ -1,0 +1,194 @@
+"""Trainings on several devices, each a fork of a process that has imported Keras.
+
+`python -m tests.keras.devices BACKEND CASES`, a JSON file of a list: each case has a `name`, the
+trainer's `flags` and optionally a `mutant`, a name in MUTANTS. A case trains in a folder of its
+name beside CASES and leaves `NAME.json` there: its exit code, what it said, how many images its
+metrics counted by epoch, and the state after each step.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from pipeline.engines import KERAS_JAX, KERAS_TENSORFLOW
+
+BACKEND, CASES = sys.argv[1], Path(sys.argv[2])
+ENGINE = {"jax": KERAS_JAX, "tensorflow": KERAS_TENSORFLOW}[BACKEND]
+os.environ |= {**ENGINE.environment("64"), "KERAS_HOME": os.devnull}
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import sklearn.metrics  # noqa: E402, F401
+
+import pipeline.run  # noqa: E402, F401
+from keras_impl import devices, train  # noqa: E402
+from keras_impl.watch import synchronise  # noqa: E402
+from keras_impl.weights import export_training_state  # noqa: E402
+from ladder.exchange import write_arrays  # noqa: E402
+from pipeline import run_report  # noqa: E402
+from pipeline.command import trainer_main  # noqa: E402
+
+for picture in ("plot_curves", "plot_confusion", "plot_classified"):
+    setattr(run_report, picture, lambda *_, **__: None)
+
+
+class Steps(keras.callbacks.Callback):
+    """Keep the state after each step, and how many images an epoch's metrics have counted."""
+
+    max_steps_per_execution = 25
+
+    def __init__(self):
+        super().__init__()
+        self.states, self.counts = {}, []
+
+    def on_train_batch_end(self, batch, logs=None):
+        synchronise(self.model)
+        state = export_training_state(self.model)
+        place = len(self.states) // len(state)
+        self.states |= {f"{place}.{name}": np.array(value) for name, value in state.items()}
+
+    def on_test_begin(self, logs=None):
+        synchronise(self.model)
+        self.count()
+
+    def on_test_end(self, logs=None):
+        synchronise(self.model)
+        self.count()
+
+    def count(self):
+        self.counts.append(int(keras.ops.convert_to_numpy(self.model._loss_tracker.count)))
+
+
+def whole_steps(planted):
+    """Let each step of a model see other batches: `planted` makes them of a batch's parts."""
+    share_steps = train.share_steps
+
+    def share(model, num_devices):
+        share_steps(model, num_devices)
+        for name in ("train_step", "test_step"):
+            step = getattr(model, name)
+
+            def mutated(*given, step=step):
+                return step(*given[:-1], tuple(planted(part, num_devices) for part in given[-1]))
+
+            setattr(model, name, mutated)
+
+    train.share_steps = share
+
+
+def padded():
+    """As a padded sampler: the batch's first images again, until all shares are as large."""
+
+    def more(part, num_devices):
+        size = keras.ops.shape(part)[0]
+        each = (size + num_devices - 1) // num_devices
+        chosen = keras.ops.arange(each * num_devices) % size
+        return keras.ops.take(part, chosen, axis=0)
+
+    whole_steps(more)
+
+
+def dropped():
+    """As `drop_remainder`: what the devices cannot share evenly is left out, if it is not all."""
+
+    def fewer(part, num_devices):
+        size = part.shape[0] if BACKEND == "jax" else keras.ops.shape(part)[0]
+        each = size // num_devices
+        each = max(each, 1) if BACKEND == "jax" else keras.ops.maximum(each, 1)
+        return part[: each * num_devices]
+
+    whole_steps(fewer)
+
+
+def whole_batches():
+    """Each replica trains on the whole batch, as where a loader deals batches, not images."""
+    devices._Replicas.share = lambda self, whole: whole
+
+
+def sum_for_mean():
+    """Gradients are added up of losses that are means already, each of a whole batch."""
+    share_steps = train.share_steps
+
+    def share(model, num_devices):
+        optimizer = model.optimizer
+        share_steps(model, num_devices)
+        name = "apply_gradients" if BACKEND == "tensorflow" else "stateless_apply"
+        original = getattr(optimizer, name)
+
+        def summed(*given):
+            if BACKEND == "tensorflow":
+                return original([(num_devices * part, weight) for part, weight in given[0]])
+            return original(given[0], [num_devices * part for part in given[1]], given[2])
+
+        setattr(optimizer, name, summed)
+
+    train.share_steps = share
+
+
+def unweighted_shares():
+    """Keras's own step on a share: the mean of the shares' means."""
+
+    def planted(self, batch):
+        return self.stock(tuple(map(self.share, batch)))
+
+    init = devices._Replicas.__init__
+
+    def remember(self, model):
+        self.stock = model.train_step
+        init(self, model)
+
+    devices._Replicas.__init__, devices._Replicas.train_step = remember, planted
+
+
+def one_mask():
+    """Each replica's layers draw for its share by the same generator."""
+    devices._Replicas._drawn_whole = lambda self, draw: draw
+
+
+MUTANTS = {
+    function.__name__: function
+    for function in (
+        padded, dropped, whole_batches, sum_for_mean, unweighted_shares, one_mask,
+    )
+}  # fmt: skip
+
+
+def run(case):
+    """Train, in a process of its own."""
+    os.chdir(CASES.parent)
+    if mutant := case.get("mutant"):
+        MUTANTS[mutant]()
+    steps, original = Steps(), train.train
+    train.train = lambda *given: original(*given, callbacks=[steps])
+    words = CASES.parent / f"{case['name']}.words"
+    for stream in (1, 2):
+        os.dup2(os.open(words, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    folder = str(CASES.parent / case["name"])
+    arguments = ["--backend", BACKEND, "--run-dir", folder, *case["flags"]]
+    sys.argv = ["train_keras.py", *arguments]
+    code = trainer_main("keras", lambda: train, arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    write_arrays(CASES.parent / f"{case['name']}.states", steps.states, {})
+    found = {"code": code, "counts": steps.counts, "said": words.read_text()}
+    (CASES.parent / f"{case['name']}.json").write_text(json.dumps(found))
+
+
+def main():
+    for case in json.loads(CASES.read_text()):
+        began = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            try:
+                run(case)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        print(f"{case['name']}: {time.monotonic() - began:.1f} s", file=sys.stderr)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
