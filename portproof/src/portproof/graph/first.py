@@ -80,7 +80,7 @@ def _both(
 
 def _is_drawn(a: np.ndarray) -> bool:
     """Return whether numbers are random: few are equal."""
-    return len(np.unique(a)) > a.size / 2 and a.any() and not (a == 1).all()
+    return len(np.unique(a)) > a.size / 2 and bool(a.any()) and not bool((a == 1).all())
 
 
 def _are_alike(a: np.ndarray, b: np.ndarray) -> bool:

@@ -185,7 +185,7 @@ def read_arrays(path: str | None) -> Arrays:
 def write_arrays(path: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays to an `.npz` file, uncompressed."""
     with open(path, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def inputs_of(arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:

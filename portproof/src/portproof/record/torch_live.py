@@ -1,6 +1,6 @@
 """A call of a torch function as it can be run again, and its activations in canonical layout."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,3 +52,43 @@ class Live:
         if self.spec.channels_first and t.ndim > 2:
             t = t.movedim(-1, 1)
         return t.contiguous()
+
+
+def strides_of(name: str, weight: torch.Tensor) -> tuple[int, ...]:
+    """Return a kernel's strides as (in, out)."""
+    return weight.stride()[::-1] if name == "linear" else weight.stride()
+
+
+def cropped(func: Any, own: dict[str, Any], chosen: Mapping[str, Any]) -> torch.Tensor:
+    """Compute a transposed convolution in full, then cut off what the settings say."""
+    own |= {"padding": 0, "output_padding": 0}
+    own |= {"stride": chosen["strides"], "dilation": chosen["dilation"]}
+    full = func(**own)
+    parts = [
+        slice(before, size - behind)
+        for (before, behind), size in zip(chosen["crop"], full.shape[2:], strict=True)
+    ]
+    return full[(slice(None), slice(None), *parts)]
+
+
+def tensors_of(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in a structure, in order."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_of(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors_of(item)
+
+
+def replaced_in(value: Any, old: torch.Tensor, new: torch.Tensor) -> Any:
+    """Return a structure with another tensor in the place of one."""
+    if value is old:
+        return new
+    if isinstance(value, dict):
+        return {k: replaced_in(v, old, new) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(replaced_in(v, old, new) for v in value)
+    return value

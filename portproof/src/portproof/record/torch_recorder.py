@@ -5,7 +5,7 @@ parameters all look alike.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from portproof.record.torch_calls import (
     signature_of,
 )
 from portproof.record.torch_composite import attention, recurrent
-from portproof.record.torch_live import Live
+from portproof.record.torch_live import Live, cropped, replaced_in, strides_of, tensors_of
 from portproof.record.torch_names import Names
 from portproof.record.torch_tags import (
     Tag,
@@ -132,7 +132,7 @@ class Recorder(TorchFunctionMode):
             self.awake += drops(rate if self.evaluates else 0.0)
         if name in BARE:
             args, kwargs = self._with_bare_weights(name, args, kwargs)
-        tensors = list(_tensors((args, kwargs)))
+        tensors = list(tensors_of((args, kwargs)))
         weights = [t for t in tensors if self.names.is_weight(t)]
         xs = [t for t in tensors if not self.names.is_weight(t)]
         if name in RECURRENT and weights:
@@ -149,7 +149,7 @@ class Recorder(TorchFunctionMode):
             return out
         before = [(x, tag_of(x)) for x in xs]
         out = self._swapped(name, func)(*args, **kwargs)
-        outs = [o for o in _tensors(out) if tensors and not isinstance(o, nn.Parameter)]
+        outs = [o for o in tensors_of(out) if tensors and not isinstance(o, nn.Parameter)]
         for x, tag in before:  # an operation in place has given its argument a new meaning
             put_tag(x, tag)
         tags = [after(func, args, kwargs, xs, o) if xs else Tag(weights=True) for o in outs]
@@ -162,7 +162,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Record a module that has an adapter as one call."""
         adapter = adapter_of(module)
-        xs = [x for x in _tensors((args, kwargs)) if not self.names.is_weight(x)]
+        xs = [x for x in tensors_of((args, kwargs)) if not self.names.is_weight(x)]
         if adapter is None or self.busy or not xs:
             return forward(*args, **kwargs)
         self.number += 1
@@ -170,7 +170,7 @@ class Recorder(TorchFunctionMode):
         spec = Spec(adapter.kind, roles, adapter.settings(module), "", adapter.channels_first)
 
         def run(t: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
-            given, named = _replace((args, kwargs), xs[0], t)
+            given, named = replaced_in((args, kwargs), xs[0], t)
             self.busy = True
             try:
                 return forward(*given, **named)
@@ -197,12 +197,12 @@ class Recorder(TorchFunctionMode):
 
     def _with_bare_weights(self, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Return arguments in which a weight that is used by itself is what a call gives."""
-        tensors = list(_tensors((args, kwargs)))
+        tensors = list(tensors_of((args, kwargs)))
         weights = [t for t in tensors if self.names.is_weight(t)]
         xs = [t for t in tensors if not self.names.is_weight(t)]
         for weight in weights:
             if self._is_bare(name, weight, xs, weights):
-                args, kwargs = _replace((args, kwargs), weight, self._bare_weight(weight))
+                args, kwargs = replaced_in((args, kwargs), weight, self._bare_weight(weight))
         return args, kwargs
 
     def _is_bare(
@@ -232,7 +232,7 @@ class Recorder(TorchFunctionMode):
     def _is_of_another(self, name: str, weight: torch.Tensor) -> bool:
         """Return whether an earlier call read these numbers as another kind of weight."""
         used = self._uses.get(self.names.owner(weight) or "")
-        return used is not None and used[:2] != ("dense", _strides(name, weight))
+        return used is not None and used[:2] != ("dense", strides_of(name, weight))
 
     def _bare_weight(self, weight: torch.Tensor) -> torch.Tensor:
         """Note a weight that is used by itself as a call of its own; return what it gives.
@@ -334,7 +334,7 @@ class Recorder(TorchFunctionMode):
         for role in ("kernel", "table"):
             if role in spec.roles:
                 weight = spec.roles[role].tensor
-                read = (spec.kind, _strides(name, weight), spec.roles[role])
+                read = (spec.kind, strides_of(name, weight), spec.roles[role])
                 self._uses.setdefault(self.names.owner(weight) or "", read)
         run = self._runner(spec, func, args, kwargs, x)
         if spec.kind in ("scale", "shift") and x.ndim > 2 and tag.channel == 1:
@@ -355,7 +355,7 @@ class Recorder(TorchFunctionMode):
 
         def run(t: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
             if not spec.data:
-                replaced = _replace((args, kwargs), x, t)
+                replaced = replaced_in((args, kwargs), x, t)
                 return func(*replaced[0], **replaced[1])
             t = t.long() if spec.kind == "embedding" else t
             own = bind(signature_of(func), args, kwargs)
@@ -367,10 +367,10 @@ class Recorder(TorchFunctionMode):
                 own["stride"], own["dilation"] = chosen["strides"], chosen["dilation"]
                 return func(**own)
             if spec.kind == "deconv" and settings:
-                return _cropped(func, {**own, spec.data: t}, {**spec.settings, **settings})
+                return cropped(func, {**own, spec.data: t}, {**spec.settings, **settings})
             if "epsilon" in settings:
                 return func(**{**own, spec.data: t, "eps": settings["epsilon"]})
-            replaced = _replace((args, kwargs), x, t)
+            replaced = replaced_in((args, kwargs), x, t)
             return func(*replaced[0], **replaced[1])
 
         return run
@@ -480,44 +480,6 @@ class Recorder(TorchFunctionMode):
                 new = new.clone()  # a module in place must not write into a leaf
         put_tag(new, own_tag(index, channel, live.batch, live.rows))
         return (new, *out[1:]) if isinstance(out, tuple) else new
-
-
-def _strides(name: str, weight: torch.Tensor) -> tuple[int, ...]:
-    """Return a kernel's strides as (in, out)."""
-    return weight.stride()[::-1] if name == "linear" else weight.stride()
-
-
-def _cropped(func: Any, own: dict[str, Any], chosen: Mapping[str, Any]) -> torch.Tensor:
-    """Compute a transposed convolution in full, then cut off what the settings say."""
-    own |= {"padding": 0, "output_padding": 0}
-    own |= {"stride": chosen["strides"], "dilation": chosen["dilation"]}
-    full = func(**own)
-    parts = [
-        slice(before, size - behind)
-        for (before, behind), size in zip(chosen["crop"], full.shape[2:], strict=True)
-    ]
-    return full[(slice(None), slice(None), *parts)]
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _replace(value: Any, old: torch.Tensor, new: torch.Tensor) -> Any:
-    if value is old:
-        return new
-    if isinstance(value, dict):
-        return {k: _replace(v, old, new) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(_replace(v, old, new) for v in value)
-    return value
 
 
 def _sorted(preds: frozenset[Any]) -> list[Any]:
