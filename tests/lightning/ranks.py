@@ -158,6 +158,7 @@ def rank(case, folder, number, port):
             "SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_NTASKS": size, "SLURM_NNODES": "1",
             "SLURM_PROCID": str(number), "SLURM_LOCALID": str(number), "SLURM_NODEID": "0",
             "SLURM_NODELIST": "localhost", "SLURM_JOB_NAME": "fashion", "MASTER_PORT": port,
+            "SLURM_NTASKS_PER_NODE": size,
         }  # fmt: skip
     elif size != "1":
         os.environ |= {
