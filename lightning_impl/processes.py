@@ -122,7 +122,10 @@ def gathered(shares: list[Tensor]) -> list[Tensor]:
 
 
 def _connected(ranks: Ranks, device: str) -> dist.Store:
-    environment = ENVIRONMENTS[ranks.launcher]()
+    try:
+        environment = ENVIRONMENTS[ranks.launcher]()
+    except RuntimeError as error:  # as where srun got no --ntasks-per-node
+        raise UsageError(" ".join(str(error).split())) from error
     address, port = environment.main_address, environment.main_port
     os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
     limit = timedelta(seconds=TIME_LIMIT_SECONDS)

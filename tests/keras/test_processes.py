@@ -109,17 +109,12 @@ def case(backend, size, *flags, mutant=None, epochs=NUM_EPOCHS):
     return {"name": name, "mutant": mutant, "flags": flags}
 
 
-def slow(*values):
-    return [pytest.param(*value, marks=pytest.mark.slow) for value in values]
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "size", "flags"),
     [
         ("tensorflow", 3, ("--plain",)),
-        *slow(
-            ("tensorflow", 2, ()), ("tensorflow", 3, ()), ("jax", 2, ()), ("jax", 3, ()),
-        ),
+        ("tensorflow", 2, ()), ("tensorflow", 3, ()), ("jax", 2, ()), ("jax", 3, ()),
     ],
 )  # fmt: skip
 def test_several_devices_train_as_one(devices, backend, size, flags):

@@ -2,9 +2,11 @@
 
 `python -m tests.lightning.ranks CASES`, a JSON file of a list: each case has a `name`, a `size`,
 the trainer's `flags`, and optionally `masks` (dropout from NumPy), a `mutant`, a name in MUTANTS, a
-`fault`, "kill RANK EPOCH STEP" or another of FAULTS, and `only`, flags of one rank. A case trains
-in a folder of its name beside CASES; each rank leaves `NAME.RANK.json` there: its exit code, what
-it said, and how many images its metrics counted.
+`fault`, "kill RANK EPOCH STEP" or another of FAULTS, `only`, flags of one rank, `other_torch`, a
+rank that says another version, `started`, the ranks that are (all), `port`, and `launcher`, which
+may be "slurm". A case trains in a folder of its name beside CASES; each rank leaves
+`NAME.RANK.json` there: its exit code, what it said, how many images its metrics counted, and how
+long it took.
 """
 
 import json
@@ -24,7 +26,7 @@ import pipeline.run  # noqa: F401
 from lightning_impl import processes, train
 from lightning_impl.model import Classifier, EpochMean
 from lightning_impl.watch import InjectMasks
-from pipeline import run_report
+from pipeline import ranks, run_report
 from pipeline.batches import Batches
 from pipeline.command import trainer_main
 from pipeline.errors import RunError
@@ -146,14 +148,26 @@ FAULTS = {
 def rank(case, folder, number, port):
     """Train as one rank, in a process of its own."""
     signal.alarm(LIMIT_SECONDS)
-    size = case["size"]
-    if size > 1:
+    began = time.monotonic()
+    size, port = str(case["size"]), str(case.get("port", port))
+    if case.get("launcher") == "slurm":
+        # As srun sets it on one machine; Lightning takes the port from here where it is named.
+        os.environ |= {
+            "SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_NTASKS": size, "SLURM_NNODES": "1",
+            "SLURM_PROCID": str(number), "SLURM_LOCALID": str(number), "SLURM_NODEID": "0",
+            "SLURM_NODELIST": "localhost", "SLURM_JOB_NAME": "fashion", "MASTER_PORT": port,
+            "SLURM_NTASKS_PER_NODE": size,
+        }  # fmt: skip
+    elif size != "1":
         os.environ |= {
             "RANK": str(number), "LOCAL_RANK": str(number), "NODE_RANK": "0",
-            "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(case.get("port", port)),
+            "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size,
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
         }  # fmt: skip
     this_process.cache_clear()
+    if case.get("other_torch") == number:
+        versions = ranks.package_versions()
+        ranks.package_versions = lambda: {**versions, "torch": "1.0"}
     counts, compute = [], EpochMean.compute
     EpochMean.compute = lambda self: counts.append(int(self.count)) or compute(self)
     if mutant := case.get("mutant"):
@@ -178,7 +192,8 @@ def rank(case, folder, number, port):
     code = trainer_main("lightning", lambda: train, arguments)
     sys.stdout.flush()
     sys.stderr.flush()
-    found = {"code": code, "counts": counts, "said": words.read_text()}
+    seconds = time.monotonic() - began
+    found = {"code": code, "counts": counts, "said": words.read_text(), "seconds": seconds}
     (folder / f"{case['name']}.{number}.json").write_text(json.dumps(found))
 
 
@@ -194,7 +209,7 @@ def main():
         began = time.monotonic()
         port = free_port()
         children = []
-        for number in range(case["size"]):
+        for number in case.get("started", range(case["size"])):
             child = os.fork()
             if child == 0:
                 try:
