@@ -99,12 +99,7 @@ def horizon_stages(name: str, recipe: Recipe, images: str = "") -> list[Stage]:
         Stage(reference, LIGHTNING, recipe, keeps_every=EVERY, images=images),
         Stage(f"{name}-{TENSORFLOW}", TENSORFLOW, recipe, follows=reference, images=images),
         Stage(
-            f"{name}-{MOVED}",
-            LIGHTNING,
-            recipe,
-            follows=reference,
-            moved_by_one_ulp=True,
-            images=images,
+            f"{name}-{MOVED}", LIGHTNING, recipe, reference, moved_by_one_ulp=True, images=images
         ),
     ]
 

@@ -87,16 +87,17 @@ def train(
                 raise SetUpError("training_step returned no loss")
             losses.append(float(loss))
 
-    end = module.on_train_epoch_end  # callbacks come before it, and it may log metrics
+    user: Any = module
+    end = user.on_train_epoch_end  # callbacks come before it, and it may log metrics
 
     def ended() -> None:
         end()
-        epochs.append({k: float(v) for k, v in module.trainer.callback_metrics.items()})
+        epochs.append({k: float(v) for k, v in user.trainer.callback_metrics.items()})
 
-    module.on_train_epoch_end = ended
+    user.on_train_epoch_end = ended
     data: Any = []  # a list does for a data set
     for xs, y, given in batches:
-        inputs = tensors(list(xs))
+        inputs: Any = tensors(list(xs))
         inputs = inputs[0] if len(inputs) == 1 else tuple(inputs)
         data.append((inputs, *(_tensors(part) for part in (y, *given))))
     validation = options.get("val_dataloaders")
@@ -113,7 +114,7 @@ def train(
         try:
             trainer.fit(module, DataLoader(data, batch_size=None, shuffle=False), validation)
         finally:
-            del module.on_train_epoch_end
+            del user.on_train_epoch_end
     return found | {"losses": np.array(losses)} | metrics(epochs)
 
 
