@@ -1,4 +1,4 @@
-"""Run what `make test` runs, one part more at a time than cores; each prints when it ends.
+"""Run what `make test` runs, as many parts at a time as there are cores; each prints when it ends.
 
 `python -m tests.parts [PYTEST OPTION …]`. TensorFlow and torch crash when one process loads both,
 so the tests of each implementation have a process of their own.
@@ -47,8 +47,7 @@ def run(name: str, options: list[str]) -> tuple[str, int, float]:
 
 
 def main(options: list[str]) -> int:
-    # One more than cores: tests that wait, for processes or time limits, leave theirs idle.
-    num_at_once = 1 + (os.cpu_count() or 1)
+    num_at_once = max(1, os.cpu_count() or 1)
     print(f"{', '.join(PARTS)}, {num_at_once} at a time; each prints when it ends", flush=True)
     with ThreadPoolExecutor(num_at_once) as pool:
         ended = list(pool.map(lambda name: run(name, options), PARTS))
