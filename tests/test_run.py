@@ -693,8 +693,8 @@ def test_a_containers_quota_sets_the_threads_that_nobody_named(
     start, monkeypatch, quota, asked, threads
 ):
     """The record keeps what was asked for, so that the run goes on where there is no quota."""
-    monkeypatch.setattr("pipeline.run.usable_cores", lambda: min(quota, 4))
-    monkeypatch.setattr("pipeline.run.bound_cores", lambda: 4)
+    monkeypatch.setattr("pipeline.half.usable_cores", lambda: min(quota, 4))
+    monkeypatch.setattr("pipeline.half.bound_cores", lambda: 4)
     half = fake_half()
     record = start(half, num_threads=asked)
     ((_, execution, _),) = half.began
