@@ -96,8 +96,8 @@ refresh: ## take the newest releases that are at least two weeks old into the lo
 	$(MAKE) lock LOCK_FLAGS="--upgrade --exclude-newer P14D"
 
 readme: setup ## make the README's and the documents' made parts anew
-	$(VENV_PYTHON) -m pipeline.readme
-	$(VENV_PYTHON) -m proof.docs
+	$(VENV_PYTHON) -m reporting.readme
+	$(VENV_PYTHON) -m parity_tests.docs
 	$(VENV_PYTHON) scripts/make_tutorial.py --text
 
 tutorial: data ## run the tutorial's code in both frameworks; write its outputs, pictures and notebooks

@@ -31,8 +31,8 @@ from pipeline.session import claimed
 from pipeline.terminal import say
 
 ROOMS = (
-    "benchmark", "pipeline", "ladder", "proof", "keras_impl", "lightning_impl", "scripts",
-    "tests",
+    "benchmark", "pipeline", "ladder", "reporting", "parity_tests", "keras_impl", "lightning_impl",
+    "scripts", "tests",
 )  # fmt: skip
 RECORD, PAGE = "gpu-day.json", "gpu-day.md"
 MAX_BYTES = 16 * 1024 * 1024

@@ -10,7 +10,7 @@ from benchmark.runner import Arm, Measured, baselines, steady_seconds
 from pipeline.network import parameter_shapes
 from pipeline.plots import plot_measurements
 from pipeline.recipe import Recipe, preset
-from pipeline.repeated import paired_ratio, spread
+from reporting.repeated import paired_ratio, spread
 
 STRAY = 0.02
 """Largest gap of an epoch's loss from the reference trajectory, as the parity tests have it."""

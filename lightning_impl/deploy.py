@@ -12,7 +12,7 @@ import torch
 from lightning_impl.model import build_model
 from lightning_impl.weights import Weights, load_weights
 from pipeline.batches import batch_dtype
-from pipeline.export import ONNX_OPSET
+from pipeline.execution import ONNX_OPSET
 from pipeline.recipe import Recipe
 
 Array = np.ndarray[Any, Any]

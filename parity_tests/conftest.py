@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from ladder.exchange import Question, Trace
+from parity_tests.climbs import Climber, new_climber
+from parity_tests.engine_room import PAIR_LEAVES, EngineRoom
+from parity_tests.strided import StridedClimber
 from pipeline.datasets import Dataset, find_dataset, load_dataset
 from pipeline.engines import trainer_arguments
 from pipeline.recipe import Recipe, recipe_to_dict
 from pipeline.record import Record, read_record
-from proof.climbs import Climber, new_climber
-from proof.engine_room import PAIR_LEAVES, EngineRoom
-from proof.strided import StridedClimber
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = HERE.parent / "scripts"

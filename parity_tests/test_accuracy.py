@@ -9,11 +9,11 @@ import pytest
 
 from ladder.compare import compare_arrays
 from parity_tests.tolerances import EPOCH_BASE_FLOAT32, EPOCH_DROPOUT
-from pipeline.comparison import EXPECTED_TEST_ACCURACY, comparison_from_json, expected_range
 from pipeline.drawn import write_first_images
 from pipeline.evaluation import evaluate_logits
 from pipeline.recipe import preset
 from pipeline.record import EPOCH_METRICS
+from reporting.comparison import EXPECTED_TEST_ACCURACY, comparison_from_json, expected_range
 
 ENGINES = ("keras-tensorflow", "lightning")
 VARIANTS = ("base", "dropout")

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import pytest
 
+from parity_tests.catalogue import FAULTS, TENSORFLOW, Fault
+from parity_tests.planting import Outcome, alternating, plant
+from parity_tests.standard import short_faults
 from pipeline.engines import DEFAULT_ENGINES
-from proof.catalogue import FAULTS, TENSORFLOW, Fault
-from proof.planting import Outcome, alternating, plant
-from proof.standard import short_faults
 
 OF_DEFAULT_PAIR = [fault for fault in FAULTS if fault.engine in DEFAULT_ENGINES]
 SHORT = [

@@ -2,9 +2,9 @@
 
 import pytest
 
-from proof.catalogue import FAULTS
-from proof.climbs import REFERENCE, Route
-from proof.planting import other_engine, route_of
+from parity_tests.catalogue import FAULTS
+from parity_tests.climbs import REFERENCE, Route
+from parity_tests.planting import other_engine, route_of
 
 SHORT = [("keras-tensorflow", Route("base")), ("keras-tensorflow", Route("dropout"))]
 PAIRS = [

@@ -5,8 +5,8 @@ Here each is looked for on its rung alone; `scripts/prove.py --replays` climbs u
 
 import pytest
 
-from proof.replaying import replay_all
-from proof.replays import REPLAYS
+from parity_tests.replaying import replay_all
+from parity_tests.replays import REPLAYS
 
 SHORT = next(replay for replay in REPLAYS if replay.pair == "tutorial")
 

@@ -70,12 +70,12 @@ def test_a_fault_in_it_is_caught_and_named(strided, engine, fault, rung, cause):
 def test_portproof_says_where_it_parts_with_another_normalisation(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from torch import nn\n"
-        "from proof.pairs import strided_lightning as pair\n\n"
+        "from parity_tests.pairs import strided_lightning as pair\n\n"
         "def build():\n"
         "    pair.BiasedBatchNorm2d = nn.BatchNorm2d\n"
         "    return pair.build()\n"
     )
-    command = ["-m", "portproof", "check", "proof.pairs.strided_keras:build", "mine:build",
+    command = ["-m", "portproof", "check", "parity_tests.pairs.strided_keras:build", "mine:build",
                "--input", "16,16,3", "--strict"]  # fmt: skip
     done = subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, check=False, cwd=tmp_path

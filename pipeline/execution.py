@@ -9,6 +9,8 @@ from pipeline.errors import UsageError
 DEVICES = ("auto", "cpu", "gpu")
 LOGGERS = ("csv", "tensorboard", "mlflow")
 MAX_DEVICES = 1024
+ONNX_OPSET = 18
+"""What both frameworks' exporters write without a conversion; onnxruntime 1.14 reads it."""
 MAX_THREADS = 1024  # asked for 100,000, OpenMP crashes the process
 
 

@@ -263,12 +263,12 @@ def train_and_compare(
     """
     from rich.console import Console
 
-    from pipeline.comparison import compare, problems
-    from pipeline.comparison_page import tables, write_comparison
     from pipeline.engines import versions_in_use
     from pipeline.environment import describe_machine
     from pipeline.launch import run_jobs
     from pipeline.terminal import last_line, say
+    from reporting.comparison import compare, problems
+    from reporting.comparison_page import tables, write_comparison
 
     session = session_of(arguments.output_dir, jobs, dataset)
     kept, begun = earlier_runs(jobs, dataset, arguments.reuse or session.was_begun)
@@ -307,11 +307,11 @@ def write_report(
         RunError: a file that the page is made from is broken, or the page cannot be written.
         UsageError: the data set is gone.
     """
-    from page.defaults import PAGE, benchmark_source, certificate_source, proof_source
-    from page.evidence import gather, read_runs
-    from page.write import write_page
     from pipeline.record import RECORD
     from pipeline.terminal import say
+    from reporting.defaults import PAGE, benchmark_source, certificate_source, proof_source
+    from reporting.evidence import gather, read_runs
+    from reporting.write import write_page
 
     output = arguments.output_dir / PAGE
     there = [job.run_dir for job in jobs if (job.run_dir / RECORD).exists()]

@@ -29,9 +29,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def show(arguments: argparse.Namespace) -> None:
-    from pipeline.conversion import convert
     from pipeline.record import read_record
     from pipeline.terminal import say
+    from trained.conversion import convert
 
     done = convert(
         arguments.run, arguments.to, arguments.run_dir, arguments.epochs, arguments.data_dir

@@ -19,9 +19,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def diagnose(arguments: argparse.Namespace) -> None:
-    from pipeline.doctor import describe, examine, problems
     from pipeline.errors import RunError
     from pipeline.terminal import say
+    from reporting.doctor import describe, examine, problems
 
     if sys.stderr.isatty():
         print("asking each framework in a process of its own …", file=sys.stderr)

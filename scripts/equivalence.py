@@ -12,8 +12,8 @@ from pipeline.execution import DEVICES
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from proof.fleet import Result
-    from proof.seeds import Design, Plan, Rows
+    from parity_tests.fleet import Result
+    from parity_tests.seeds import Design, Plan, Rows
 
 ROWS, CERTIFICATE, PAGE, PICTURE = "runs.sqlite", "certificate.json", "certificate.md", "seeds.png"
 
@@ -21,8 +21,8 @@ ROWS, CERTIFICATE, PAGE, PICTURE = "runs.sqlite", "certificate.json", "certifica
 def parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         description="Train both implementations over many seeds and judge by the margins that "
-        "proof/equivalence.yaml declared whether they learn equally well. The same call goes on "
-        "with the runs that are missing.",
+        "parity_tests/equivalence.yaml declared whether they learn equally well. The same call "
+        "goes on with the runs that are missing.",
         epilog="Exit codes: 0 every design ended as it must, 1 one did not, 2 wrong call, "
         "130 interrupted, 143 terminated.",
     )
@@ -51,8 +51,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def conduct(arguments: argparse.Namespace) -> None:
+    from parity_tests.seeds import Rows, read_plan
     from pipeline.session import claimed
-    from proof.seeds import Rows, read_plan
 
     for name in ("seeds", "threads", "at_once"):
         value = getattr(arguments, name)
@@ -74,8 +74,8 @@ def conduct(arguments: argparse.Namespace) -> None:
 
 
 def merge(rows: "Rows", path: Path) -> None:
+    from parity_tests.seeds import Rows
     from pipeline.terminal import say
-    from proof.seeds import Rows
 
     if not path.is_file():
         raise UsageError(f"{path} is not a file of runs")
@@ -89,11 +89,11 @@ def train(
     """Carry out the runs that have no row yet; a lost one is said and stays missing."""
     from contextlib import ExitStack
 
+    from parity_tests.fleet import Work, places, run_here
+    from parity_tests.ray_fleet import cluster, run_on_cluster
+    from parity_tests.seeds import missing_tasks, tasks_of
     from pipeline.datasets import find_dataset, load_dataset
     from pipeline.terminal import say
-    from proof.fleet import Work, places, run_here
-    from proof.ray_fleet import cluster, run_on_cluster
-    from proof.seeds import missing_tasks, tasks_of
 
     data_dir = find_dataset(arguments.data_dir)
     fingerprint = load_dataset(data_dir).fingerprint
@@ -127,11 +127,11 @@ def place(arguments: argparse.Namespace, engines: set[str], fingerprint: str) ->
 
     Rows of a cluster are of its machines, whichever they are: none is taken for this one.
     """
+    from parity_tests.ray_fleet import device_of
+    from parity_tests.seeds import machine_of
     from pipeline.devices import common_device
     from pipeline.environment import cpu_name
     from pipeline.terminal import say
-    from proof.ray_fleet import device_of
-    from proof.seeds import machine_of
 
     if arguments.on:
         return device_of(arguments.device), ""
@@ -168,10 +168,10 @@ def judge(
         RunError: a design did not end as it must.
     """
     from ladder.files import finite, write_bytes, write_json, write_text
+    from parity_tests.certificate import certify, to_dict
+    from parity_tests.certificate_page import certificate_markdown, certificate_picture
     from pipeline.environment import describe_machine
     from pipeline.terminal import say
-    from proof.certificate import certify, to_dict
-    from proof.certificate_page import certificate_markdown, certificate_picture
 
     found = rows.read()
     certificates = [certify(plan, design, found) for design in designs]

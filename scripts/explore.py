@@ -26,8 +26,8 @@ def show(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from pipeline.datasets import find_dataset, load_dataset
-    from pipeline.explore import explore, tables, to_json, write_pictures
     from pipeline.terminal import say
+    from reporting.explore import explore, tables, to_json, write_pictures
 
     dataset = load_dataset(find_dataset(arguments.data_dir))
     exploration = explore(dataset)

@@ -29,9 +29,9 @@ def parser() -> argparse.ArgumentParser:
 
 def show(arguments: argparse.Namespace) -> None:
     from pipeline.errors import RunError
-    from pipeline.export import export, forms_of, write_about
     from pipeline.terminal import say
-    from pipeline.trained import read_run
+    from trained.export import export, forms_of, write_about
+    from trained.run_folder import read_run
 
     run = read_run(arguments.run)
     forms = forms_of(run)

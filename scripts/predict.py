@@ -53,7 +53,8 @@ def writable(path: Path) -> Iterator[None]:
 
 def show(arguments: argparse.Namespace) -> None:
     from pipeline.errors import RunError
-    from pipeline.prediction import (
+    from pipeline.terminal import say
+    from trained.prediction import (
         classify,
         draw,
         lines_of,
@@ -62,8 +63,7 @@ def show(arguments: argparse.Namespace) -> None:
         remarks,
         to_json,
     )
-    from pipeline.terminal import say
-    from pipeline.trained import read_run
+    from trained.run_folder import read_run
 
     runs = [read_run(folder) for folder in arguments.run]
     photos, failures, left_out = read_photos(arguments.pictures, arguments.background)

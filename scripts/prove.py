@@ -9,15 +9,15 @@ from pipeline.command import OneLineParser, chosen, guarded
 from pipeline.errors import RunError, UsageError
 
 if TYPE_CHECKING:
+    from parity_tests.climbs import Attempt, Climber
     from pipeline.datasets import Dataset
     from pipeline.session import Session
-    from proof.climbs import Attempt, Climber
 
 ENGINE_NAMES = ("keras-tensorflow", "keras-jax", "keras-torch")
 VARIANTS = ("base", "dropout")
 LANES = ("float64", "float32")
 SHORT_REPLAYS = 4
-ROOMS = ("pipeline", "ladder", "keras_impl", "lightning_impl", "proof")
+ROOMS = ("pipeline", "ladder", "keras_impl", "lightning_impl", "parity_tests")
 SO_FAR = "proof-so-far.json"
 """There until every part has a verdict: the same call goes on with it."""
 
@@ -124,11 +124,11 @@ def prove_devices(arguments: argparse.Namespace) -> None:
         RunError: a training parted from that on one device, or an engine died.
     """
     from ladder.engines import EngineError
+    from parity_tests.processes import PROCESSES_JSON, prove_processes, require_engines
     from pipeline.datasets import find_dataset, load_dataset
     from pipeline.engines import ENGINES
     from pipeline.session import claimed
     from pipeline.terminal import say
-    from proof.processes import PROCESSES_JSON, prove_processes, require_engines
 
     words = arguments.processes.split(",")
     if not all(word.isascii() and word.isdecimal() and 1 <= int(word) <= 16 for word in words):
@@ -164,11 +164,11 @@ def prove(
     Raises:
         RunError: something did not hold, or an engine died.
     """
+    from parity_tests.climbs import new_climber
+    from parity_tests.engine_room import EngineRoom
     from pipeline.environment import code_digest, cpu_name
     from pipeline.memory import return_freed_memory
     from pipeline.session import Session
-    from proof.climbs import new_climber
-    from proof.engine_room import EngineRoom
 
     identity = {"data": dataset.fingerprint, "cpu": cpu_name(), "code": code_digest(ROOMS)}
     if arguments.device != "cpu":
@@ -207,8 +207,8 @@ def wanted_attempts(
     Raises:
         UsageError: an engine that is needed cannot run here.
     """
+    from parity_tests.standard import runnable, short_attempts, standard_attempts
     from pipeline.terminal import say
-    from proof.standard import runnable, short_attempts, standard_attempts
 
     try:
         names = runnable(engines, say)
@@ -236,9 +236,9 @@ def climb_ladder(
     from rich.console import Console
     from rich.table import Table
 
+    from parity_tests.ladder_report import matrices
+    from parity_tests.standard import LADDER_PAGE, prove_ladder
     from pipeline.terminal import say
-    from proof.ladder_report import matrices
-    from proof.standard import LADDER_PAGE, prove_ladder
 
     try:
         verdicts, without = prove_ladder(
@@ -267,10 +267,10 @@ def plant_faults(
     lost: list[str],
 ) -> list[str]:
     """Plant every fault whose engine can run here, and return what was not as expected."""
+    from parity_tests.catalogue import FAULTS
+    from parity_tests.standard import FAULTS_PAGE, prove_faults, short_faults
     from pipeline.engines import ENGINES
     from pipeline.terminal import say
-    from proof.catalogue import FAULTS
-    from proof.standard import FAULTS_PAGE, prove_faults, short_faults
 
     runnable = {name for name, engine in ENGINES.items() if not engine.why_not()}
     faults = [fault for fault in FAULTS if fault.engine in runnable]
@@ -305,11 +305,11 @@ def replay(
     lost: list[str],
 ) -> list[str]:
     """Replay the reported disagreements, and return what was not as expected."""
+    from parity_tests.planting import other_engine
+    from parity_tests.replays import REPLAYS
+    from parity_tests.standard import REPLAYS_PAGE, prove_replays
     from pipeline.engines import ENGINES
     from pipeline.terminal import say
-    from proof.planting import other_engine
-    from proof.replays import REPLAYS
-    from proof.standard import REPLAYS_PAGE, prove_replays
 
     replays = [
         each
@@ -343,8 +343,8 @@ def follow_trainings(
 ) -> list[str]:
     """Follow whole trainings or, in short, an epoch, and return which targets were missed."""
     from ladder.engines import EngineError
+    from parity_tests.full import NUM_SEEDS, prove_one_epoch, prove_training
     from pipeline.terminal import say
-    from proof.full import NUM_SEEDS, prove_one_epoch, prove_training
 
     try:
         if arguments.short:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.command import OneLineParser, chosen, guarded
 
 if TYPE_CHECKING:
-    from proof.published import Published
+    from parity_tests.published import Published
 
 ROOT = Path(__file__).resolve().parent.parent
 HUB = ("keras-hub", "transformers")
@@ -47,9 +47,9 @@ def parser() -> argparse.ArgumentParser:
 def conduct(arguments: argparse.Namespace) -> None:
     from benchmark.gpu_day import commit
     from ladder.files import write_text
+    from parity_tests.published import PAIRS, published_page, read_verdicts
     from pipeline.session import claimed
     from pipeline.terminal import say
-    from proof.published import PAIRS, published_page, read_verdicts
 
     names = tuple(pair.name for pair in PAIRS)
     wanted = chosen(arguments.pairs, names, "--pairs") if arguments.pairs else names

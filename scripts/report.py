@@ -47,10 +47,10 @@ def holds_images(page: Path) -> bool:
 
 
 def conduct(arguments: argparse.Namespace) -> None:
-    from page.defaults import PAGE, RUNS, benchmark_source, certificate_source, proof_source
-    from page.evidence import find_runs, gather, latest_comparison, read_runs
-    from page.write import write_page
     from pipeline.terminal import say
+    from reporting.defaults import PAGE, RUNS, benchmark_source, certificate_source, proof_source
+    from reporting.evidence import find_runs, gather, latest_comparison, read_runs
+    from reporting.write import write_page
 
     folders = list(arguments.runs)
     if not folders and (latest := latest_comparison(RUNS)):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from page.evidence import Source, gather, read_runs
 from pipeline.datasets import load_dataset
 from pipeline.drawn import draw_dataset
 from pipeline.record import Layer, write_layers, write_predictions, write_record
+from reporting.evidence import Source, gather, read_runs
 from tests.fabricated import make_record
 
 CONVOLUTIONS = {

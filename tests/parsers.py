@@ -31,8 +31,6 @@ from ladder.following import read_rows
 from ladder.rungs import Gap, Report, RungResult, Verdict
 from ladder.verdict import verdict_from_kept, verdict_to_kept
 from pipeline import fetch
-from pipeline.comparison import comparison_from_json, to_json
-from pipeline.cutout import SIZE
 from pipeline.datasets import named_classes
 from pipeline.drawn import draw_images, idx_bytes
 from pipeline.errors import RunError, UsageError
@@ -40,11 +38,13 @@ from pipeline.fetch import SourceError
 from pipeline.forms import NPZ_NAMES, read_csv, read_npz
 from pipeline.idx import TEST_IMAGES, TEST_LABELS, read_idx
 from pipeline.network import read_weights, shared_first_weights
-from pipeline.photos import FORMATS, PhotoError, _decode, _grey, read_photo
 from pipeline.recipe import preset, read_recipe_fields, recipe_from_dict, recipe_to_dict
 from pipeline.record import read_layers, read_predictions, read_record
 from pipeline.session import Session, read_kept
+from reporting.comparison import comparison_from_json, to_json
 from tests.fabricated import LAYERS, make_record
+from trained.cutout import SIZE
+from trained.photos import FORMATS, PhotoError, _decode, _grey, read_photo
 
 ROOT = Path(__file__).parents[1]
 MOST = 1 << 20

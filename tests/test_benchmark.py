@@ -19,8 +19,8 @@ from ladder.files import write_json
 from pipeline.drawn import draw_dataset
 from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.recipe import preset
-from pipeline.repeated import paired_ratio, spread
 from pipeline.session import Session, claimed
+from reporting.repeated import paired_ratio, spread
 from tests.disks import no_space, small_disk
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"

@@ -7,10 +7,9 @@ import pytest
 
 from ladder.causes import KNOWN_CAUSES
 from ladder.exchange import Trace
-from pipeline.comparison import EXPECTED_TEST_ACCURACY
-from proof import differences
-from proof.catalogue import FAULTS, LIGHTNING, RUNG_NAMES, TENSORFLOW, UNKNOWN, Fault
-from proof.practice import (
+from parity_tests import differences
+from parity_tests.catalogue import FAULTS, LIGHTNING, RUNG_NAMES, TENSORFLOW, UNKNOWN, Fault
+from parity_tests.practice import (
     ACCURACY,
     CASE,
     CHECKS,
@@ -20,6 +19,7 @@ from proof.practice import (
     practice_recipe,
     training_question,
 )
+from reporting.comparison import EXPECTED_TEST_ACCURACY
 
 CAUGHT = [fault for fault in FAULTS if not fault.is_harmless]
 

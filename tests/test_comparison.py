@@ -7,8 +7,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline import comparison as comparison_module
-from pipeline.comparison import (
+from pipeline.errors import RunError
+from pipeline.launch import Outcome
+from pipeline.recipe import preset, recipe_to_dict
+from reporting import comparison as comparison_module
+from reporting.comparison import (
     compare,
     comparison_from_json,
     expected_range,
@@ -17,10 +20,7 @@ from pipeline.comparison import (
     run_of,
     to_json,
 )
-from pipeline.comparison_page import PICTURES, render_markdown, tables, write_comparison
-from pipeline.errors import RunError
-from pipeline.launch import Outcome
-from pipeline.recipe import preset, recipe_to_dict
+from reporting.comparison_page import PICTURES, render_markdown, tables, write_comparison
 from tests.fabricated import CLASS_NAMES, TEST_LABELS, make_logits, make_record
 
 ENVIRONMENT = {

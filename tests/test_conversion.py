@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 
 from ladder.exchange import digest, read_arrays, write_arrays
-from pipeline import conversion
-from pipeline.conversion import LOGITS, convert, logit_gap
 from pipeline.drawn import draw_dataset
 from pipeline.errors import RunError, UsageError
 from pipeline.record import (
@@ -23,8 +21,10 @@ from pipeline.record import (
     read_record,
     series,
 )
-from pipeline.trained import read_run
 from tests.training import Trainings
+from trained import conversion
+from trained.conversion import LOGITS, convert, logit_gap
+from trained.run_folder import read_run
 
 ROOT = Path(__file__).parents[1]
 LIGHTNING, KERAS = "lightning", "keras-tensorflow"
@@ -38,7 +38,7 @@ Rounding in another order: 5.1e-16 measured, on weights below 0.5.
 
 @pytest.fixture(autouse=True)
 def asked_warm(warm_engines, monkeypatch):
-    monkeypatch.setattr("pipeline.trained.answer", warm_engines.answer)
+    monkeypatch.setattr("trained.run_folder.answer", warm_engines.answer)
 
 
 @pytest.fixture(scope="module")

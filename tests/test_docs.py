@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from proof.docs import PARITY, made_pages, with_parts
+from parity_tests.docs import PARITY, made_pages, with_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = made_pages()

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from ladder.engines import Engine
-from pipeline import doctor
 from pipeline.devices import ask, examine_engine
-from pipeline.doctor import (
+from pipeline.engines import DEFAULT_ENGINES, ENGINES
+from reporting import doctor
+from reporting.doctor import (
     LIBRARIES,
     LIBRARIES_QUESTION,
     describe,
@@ -24,7 +25,6 @@ from pipeline.doctor import (
     examine_keras,
     problems,
 )
-from pipeline.engines import DEFAULT_ENGINES, ENGINES
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "doctor.py"
 

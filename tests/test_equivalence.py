@@ -11,19 +11,15 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from pipeline.datasets import load_dataset
-from pipeline.drawn import draw_dataset
-from pipeline.errors import RunError, UsageError
-from pipeline.recipe import recipe_to_dict
-from proof import fleet, seeds
-from proof.certificate import (
+from parity_tests import fleet, seeds
+from parity_tests.certificate import (
     certify,
     halves_say_equivalent,
     seeds_for_power,
     simulated_rate,
 )
-from proof.certificate_page import certificate_markdown, certificate_picture
-from proof.equivalence import (
+from parity_tests.certificate_page import certificate_markdown, certificate_picture
+from parity_tests.equivalence import (
     DIFFERENT,
     EQUIVALENT,
     UNDECIDED,
@@ -33,7 +29,7 @@ from proof.equivalence import (
     judge_churn,
     judge_spreads,
 )
-from proof.seeds import (
+from parity_tests.seeds import (
     FAILED,
     Row,
     Rows,
@@ -44,6 +40,10 @@ from proof.seeds import (
     row_of,
     tasks_of,
 )
+from pipeline.datasets import load_dataset
+from pipeline.drawn import draw_dataset
+from pipeline.errors import RunError, UsageError
+from pipeline.recipe import recipe_to_dict
 from tests.fabricated import TEST_LABELS, make_record, write_run
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "equivalence.py"
@@ -342,8 +342,8 @@ import sys, threading, time
 from pathlib import Path
 from ray.cluster_utils import Cluster
 from pipeline.errors import UsageError
-from proof import fleet, ray_fleet
-from proof.seeds import Rows, read_plan, tasks_of
+from parity_tests import fleet, ray_fleet
+from parity_tests.seeds import Rows, read_plan, tasks_of
 
 root = Path(sys.argv[1])
 plan = read_plan()

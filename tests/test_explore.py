@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.drawn import draw_dataset
-from pipeline.explore import pixel_histogram, summarize
+from reporting.explore import pixel_histogram, summarize
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "explore.py"
 

@@ -13,10 +13,10 @@ from ladder import interpreters
 from ladder.exchange import read_arrays, write_arrays
 from pipeline.datasets import load_dataset
 from pipeline.errors import RunError, UsageError
-from pipeline.export import FILES, FORMS, export, write_about
 from pipeline.record import LAST_WEIGHTS, read_predictions
-from pipeline.trained import read_run
 from tests.training import Trainings
+from trained.export import FILES, FORMS, export, write_about
+from trained.run_folder import read_run
 
 ROOT = Path(__file__).parents[1]
 ENGINES = {"lightning": "lightning", "keras": "keras-tensorflow"}
@@ -24,7 +24,7 @@ ENGINES = {"lightning": "lightning", "keras": "keras-tensorflow"}
 
 @pytest.fixture(autouse=True)
 def asked_warm(warm_engines, monkeypatch):
-    monkeypatch.setattr("pipeline.trained.answer", warm_engines.answer)
+    monkeypatch.setattr("trained.run_folder.answer", warm_engines.answer)
 
 
 @pytest.fixture(scope="module")

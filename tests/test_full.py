@@ -11,8 +11,8 @@ import pytest
 from ladder.engines import EngineError
 from ladder.exchange import Trace, read_question, write_trace
 from ladder.following import state_path
-from proof import full, kept
-from proof.full import (
+from parity_tests import full, kept
+from parity_tests.full import (
     EVERY,
     JAX_EXPLAINED,
     MOVED,

@@ -15,7 +15,6 @@ import pytest
 
 from ladder.exchange import read_arrays
 from pipeline.devices import examine_engine
-from pipeline.doctor import LIBRARIES_QUESTION
 from pipeline.engines import (
     ENGINES,
     GPU_ENVIRONMENTS,
@@ -23,6 +22,7 @@ from pipeline.engines import (
     python_variable,
     trainer_arguments,
 )
+from reporting.doctor import LIBRARIES_QUESTION
 
 ROOT = Path(__file__).parents[1]
 LOCKS = ROOT / "requirements"

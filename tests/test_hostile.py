@@ -279,7 +279,9 @@ SOURCES = (
     "pipeline",
     "keras_impl",
     "lightning_impl",
-    "proof",
+    "parity_tests",
+    "reporting",
+    "trained",
     "benchmark",
     "scripts",
 )

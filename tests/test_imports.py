@@ -19,9 +19,9 @@ ROOMS = (
     "pipeline",
     "keras_impl",
     "lightning_impl",
-    "proof",
+    "trained",
+    "reporting",
     "benchmark",
-    "page",
     "tutorial",
     "parity_tests",
     "scripts",
@@ -29,9 +29,9 @@ ROOMS = (
 )
 FOLDERS = {"portproof": "portproof/src"}
 """Of rooms that hold more than what is imported."""
-NEVER_IMPORTED = {"scripts", "tests", "parity_tests"}
+NEVER_IMPORTED = {"scripts", "tests"}
 # Programs that are run and imported by nobody; each may load one framework.
-LEAVES = ("benchmark/arms", "proof/faults", "proof/pairs")
+LEAVES = ("benchmark/arms", "parity_tests/mutants", "parity_tests/pairs")
 # The modules of portproof and ladder that load a framework, for their programs alone.
 SIDES = {
     "ladder/sides/keras.py": "keras_impl",
@@ -81,37 +81,20 @@ PACKAGES = {
     "ladder": {"numpy", "scipy", "safetensors"},
 }
 
+BELOW = {"pipeline", "ladder"}
 NEIGHBOURS = {
     "portproof": set(),
     "ladder": set(),
     "pipeline": {"ladder"},
-    "keras_impl": {"pipeline", "ladder"},
-    "lightning_impl": {"pipeline", "ladder"},
-    "benchmark": {"pipeline", "ladder"},
-    "proof": {"pipeline", "ladder"},
-    "page": {"pipeline", "ladder"},
-    "tutorial": {"pipeline", "ladder"},
-    "parity_tests": {"pipeline", "ladder", "proof"},
-    "scripts": {
-        "pipeline",
-        "ladder",
-        "keras_impl",
-        "lightning_impl",
-        "proof",
-        "benchmark",
-        "page",
-        "tutorial",
-    },
-    "tests": {
-        "pipeline",
-        "ladder",
-        "keras_impl",
-        "lightning_impl",
-        "proof",
-        "benchmark",
-        "page",
-        "tutorial",
-    },
+    "keras_impl": BELOW,
+    "lightning_impl": BELOW,
+    "trained": BELOW,
+    "reporting": BELOW,
+    "benchmark": BELOW | {"reporting"},
+    "tutorial": BELOW,
+    "parity_tests": BELOW | {"reporting"},
+    "scripts": set(ROOMS) - {"portproof", "tests"},
+    "tests": set(ROOMS) - {"portproof", "scripts"},
 }
 OWN_FRAMEWORKS = {"keras_impl": {"keras"}, "lightning_impl": TORCH}
 
@@ -181,14 +164,14 @@ def problems_of(path: str, imports: list[Import]) -> Iterator[tuple[Import, str]
 
 def _room_problems(path: str, is_leaf: bool, found: Import) -> Iterator[tuple[Import, str]]:
     room, folder = path.partition("/")[0], path.rpartition("/")[0]
-    leaves = tuple(leaf.replace("/", ".") for leaf in LEAVES if leaf != folder)
+    leaves = [leaf.replace("/", ".") for leaf in LEAVES if leaf != folder]
     sides = tuple(
         side.removeprefix("portproof/src/").removesuffix(".py").replace("/", ".") for side in SIDES
     )
     loads_sides = is_leaf or path in {*SIDES, RECORDING}
     loads_sides = loads_sides or room in {"keras_impl", "lightning_impl", "tests"}
-    if found.module.startswith(leaves):
-        yield found, "leaf programs are run, never imported"
+    if found.module.startswith((*leaves, "parity_tests.test_")):
+        yield found, "programs and tests are run, never imported"
     elif found.module.startswith(sides) and not loads_sides:
         yield found, "engines' programs alone load the sides"
     elif found.top in ROOMS and found.top != room:
@@ -262,15 +245,14 @@ PLANTED = {
     f"{PORTPROOF}/record/torch_calls.py": ("import keras", "must not import keras"),
     "ladder/sides/keras.py": ("import torch", "inside functions only"),
     "ladder/sides/lightning.py": ("import keras", "must not import keras"),
-    "proof/a.py": ("from keras_impl import model", "proof must not import keras_impl"),
-    "proof/b.py": ("import torch", "proof must not import torch"),
-    "proof/c.py": ("from proof.faults import in_keras", "never imported"),
-    "proof/d.py": ("from ladder.sides.lightning import X", "engines' programs alone"),
+    "parity_tests/c.py": ("from parity_tests.mutants import in_keras", "never imported"),
+    "parity_tests/d.py": ("from ladder.sides.lightning import X", "engines' programs alone"),
     "benchmark/a.py": ("import torch", "benchmark must not import torch"),
     "benchmark/b.py": ("from benchmark.arms import plain_keras", "never imported"),
     "benchmark/arms/a.py": ("import torch\nimport tensorflow", "one process, one framework"),
     "benchmark/arms/b.py": ("import keras\nimport torch\nimport jax", "one process"),
-    "page/a.py": ("from proof import climbs", "must not import proof"),
+    "reporting/a.py": ("from parity_tests import climbs", "must not import parity_tests"),
+    "trained/a.py": ("import keras", "trained must not import keras"),
     "tutorial/a.py": ("import torch", "tutorial must not import torch"),
     "parity_tests/a.py": ("from keras_impl import model", "must not import keras_impl"),
     "parity_tests/b.py": ("def f():\n    import keras", "parity_tests must not import keras"),
@@ -280,7 +262,7 @@ PLANTED = {
         "def f():\n    import keras_impl.train\n    import lightning_impl.train",
         "one process, one framework",
     ),
-    "tests/a.py": ("from parity_tests.tolerances import X", "nothing imports parity_tests"),
+    "tests/a.py": ("from parity_tests.test_data import X", "never imported"),
     "pipeline/d.py": ("import scripts.compare", "nothing imports scripts"),
 }
 
@@ -303,13 +285,13 @@ def test_what_the_table_allows_is_let_through(tmp_path: Path) -> None:
         "keras_impl/a.py": "import keras\ndef f():\n    import tensorflow\n    import torch",
         "lightning_impl/a.py": "import torch\nimport lightning\nfrom pipeline import recipe",
         "benchmark/arms/a.py": "import keras\nimport tensorflow\nfrom keras_impl import model",
-        "proof/faults/a.py": "import torch\nfrom lightning_impl import model",
-        "proof/pairs/a.py": "import keras\nfrom proof.pairs.b import build",
+        "parity_tests/mutants/a.py": "import torch\nfrom lightning_impl import model",
+        "parity_tests/pairs/a.py": "import keras\nfrom parity_tests.pairs.b import build",
         "ladder/sides/keras.py": "import keras\ndef f():\n    import jax",
         "ladder/sides/lightning.py": "import torch\nimport lightning",
         f"{PORTPROOF}/record/__main__.py": "def f():\n    from portproof.record import keras",
         f"{PORTPROOF}/record/keras_gradients.py": "import keras\ndef f():\n    import jax",
-        "proof/a.py": "from pipeline import recipe\nfrom ladder import rungs",
+        "reporting/a.py": "from pipeline import recipe\nfrom ladder import rungs",
         "parity_tests/a.py": "from parity_tests.tolerances import X\nfrom ladder import files",
         "scripts/a.py": "def f():\n    from keras_impl import train",
     }
@@ -330,10 +312,10 @@ def test_shared_modules_load_no_framework() -> None:
         f"{room.removeprefix('portproof/src/').replace('/', '.')}.{path.stem}"
         for room in (
             *(PORTPROOF, f"{PORTPROOF}/graph"),
-            *("ladder", "pipeline", "proof"),
+            *("ladder", "pipeline", "trained", "reporting", "parity_tests"),
         )
         for path in sorted((ROOT / room).glob("*.py"))
-        if path.stem != "__init__"
+        if path.stem not in {"__init__", "conftest"} and not path.stem.startswith("test_")
     ]
     done = run_python(
         f"import sys, {', '.join(modules)}\nprint(sorted({FRAMEWORKS!r} & set(sys.modules)))"

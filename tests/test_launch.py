@@ -79,7 +79,7 @@ def compare(trainers, tmp_path, monkeypatch, capfd):
 
     def compare_here(*flags, mode="complete", draws=False):
         if not draws:  # pictures take longer than all else
-            monkeypatch.setattr("pipeline.comparison_page.write_pictures", lambda *_: None)
+            monkeypatch.setattr("reporting.comparison_page.write_pictures", lambda *_: None)
         monkeypatch.setenv("FAKE_TRAINER", mode)
         try:
             code = main([*flags_of(tmp_path), *flags], trainers)

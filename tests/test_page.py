@@ -13,8 +13,10 @@ from random import Random
 import numpy as np
 import pytest
 
-from page import charts, defaults, samples
-from page.evidence import (
+from pipeline.datasets import load_dataset
+from pipeline.errors import RunError, UsageError
+from reporting import charts, defaults, samples
+from reporting.evidence import (
     Benchmark,
     Faults,
     Ladder,
@@ -24,12 +26,10 @@ from page.evidence import (
     latest_comparison,
     read_runs,
 )
-from page.reading import _built, read_as
-from page.sections import benchmark, data, evaluation, model, parity, summary, training
-from page.sections import made as made_section
-from page.write import CONTENTS, render, write_page
-from pipeline.datasets import load_dataset
-from pipeline.errors import RunError, UsageError
+from reporting.reading import _built, read_as
+from reporting.sections import benchmark, data, evaluation, model, parity, summary, training
+from reporting.sections import made as made_section
+from reporting.write import CONTENTS, render, write_page
 from tests import paged
 
 ROOT = Path(__file__).parents[1]
@@ -472,7 +472,7 @@ def test_the_page_is_written_whole_or_not_at_all(made, monkeypatch):
     target = made.folder / "deep" / "page.html"
     write_page(target, made.add_all().read(), ["report.py"])
     before = target.read_bytes()
-    monkeypatch.setattr("page.write.render", lambda *_: 1 / 0)
+    monkeypatch.setattr("reporting.write.render", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_page(target, made.read(), [])
     assert target.read_bytes() == before
@@ -519,7 +519,7 @@ def test_wrong_calls_and_broken_files_have_a_line(report, made, capsys):
 
 
 def test_a_committed_result_can_be_read():
-    from page.defaults import COMMITTED_BENCHMARK, COMMITTED_PROOF
+    from reporting.defaults import COMMITTED_BENCHMARK, COMMITTED_PROOF
 
     ladder = read_as(Ladder, COMMITTED_PROOF / "ladder.json")
     assert all(
@@ -530,7 +530,7 @@ def test_a_committed_result_can_be_read():
 
 
 def test_the_limit_of_runs_is_named(made, monkeypatch):
-    monkeypatch.setattr("page.evidence.MAX_RUNS", 1)
+    monkeypatch.setattr("reporting.evidence.MAX_RUNS", 1)
     made.add_run(name="a")
     made.add_run(name="b")
     with pytest.raises(UsageError, match="2 runs are too many for one page; name at most 1"):

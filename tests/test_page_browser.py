@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
-from page.write import CONTENTS, write_page
+from reporting.write import CONTENTS, write_page
 from tests import paged
 from tests.test_page import MARKUP
 

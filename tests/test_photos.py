@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import photos
-from pipeline.cutout import SIZE, NothingStandsOutError, cut_out
 from pipeline.datasets import load_dataset
-from pipeline.photos import PhotoError, find_pictures, read_photo
 from tests.edits import HYPOTHESIS
 from tests.parsers import plain_png
+from trained import photos
+from trained.cutout import SIZE, NothingStandsOutError, cut_out
+from trained.photos import PhotoError, find_pictures, read_photo
 
 INK, PAPER = 40, 250
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ladder.causes.contract import SETTINGS
-from proof.catalogue import FAULTS
+from parity_tests.catalogue import FAULTS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "keras-lightning-map.md").read_text()

@@ -10,10 +10,10 @@ from PIL import Image
 from ladder.exchange import read_arrays, write_arrays
 from pipeline.datasets import load_dataset
 from pipeline.errors import UsageError
-from pipeline.prediction import printable
 from pipeline.record import RECORD, read_predictions
-from pipeline.trained import predict, read_run
 from tests.training import Trainings
+from trained.prediction import printable
+from trained.run_folder import predict, read_run
 
 ROOT = Path(__file__).parents[1]
 ENGINES = ("lightning", "keras-tensorflow")
@@ -43,7 +43,7 @@ def pictures(tmp_path_factory, drawn_data):
 @pytest.fixture
 def main(monkeypatch, tmp_path, warm_engines):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.trained.answer", warm_engines.answer)
+    monkeypatch.setattr("trained.run_folder.answer", warm_engines.answer)
     return runpy.run_path(str(ROOT / "scripts" / "predict.py"))["main"]
 
 

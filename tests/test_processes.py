@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from parity_tests import processes as proved
 from pipeline.batches import Batches, dropout_seed
 from pipeline.command import WRONG_CALL, trainer_main
 from pipeline.datasets import load_dataset
 from pipeline.errors import UsageError
 from pipeline.preprocess import LabeledImages
 from pipeline.processes import Ranks, ranks_of, this_process
-from proof import processes as proved
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """

@@ -21,17 +21,17 @@ from ladder.engines import EngineError
 from ladder.exchange import Question, Trace, read_question, write_trace
 from ladder.rungs import RUNGS, Gap, Report, RungResult, Verdict
 from ladder.verdict import verdict_from_kept, verdict_lines, verdict_to_kept
+from parity_tests import climbs, engine_room
+from parity_tests.catalogue import FAULTS
+from parity_tests.engine_room import EngineRoom
+from parity_tests.questions import ladder_recipe, on_device, points_question
+from parity_tests.replays import REPLAYS
+from parity_tests.standard import prove_faults, prove_ladder, prove_replays, standard_attempts
 from pipeline.answers import execution_of
 from pipeline.datasets import load_dataset
 from pipeline.drawn import draw_dataset
 from pipeline.errors import RunError
 from pipeline.session import LOCK, Session, claimed
-from proof import climbs, engine_room
-from proof.catalogue import FAULTS
-from proof.engine_room import EngineRoom
-from proof.questions import ladder_recipe, on_device, points_question
-from proof.replays import REPLAYS
-from proof.standard import prove_faults, prove_ladder, prove_replays, standard_attempts
 from tests.disks import no_space, small_disk
 
 PROVE = Path(__file__).resolve().parent.parent / "scripts" / "prove.py"
@@ -304,7 +304,7 @@ ROOM = """
 import signal, sys
 from pathlib import Path
 from ladder.exchange import Question
-from proof.engine_room import EngineRoom
+from parity_tests.engine_room import EngineRoom
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
 with EngineRoom(leaves=Path(sys.argv[1])) as room:
     ask = lambda: room.ask("lightning", Question(("all",), {"precision": "32"}))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proof.published import PAIRS, published_page, read_verdicts
+from parity_tests.published import PAIRS, published_page, read_verdicts
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "published.py"
 DIFFERENCE = {

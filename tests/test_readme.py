@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.command import trainer_parser
 from pipeline.datasets import load_dataset
-from pipeline.readme import README, ROOT, render
+from reporting.readme import README, ROOT, render
 
 TEXT = README.read_text()
 COMMANDS = [

@@ -10,6 +10,7 @@ from keras_impl.fast import STEPS_PER_EXECUTION
 from keras_impl.train import predict_logits, train
 from keras_impl.watch import AtSeams, InjectMasks, NoteMasks
 from keras_impl.weights import export_weights
+from parity_tests.questions import CALL
 from pipeline.answers import narrowed, scratch_journal
 from pipeline.batches import training_batches
 from pipeline.datasets import load_dataset
@@ -17,7 +18,6 @@ from pipeline.execution import Execution
 from pipeline.network import shared_first_weights
 from pipeline.preprocess import prepare
 from pipeline.recipe import preset
-from proof.questions import CALL
 
 EXECUTION = Execution(device="cpu")
 pytestmark = pytest.mark.filterwarnings(  # Keras's own, on NumPy 2

@@ -11,13 +11,13 @@ from lightning_impl.fast import CAPTURED_STEPS_PER_BATCH, STEPS_PER_BATCH
 from lightning_impl.train import predict_logits, train
 from lightning_impl.watch import AtSeams, InjectMasks, NoteMasks
 from lightning_impl.weights import export_weights
+from parity_tests.questions import CALL, CAPTURED_CALL
 from pipeline.answers import narrowed, scratch_journal
 from pipeline.batches import training_batches
 from pipeline.datasets import load_dataset
 from pipeline.execution import Execution
 from pipeline.preprocess import prepare
 from pipeline.recipe import preset
-from proof.questions import CALL, CAPTURED_CALL
 
 EXECUTION = Execution(device="cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's own

@@ -1,0 +1,59 @@
+"""The parts of `docs/` that are made from the proof's results, so that they can't go stale."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ladder.files import write_text
+from parity_tests.horizon_plot import horizon_picture
+from parity_tests.pages import (
+    faults_page,
+    horizon_lines,
+    jax_lines,
+    ladder_lines,
+    replays_page,
+    training_lines,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, DOCS = ROOT / "results" / "proof", ROOT / "docs"
+PARITY = DOCS / "parity.md"
+
+
+def made_pages() -> dict[Path, str]:
+    """Return the text of each page of `docs/` that is made, or has made parts, by path."""
+    practice = result("practice.json")
+    faults = {**result("faults.json"), "practice": practice}
+    return {
+        DOCS / "faults.md": "\n".join([*faults_page(faults), ""]),
+        DOCS / "replays.md": "\n".join([*replays_page(result("replays.json")), ""]),
+        PARITY: with_parts(PARITY.read_text()),
+        DOCS / "horizon.svg": horizon_picture(result("training.json")["stages"]),
+    }
+
+
+def with_parts(text: str) -> str:
+    """Return a page's text with its marked parts made anew."""
+    training = result("training.json")
+    parts = {
+        "ladder": ladder_lines((RESULTS / "ladder.md").read_text()),
+        "training": training_lines(training),
+        "jax": jax_lines(training["stages"]),
+        "horizon": horizon_lines(training["stages"]),
+    }
+    for name, lines in parts.items():
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, rest = text.split(start)
+        _, after = rest.split(end)
+        text = f"{before}{start}{chr(10).join(lines)}\n{end}{after}"
+    return text
+
+
+def result(name: str) -> dict[str, Any]:
+    """Return a committed result of the proof."""
+    return json.loads((RESULTS / name).read_text())
+
+
+if __name__ == "__main__":
+    for path, text in made_pages().items():
+        write_text(path, text)

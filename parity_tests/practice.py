@@ -1,0 +1,224 @@
+"""What usual practice would have seen: the checks that people make of a port, really run.
+
+In float32, on real images: parameter counts, shapes, logits after the weights were carried over,
+gradients in evaluation mode, and the test accuracy after an epoch.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ladder.compare import gap
+from ladder.engines import EngineError
+from ladder.exchange import Array, Question, Trace
+from ladder.files import write_json
+from parity_tests.catalogue import LIGHTNING, TENSORFLOW, Fault
+from parity_tests.engine_room import LEAVES, EngineRoom
+from parity_tests.questions import carried_weights
+from pipeline.datasets import Dataset
+from pipeline.engines import versions_in_use
+from pipeline.recipe import Recipe, preset, recipe_to_dict
+from pipeline.session import read_kept
+from reporting.comparison import EXPECTED_TEST_ACCURACY
+
+NUM_IMAGES = 64
+"""Images that logits and gradients are compared on: one batch."""
+CASE = "practice"
+
+Say = Callable[[str], None]
+Checks = dict[str, bool | None]
+"""By check: True passes, so that a fault goes unseen; None could not be made."""
+
+
+def practice_recipe(variant: str) -> Recipe:
+    """Return the tutorial's recipe for one epoch in float32."""
+    return preset(variant, precision="32", num_epochs=1)
+
+
+def network_question(recipe: Recipe, images: Array, classes: Array) -> Question:
+    """Ask for the layer table, parameters, and logits and gradients of one batch.
+
+    `images` are uint8 (B, H, W, 1), `classes` int64 (B,).
+    """
+    settings: dict[str, Any] = {
+        "recipe": recipe_to_dict(recipe),
+        "seeds": [0],
+        "cases": [CASE],
+        "gradient_cases": [CASE],
+        "gradient_mode": "evaluation",
+    }
+    arrays = {f"weights.{name}": array for name, array in carried_weights(recipe).items()}
+    arrays |= {f"images.{CASE}": images, f"labels.{CASE}": classes}
+    return Question(("layers", "own_weights", "cases", "gradients"), settings, arrays)
+
+
+def training_question(recipe: Recipe, data_dir: Path) -> Question:
+    """Ask for production training on the data set in `data_dir`."""
+    settings = {"recipe": recipe_to_dict(recipe), "data_dir": str(data_dir)}
+    return Question(("training",), settings)
+
+
+def judge(reference: Trace, faulty: Trace) -> Checks:
+    """Make the checks of a built network on the answers to a `network_question`."""
+    return {name: check(reference, faulty) for name, check in NETWORK_CHECKS.items()}
+
+
+def has_expected_accuracy(faulty: Trace, classes: Array, variant: str) -> bool | None:
+    """Say whether the test accuracy after one epoch is what the tutorial's network reaches."""
+    logits = faulty.arrays.get("trained_logits")
+    if logits is None or logits.shape[:1] != classes.shape or logits.ndim != 2:
+        return None
+    if not np.isfinite(logits).all():
+        return False
+    low, high = EXPECTED_TEST_ACCURACY[variant, 1]
+    return bool(low <= (logits.argmax(axis=1) == classes).mean() <= high)
+
+
+def _same_counts(reference: Trace, faulty: Trace) -> bool | None:
+    counts = [side.facts.get("parameters") for side in (reference, faulty)]
+    return None if None in counts else counts[0] == counts[1]
+
+
+def _same_shapes(reference: Trace, faulty: Trace) -> bool | None:
+    """Compare layers' output shapes, by name, and parameters' shapes."""
+    if not all(side.facts.get("layers") and _own(side) for side in (reference, faulty)):
+        return None
+    layers, parameters = (
+        [
+            {row["name"]: row["output_shape"] for row in side.facts["layers"]}
+            for side in (reference, faulty)
+        ],
+        [{name: array.shape for name, array in _own(side).items()} for side in (reference, faulty)],
+    )
+    return bool(layers[0] == layers[1] and parameters[0] == parameters[1])
+
+
+def _own(side: Trace) -> dict[str, Array]:
+    return {name: side.arrays[name] for name in side.arrays if name.startswith("own.")}
+
+
+def _logits_within(limit: float) -> Callable[[Trace, Trace], bool | None]:
+    return lambda reference, faulty: _within(reference, faulty, [f"logits.{CASE}"], limit)
+
+
+def _gradients_within(limit: float) -> Callable[[Trace, Trace], bool | None]:
+    def check(reference: Trace, faulty: Trace) -> bool | None:
+        start, others = f"gradient.{CASE}.", {f"gradient.{CASE}.{key}" for key in ("input", "loss")}
+        names = [name for name in reference.arrays if name.startswith(start)]
+        return _within(reference, faulty, [name for name in names if name not in others], limit)
+
+    return check
+
+
+def _within(reference: Trace, faulty: Trace, names: list[str], limit: float) -> bool | None:
+    """Say whether every array is there, finite and near; None where any is not to be had."""
+    pairs = [(reference.arrays.get(name), faulty.arrays.get(name)) for name in names]
+    if not pairs or any(one is None or other is None for one, other in pairs):
+        return None
+    return all(
+        one.shape == other.shape and one.size > 0 and gap(one, other) <= limit
+        for one, other in pairs
+        if one is not None and other is not None
+    )
+
+
+NETWORK_CHECKS: dict[str, Callable[[Trace, Trace], bool | None]] = {
+    "parameters": _same_counts,
+    "shapes": _same_shapes,
+    "logits 1e-3": _logits_within(1e-3),
+    "logits 1e-5": _logits_within(1e-5),
+    "gradients 1e-5": _gradients_within(1e-5),
+}
+ACCURACY = "accuracy"
+CHECKS = (*NETWORK_CHECKS, ACCURACY)
+"""All checks, in the order of a table's columns."""
+
+
+@dataclass
+class Practice:
+    """Makes the checks of faults with engines that are kept running."""
+
+    room: EngineRoom
+    dataset: Dataset
+    _references: dict[tuple[str, str], Trace] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def checks(self, fault: Fault) -> Checks:
+        """Make the checks of one fault; what an engine cannot answer is None.
+
+        An epoch is trained only where no check of the built network has seen anything; elsewhere
+        the accuracy is left out.
+        """
+        recipe = practice_recipe(fault.variant)
+        network = self._answer(fault.engine, self._network(recipe), fault.name)
+        found: Checks = dict.fromkeys(NETWORK_CHECKS)
+        if network is not None:
+            found |= judge(self._reference(fault), network)
+        if False in found.values():
+            return found
+        training = self._answer(fault.engine, self._training(recipe), fault.name)
+        classes = self.dataset.test_labels.astype(np.int64)
+        found[ACCURACY] = (
+            None if training is None else has_expected_accuracy(training, classes, fault.variant)
+        )
+        return found
+
+    def _reference(self, fault: Fault) -> Trace:
+        """Return the other half's answer without a fault."""
+        engine = TENSORFLOW if fault.engine == LIGHTNING else LIGHTNING
+        key = (engine, fault.variant)
+        with self._lock:
+            if key not in self._references:
+                question = self._network(practice_recipe(fault.variant))
+                self._references[key] = self.room.ask(engine, question)
+            return self._references[key]
+
+    def _network(self, recipe: Recipe) -> Question:
+        images = np.ascontiguousarray(self.dataset.test_images[:NUM_IMAGES, ..., np.newaxis])
+        classes = self.dataset.test_labels[:NUM_IMAGES].astype(np.int64)
+        return network_question(recipe, images, classes)
+
+    def _training(self, recipe: Recipe) -> Question:
+        return training_question(recipe, self.dataset.folder)
+
+    def _answer(self, engine: str, question: Question, fault: str) -> Trace | None:
+        try:
+            return self.room.ask(engine, question, fault)
+        except EngineError:
+            return None
+
+
+def checks_of(practice: Practice, faults: Sequence[Fault], path: Path, say: Say) -> None:
+    """Make every check of each fault and keep them in `path`, going on with what is there.
+
+    What an older program of the faults or another set-up left is made anew.
+    """
+    origin = {"programs": _programs(), "packages": versions_in_use()}
+    kept = read_kept(path) if path.exists() else {}
+    rows = kept["checks"] if kept.get("origin") == origin else {}
+    missing = [fault for fault in faults if place_of(fault) not in rows]
+    say(f"usual practice: {len(rows)} faults kept, {len(missing)} to check")
+    with practice.room.askers() as pool:
+        for fault, checks in zip(missing, pool.map(practice.checks, missing), strict=True):
+            rows[place_of(fault)] = checks
+            write_json(path, {"origin": origin, "checks": rows})
+            seen = [name for name, passes in checks.items() if not passes]
+            say(f"{place_of(fault)}: {', '.join(seen) or 'passes all'}")
+
+
+def place_of(fault: Fault) -> str:
+    """Return what a fault is filed under."""
+    return f"{fault.engine}/{fault.name}"
+
+
+def _programs() -> str:
+    """Return a digest of the programs that plant the faults."""
+    digest = hashlib.sha256()
+    for leaf in sorted(LEAVES.glob("*.py")):
+        digest.update(leaf.read_bytes())
+    return digest.hexdigest()

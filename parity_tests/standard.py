@@ -1,0 +1,257 @@
+"""The standard proof: every engine against Lightning, both variants, paths and lanes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ladder.engines import EngineError
+from ladder.files import write_json, write_text
+from ladder.rungs import Verdict
+from ladder.verdict import conclusion, verdict_from_kept, verdict_lines, verdict_to_kept
+from parity_tests.catalogue import LIGHTNING, Fault
+from parity_tests.climbs import REFERENCE, Attempt, Climber, Route, climb_all
+from parity_tests.engine_room import PAIR_LEAVES, EngineRoom
+from parity_tests.ladder_report import markdown, verdicts_to_dict
+from parity_tests.pages import faults_page, replays_page
+from parity_tests.planting import Outcome, alternating, outcome_to_dict, plant_all
+from parity_tests.practice import Practice, checks_of
+from parity_tests.replaying import Replayed, replay_all, replayed_to_dict
+from parity_tests.replays import Replay
+from parity_tests.strided import StridedClimber
+from pipeline.datasets import Dataset
+from pipeline.engines import ENGINES, KERAS_TENSORFLOW, versions_in_use
+from pipeline.environment import describe_machine
+from pipeline.errors import RunError
+from pipeline.session import Session, read_kept
+
+LADDER_JSON, LADDER_PAGE = "ladder.json", "ladder.md"
+FAULTS_JSON, FAULTS_PAGE = "faults.json", "faults.md"
+PRACTICE_JSON = "practice.json"
+REPLAYS_JSON, REPLAYS_PAGE = "replays.json", "replays.md"
+
+
+CAPTURED = Route(captured=True, rungs=("contract", "data", "optimizer", "training", "evaluation"))
+"""What the captured path does otherwise: it trains."""
+
+
+def standard_attempts(
+    engines: Sequence[str], variants: Sequence[str], lanes: Sequence[str], num_seeds: int
+) -> Iterator[Attempt]:
+    """Yield the climbs of the standard proof, those that share an answer one after the other.
+
+    The plain path is climbed by the default pair, in float64; so is the captured one, where it
+    parts from the fast one.
+    """
+    for seed in range(num_seeds):
+        for lane in lanes:
+            precision = lane.removeprefix("float")
+            for variant in variants:
+                route = Route(variant, precision, seed=seed)
+                yield from (Attempt(REFERENCE, engine, route) for engine in engines)
+    if KERAS_TENSORFLOW.name in engines and "float64" in lanes:
+        for variant in variants:
+            yield Attempt(REFERENCE, KERAS_TENSORFLOW.name, Route(variant, plain=True))
+        if "base" in variants:
+            yield Attempt(REFERENCE, KERAS_TENSORFLOW.name, CAPTURED)
+
+
+def short_attempts(engines: Sequence[str]) -> Iterator[Attempt]:
+    """Yield one climb of each engine, and of the default pair one of each variant and lane."""
+    for engine in engines:
+        yield Attempt(REFERENCE, engine, Route())
+    if KERAS_TENSORFLOW.name in engines:
+        for route in (Route("dropout"), Route("dropout", plain=True), Route("base", "32")):
+            yield Attempt(REFERENCE, KERAS_TENSORFLOW.name, route)
+
+
+def short_faults(faults: Sequence[Fault]) -> list[Fault]:
+    """Return a quick fault of each rung, of the implementations in turn where both have one."""
+    quick = [fault for fault in faults if fault.quick and not fault.is_harmless]
+    chosen: list[Fault] = []
+    for rung in dict.fromkeys(fault.rung for fault in quick):
+        here = [fault for fault in quick if fault.rung == rung]
+        num_lightning = sum(fault.engine == LIGHTNING for fault in chosen)
+        is_turn = 2 * num_lightning <= len(chosen)
+        chosen.append(min(here, key=lambda fault: (fault.engine == LIGHTNING) != is_turn))
+    return chosen
+
+
+def runnable(names: Sequence[str] | None, say: Callable[[str], None]) -> list[str]:
+    """Return the engines to compare with Lightning; those that can't run here are named.
+
+    Raises:
+        ValueError: one that was asked for, or Lightning, cannot run here.
+    """
+    wanted = [name for name in ENGINES if name != REFERENCE] if names is None else list(names)
+    reasons = {name: ENGINES[name].why_not() for name in [REFERENCE, *wanted]}
+    for name, reason in reasons.items():
+        if reason and (names is not None or name == REFERENCE):
+            raise ValueError(f"{name} cannot run here: {reason}")
+        if reason:
+            say(f"{name} cannot run here: {reason}; left out")
+    return [name for name in wanted if not reasons[name]]
+
+
+def prove_ladder(
+    climber: Climber,
+    dataset: Dataset,
+    output_dir: Path,
+    attempts: Sequence[Attempt],
+    say: Callable[[str], None],
+    command: str,
+    session: Session,
+) -> tuple[list[Verdict], dict[str, str]]:
+    """Climb, say how each climb ended, and write `ladder.json` and `ladder.md`.
+
+    Climbs that `session` has kept are not climbed again. An engine that dies costs its own: beside
+    the verdicts stand, by attempt, the reasons why there is none. Without any, nothing is written.
+    """
+    verdicts, lost = [], {}
+    missing = [attempt for attempt in attempts if not session.kept(attempt.name)]
+    climbing = climb_all(climber, missing)
+    for attempt in attempts:
+        kept = session.kept(attempt.name)
+        verdict = _verdict_of(kept) if kept else next(climbing)
+        if isinstance(verdict, EngineError):
+            lost[attempt.name] = str(verdict)
+            say(f"{attempt.name}: no verdict: {verdict}")
+            continue
+        if not kept:
+            session.keep(attempt.name, verdict_to_kept(verdict))
+        verdicts.append(verdict)
+        place = f"{verdict.right} · {verdict.lane} · {verdict.title}"
+        say(f"{place}: {conclusion(verdict)}")
+        if not verdict.passed:
+            for line in verdict_lines(verdict):
+                say(f"  {line}")
+    if verdicts:
+        write_proof(output_dir, verdicts, lost, origin_of(command, dataset))
+    return verdicts, lost
+
+
+def write_proof(
+    output_dir: Path, verdicts: list[Verdict], lost: dict[str, str], origin: dict[str, Any]
+) -> None:
+    """Write the verdicts as JSON and as a Markdown page, and what has none."""
+    found = verdicts_to_dict(verdicts, origin=origin, **({"no_verdict": lost} if lost else {}))
+    write_json(output_dir / LADDER_JSON, found)
+    write_text(output_dir / LADDER_PAGE, "\n".join([*markdown(verdicts, list(lost)), ""]))
+
+
+def origin_of(command: str, dataset: Dataset) -> dict[str, Any]:
+    """Return where results come from: command, data set, machine and versions."""
+    return {
+        "command": command,
+        "dataset": dataset.name,
+        "machine": describe_machine(),
+        "packages": versions_in_use(),
+    }
+
+
+def prove_faults(
+    climber: Climber,
+    dataset: Dataset,
+    output_dir: Path,
+    faults: Sequence[Fault],
+    say: Callable[[str], None],
+    command: str,
+    session: Session,
+    *,
+    is_whole: bool = True,
+    with_practice: bool = False,
+) -> list[Outcome]:
+    """Plant each fault, climb, and write `faults.json` and `faults.md`.
+
+    The whole ladder is climbed or, where not `is_whole`, a fault's own rung alone. With practice,
+    what usual checks see of each is measured too, going on where it was left.
+    """
+    outcomes = []
+    rungs = "whole" if is_whole else "own"
+    names = {fault: f"fault {fault.engine}/{fault.name}, {rungs}" for fault in faults}
+    missing = [fault for fault in faults if not session.kept(names[fault])]
+    for fault in faults:
+        if kept := session.kept(names[fault]):
+            outcomes.append(Outcome(fault, _verdict_of(kept)))
+    if outcomes:
+        say(f"{len(outcomes)} faults are kept from an earlier call")
+    # Named, or an interrupt in this loop would close it, and wait, before the engines are ended.
+    planting = plant_all(climber, alternating(missing), is_whole)
+    for outcome in planting:
+        outcomes.append(outcome)
+        if outcome.verdict:
+            session.keep(names[outcome.fault], verdict_to_kept(outcome.verdict))
+        fault, wrong = outcome.fault, "; ".join(outcome.mistakes())
+        words = f"{outcome.cause} at {outcome.where}" if outcome.caught_on else "no alarm"
+        say(f"{fault.engine} · {fault.name}: {f'NOT AS EXPECTED: {wrong}' if wrong else words}")
+    if with_practice:
+        checks_of(Practice(climber.room, dataset), faults, output_dir / PRACTICE_JSON, say)
+    order = {(fault.engine, fault.name): number for number, fault in enumerate(faults)}
+    outcomes.sort(key=lambda outcome: order[outcome.fault.engine, outcome.fault.name])
+    rows = [outcome_to_dict(outcome) for outcome in outcomes]
+    found: dict[str, Any] = {
+        **origin_of(command, dataset),
+        "rungs": rungs,
+        "faults": rows,
+    }
+    if (output_dir / PRACTICE_JSON).exists():
+        found["practice"] = read_kept(output_dir / PRACTICE_JSON)
+    write_json(output_dir / FAULTS_JSON, found)
+    write_text(output_dir / FAULTS_PAGE, "\n".join([*faults_page(found), ""]))
+    return outcomes
+
+
+def prove_replays(
+    climber: Climber,
+    dataset: Dataset,
+    output_dir: Path,
+    replays: Sequence[Replay],
+    say: Callable[[str], None],
+    command: str,
+    session: Session,
+    *,
+    is_whole: bool = True,
+) -> tuple[list[Replayed], dict[str, str]]:
+    """Replay reported disagreements and write `replays.json` and `replays.md`.
+
+    The ladder is climbed up to where the numbers part or, where not `is_whole`, there alone. What
+    `session` has kept, and an engine that dies, are as in `prove_ladder`.
+    """
+    replayed, lost = [], {}
+    with EngineRoom(leaves=PAIR_LEAVES) as pair_room:
+        strided = StridedClimber(pair_room)
+        for replay in replays:
+            name = f"replay {replay.name}, {'whole' if is_whole else 'own'}"
+            if kept := session.kept(name):
+                each = Replayed(replay, _verdict_of(kept))
+            else:
+                try:
+                    (each,) = replay_all(climber, strided, [replay], is_whole)
+                except EngineError as error:
+                    lost[replay.name] = str(error)
+                    say(f"{replay.name}: no verdict: {error}")
+                    continue
+                session.keep(name, verdict_to_kept(each.verdict))
+            replayed.append(each)
+            wrong = "; ".join(each.mistakes())
+            say(f"{each.replay.name}: {f'NOT AS EXPECTED: {wrong}' if wrong else each.cause}")
+    if not replayed:
+        return replayed, lost
+    found = {
+        **origin_of(command, dataset),
+        "replays": [replayed_to_dict(each) for each in replayed],
+    }
+    write_json(output_dir / REPLAYS_JSON, found)
+    write_text(output_dir / REPLAYS_PAGE, "\n".join([*replays_page(found), ""]))
+    return replayed, lost
+
+
+def _verdict_of(kept: dict[str, Any]) -> Verdict:
+    """Return a verdict that an earlier call has kept.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        return verdict_from_kept(kept)
+    except ValueError as error:
+        raise RunError(f"cannot go on from what is kept: {error}; use another folder") from error

@@ -1,0 +1,101 @@
+"""What may differ between the two halves, and by how much."""
+
+import json
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from ladder.compare import Tolerance
+from ladder.rungs import Terms
+from parity_tests.catalogue import LIGHTNING
+
+ROUNDING_FLOAT64 = Tolerance(
+    "ROUNDING_FLOAT64",
+    absolute=1e-14,
+    relative=1e-13,
+    reason="float64 sums of up to 2,048 products taken in different orders",
+    measured="see the largest gaps that `scripts/prove.py` prints",
+)
+TRAINING_FLOAT64 = Tolerance(
+    "TRAINING_FLOAT64",
+    absolute=1e-13,
+    relative=1e-12,
+    reason="float64 rounding, grown through 104 Adam steps",
+    measured="see the largest gaps that `scripts/prove.py` prints",
+)
+ACCURACY_FLOAT32 = Tolerance(
+    "ACCURACY_FLOAT32",
+    absolute=1e-7,
+    reason="torchmetrics divides counts of hits in float32, also in a float64 model",
+    measured="2.8e-8, half a unit in the last place of a float32 near 0.5",
+)
+
+WAIVERS = {
+    "data_format": "each framework's own layout inside; all that is compared is NHWC",
+    "initialisers": "torch has no initialiser objects: rung 4 compares what is drawn",
+}
+
+FLOAT32_ULP = 2.0**-23
+"""The spacing of float32 at 1, the least gap that a measurement stands for."""
+HEADROOM = 8.0
+"""How far beyond the measured gaps of an engine with itself a float32 gap between two may go."""
+MOST_FLOAT32 = 0.5
+"""Share of the largest value that a float32 gap may never exceed: zeros for values are seen."""
+MEASURED = Path(__file__).parent / "float32-gaps.json"
+
+
+def float64_tolerance(rung: str, key: str) -> Tolerance:
+    """Return what float64 rounding allows at a rung."""
+    if rung == "evaluation":
+        return ACCURACY_FLOAT32 if key.endswith("accuracy") else TRAINING_FLOAT64
+    return TRAINING_FLOAT64 if rung in {"optimizer", "training"} else ROUNDING_FLOAT64
+
+
+def terms_of(lane: str, engines: Sequence[str]) -> Terms:
+    """Return what may differ between two engines in a lane, `float64` or `float32`."""
+    tolerance = float64_tolerance if lane == "float64" else partial(float32_tolerance, engines)
+    # Two Keras backends have the same layout and initialisers: nothing to waive.
+    return Terms(lane, tolerance, WAIVERS if LIGHTNING in engines else {})
+
+
+def float32_tolerance(engines: Sequence[str], rung: str, key: str) -> Tolerance:
+    """Return what float32 allows: the larger of the two engines' gaps with themselves, and room.
+
+    Raises:
+        ValueError: nothing was measured for this rung and key.
+    """
+    measured = measured_gaps()
+    place = pooled(key)
+    gaps = [measured["gaps"].get(engine, {}).get(rung, {}).get(place) for engine in engines]
+    if None in gaps or not gaps:
+        raise ValueError(f"{MEASURED.name} has no gap of {' and '.join(engines)} at {rung} {key}")
+    gap = max(gaps)
+    return Tolerance(
+        "MEASURED_FLOAT32",
+        absolute=0.0,
+        relative=min(HEADROOM * max(gap, FLOAT32_ULP), MOST_FLOAT32),
+        reason=f"{HEADROOM:g} times the gap of an engine with itself, its weights moved by one "
+        f"ulp, and at most {MOST_FLOAT32:g}",
+        measured=f"{gap:.3g} of the largest value; {measured['origin']['command']}",
+    )
+
+
+def pooled(key: str) -> str:
+    """Return a key without its case or step: `gradient.full.conv1.bias` as `gradient.conv1.bias`.
+
+    Rounding decides which of two nearly equal values a max pool passes on, and then a gradient
+    goes another way. In which batch that happens is chance, so the largest gap of all counts.
+    """
+    kind, *rest = key.split(".")
+    if kind == "seam":  # weights, like those after the last step
+        return ".".join(["trained", *rest[1:]])
+    if kind in ("gradient", "step"):
+        return ".".join([kind, *rest[1:]])
+    return kind if kind in ("logits", "loss", "drop") else key
+
+
+@cache
+def measured_gaps() -> dict[str, Any]:
+    """Return the gaps by engine, rung and key, with their origin; see `parity_tests.gaps`."""
+    return json.loads(MEASURED.read_text())
