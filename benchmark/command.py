@@ -13,7 +13,7 @@ from pipeline.command import OneLineParser, chosen, guarded
 from pipeline.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from benchmark.runner import Arm, Conditions, Measured
+    from benchmark.runner import Conditions, Contender, Measured
     from pipeline.session import Session
 
 ENGINE_NAMES = ("lightning", "keras-tensorflow", "keras-jax", "keras-torch")
@@ -30,9 +30,9 @@ RESULTS = Path(__file__).parents[1] / "results"
 def parser() -> argparse.ArgumentParser:
     """Return the flags."""
     parser = OneLineParser(
-        description="Measure arms in fresh processes, interleaved, and write benchmark.json, "
+        description="Measure contenders in fresh processes, interleaved, and write benchmark.json, "
         "benchmark.md and benchmark.png. Leave the machine alone meanwhile.",
-        epilog="Exit codes: 0 done, 1 an arm failed or was thrown out, 2 wrong call, "
+        epilog="Exit codes: 0 done, 1 a contender failed or was thrown out, 2 wrong call, "
         "130 interrupted, 143 terminated.",
     )
     parser.add_argument("--engines", metavar="A,B", default=",".join(ENGINE_NAMES), help="(all)")
@@ -75,10 +75,10 @@ def conduct(arguments: argparse.Namespace) -> None:
 
     Raises:
         UsageError: the call cannot be carried out.
-        RunError: an arm failed, or its training is another.
+        RunError: a contender failed, or its training is another.
     """
     from benchmark.difference import read_older
-    from benchmark.runner import Conditions, arms_of
+    from benchmark.runner import Conditions, contenders_of
     from pipeline.datasets import find_dataset, load_dataset
     from pipeline.drawn import write_first_images
     from pipeline.environment import usable_cores
@@ -110,7 +110,7 @@ def conduct(arguments: argparse.Namespace) -> None:
     dataset = load_dataset(find_dataset(arguments.data_dir))
     if arguments.images is None:
         arguments.images = len(dataset.train_labels)
-    arms, left_out = arms_of(engines, tracks, precisions, arguments.alternatives)
+    contenders, left_out = contenders_of(engines, tracks, precisions, arguments.alternatives)
     for name, reason in left_out.items():
         say(f"{name} cannot run here: {reason}; left out")
     with (
@@ -126,11 +126,11 @@ def conduct(arguments: argparse.Namespace) -> None:
             arguments.device,
             uuid,
         )
-        measure_all(arguments, arms, conditions, left_out, dataset.fingerprint, older)
+        measure_all(arguments, contenders, conditions, left_out, dataset.fingerprint, older)
 
 
 def settle_device(wanted: str, engines: Sequence[str]) -> tuple[str, str]:
-    """Return the device that all arms run on, `cpu` or `gpu`, and the GPU's UUID.
+    """Return the device that all contenders run on, `cpu` or `gpu`, and the GPU's UUID.
 
     Raises:
         UsageError: `wanted` is `gpu`, and there is none that can be measured.
@@ -166,7 +166,7 @@ def fill_in(arguments: argparse.Namespace) -> None:
 
 def measure_all(
     arguments: argparse.Namespace,
-    arms: list["Arm"],
+    contenders: list["Contender"],
     conditions: "Conditions",
     left_out: dict[str, str],
     fingerprint: str,
@@ -174,10 +174,10 @@ def measure_all(
 ) -> None:
     """Measure in rounds, every other one in reverse order, and write what was found.
 
-    An arm that fails costs its own rows; one that was stopped goes on where it was.
+    A contender that fails costs its own rows; one that was stopped goes on where it was.
 
     Raises:
-        RunError: an arm failed, or its training is another.
+        RunError: a contender failed, or its training is another.
     """
     from benchmark import report
     from benchmark.difference import differences
@@ -188,12 +188,12 @@ def measure_all(
     from pipeline.session import Session
     from pipeline.terminal import say
 
-    described = describe(arguments, arms, conditions)
+    described = describe(arguments, contenders, conditions)
     session = Session(
         arguments.output_dir / SO_FAR,
         {
             **described,
-            "arms": [arm.name for arm in arms],
+            "arms": [contender.name for contender in contenders],
             "data": fingerprint,
             "code": code_digest(ROOMS),
         },
@@ -204,12 +204,12 @@ def measure_all(
     if conditions.device == "gpu":
         idle = session.part("idle", lambda: idle_watts(conditions.gpu_uuid))
     reference = session.part("reference", lambda: reference_history(conditions))
-    cold = measure_cold(arms, conditions, session) if conditions.device == "gpu" else {}
-    found_arms, failed = measure_rounds(arguments.rounds, arms, conditions, session)
-    if not found_arms:
+    cold = measure_cold(contenders, conditions, session) if conditions.device == "gpu" else {}
+    found_contenders, failed = measure_rounds(arguments.rounds, contenders, conditions, session)
+    if not found_contenders:
         raise RunError(f"failed: {', '.join(failed)}")
-    arms = list(found_arms)
-    measurements = {arm.name: runs for arm, runs in found_arms.items()}
+    contenders = list(found_contenders)
+    measurements = {contender.name: runs for contender, runs in found_contenders.items()}
     images = tuple(described["conditions"][f"{part}_images"] for part in ("train", "validation"))
     peak = session.part("peak", lambda: peak_flops(conditions))
     found: dict[str, Any] = {
@@ -223,7 +223,7 @@ def measure_all(
         "left_out": left_out | {name: f"failed: {reason}" for name, reason in failed.items()},
         "reference": reference,
         "arms": report.summarize(
-            arms, measurements, reference, images, peak, arguments.accuracy, idle
+            contenders, measurements, reference, images, peak, arguments.accuracy, idle
         ),
         "measurements": measurements,
     }
@@ -247,7 +247,7 @@ def measure_all(
 
 
 def describe(
-    arguments: argparse.Namespace, arms: list["Arm"], conditions: "Conditions"
+    arguments: argparse.Namespace, contenders: list["Contender"], conditions: "Conditions"
 ) -> dict[str, Any]:
     """Return what is measured, on what."""
     from benchmark.nvidia import describe_gpu
@@ -262,10 +262,10 @@ def describe(
             "validation_images": num_validation,
             "num_epochs": conditions.num_epochs,
             "batch_size": conditions.batch_size,
-            "precisions": list(dict.fromkeys(arm.precision for arm in arms)),
+            "precisions": list(dict.fromkeys(contender.precision for contender in contenders)),
             "num_threads": conditions.num_threads,
             "device": conditions.device,
-            "tf32": any(arm.precision == "tf32" for arm in arms),
+            "tf32": any(contender.precision == "tf32" for contender in contenders),
             "deterministic": False,
             "accuracy": arguments.accuracy,
         },
@@ -274,7 +274,7 @@ def describe(
 
 
 def measure_cold(
-    arms: list["Arm"], conditions: "Conditions", session: "Session"
+    contenders: list["Contender"], conditions: "Conditions", session: "Session"
 ) -> dict[str, float | None]:
     """Return the seconds until each arm's first step when it runs for the first time.
 
@@ -285,75 +285,81 @@ def measure_cold(
 
     shortest = dataclasses.replace(conditions, num_epochs=2)
 
-    def first(arm: "Arm") -> float | None:
+    def first(contender: "Contender") -> float | None:
         try:
-            found = measure(arm, shortest)
+            found = measure(contender, shortest)
         except RunError:
             return None  # as it will be found, and said, in the rounds
         return float(found["startup_seconds"] + found["first_step_seconds"])
 
     cold = {}
-    for arm in arms:
-        cold[arm.name] = session.part(f"{arm.name}, cold", partial(first, arm))
-        words = "failed" if cold[arm.name] is None else f"{cold[arm.name]:.1f} s to its first step"
-        say(f"first time  {arm.name}: {words}")
+    for contender in contenders:
+        cold[contender.name] = session.part(f"{contender.name}, cold", partial(first, contender))
+        words = (
+            "failed"
+            if cold[contender.name] is None
+            else f"{cold[contender.name]:.1f} s to its first step"
+        )
+        say(f"first time  {contender.name}: {words}")
     return cold
 
 
 def measure_rounds(
-    num_rounds: int, arms: list["Arm"], conditions: "Conditions", session: "Session"
-) -> tuple[dict["Arm", list["Measured"]], dict[str, str]]:
-    """Return the measurements of each arm that came through, and why others did not, by name."""
+    num_rounds: int, contenders: list["Contender"], conditions: "Conditions", session: "Session"
+) -> tuple[dict["Contender", list["Measured"]], dict[str, str]]:
+    """Return by name the contenders' measurements, and why some have none."""
     from benchmark.runner import in_words, measure, steady_seconds
     from pipeline.terminal import say
 
-    tuned: dict[str, Arm] = {}
-    measurements: dict[str, list[Measured]] = {arm.name: [] for arm in arms}
+    tuned: dict[str, Contender] = {}
+    measurements: dict[str, list[Measured]] = {contender.name: [] for contender in contenders}
     failed: dict[str, str] = {}
     for number in range(1, num_rounds + 1):
-        for arm in arms if number % 2 else arms[::-1]:
-            if arm.name in failed:
+        for contender in contenders if number % 2 else contenders[::-1]:
+            if contender.name in failed:
                 continue
             try:
-                if arm.name not in tuned:
-                    tuned[arm.name] = tune(arm, conditions, session)
-                work = partial(measure, tuned[arm.name], conditions)
-                measured = session.part(f"{arm.name}, round {number}", work)
+                if contender.name not in tuned:
+                    tuned[contender.name] = tune(contender, conditions, session)
+                work = partial(measure, tuned[contender.name], conditions)
+                measured = session.part(f"{contender.name}, round {number}", work)
             except RunError as error:
                 say(str(error))
-                failed[arm.name] = in_a_line(error)
+                failed[contender.name] = in_a_line(error)
                 continue
-            measurements[arm.name].append(measured)
+            measurements[contender.name].append(measured)
             words = in_words(steady_seconds(measured))
-            say(f"round {number}  {arm.name:24} {words:>9} an epoch")
+            say(f"round {number}  {contender.name:24} {words:>9} an epoch")
     return {
-        tuned[arm.name]: measurements[arm.name] for arm in arms if arm.name not in failed
+        tuned[contender.name]: measurements[contender.name]
+        for contender in contenders
+        if contender.name not in failed
     }, failed
 
 
 def in_a_line(error: RunError) -> str:
-    """Return how an arm failed: its exit and the last thing that it said."""
+    """Return how a contender failed: its exit and the last thing that it said."""
     first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{first} {rest[-1]}" if rest else first
 
 
-def tune(arm: "Arm", conditions: "Conditions", session: "Session") -> "Arm":
-    """Return the arm as it is measured: stock Lightning with its best number of workers."""
+def tune(contender: "Contender", conditions: "Conditions", session: "Session") -> "Contender":
+    """Return the contender as it is measured: stock Lightning with its best number of workers."""
     from benchmark.runner import with_best_workers
     from pipeline.terminal import say
 
-    if arm.track != "stock" or arm.engine != "lightning":
-        return arm
-    return with_best_workers(arm, conditions, session.part, say)
+    if contender.track != "stock" or contender.engine != "lightning":
+        return contender
+    return with_best_workers(contender, conditions, session.part, say)
 
 
 def peak_flops(conditions: "Conditions") -> float | None:
     """Return the machine's measured peak in float32; None where torch is not installed."""
-    from benchmark.runner import Arm, measure, why_not
+    from benchmark.runner import Contender, measure, why_not
 
-    if why_not(Arm("raw torch", "raw", "torch")):
+    if why_not(Contender("raw torch", "raw", "torch")):
         return None
-    return float(measure(Arm("peak torch", "peak", "torch"), conditions)["flops_per_second"])
+    return float(measure(Contender("peak torch", "peak", "torch"), conditions)["flops_per_second"])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,7 +27,7 @@ def read_older(path: Path) -> dict[str, Any]:
 def differences(older: Mapping[str, Any], newer: Mapping[str, Any]) -> Iterator[str]:
     """Yield what was different about the run, then how each ratio that both hold came out.
 
-    Ratios, not seconds: each is of arms that ran side by side, on one machine at one time.
+    Ratios, not seconds: each is of contenders that ran side by side, on one machine at one time.
     """
     for part in ("conditions", "environment"):
         yield from _changed(older[part], newer[part])

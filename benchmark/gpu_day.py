@@ -99,14 +99,14 @@ def plan(
     seeing = [name for name in ENGINES if name in on_gpu or engines[name]["problem"] is not None]
     no_keras = "" if keras and "lightning" in on_gpu else _why_none(engines)
     tests = [
-        ("-m", "pytest", "-m", "gpu", f"tests/{half}", "-q", "-p", "no:cacheprovider")
-        for half, names in (("lightning", {"lightning"}), ("keras", set(keras)))
+        ("-m", "pytest", "-m", "gpu", f"tests/{impl}", "-q", "-p", "no:cacheprovider")
+        for impl, names in (("lightning", {"lightning"}), ("keras", set(keras)))
         if names & set(on_gpu)
     ]
     rounds, epochs = ("3", "11") if short else ("10", "31")
     tracks = "ours,raw" if short else "stock,ours,raw"
     precisions = "32" if short else "32,tf32,bf16"
-    lanes = "float64" if short else "float64,float32"
+    dtypes = "float64" if short else "float64,float32"
     return [
         Stage(
             "tests", "the tests marked `gpu`: CUDA graphs, scans, gathering on the device",
@@ -125,8 +125,8 @@ def plan(
         Stage(
             "ladder", "the parity ladder with every engine on the GPU",
             4.0 if short else 15.0,
-            (("scripts/prove.py", "--device", "gpu", "--engines", ",".join(keras), "--lanes", lanes,
-              "--variants", "base" if short else "base,dropout",
+            (("scripts/prove.py", "--device", "gpu", "--engines", ",".join(keras),
+              "--dtypes", dtypes, "--variants", "base" if short else "base,dropout",
               "--output-dir", str(work / "ladder"), *data),),
             _missing("scipy", "rich") or no_keras,
             work=work / "ladder",

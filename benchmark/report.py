@@ -1,4 +1,4 @@
-"""What a benchmark found: which arms count, the table, and the picture."""
+"""What a benchmark found: which contenders count, the table, and the picture."""
 
 import dataclasses
 import math
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.runner import Arm, Measured, baselines, steady_seconds
+from benchmark.runner import Contender, Measured, baselines, steady_seconds
 from pipeline.network import parameter_shapes
 from pipeline.plots import plot_measurements
 from pipeline.recipe import Recipe, preset
@@ -61,21 +61,21 @@ def _forward_flops(recipe: Recipe) -> list[float]:
 
 
 def why_thrown_out(
-    arm: Arm,
+    contender: Contender,
     runs: Sequence[Measured],
     reference: Sequence[Mapping[str, float]],
     lowest_accuracy: float,
 ) -> str:
     """Return why an arm's times do not count; empty where they do.
 
-    Ours and raw arms start alike and must follow the reference trajectory; a stock program must
-    come as far as ours do.
+    Ours and raw contenders start alike and must follow the reference trajectory; a stock program
+    must come as far as ours do.
     """
     for number, measured in enumerate(runs, 1):
         if slowed_by := measured.get("slowed_by"):
             return f"the GPU was slowed down in round {number}: {', '.join(slowed_by)}"
         history = measured["history"]
-        if arm.track == "stock":
+        if contender.track == "stock":
             reached = history[-1]["val_accuracy"]
             if not reached >= lowest_accuracy - ACCURACY_RANGE:
                 return f"validation accuracy {reached:.3f}, ours {lowest_accuracy:.3f}"
@@ -89,7 +89,7 @@ def why_thrown_out(
 
 
 def summarize(
-    arms: Sequence[Arm],
+    contenders: Sequence[Contender],
     measurements: Mapping[str, Sequence[Measured]],
     reference: Sequence[Mapping[str, float]],
     images: tuple[int, int],
@@ -97,30 +97,30 @@ def summarize(
     accuracy: float,
     idle_watts: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Return a row for each arm.
+    """Return a row for each contender.
 
     `images` are the training and validation images of an epoch, `accuracy` is what the time to an
     accuracy is measured to.
     """
     ours = [
         measured["history"][-1]["val_accuracy"]
-        for arm in arms
-        if arm.track != "stock"
-        for measured in measurements[arm.name]
+        for contender in contenders
+        if contender.track != "stock"
+        for measured in measurements[contender.name]
     ]
     lowest = min(ours, default=0.0)
     recipe = preset("base")
     flops = images[0] * training_flops(recipe) + images[1] * evaluation_flops(recipe)
     rows = []
-    for arm in arms:
-        runs = measurements[arm.name]
+    for contender in contenders:
+        runs = measurements[contender.name]
         seconds = [steady_seconds(measured) for measured in runs]
         epoch = spread(seconds)
         row: dict[str, Any] = {
-            "arm": arm.name,
-            "precision": arm.precision,
-            "options": list(arm.options),
-            "thrown_out": why_thrown_out(arm, runs, reference, lowest),
+            "arm": contender.name,
+            "precision": contender.precision,
+            "options": list(contender.options),
+            "thrown_out": why_thrown_out(contender, runs, reference, lowest),
             "epoch_seconds": dataclasses.asdict(epoch),
             "images_per_second": images[0] / epoch.median,
             "flops_per_second": flops / epoch.median,
@@ -160,7 +160,7 @@ def summarize(
             "test_accuracy": [run["test_accuracy"] for run in runs],
             "faster_than": {},
         }
-        for other in baselines(arm):
+        for other in baselines(contender):
             if other in measurements:
                 theirs = [steady_seconds(measured) for measured in measurements[other]]
                 row["faster_than"][other] = dataclasses.asdict(paired_ratio(theirs, seconds))
@@ -203,7 +203,7 @@ def _largest(values: Sequence[int | None]) -> int | None:
 
 
 def _spread_if_all(values: Sequence[float | None]) -> dict[str, Any] | None:
-    """Return the spread; None where a run has no value: those that have would flatter the arm."""
+    """Return the spread; None where a run has no value: the others would flatter the contender."""
     there = [value for value in values if value is not None]
     return dataclasses.asdict(spread(there)) if len(there) == len(values) else None
 
@@ -231,14 +231,14 @@ def table_lines(found: Mapping[str, Any]) -> Iterator[str]:
     unit, factor, digits = unit_of(found)
     alternatives: list[str] = []
     yield (
-        f"| arm | {unit} an epoch (quartiles) | images/s | against stock | against raw | "
+        f"| contender | {unit} an epoch (quartiles) | images/s | against stock | against raw | "
         "against float32 | share of peak | memory, GiB | val. accuracy |"
     )
     yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
     for row in found["arms"]:
         epoch, ratios = row["epoch_seconds"], row["faster_than"]
         share = row["share_of_peak"]
-        single = row["arm"].removesuffix(f" {row['precision']}")  # the same arm in float32
+        single = row["arm"].removesuffix(f" {row['precision']}")  # the same contender in float32
         as_it_is = row["arm"].partition(",")[0]  # an alternative is compared with that
         others = {name: ratio for name, ratio in ratios.items() if name != single}
         cells = [
@@ -292,7 +292,7 @@ def start_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the table of what a command takes until its first step, and until its end."""
     accuracy = found["conditions"]["accuracy"]
     yield (
-        "| arm | to first step, s | program + data + framework + build + first step | "
+        "| contender | to first step, s | program + data + framework + build + first step | "
         f"warm-up, s | to {accuracy:.0%} accuracy, s | whole program, s |"
     )
     yield "|---|---:|---:|---:|---:|---:|"
@@ -320,15 +320,15 @@ def start_lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _several_steps(found: Mapping[str, Any]) -> str:
     rows = [(row["arm"], row.get("first_call_steps", 1)) for row in found["arms"]]
-    words = ", ".join(f"{steps} in {arm}" for arm, steps in rows if steps > 1)
+    words = ", ".join(f"{steps} in {contender}" for contender, steps in rows if steps > 1)
     return f": {words}" if words else ""
 
 
 def gpu_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the tables of what each contender takes of the GPU, and how it goes about it."""
     yield (
-        "| arm | memory, GiB | J an epoch (quartiles) | above idle | SM clock, MHz | power, W | "
-        "hottest, °C | CUDA events / wall | first time, s |"
+        "| contender | memory, GiB | J an epoch (quartiles) | above idle | SM clock, MHz | power, "
+        "W | hottest, °C | CUDA events / wall | first time, s |"
     )
     yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
     cold = found.get("cold_first_step_seconds") or {}
@@ -359,7 +359,7 @@ def gpu_lines(found: Mapping[str, Any]) -> Iterator[str]:
         "time is that until the first step while nothing is in a cache."
     )
     yield ""
-    yield "| arm | the data lie | a step is | kernels chosen by trial | the host waits |"
+    yield "| contender | the data lie | a step is | kernels chosen by trial | the host waits |"
     yield "|---|---|---|---|---|"
     for row in found["arms"]:
         track, _, engine = row["arm"].partition(",")[0].partition(" ")
@@ -392,7 +392,7 @@ def _ratio(ratios: Mapping[str, Mapping[str, Any]], start: str) -> str:
 
 
 def draw(path: Path, measurements: Mapping[str, Sequence[Measured]]) -> None:
-    """Draw the seconds an epoch of each process, a row for each arm."""
+    """Draw the seconds an epoch of each process, a row for each contender."""
     seconds = {
         name: [steady_seconds(measured) for measured in runs] for name, runs in measurements.items()
     }

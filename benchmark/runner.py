@@ -1,4 +1,4 @@
-"""Measuring programs in fresh processes, interleaved: which arms there are, and one run of each."""
+"""Measuring programs in fresh processes, interleaved: the contenders, and one run of each."""
 
 import dataclasses
 import json
@@ -43,7 +43,7 @@ ALTERNATIVES = {
     "lightning": ("nchw", "autotune", "eager", "events"),
     "keras-tensorflow": ("xla",),
 }
-"""Ours with one setting another way, for a GPU to decide on; see `benchmark/arms/varied_*.py`."""
+"""Ours with one setting another way, for a GPU to decide on; see `contenders/varied_*.py`."""
 
 DEVICE_VARIABLES = {
     "cpu": {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", "KERAS_TORCH_DEVICE": "cpu"},
@@ -76,7 +76,7 @@ Measured = dict[str, Any]
 
 @dataclass(frozen=True)
 class Conditions:
-    """What every arm of a benchmark is run with."""
+    """What every contender of a benchmark is run with."""
 
     data_dir: Path
     num_epochs: int = 3
@@ -96,14 +96,14 @@ class Conditions:
 
 
 @dataclass(frozen=True)
-class Arm:
+class Contender:
     """One program to measure."""
 
     name: str
     track: str
     """`stock`, `ours` or `raw`."""
     engine: str
-    """The engine or, of a raw arm, the framework."""
+    """The engine or, of a raw contender, the framework."""
     precision: str = "32"
     options: tuple[str, ...] = ()
     alternative: str = ""
@@ -111,94 +111,102 @@ class Arm:
     environment: dict[str, str] = field(default_factory=dict, hash=False)
 
 
-def arms_of(
+def contenders_of(
     engines: Sequence[str],
     tracks: Sequence[str],
     precisions: Sequence[str] = ("32",),
     with_alternatives: bool = False,
-) -> tuple[list[Arm], dict[str, str]]:
-    """Return the arms that can run here, and the reasons of those that cannot, by name."""
-    arms, left_out = [], {}
+) -> tuple[list[Contender], dict[str, str]]:
+    """Return the contenders that can run here, and the reasons of those that cannot, by name."""
+    contenders, left_out = [], {}
     for track, precision in product([one for one in TRACKS if one in tracks], precisions):
         for name in dict.fromkeys(RAW_OF[e] if track == "raw" else e for e in engines):
-            arm = _arm(track, name, precision)
-            if reason := why_not(arm):
-                left_out[arm.name] = reason
+            contender = _contender(track, name, precision)
+            if reason := why_not(contender):
+                left_out[contender.name] = reason
             elif track == "raw" and name != "torch" and precision == "bf16":
-                left_out[arm.name] = "this loop is written for float32"
+                left_out[contender.name] = "this loop is written for float32"
             else:
-                arms.append(arm)
+                contenders.append(contender)
     if with_alternatives:
-        ours = [arm for arm in arms if arm.track == "ours" and arm.precision == "32"]
-        for arm in ours:
-            arms += [
-                dataclasses.replace(arm, name=f"{arm.name}, {word}", alternative=word)
-                for word in ALTERNATIVES.get(arm.engine, ())
+        ours = [
+            contender
+            for contender in contenders
+            if contender.track == "ours" and contender.precision == "32"
+        ]
+        for contender in ours:
+            contenders += [
+                dataclasses.replace(contender, name=f"{contender.name}, {word}", alternative=word)
+                for word in ALTERNATIVES.get(contender.engine, ())
             ]
-    return arms, left_out
+    return contenders, left_out
 
 
-def why_not(arm: Arm) -> str | None:
-    """Return why an arm cannot run here, or None where it can: a loop by hand needs no Keras."""
-    engine = _engine_of(arm)
-    if arm.track == "raw":
-        return engine.find_python().why_not((arm.engine, *LOOPS_NEED))
+def why_not(contender: Contender) -> str | None:
+    """Return why a contender cannot run here, or None: a loop by hand needs no Keras."""
+    engine = _engine_of(contender)
+    if contender.track == "raw":
+        return engine.find_python().why_not((contender.engine, *LOOPS_NEED))
     return engine.why_not()
 
 
-def _engine_of(arm: Arm) -> Engine:
-    """Return the engine under whose interpreter an arm runs."""
-    return ENGINES[ENGINE_OF.get(arm.engine, arm.engine)]
+def _engine_of(contender: Contender) -> Engine:
+    """Return the engine under whose interpreter a contender runs."""
+    return ENGINES[ENGINE_OF.get(contender.engine, contender.engine)]
 
 
-def arm_name(track: str, engine: str, precision: str) -> str:
-    """Return what an arm is called; float32 goes without saying."""
+def contender_name(track: str, engine: str, precision: str) -> str:
+    """Return what a contender is called; float32 goes without saying."""
     return f"{track} {engine}" if precision == "32" else f"{track} {engine} {precision}"
 
 
-def _arm(track: str, engine: str, precision: str) -> Arm:
+def _contender(track: str, engine: str, precision: str) -> Contender:
     environment = {} if track == "raw" else ENGINES[engine].environment()
     if track == "stock":  # a newcomer sets no more than the backend
         environment = {k: v for k, v in environment.items() if k == "KERAS_BACKEND"}
-    name = arm_name(track, engine, precision)
-    return Arm(name, track, engine, precision, environment=environment)
+    name = contender_name(track, engine, precision)
+    return Contender(name, track, engine, precision, environment=environment)
 
 
-def baselines(arm: Arm) -> Iterator[str]:
-    """Yield the names of the arms that `arm` is compared with."""
-    if arm.alternative:
-        yield arm_name(arm.track, arm.engine, arm.precision)
-    elif arm.track == "ours":
-        yield arm_name("stock", arm.engine, arm.precision)
-        yield arm_name("raw", RAW_OF[arm.engine], arm.precision)
-    if arm.precision != "32":
-        yield arm_name(arm.track, arm.engine, "32")
+def baselines(contender: Contender) -> Iterator[str]:
+    """Yield the names of the contenders that `contender` is compared with."""
+    if contender.alternative:
+        yield contender_name(contender.track, contender.engine, contender.precision)
+    elif contender.track == "ours":
+        yield contender_name("stock", contender.engine, contender.precision)
+        yield contender_name("raw", RAW_OF[contender.engine], contender.precision)
+    if contender.precision != "32":
+        yield contender_name(contender.track, contender.engine, "32")
 
 
-def measure(arm: Arm, conditions: Conditions) -> Measured:
-    """Run an arm in a fresh process and return what it measured; see `benchmark.raw.Clock`.
+def measure(contender: Contender, conditions: Conditions) -> Measured:
+    """Run a contender in a fresh process and return what it measured; see `benchmark.raw.Clock`.
 
     Raises:
-        RunError: the arm failed, printed no measurement, or ran on another device.
+        RunError: the contender failed, printed no measurement, or ran on another device.
     """
     gauge = Gauge(conditions.gpu_uuid) if conditions.device == "gpu" else None
-    precision = conditions.variables(arm.precision)
-    variables = {"PYTHONPATH": str(ROOT), **precision, **arm.environment}
+    precision = conditions.variables(contender.precision)
+    variables = {"PYTHONPATH": str(ROOT), **precision, **contender.environment}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
-        command = leashed(_command(arm, conditions, Path(scratch)))
+        command = leashed(_command(contender, conditions, Path(scratch)))
         with gauge.running() if gauge else nullcontext():
             began, began_at = time.perf_counter(), time.time()
             with _bound(conditions.num_threads):
                 done, marks = _heard(command, {**os.environ, **variables})
             wall_seconds = time.perf_counter() - began
         if done.returncode != 0:
-            raise RunError(f"{arm.name} exited with {done.returncode}:\n{done.stderr[-2000:]}")
-        measured = _from_record(Path(scratch) / "run") if arm.track == "ours" else {}
+            raise RunError(
+                f"{contender.name} exited with {done.returncode}:\n{done.stderr[-2000:]}"
+            )
+        measured = _from_record(Path(scratch) / "run") if contender.track == "ours" else {}
         measured |= _printed(done.stdout)
     if not measured:
-        raise RunError(f"{arm.name} printed no measurement:\n{done.stdout}")
+        raise RunError(f"{contender.name} printed no measurement:\n{done.stdout}")
     if measured.get("device") != conditions.device:
-        raise RunError(f"{arm.name} ran on {measured.get('device')}, not on {conditions.device}")
+        raise RunError(
+            f"{contender.name} ran on {measured.get('device')}, not on {conditions.device}"
+        )
     if "built_at" in measured:
         measured["startup_seconds"] = measured.pop("built_at") - began_at
     return {**measured, **(gauge.found(marks) if gauge else {}), "wall_seconds": wall_seconds}
@@ -231,7 +239,7 @@ def _heard(
 
 
 def _printed(stdout: str) -> Measured:
-    """Return the JSON object in the last line of what an arm has printed; empty where none is."""
+    """Return the JSON object in a contender's last printed line; empty where none is."""
     try:
         found = json.loads(stdout.splitlines()[-1])
     except (IndexError, ValueError):
@@ -245,23 +253,23 @@ def steady_seconds(measured: Measured) -> float:
 
 
 def with_best_workers(
-    arm: Arm,
+    contender: Contender,
     conditions: Conditions,
     part: Callable[[str, Callable[[], Measured]], Measured],
     say: Callable[[str], None],
-) -> Arm:
-    """Return the stock Lightning arm with the number of loader workers that is fastest here.
+) -> Contender:
+    """Return the stock Lightning contender with the number of loader workers that is fastest here.
 
     `part` is `Session.part`.
     """
     seconds = {}
     for workers in (each for each in WORKERS[conditions.device] if each <= usable_cores()):
-        tried = dataclasses.replace(arm, options=("--workers", str(workers)))
-        name = f"{arm.name}, {workers} workers"
+        tried = dataclasses.replace(contender, options=("--workers", str(workers)))
+        name = f"{contender.name}, {workers} workers"
         seconds[workers] = steady_seconds(part(name, partial(measure, tried, conditions)))
         say(f"{name}: {in_words(seconds[workers])} an epoch")
     best = min(seconds, key=lambda workers: seconds[workers])
-    return dataclasses.replace(arm, options=("--workers", str(best)))
+    return dataclasses.replace(contender, options=("--workers", str(best)))
 
 
 def reference_history(conditions: Conditions) -> list[dict[str, float]]:
@@ -273,37 +281,39 @@ def reference_history(conditions: Conditions) -> list[dict[str, float]]:
     Raises:
         RunError: it failed, or nothing can run here.
     """
-    arms, left_out = arms_of(("lightning", *ENGINES), ("ours", "raw"))
-    if not arms:
+    contenders, left_out = contenders_of(("lightning", *ENGINES), ("ours", "raw"))
+    if not contenders:
         raise RunError(f"nothing can run here: {'; '.join(left_out.values())}")
-    arm = dataclasses.replace(arms[0], name="the reference")
-    if arm.track == "ours":
-        arm = dataclasses.replace(arm, precision="64", options=("--plain",))
-    return measure(arm, dataclasses.replace(conditions, num_epochs=1))["history"]
+    contender = dataclasses.replace(contenders[0], name="the reference")
+    if contender.track == "ours":
+        contender = dataclasses.replace(contender, precision="64", options=("--plain",))
+    return measure(contender, dataclasses.replace(conditions, num_epochs=1))["history"]
 
 
-def _command(arm: Arm, conditions: Conditions, scratch: Path) -> list[str]:
-    return _engine_of(arm).command(*_program(arm, conditions, scratch))
+def _command(contender: Contender, conditions: Conditions, scratch: Path) -> list[str]:
+    return _engine_of(contender).command(*_program(contender, conditions, scratch))
 
 
-def _program(arm: Arm, conditions: Conditions, scratch: Path) -> list[str]:
-    if arm.track == "peak":
+def _program(contender: Contender, conditions: Conditions, scratch: Path) -> list[str]:
+    if contender.track == "peak":
         return [str(PROGRAMS / "peak_torch.py"), conditions.device]
     shared = ["--data-dir", str(conditions.data_dir), "--epochs", str(conditions.num_epochs)]
     shared += ["--batch-size", str(conditions.batch_size), "--device", conditions.device]
     # `--precision tf32` is the hand-written loops' alone; a stock program is at its framework's.
-    precision = "32" if arm.precision == "tf32" and arm.track != "raw" else arm.precision
+    precision = (
+        "32" if contender.precision == "tf32" and contender.track != "raw" else contender.precision
+    )
     shared += ["--precision", precision]
-    framework = "lightning" if arm.engine == "lightning" else "keras"
-    if arm.track == "ours":
-        script, *first = trainer_arguments(arm.engine)
+    framework = "lightning" if contender.engine == "lightning" else "keras"
+    if contender.track == "ours":
+        script, *first = trainer_arguments(contender.engine)
         program = [str(ROOT / "scripts" / script)]
-        if arm.alternative:
-            program = [str(PROGRAMS / f"varied_{framework}.py"), arm.alternative]
-        first += ["--tf32"] * (arm.precision == "tf32")
-        return [*program, *first, *shared, "--run-dir", str(scratch / "run"), *arm.options]
-    leaf = f"raw_{arm.engine}.py" if arm.track == "raw" else f"stock_{framework}.py"
-    return [str(PROGRAMS / leaf), *shared, *arm.options]
+        if contender.alternative:
+            program = [str(PROGRAMS / f"varied_{framework}.py"), contender.alternative]
+        first += ["--tf32"] * (contender.precision == "tf32")
+        return [*program, *first, *shared, "--run-dir", str(scratch / "run"), *contender.options]
+    leaf = f"raw_{contender.engine}.py" if contender.track == "raw" else f"stock_{framework}.py"
+    return [str(PROGRAMS / leaf), *shared, *contender.options]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The Keras half."""
+"""The Keras implementation."""
 
 import os
 import sys

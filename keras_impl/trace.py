@@ -1,4 +1,4 @@
-"""Answer questions about the Keras half, from built models and production training."""
+"""Answer questions about the Keras implementation, from built models and production training."""
 
 import dataclasses
 import sys
@@ -16,11 +16,11 @@ from keras_impl.train import compile_model, predict_logits, train
 from keras_impl.transfer import read_state, write_state
 from keras_impl.watch import AtSeams, Follow, InjectMasks, NoteMasks, Watch
 from keras_impl.weights import export_weights, load_weights
+from ladder.adapters.keras import AfterEachStep, KerasSubject
+from ladder.adapters.keras_described import call
 from ladder.engines import end_with_parent
 from ladder.exchange import Array, Arrays, Question
 from ladder.following import EnoughSeenError
-from ladder.sides.keras import AfterEachStep, KerasSubject
-from ladder.sides.keras_described import call
 from ladder.subject import answer_subject, arrays_under, held_weights, tagged
 from pipeline.answers import (
     Answer,
@@ -47,8 +47,8 @@ from pipeline.preprocess import PreparedData, rescale
 from pipeline.recipe import Recipe
 
 
-class HalfSubject(KerasSubject):
-    """The half's compiled model; weights go in and out through the half's own functions."""
+class ImplementationSubject(KerasSubject):
+    """The compiled model; weights go in and out through `keras_impl.weights`."""
 
     def __init__(self, model: keras.Model, recipe: Recipe) -> None:
         super().__init__(model)
@@ -63,11 +63,11 @@ class HalfSubject(KerasSubject):
         load_weights(self.model, dict(weights), self.recipe)
 
 
-def built_subject(recipe: Recipe) -> HalfSubject:
+def built_subject(recipe: Recipe) -> ImplementationSubject:
     """Build and compile the model as training does."""
     model = build_model(recipe)
     compile_model(model, recipe)
-    return HalfSubject(model, recipe)
+    return ImplementationSubject(model, recipe)
 
 
 def answer_network(question: Question, recipe: Recipe) -> Answer:
@@ -214,7 +214,7 @@ def answer_training(question: Question, recipe: Recipe) -> Answer:
     """
     execution = execution_of(question)
     num_steps = question.settings.get("steps", 0) if "steps" in question.asks else 0
-    after = AfterEachStep(lambda model: HalfSubject(model, recipe), num_steps, stops=True)
+    after = AfterEachStep(lambda model: ImplementationSubject(model, recipe), num_steps, stops=True)
     has_masks = question.settings.get("masks", False)
 
     def run(recipe: Recipe, data: PreparedData, *callbacks: keras.callbacks.Callback) -> Any:

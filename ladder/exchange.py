@@ -62,15 +62,15 @@ def check_shapes(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]], what: st
     Raises:
         ValueError: an entry is missing, extra or misshapen; each is named.
     """
-    faults = [f"missing {name}" for name in shapes if name not in arrays]
-    faults += [f"unexpected {name}" for name in arrays if name not in shapes]
-    faults += [
+    problems = [f"missing {name}" for name in shapes if name not in arrays]
+    problems += [f"unexpected {name}" for name in arrays if name not in shapes]
+    problems += [
         f"{name} has shape {arrays[name].shape}, expected {tuple(shape)}"
         for name, shape in shapes.items()
         if name in arrays and arrays[name].shape != tuple(shape)
     ]
-    if faults:
-        raise ValueError(f"{what}: {'; '.join(faults)}")
+    if problems:
+        raise ValueError(f"{what}: {'; '.join(problems)}")
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ PASSED, FAILED, EXPLAINED, SKIPPED = "passed", "failed", "explained", "skipped"
 class Terms:
     """What is allowed to differ, and by how much."""
 
-    lane: str
+    dtype: str
     """`float64` or `float32`."""
     tolerance: Callable[[str, str], Tolerance]
     """The tolerance of (rung, key)."""
@@ -117,7 +117,7 @@ class Verdict:
 
     left: str
     right: str
-    lane: str
+    dtype: str
     title: str
     rungs: tuple[RungResult, ...]
 
@@ -165,7 +165,7 @@ def climb(question: Question, left: Trace, right: Trace, terms: Terms, title: st
         results.append(result)
     if all(result.status == SKIPPED for result in results):
         raise ValueError(f"no rung compares what is asked: {', '.join(question.asks) or 'nothing'}")
-    return Verdict(left.engine, right.engine, terms.lane, title, tuple(results))
+    return Verdict(left.engine, right.engine, terms.dtype, title, tuple(results))
 
 
 def explain(verdict: Verdict, without: Verdict, cause: str) -> Verdict:

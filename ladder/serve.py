@@ -24,7 +24,7 @@ from ladder.engines import EngineError
 def serve(plant: Callable[[str], None], answer: Callable[[Path, Path], int]) -> None:
     """Answer the requests on stdin, a JSON object a line, until it closes; then end the process.
 
-    A request holds `fault` (planted first, unless empty), `question` and `trace` (paths); the
+    A request holds `mutant` (planted first, unless empty), `question` and `trace` (paths); the
     reply, a line on stdout, the `exit` code and what was written to `stderr`.
     """
     # Replies have a stream of their own: what a framework prints must not get between them.
@@ -70,7 +70,7 @@ class Server:
             start_new_session=True,  # so that it ends with the process that it has forked
         )
 
-    def answer(self, question: Path, trace: Path, fault: str = "") -> None:
+    def answer(self, question: Path, trace: Path, mutant: str = "") -> None:
         """Let the engine answer the file `question` with the file `trace`.
 
         Raises:
@@ -79,7 +79,7 @@ class Server:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         trace.unlink(missing_ok=True)
-        request = {"fault": fault, "question": str(question), "trace": str(trace)}
+        request = {"mutant": mutant, "question": str(question), "trace": str(trace)}
         try:
             print(json.dumps(request), file=self._process.stdin, flush=True)
         except OSError as error:
@@ -147,8 +147,8 @@ def _answer_and_exit(
     threading.Thread(target=_end_with_the_asker, daemon=True).start()
     try:
         os.dup2(errors.fileno(), 2)
-        if request["fault"]:
-            plant(request["fault"])
+        if request["mutant"]:
+            plant(request["mutant"])
         code = answer(Path(request["question"]), Path(request["trace"]))
     except BaseException:
         traceback.print_exc()

@@ -16,7 +16,7 @@ SHOWN = 3
 def verdict_lines(verdict: Verdict) -> Iterator[str]:
     """Yield the lines that say what came of a climb, a rung each and what failed below it."""
     title = f" · {verdict.title}" if verdict.title else ""
-    yield f"{verdict.left} → {verdict.right} · {verdict.lane}{title}"
+    yield f"{verdict.left} → {verdict.right} · {verdict.dtype}{title}"
     for rung in verdict.rungs:
         yield f"  {rung.number:2} {rung.name:<15}{rung.status:<10}{_words(rung)}".rstrip()
         if rung.status == FAILED:
@@ -50,7 +50,7 @@ def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
     return {
         "left": verdict.left,
         "right": verdict.right,
-        "lane": verdict.lane,
+        "lane": verdict.dtype,
         "title": verdict.title,
         "passed": verdict.passed,
         "rungs": [_rung_to_dict(rung) for rung in verdict.rungs],

@@ -1,4 +1,4 @@
-"""Answer questions about the Lightning half, from built modules and production training."""
+"""Answer questions about this implementation, from built modules and production training."""
 
 import dataclasses
 import sys
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import lightning_impl.train
+from ladder.adapters.lightning import LightningSubject
+from ladder.adapters.lightning_fit import AfterEachStep, StopAtStart, quiet
 from ladder.engines import end_with_parent
 from ladder.exchange import Array, Arrays, Question, read_question
 from ladder.following import EnoughSeenError
-from ladder.sides.lightning import LightningSubject
-from ladder.sides.lightning_fit import AfterEachStep, StopAtStart, quiet
 from ladder.subject import answer_subject, arrays_under, held_weights, tagged
 from lightning_impl.deploy import export_model, run_exported
 from lightning_impl.model import Classifier
@@ -54,8 +54,8 @@ from pipeline.processes import run_ranks, this_process
 from pipeline.recipe import Recipe
 
 
-class HalfSubject(LightningSubject):
-    """The half's module; weights go in and out through the half's own functions."""
+class ImplementationSubject(LightningSubject):
+    """The module; weights go in and out through `lightning_impl.weights`."""
 
     def __init__(self, module: Classifier, execution: Execution) -> None:
         size = module.recipe.image_size
@@ -64,7 +64,7 @@ class HalfSubject(LightningSubject):
 
     @property
     def classifier(self) -> Classifier:
-        """The module, as the half's own class."""
+        """The module, as the implementation's own class."""
         assert isinstance(self.module, Classifier)
         return self.module
 
@@ -87,14 +87,14 @@ class HalfSubject(LightningSubject):
         return stop.found
 
 
-def built_subject(recipe: Recipe, execution: Execution) -> HalfSubject:
+def built_subject(recipe: Recipe, execution: Execution) -> ImplementationSubject:
     """Build the module as training does."""
     module = Classifier(recipe, fast=not execution.plain)
     if recipe.precision == "64":
         module.double()
     if execution.device == "gpu":
         module.cuda()
-    return HalfSubject(module, execution)
+    return ImplementationSubject(module, execution)
 
 
 def answer_network(question: Question, recipe: Recipe) -> Answer:
@@ -247,7 +247,7 @@ def answer_training(question: Question, recipe: Recipe) -> Answer:
     execution = execution_of(question)
     num_steps = question.settings.get("steps", 0) if "steps" in question.asks else 0
     after = AfterEachStep(
-        lambda module: HalfSubject(module, execution),
+        lambda module: ImplementationSubject(module, execution),
         num_steps,
         stops=True,
     )

@@ -1,6 +1,6 @@
-"""The planted faults: porting mistakes, where the ladder must catch each, and by what name.
+"""The mutants: porting mistakes, where the ladder must catch each, and by what name.
 
-Each is a function of a leaf program in `parity_tests/mutants`, which plants it.
+Each is a function of a program in `parity_tests/mutants`, which plants it.
 """
 
 import ast
@@ -20,7 +20,7 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
-class Fault:
+class Mutant:
     """One mistake, planted in one engine's process.
 
     Raises:
@@ -28,7 +28,7 @@ class Fault:
     """
 
     name: str
-    """What the engine's leaf program calls it."""
+    """What the engine's program calls it."""
     engine: str
     rung: str = ""
     """Where the ladder must catch it first; empty for a harmless one."""
@@ -79,19 +79,19 @@ FLOAT64_ONLY = frozenset(
         "no-x64",
     }
 )
-"""Faults that are none in float32."""
+"""Mutants that are none in float32."""
 
-LEAVES = {"in_lightning.py": LIGHTNING, "in_keras.py": TENSORFLOW}
+PROGRAMS = {"in_lightning.py": LIGHTNING, "in_keras.py": TENSORFLOW}
 """The programs in `mutants/`, and the engine that each plants its mutants in by default."""
 PLANTERS: dict[str, Callable[[], None]] = {}
-"""In a leaf program: what plants each fault, by its name."""
+"""In a program: what plants each mutant, by its name."""
 
 
-def fault(*_: object, **__: object) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Plant a fault by the function below, whose docstring is the mistake.
+def mutant(*_: object, **__: object) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Plant a mutant by the function below, whose docstring is the mistake.
 
-    The arguments are `Fault`'s from `rung` on, with `engine` by name; `FAULTS` reads them from the
-    source, because no process may load both frameworks.
+    The arguments are `Mutant`'s from `rung` on, with `engine` by name; `MUTANTS` reads them from
+    the source, because no process may load both frameworks.
     """
 
     def register(plant: Callable[[], None]) -> Callable[[], None]:
@@ -101,18 +101,18 @@ def fault(*_: object, **__: object) -> Callable[[Callable[[], None]], Callable[[
     return register
 
 
-def _read(leaf: str) -> Iterator[Fault]:
-    path = Path(__file__).parent / "mutants" / leaf
+def _read(program: str) -> Iterator[Mutant]:
+    path = Path(__file__).parent / "mutants" / program
     functions = (n for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef))
     for node in functions:
         for call in node.decorator_list:
-            if isinstance(call, ast.Call) and ast.unparse(call.func) == "fault":
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "mutant":
                 given = {str(word.arg): _value(word.value) for word in call.keywords}
                 names = ("rung", "where", "cause")
                 given |= zip(names, map(_value, call.args), strict=False)
                 mistake = str(ast.get_docstring(node)).removesuffix(".")
-                yield Fault(
-                    **{"engine": LEAVES[leaf], **given},
+                yield Mutant(
+                    **{"engine": PROGRAMS[program], **given},
                     name=node.name.replace("_", "-"),
                     mistake=mistake,
                 )
@@ -127,9 +127,9 @@ def _value(node: ast.expr) -> Any:
     return ast.literal_eval(node)
 
 
-FAULTS: tuple[Fault, ...] = tuple(
+MUTANTS: tuple[Mutant, ...] = tuple(
     sorted(
-        (each for leaf in LEAVES for each in _read(leaf)),
+        (each for program in PROGRAMS for each in _read(program)),
         key=lambda each: (each.is_harmless, (*RUNG_NAMES, "").index(each.rung)),
     )
 )

@@ -47,7 +47,7 @@ class Route:
     """Names of the rungs that are climbed; empty for all."""
 
     @property
-    def lane(self) -> str:
+    def dtype(self) -> str:
         """`float64` or `float32`."""
         return f"float{self.precision}"
 
@@ -75,8 +75,8 @@ class Climber:
     _making: dict[Hashable, threading.Lock] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def climb(self, left: str, right: str, route: Route, fault: str = "") -> Verdict:
-        """Compare `right`, with a fault planted if one is named, with the reference `left`.
+    def climb(self, left: str, right: str, route: Route, mutant: str = "") -> Verdict:
+        """Compare `right`, with a mutant planted if one is named, with the reference `left`.
 
         Where max pools with ties part them, or activations of exactly zero, the same climb on
         images that have neither must pass.
@@ -85,11 +85,11 @@ class Climber:
             EngineError: an engine died, left no trace or took too long.
         """
         material = self.many if route.captured else self.real
-        verdict = self._climb(left, right, route, material, fault)
+        verdict = self._climb(left, right, route, material, mutant)
         causes = {found.cause for rung in verdict.rungs for found in rung.diagnoses}
         for cause in (AT_ZERO, TIES):
             if cause in causes:
-                without = self._climb(left, right, route, self.tie_free, fault)
+                without = self._climb(left, right, route, self.tie_free, mutant)
                 verdict = explain(verdict, without, cause)
         return verdict
 
@@ -105,10 +105,10 @@ class Climber:
 
         return self._kept_or_made((route, str(material.data_dir)), make)
 
-    def answer(self, engine: str, question: Question, fault: str = "") -> Trace:
-        """Return an engine's answer; only those without a fault are kept."""
-        if fault:
-            return self.room.ask(engine, question, fault)
+    def answer(self, engine: str, question: Question, mutant: str = "") -> Trace:
+        """Return an engine's answer; only those without a mutant are kept."""
+        if mutant:
+            return self.room.ask(engine, question, mutant)
         key = (engine, question.identity)
         return self._kept_or_made(key, lambda: self.room.ask(engine, question))
 
@@ -131,16 +131,16 @@ class Climber:
             return found
 
     def _climb(
-        self, left: str, right: str, route: Route, material: Material, fault: str
+        self, left: str, right: str, route: Route, material: Material, mutant: str
     ) -> Verdict:
         question = self.question(replace(route, rungs=()), material)
         if route.rungs:
             question = only(question, route.rungs)
         answers = self.room.at_once(
-            lambda: self.answer(left, question), lambda: self.answer(right, question, fault)
+            lambda: self.answer(left, question), lambda: self.answer(right, question, mutant)
         )
-        title = f"{route.title} · {fault}" if fault else route.title
-        return climb(question, *answers, terms_of(route.lane, (left, right)), title)
+        title = f"{route.title} · {mutant}" if mutant else route.title
+        return climb(question, *answers, terms_of(route.dtype, (left, right)), title)
 
 
 def num_bytes(kept: Question | Trace) -> int:
@@ -155,15 +155,15 @@ class Attempt:
     left: str
     right: str
     route: Route
-    fault: str = ""
+    mutant: str = ""
 
     @property
     def name(self) -> str:
         """Return what the attempt is told apart by."""
         route = self.route
         rungs = f" · {', '.join(route.rungs)}" if route.rungs else ""
-        fault = f" · {self.fault}" if self.fault else ""
-        return f"{self.left} → {self.right} · {route.lane} · {route.title}{rungs}{fault}"
+        mutant = f" · {self.mutant}" if self.mutant else ""
+        return f"{self.left} → {self.right} · {route.dtype} · {route.title}{rungs}{mutant}"
 
 
 def climb_all(climber: Climber, attempts: Iterable[Attempt]) -> Iterator[Verdict | EngineError]:
@@ -174,7 +174,7 @@ def climb_all(climber: Climber, attempts: Iterable[Attempt]) -> Iterator[Verdict
 
     def carry_out(attempt: Attempt) -> Verdict | EngineError:
         try:
-            return climber.climb(attempt.left, attempt.right, attempt.route, attempt.fault)
+            return climber.climb(attempt.left, attempt.right, attempt.route, attempt.mutant)
         except EngineError as error:
             return error
 

@@ -13,7 +13,7 @@ import pytest
 
 from ladder.exchange import Question, Trace
 from parity_tests.climbs import Climber, new_climber
-from parity_tests.engine_room import PAIR_LEAVES, EngineRoom
+from parity_tests.engine_room import PAIR_PROGRAMS, EngineRoom
 from parity_tests.strided import StridedClimber
 from pipeline.datasets import Dataset, find_dataset, load_dataset
 from pipeline.engines import trainer_arguments
@@ -56,13 +56,13 @@ def climber(
 @pytest.fixture(scope="session")
 def strided() -> Iterator[StridedClimber]:
     """A climber with the second pair."""
-    with EngineRoom(leaves=PAIR_LEAVES) as engines:
+    with EngineRoom(programs=PAIR_PROGRAMS) as engines:
         yield StridedClimber(engines)
 
 
 @pytest.fixture(scope="session")
 def ask(room: EngineRoom) -> Ask:
-    """Return a function that asks an engine, by name, with a fault planted if one is named."""
+    """Return a function that asks an engine, by name, with a mutant planted if one is named."""
     answered: dict[tuple[str, ...], Trace] = {}
 
     def ask_engine(
@@ -70,13 +70,13 @@ def ask(room: EngineRoom) -> Ask:
         recipe: Recipe,
         *asks: str,
         arrays: Mapping[str, np.ndarray[Any, Any]] | None = None,
-        fault: str = "",
+        mutant: str = "",
         **settings: Any,
     ) -> Trace:
         question = Question(asks, {"recipe": recipe_to_dict(recipe), **settings}, arrays or {})
-        key = (engine, fault, question.identity)
+        key = (engine, mutant, question.identity)
         if key not in answered:
-            answered[key] = room.ask(engine, question, fault)
+            answered[key] = room.ask(engine, question, mutant)
         return answered[key]
 
     return ask_engine

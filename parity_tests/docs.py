@@ -7,10 +7,10 @@ from typing import Any
 from ladder.files import write_text
 from parity_tests.horizon_plot import horizon_picture
 from parity_tests.pages import (
-    faults_page,
     horizon_lines,
     jax_lines,
     ladder_lines,
+    mutants_page,
     replays_page,
     training_lines,
 )
@@ -23,9 +23,9 @@ PARITY = DOCS / "parity.md"
 def made_pages() -> dict[Path, str]:
     """Return the text of each page of `docs/` that is made, or has made parts, by path."""
     practice = result("practice.json")
-    faults = {**result("faults.json"), "practice": practice}
+    mutants = {**result("faults.json"), "practice": practice}
     return {
-        DOCS / "faults.md": "\n".join([*faults_page(faults), ""]),
+        DOCS / "faults.md": "\n".join([*mutants_page(mutants), ""]),
         DOCS / "replays.md": "\n".join([*replays_page(result("replays.json")), ""]),
         PARITY: with_parts(PARITY.read_text()),
         DOCS / "horizon.svg": horizon_picture(result("training.json")["stages"]),

@@ -1,4 +1,4 @@
-"""Engines kept running, each imported once, that answer questions with or without a fault."""
+"""Engines kept running, each imported once, that answer questions with or without a mutant."""
 
 import tempfile
 import threading
@@ -13,9 +13,9 @@ from ladder.serve import Server
 from pipeline.engines import ENGINES
 from pipeline.workers import workers
 
-LEAVES = Path(__file__).resolve().parent / "mutants"
-PAIR_LEAVES = LEAVES.parent / "pairs"
-"""Programs of the two halves and of the second pair: `in_keras.py` and `in_lightning.py`."""
+PROGRAMS = Path(__file__).resolve().parent / "mutants"
+PAIR_PROGRAMS = PROGRAMS.parent / "pairs"
+"""Where `in_keras.py` and `in_lightning.py` of this pair and of the second lie."""
 
 
 ONE_THREAD = {
@@ -32,8 +32,8 @@ class EngineRoom:
     A question that is asked on a GPU gets a process of its own: CUDA does not survive a fork.
     """
 
-    def __init__(self, timeout_seconds: float = 600.0, leaves: Path = LEAVES) -> None:
-        self._leaves = leaves
+    def __init__(self, timeout_seconds: float = 600.0, programs: Path = PROGRAMS) -> None:
+        self._programs = programs
         self._timeout_seconds = timeout_seconds
         self._servers: dict[tuple[str, str], Server] = {}
         self._locks: dict[tuple[str, str], threading.Lock] = {}
@@ -59,8 +59,8 @@ class EngineRoom:
                 server.close()
         self._servers.clear()
 
-    def ask(self, engine: str, question: Question, fault: str = "") -> Trace:
-        """Return the engine's answer, with a fault planted if one is named.
+    def ask(self, engine: str, question: Question, mutant: str = "") -> Trace:
+        """Return the engine's answer, with a mutant planted if one is named.
 
         Raises:
             EngineError: the engine died, left no trace or took too long.
@@ -73,8 +73,8 @@ class EngineRoom:
             write_question(question_path, question)
             with self._locks.setdefault(key, threading.Lock()):
                 if settings.get("device", "cpu") == "cpu":
-                    self._server(key).answer(question_path, trace_path, fault)
-                elif fault:
+                    self._server(key).answer(question_path, trace_path, mutant)
+                elif mutant:
                     raise ValueError("faults are planted on the CPU only")
                 else:
                     self._answer_alone(key, question_path, trace_path)
@@ -108,10 +108,10 @@ class EngineRoom:
             if self._is_closed:
                 raise EngineError(f"{engine} is asked no more")
             if key not in self._servers:
-                leaf = "in_lightning.py" if engine == "lightning" else "in_keras.py"
+                program = "in_lightning.py" if engine == "lightning" else "in_keras.py"
                 self._servers[key] = Server(
                     engine,
-                    ENGINES[engine].command(str(self._leaves / leaf)),
+                    ENGINES[engine].command(str(self._programs / program)),
                     ENGINES[engine].environment(precision) | ONE_THREAD,
                     self._timeout_seconds,
                 )

@@ -398,10 +398,10 @@ def prove_one_epoch(dataset: Dataset, output_dir: Path, say: Callable[[str], Non
 
 
 def compare_predictions(dataset: Dataset, folder: Path) -> list[dict[str, Any]]:
-    """Return, after each epoch, how the two halves predict the test images.
+    """Return, after each epoch, how the two implementations predict the test images.
 
-    The Keras half has the weights that its re-synchronised run ended the epoch with, the
-    Lightning half those of the run that it follows.
+    The Keras implementation has the weights that its re-synchronised run ended the epoch with, the
+    Lightning implementation those of the run that it follows.
     """
     recipe = preset("base", precision="64")
     images = np.ascontiguousarray(dataset.test_images[..., np.newaxis])
@@ -463,7 +463,7 @@ def missed_targets(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{len(pieces)} pieces are within {largest}, target 200 within {PIECE_LIMIT:g}"
     rows = found["test_images_after_each_epoch"]["epochs"]
     if len(rows) != 20 or any(row["other_labels"] for row in rows):
-        yield "the halves label test images differently"
+        yield "the implementations label test images differently"
     shares = horizon_shares(stages)
     for kind in HORIZON_KINDS:
         measured = shares.get(kind, [])

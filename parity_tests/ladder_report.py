@@ -13,14 +13,14 @@ def verdicts_to_dict(verdicts: Sequence[Verdict], **origin: Any) -> dict[str, An
 
 
 def matrices(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """Yield, for each lane, path and seed, its name, headings and rows: a rung each.
+    """Yield, for each precision, path and seed, its name, headings and rows: a rung each.
 
     A column is a climb, headed by engine and variant.
     """
     groups: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         way = verdict.title.partition(" · ")[2]
-        groups.setdefault(f"{verdict.lane} · {way}", []).append(verdict)
+        groups.setdefault(f"{verdict.dtype} · {way}", []).append(verdict)
     for name, group in groups.items():
         headings = ["rung", *(f"{v.right.replace('-', ' ')} {_variant(v)}" for v in group)]
         rows = [

@@ -26,20 +26,20 @@ Rows = Sequence[Mapping[str, Any]]
 WORDS = {True: "passes", False: "**seen**", None: "cannot be made", "left out": ""}
 
 
-def faults_page(found: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of the page of planted faults."""
+def mutants_page(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the page of mutants."""
     rows: Rows = found["faults"]
     planted = [row for row in rows if not row["is_harmless"]]
     right = [row for row in planted if not row["not_as_expected"]]
     harmless = [row for row in rows if row["is_harmless"]]
     quiet = [row for row in harmless if not row["not_as_expected"]]
     is_whole = found.get("rungs", "whole") == "whole"
-    climbed = "the whole ladder is" if is_whole else "a fault's own rung and what it needs are"
-    yield "# Planted faults"
+    climbed = "the whole ladder is" if is_whole else "a mutant's own rung and what it needs are"
+    yield "# Mutants"
     yield ""
     yield (
         f"{len(planted)} porting mistakes, planted one at a time in the production code of one "
-        f"half, inside its process. The other half stays as it is, and {climbed} climbed in "
+        f"implementation, inside its process. The other stays as it is, and {climbed} climbed in "
         f"float64. {len(right)} are caught on the rung that the catalogue says, named by the cause "
         f"that it says and, where it gives a place, there. Of {len(harmless)} changes that must "
         f"change nothing, {len(quiet)} raise no alarm."
@@ -75,7 +75,7 @@ def _alarm(row: Mapping[str, Any]) -> str:
 
 
 def practice_lines(planted: Rows, practice: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the checks that people make of a port see of the same faults."""
+    """Yield what the checks that people make of a port see of the same mutants."""
     checks = practice["checks"]
     of_doubles = [row for row in planted if row["fault"] in FLOAT64_ONLY]
     known = [row for row in planted if _place(row) in checks and row not in of_doubles]
@@ -84,11 +84,11 @@ def practice_lines(planted: Rows, practice: Mapping[str, Any]) -> Iterator[str]:
     yield "## What usual practice would have seen"
     yield ""
     yield (
-        "The checks that people make of a port, really run on each fault, in float32: parameter "
+        "The checks that people make of a port, really run on each mutant, in float32: parameter "
         "counts; shapes; logits of 64 test images after the weights are carried over, within 1e-3 "
         "and within 1e-5; gradients in evaluation mode, within 1e-5; and the test accuracy after "
         "one epoch on the real data, within the range that the true network reaches, for those "
-        f"that no other check has seen. Of {len(known)} faults, {len(blind)} are seen by none of "
+        f"that no other check has seen. Of {len(known)} mutants, {len(blind)} are seen by none of "
         f"them; these stand first. {len(of_doubles)} more are none in float32 and are left out. On "
         "JAX the true pair's gradients part too, where activations are exactly 0."
     )

@@ -1,4 +1,4 @@
-"""Planting the catalogue's faults, and what the ladder made of each."""
+"""Planting the catalogue's mutants, and what the ladder made of each."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from typing import Any
 
 from ladder.engines import EngineError
 from ladder.rungs import EXPLAINED, FAILED, RungResult, Verdict
-from parity_tests.catalogue import LIGHTNING, TENSORFLOW, UNKNOWN, Fault
+from parity_tests.catalogue import LIGHTNING, TENSORFLOW, UNKNOWN, Mutant
 from parity_tests.climbs import Climber, Route
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One planted fault and the verdict on it."""
+    """One mutant and the verdict on it."""
 
-    fault: Fault
+    mutant: Mutant
     verdict: Verdict | None
     """None where the engine gave no answer."""
     error: str = ""
@@ -39,28 +39,28 @@ class Outcome:
 
     def mistakes(self) -> Iterator[str]:
         """Yield what is not as the catalogue says; nothing where all is."""
-        fault, rung = self.fault, self.caught_on
+        mutant, rung = self.mutant, self.caught_on
         if self.verdict is None:
             yield f"no verdict: {self.error}"
             return
-        if fault.is_harmless:
+        if mutant.is_harmless:
             if rung:
                 yield f"false alarm at rung {rung.name}: {self.where}"
             return
         if rung is None:
             yield "not caught"
             return
-        status = EXPLAINED if fault.is_explained else FAILED
+        status = EXPLAINED if mutant.is_explained else FAILED
         wanted = {
-            "rung": (fault.rung, rung.name),
+            "rung": (mutant.rung, rung.name),
             "status": (status, rung.status),
-            "cause": ("" if fault.cause == UNKNOWN else fault.cause, self.cause),
+            "cause": ("" if mutant.cause == UNKNOWN else mutant.cause, self.cause),
         }
         for name, (expected, found) in wanted.items():
             if expected != found:
                 yield f"{name} is {found or 'none'}, expected {expected or 'none'}"
-        if not self.where.startswith(fault.where):
-            yield f"found first at {self.where}, expected {fault.where}"
+        if not self.where.startswith(mutant.where):
+            yield f"found first at {self.where}, expected {mutant.where}"
 
 
 def rungs_around(rung: str) -> tuple[str, ...]:
@@ -73,44 +73,44 @@ def rungs_around(rung: str) -> tuple[str, ...]:
     return ("contract", "architecture", *read, rung)
 
 
-def route_of(fault: Fault, is_whole: bool = True) -> Route:
-    """Return the climb that a fault is planted in: of the whole ladder, or of its rung alone."""
+def route_of(mutant: Mutant, is_whole: bool = True) -> Route:
+    """Return the climb that a mutant is planted in: of the whole ladder, or of its rung alone."""
     return Route(
-        fault.variant, rungs=() if is_whole or fault.is_harmless else rungs_around(fault.rung)
+        mutant.variant, rungs=() if is_whole or mutant.is_harmless else rungs_around(mutant.rung)
     )
 
 
 def other_engine(engine: str) -> str:
-    """Return the engine that one with a fault is compared with."""
+    """Return the engine that one with a mutant is compared with."""
     return TENSORFLOW if engine == LIGHTNING else LIGHTNING
 
 
-def plant(climber: Climber, fault: Fault, is_whole: bool = True) -> Outcome:
-    """Climb with one fault planted, against the other framework without it."""
+def plant(climber: Climber, mutant: Mutant, is_whole: bool = True) -> Outcome:
+    """Climb with one mutant planted, against the other framework without it."""
     try:
         verdict = climber.climb(
-            other_engine(fault.engine), fault.engine, route_of(fault, is_whole), fault.name
+            other_engine(mutant.engine), mutant.engine, route_of(mutant, is_whole), mutant.name
         )
     except (EngineError, ValueError) as error:
-        return Outcome(fault, None, str(error))
-    return Outcome(fault, verdict)
+        return Outcome(mutant, None, str(error))
+    return Outcome(mutant, verdict)
 
 
 def plant_all(
-    climber: Climber, faults: Sequence[Fault], is_whole: bool = True
+    climber: Climber, mutants: Sequence[Mutant], is_whole: bool = True
 ) -> Iterator[Outcome]:
-    """Yield what came of each fault, in turn; two engines answer at a time."""
+    """Yield what came of each mutant, in turn; two engines answer at a time."""
     with climber.room.askers() as pool:
-        yield from pool.map(lambda fault: plant(climber, fault, is_whole), faults)
+        yield from pool.map(lambda mutant: plant(climber, mutant, is_whole), mutants)
 
 
-def alternating(faults: Sequence[Fault]) -> list[Fault]:
-    """Return the faults with the engines' taking turns, so that two of them can be busy."""
+def alternating(mutants: Sequence[Mutant]) -> list[Mutant]:
+    """Return the mutants with the engines' taking turns, so that two of them can be busy."""
     groups = [
-        [fault for fault in faults if (fault.engine == LIGHTNING) == is_lightning]
+        [mutant for mutant in mutants if (mutant.engine == LIGHTNING) == is_lightning]
         for is_lightning in (True, False)
     ]
-    ordered: list[Fault] = []
+    ordered: list[Mutant] = []
     while any(groups):
         longer = max(groups, key=len)
         ordered.append(longer.pop(0))
@@ -119,14 +119,14 @@ def alternating(faults: Sequence[Fault]) -> list[Fault]:
 
 def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
     """Return an outcome as plain values."""
-    fault, rung = outcome.fault, outcome.caught_on
+    mutant, rung = outcome.mutant, outcome.caught_on
     return {
-        "fault": fault.name,
-        "engine": fault.engine,
-        "variant": fault.variant,
-        "mistake": fault.mistake,
-        "difference": fault.difference,
-        "is_harmless": fault.is_harmless,
+        "fault": mutant.name,
+        "engine": mutant.engine,
+        "variant": mutant.variant,
+        "mistake": mutant.mistake,
+        "difference": mutant.difference,
+        "is_harmless": mutant.is_harmless,
         "rung": rung.name if rung else "",
         "status": rung.status if rung else "passed",
         "where": outcome.where,

@@ -17,8 +17,8 @@ from ladder.compare import gap
 from ladder.engines import EngineError
 from ladder.exchange import Array, Question, Trace
 from ladder.files import write_json
-from parity_tests.catalogue import LIGHTNING, TENSORFLOW, Fault
-from parity_tests.engine_room import LEAVES, EngineRoom
+from parity_tests.catalogue import LIGHTNING, TENSORFLOW, Mutant
+from parity_tests.engine_room import PROGRAMS, EngineRoom
 from parity_tests.questions import carried_weights
 from pipeline.datasets import Dataset
 from pipeline.engines import versions_in_use
@@ -32,7 +32,7 @@ CASE = "practice"
 
 Say = Callable[[str], None]
 Checks = dict[str, bool | None]
-"""By check: True passes, so that a fault goes unseen; None could not be made."""
+"""By check: True passes, so that a mutant goes unseen; None could not be made."""
 
 
 def practice_recipe(variant: str) -> Recipe:
@@ -63,14 +63,14 @@ def training_question(recipe: Recipe, data_dir: Path) -> Question:
     return Question(("training",), settings)
 
 
-def judge(reference: Trace, faulty: Trace) -> Checks:
+def judge(reference: Trace, mutated: Trace) -> Checks:
     """Make the checks of a built network on the answers to a `network_question`."""
-    return {name: check(reference, faulty) for name, check in NETWORK_CHECKS.items()}
+    return {name: check(reference, mutated) for name, check in NETWORK_CHECKS.items()}
 
 
-def has_expected_accuracy(faulty: Trace, classes: Array, variant: str) -> bool | None:
+def has_expected_accuracy(mutated: Trace, classes: Array, variant: str) -> bool | None:
     """Say whether the test accuracy after one epoch is what the tutorial's network reaches."""
-    logits = faulty.arrays.get("trained_logits")
+    logits = mutated.arrays.get("trained_logits")
     if logits is None or logits.shape[:1] != classes.shape or logits.ndim != 2:
         return None
     if not np.isfinite(logits).all():
@@ -79,21 +79,24 @@ def has_expected_accuracy(faulty: Trace, classes: Array, variant: str) -> bool |
     return bool(low <= (logits.argmax(axis=1) == classes).mean() <= high)
 
 
-def _same_counts(reference: Trace, faulty: Trace) -> bool | None:
-    counts = [side.facts.get("parameters") for side in (reference, faulty)]
+def _same_counts(reference: Trace, mutated: Trace) -> bool | None:
+    counts = [side.facts.get("parameters") for side in (reference, mutated)]
     return None if None in counts else counts[0] == counts[1]
 
 
-def _same_shapes(reference: Trace, faulty: Trace) -> bool | None:
+def _same_shapes(reference: Trace, mutated: Trace) -> bool | None:
     """Compare layers' output shapes, by name, and parameters' shapes."""
-    if not all(side.facts.get("layers") and _own(side) for side in (reference, faulty)):
+    if not all(side.facts.get("layers") and _own(side) for side in (reference, mutated)):
         return None
     layers, parameters = (
         [
             {row["name"]: row["output_shape"] for row in side.facts["layers"]}
-            for side in (reference, faulty)
+            for side in (reference, mutated)
         ],
-        [{name: array.shape for name, array in _own(side).items()} for side in (reference, faulty)],
+        [
+            {name: array.shape for name, array in _own(side).items()}
+            for side in (reference, mutated)
+        ],
     )
     return bool(layers[0] == layers[1] and parameters[0] == parameters[1])
 
@@ -103,21 +106,21 @@ def _own(side: Trace) -> dict[str, Array]:
 
 
 def _logits_within(limit: float) -> Callable[[Trace, Trace], bool | None]:
-    return lambda reference, faulty: _within(reference, faulty, [f"logits.{CASE}"], limit)
+    return lambda reference, mutated: _within(reference, mutated, [f"logits.{CASE}"], limit)
 
 
 def _gradients_within(limit: float) -> Callable[[Trace, Trace], bool | None]:
-    def check(reference: Trace, faulty: Trace) -> bool | None:
+    def check(reference: Trace, mutated: Trace) -> bool | None:
         start, others = f"gradient.{CASE}.", {f"gradient.{CASE}.{key}" for key in ("input", "loss")}
         names = [name for name in reference.arrays if name.startswith(start)]
-        return _within(reference, faulty, [name for name in names if name not in others], limit)
+        return _within(reference, mutated, [name for name in names if name not in others], limit)
 
     return check
 
 
-def _within(reference: Trace, faulty: Trace, names: list[str], limit: float) -> bool | None:
+def _within(reference: Trace, mutated: Trace, names: list[str], limit: float) -> bool | None:
     """Say whether every array is there, finite and near; None where any is not to be had."""
-    pairs = [(reference.arrays.get(name), faulty.arrays.get(name)) for name in names]
+    pairs = [(reference.arrays.get(name), mutated.arrays.get(name)) for name in names]
     if not pairs or any(one is None or other is None for one, other in pairs):
         return None
     return all(
@@ -141,40 +144,40 @@ CHECKS = (*NETWORK_CHECKS, ACCURACY)
 
 @dataclass
 class Practice:
-    """Makes the checks of faults with engines that are kept running."""
+    """Makes the checks of mutants with engines that are kept running."""
 
     room: EngineRoom
     dataset: Dataset
     _references: dict[tuple[str, str], Trace] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def checks(self, fault: Fault) -> Checks:
-        """Make the checks of one fault; what an engine cannot answer is None.
+    def checks(self, mutant: Mutant) -> Checks:
+        """Make the checks of one mutant; what an engine cannot answer is None.
 
         An epoch is trained only where no check of the built network has seen anything; elsewhere
         the accuracy is left out.
         """
-        recipe = practice_recipe(fault.variant)
-        network = self._answer(fault.engine, self._network(recipe), fault.name)
+        recipe = practice_recipe(mutant.variant)
+        network = self._answer(mutant.engine, self._network(recipe), mutant.name)
         found: Checks = dict.fromkeys(NETWORK_CHECKS)
         if network is not None:
-            found |= judge(self._reference(fault), network)
+            found |= judge(self._reference(mutant), network)
         if False in found.values():
             return found
-        training = self._answer(fault.engine, self._training(recipe), fault.name)
+        training = self._answer(mutant.engine, self._training(recipe), mutant.name)
         classes = self.dataset.test_labels.astype(np.int64)
         found[ACCURACY] = (
-            None if training is None else has_expected_accuracy(training, classes, fault.variant)
+            None if training is None else has_expected_accuracy(training, classes, mutant.variant)
         )
         return found
 
-    def _reference(self, fault: Fault) -> Trace:
-        """Return the other half's answer without a fault."""
-        engine = TENSORFLOW if fault.engine == LIGHTNING else LIGHTNING
-        key = (engine, fault.variant)
+    def _reference(self, mutant: Mutant) -> Trace:
+        """Return the other implementation's answer without a mutant."""
+        engine = TENSORFLOW if mutant.engine == LIGHTNING else LIGHTNING
+        key = (engine, mutant.variant)
         with self._lock:
             if key not in self._references:
-                question = self._network(practice_recipe(fault.variant))
+                question = self._network(practice_recipe(mutant.variant))
                 self._references[key] = self.room.ask(engine, question)
             return self._references[key]
 
@@ -186,39 +189,39 @@ class Practice:
     def _training(self, recipe: Recipe) -> Question:
         return training_question(recipe, self.dataset.folder)
 
-    def _answer(self, engine: str, question: Question, fault: str) -> Trace | None:
+    def _answer(self, engine: str, question: Question, mutant: str) -> Trace | None:
         try:
-            return self.room.ask(engine, question, fault)
+            return self.room.ask(engine, question, mutant)
         except EngineError:
             return None
 
 
-def checks_of(practice: Practice, faults: Sequence[Fault], path: Path, say: Say) -> None:
-    """Make every check of each fault and keep them in `path`, going on with what is there.
+def checks_of(practice: Practice, mutants: Sequence[Mutant], path: Path, say: Say) -> None:
+    """Make every check of each mutant and keep them in `path`, going on with what is there.
 
-    What an older program of the faults or another set-up left is made anew.
+    What an older program of the mutants or another set-up left is made anew.
     """
     origin = {"programs": _programs(), "packages": versions_in_use()}
     kept = read_kept(path) if path.exists() else {}
     rows = kept["checks"] if kept.get("origin") == origin else {}
-    missing = [fault for fault in faults if place_of(fault) not in rows]
-    say(f"usual practice: {len(rows)} faults kept, {len(missing)} to check")
+    missing = [mutant for mutant in mutants if place_of(mutant) not in rows]
+    say(f"usual practice: {len(rows)} mutants kept, {len(missing)} to check")
     with practice.room.askers() as pool:
-        for fault, checks in zip(missing, pool.map(practice.checks, missing), strict=True):
-            rows[place_of(fault)] = checks
+        for mutant, checks in zip(missing, pool.map(practice.checks, missing), strict=True):
+            rows[place_of(mutant)] = checks
             write_json(path, {"origin": origin, "checks": rows})
             seen = [name for name, passes in checks.items() if not passes]
-            say(f"{place_of(fault)}: {', '.join(seen) or 'passes all'}")
+            say(f"{place_of(mutant)}: {', '.join(seen) or 'passes all'}")
 
 
-def place_of(fault: Fault) -> str:
-    """Return what a fault is filed under."""
-    return f"{fault.engine}/{fault.name}"
+def place_of(mutant: Mutant) -> str:
+    """Return what a mutant is filed under."""
+    return f"{mutant.engine}/{mutant.name}"
 
 
 def _programs() -> str:
-    """Return a digest of the programs that plant the faults."""
+    """Return a digest of the programs that plant the mutants."""
     digest = hashlib.sha256()
-    for leaf in sorted(LEAVES.glob("*.py")):
-        digest.update(leaf.read_bytes())
+    for program in sorted(PROGRAMS.glob("*.py")):
+        digest.update(program.read_bytes())
     return digest.hexdigest()

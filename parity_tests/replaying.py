@@ -56,12 +56,12 @@ def replay_all(
     for replay in replays:
         other = other_engine(replay.engine)
         if replay.pair == "strided":
-            verdict = strided.climb(other, replay.engine, replay.variant, replay.fault)
+            verdict = strided.climb(other, replay.engine, replay.variant, replay.mutant)
         else:
             below = RUNG_NAMES[: RUNG_NAMES.index(replay.rung) + 1]
             rungs = below if is_whole else rungs_around(replay.rung)
             route = Route(replay.variant or "base", rungs=rungs)
-            verdict = tutorial.climb(other, replay.engine, route, replay.fault)
+            verdict = tutorial.climb(other, replay.engine, route, replay.mutant)
         yield Replayed(replay, verdict)
 
 

@@ -1,4 +1,4 @@
-"""The standard proof: every engine against Lightning, both variants, paths and lanes."""
+"""The standard proof: every engine against Lightning, both variants, paths and precisions."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -8,11 +8,11 @@ from ladder.engines import EngineError
 from ladder.files import write_json, write_text
 from ladder.rungs import Verdict
 from ladder.verdict import conclusion, verdict_from_kept, verdict_lines, verdict_to_kept
-from parity_tests.catalogue import LIGHTNING, Fault
+from parity_tests.catalogue import LIGHTNING, Mutant
 from parity_tests.climbs import REFERENCE, Attempt, Climber, Route, climb_all
-from parity_tests.engine_room import PAIR_LEAVES, EngineRoom
+from parity_tests.engine_room import PAIR_PROGRAMS, EngineRoom
 from parity_tests.ladder_report import markdown, verdicts_to_dict
-from parity_tests.pages import faults_page, replays_page
+from parity_tests.pages import mutants_page, replays_page
 from parity_tests.planting import Outcome, alternating, outcome_to_dict, plant_all
 from parity_tests.practice import Practice, checks_of
 from parity_tests.replaying import Replayed, replay_all, replayed_to_dict
@@ -25,7 +25,7 @@ from pipeline.errors import RunError
 from pipeline.session import Session, read_kept
 
 LADDER_JSON, LADDER_PAGE = "ladder.json", "ladder.md"
-FAULTS_JSON, FAULTS_PAGE = "faults.json", "faults.md"
+MUTANTS_JSON, MUTANTS_PAGE = "faults.json", "faults.md"
 PRACTICE_JSON = "practice.json"
 REPLAYS_JSON, REPLAYS_PAGE = "replays.json", "replays.md"
 
@@ -35,7 +35,7 @@ CAPTURED = Route(captured=True, rungs=("contract", "data", "optimizer", "trainin
 
 
 def standard_attempts(
-    engines: Sequence[str], variants: Sequence[str], lanes: Sequence[str], num_seeds: int
+    engines: Sequence[str], variants: Sequence[str], dtypes: Sequence[str], num_seeds: int
 ) -> Iterator[Attempt]:
     """Yield the climbs of the standard proof, those that share an answer one after the other.
 
@@ -43,12 +43,12 @@ def standard_attempts(
     parts from the fast one.
     """
     for seed in range(num_seeds):
-        for lane in lanes:
-            precision = lane.removeprefix("float")
+        for dtype in dtypes:
+            precision = dtype.removeprefix("float")
             for variant in variants:
                 route = Route(variant, precision, seed=seed)
                 yield from (Attempt(REFERENCE, engine, route) for engine in engines)
-    if KERAS_TENSORFLOW.name in engines and "float64" in lanes:
+    if KERAS_TENSORFLOW.name in engines and "float64" in dtypes:
         for variant in variants:
             yield Attempt(REFERENCE, KERAS_TENSORFLOW.name, Route(variant, plain=True))
         if "base" in variants:
@@ -56,7 +56,7 @@ def standard_attempts(
 
 
 def short_attempts(engines: Sequence[str]) -> Iterator[Attempt]:
-    """Yield one climb of each engine, and of the default pair one of each variant and lane."""
+    """Yield one climb of each engine, and of the default pair one of each variant and precision."""
     for engine in engines:
         yield Attempt(REFERENCE, engine, Route())
     if KERAS_TENSORFLOW.name in engines:
@@ -64,15 +64,15 @@ def short_attempts(engines: Sequence[str]) -> Iterator[Attempt]:
             yield Attempt(REFERENCE, KERAS_TENSORFLOW.name, route)
 
 
-def short_faults(faults: Sequence[Fault]) -> list[Fault]:
-    """Return a quick fault of each rung, of the implementations in turn where both have one."""
-    quick = [fault for fault in faults if fault.quick and not fault.is_harmless]
-    chosen: list[Fault] = []
-    for rung in dict.fromkeys(fault.rung for fault in quick):
-        here = [fault for fault in quick if fault.rung == rung]
-        num_lightning = sum(fault.engine == LIGHTNING for fault in chosen)
+def short_mutants(mutants: Sequence[Mutant]) -> list[Mutant]:
+    """Return a quick mutant of each rung, of the implementations in turn where both have one."""
+    quick = [mutant for mutant in mutants if mutant.quick and not mutant.is_harmless]
+    chosen: list[Mutant] = []
+    for rung in dict.fromkeys(mutant.rung for mutant in quick):
+        here = [mutant for mutant in quick if mutant.rung == rung]
+        num_lightning = sum(mutant.engine == LIGHTNING for mutant in chosen)
         is_turn = 2 * num_lightning <= len(chosen)
-        chosen.append(min(here, key=lambda fault: (fault.engine == LIGHTNING) != is_turn))
+        chosen.append(min(here, key=lambda mutant: (mutant.engine == LIGHTNING) != is_turn))
     return chosen
 
 
@@ -119,7 +119,7 @@ def prove_ladder(
         if not kept:
             session.keep(attempt.name, verdict_to_kept(verdict))
         verdicts.append(verdict)
-        place = f"{verdict.right} · {verdict.lane} · {verdict.title}"
+        place = f"{verdict.right} · {verdict.dtype} · {verdict.title}"
         say(f"{place}: {conclusion(verdict)}")
         if not verdict.passed:
             for line in verdict_lines(verdict):
@@ -148,11 +148,11 @@ def origin_of(command: str, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def prove_faults(
+def prove_mutants(
     climber: Climber,
     dataset: Dataset,
     output_dir: Path,
-    faults: Sequence[Fault],
+    mutants: Sequence[Mutant],
     say: Callable[[str], None],
     command: str,
     session: Session,
@@ -160,33 +160,33 @@ def prove_faults(
     is_whole: bool = True,
     with_practice: bool = False,
 ) -> list[Outcome]:
-    """Plant each fault, climb, and write `faults.json` and `faults.md`.
+    """Plant each mutant, climb, and write `faults.json` and `faults.md`.
 
-    The whole ladder is climbed or, where not `is_whole`, a fault's own rung alone. With practice,
+    The whole ladder is climbed or, where not `is_whole`, a mutant's own rung alone. With practice,
     what usual checks see of each is measured too, going on where it was left.
     """
     outcomes = []
     rungs = "whole" if is_whole else "own"
-    names = {fault: f"fault {fault.engine}/{fault.name}, {rungs}" for fault in faults}
-    missing = [fault for fault in faults if not session.kept(names[fault])]
-    for fault in faults:
-        if kept := session.kept(names[fault]):
-            outcomes.append(Outcome(fault, _verdict_of(kept)))
+    names = {mutant: f"fault {mutant.engine}/{mutant.name}, {rungs}" for mutant in mutants}
+    missing = [mutant for mutant in mutants if not session.kept(names[mutant])]
+    for mutant in mutants:
+        if kept := session.kept(names[mutant]):
+            outcomes.append(Outcome(mutant, _verdict_of(kept)))
     if outcomes:
-        say(f"{len(outcomes)} faults are kept from an earlier call")
+        say(f"{len(outcomes)} mutants are kept from an earlier call")
     # Named, or an interrupt in this loop would close it, and wait, before the engines are ended.
     planting = plant_all(climber, alternating(missing), is_whole)
     for outcome in planting:
         outcomes.append(outcome)
         if outcome.verdict:
-            session.keep(names[outcome.fault], verdict_to_kept(outcome.verdict))
-        fault, wrong = outcome.fault, "; ".join(outcome.mistakes())
+            session.keep(names[outcome.mutant], verdict_to_kept(outcome.verdict))
+        mutant, wrong = outcome.mutant, "; ".join(outcome.mistakes())
         words = f"{outcome.cause} at {outcome.where}" if outcome.caught_on else "no alarm"
-        say(f"{fault.engine} · {fault.name}: {f'NOT AS EXPECTED: {wrong}' if wrong else words}")
+        say(f"{mutant.engine} · {mutant.name}: {f'NOT AS EXPECTED: {wrong}' if wrong else words}")
     if with_practice:
-        checks_of(Practice(climber.room, dataset), faults, output_dir / PRACTICE_JSON, say)
-    order = {(fault.engine, fault.name): number for number, fault in enumerate(faults)}
-    outcomes.sort(key=lambda outcome: order[outcome.fault.engine, outcome.fault.name])
+        checks_of(Practice(climber.room, dataset), mutants, output_dir / PRACTICE_JSON, say)
+    order = {(mutant.engine, mutant.name): number for number, mutant in enumerate(mutants)}
+    outcomes.sort(key=lambda outcome: order[outcome.mutant.engine, outcome.mutant.name])
     rows = [outcome_to_dict(outcome) for outcome in outcomes]
     found: dict[str, Any] = {
         **origin_of(command, dataset),
@@ -195,8 +195,8 @@ def prove_faults(
     }
     if (output_dir / PRACTICE_JSON).exists():
         found["practice"] = read_kept(output_dir / PRACTICE_JSON)
-    write_json(output_dir / FAULTS_JSON, found)
-    write_text(output_dir / FAULTS_PAGE, "\n".join([*faults_page(found), ""]))
+    write_json(output_dir / MUTANTS_JSON, found)
+    write_text(output_dir / MUTANTS_PAGE, "\n".join([*mutants_page(found), ""]))
     return outcomes
 
 
@@ -217,7 +217,7 @@ def prove_replays(
     `session` has kept, and an engine that dies, are as in `prove_ladder`.
     """
     replayed, lost = [], {}
-    with EngineRoom(leaves=PAIR_LEAVES) as pair_room:
+    with EngineRoom(programs=PAIR_PROGRAMS) as pair_room:
         strided = StridedClimber(pair_room)
         for replay in replays:
             name = f"replay {replay.name}, {'whole' if is_whole else 'own'}"

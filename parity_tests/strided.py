@@ -26,7 +26,7 @@ BATCH_SIZE, LAST_BATCH_SIZE = 16, 6
 NUM_STEPS, STEPS_PER_EPOCH = 10, 5
 
 OWN_STEP = {
-    "optimizer.learning_rate_in_velocity": "the Lightning half's SGD has a step of its own, which "
+    "optimizer.learning_rate_in_velocity": "Lightning's SGD here has a step of its own, which "
     "its class does not show: rung 8 compares what it computes"
 }
 """What the variant `momentum-sgd` waives besides."""
@@ -46,22 +46,22 @@ class StridedClimber:
     _questions: dict[str, Question] = field(default_factory=dict)
     _answers: dict[tuple[str, str], Trace] = field(default_factory=dict)
 
-    def climb(self, left: str, right: str, variant: str = "", fault: str = "") -> Verdict:
-        """Compare `right`, with a fault planted if one is named, with the reference `left`.
+    def climb(self, left: str, right: str, variant: str = "", mutant: str = "") -> Verdict:
+        """Compare `right`, with a mutant planted if one is named, with the reference `left`.
 
         Raises:
             EngineError: an engine died, left no trace or took too long.
         """
         question = self._question(variant)
         reference, suspect = self.room.at_once(
-            lambda: self._answer(left, question, ""), lambda: self._answer(right, question, fault)
+            lambda: self._answer(left, question, ""), lambda: self._answer(right, question, mutant)
         )
-        title = " · ".join(word for word in ("strided", variant, fault) if word)
+        title = " · ".join(word for word in ("strided", variant, mutant) if word)
         return climb(question, reference, suspect, terms_of(variant), title)
 
-    def _answer(self, engine: str, question: Question, fault: str) -> Trace:
-        if fault:
-            return self.room.ask(engine, question, fault)
+    def _answer(self, engine: str, question: Question, mutant: str) -> Trace:
+        if mutant:
+            return self.room.ask(engine, question, mutant)
         key = (engine, question.identity)
         if key not in self._answers:
             self._answers[key] = self.room.ask(engine, question)

@@ -1,4 +1,4 @@
-"""What may differ between the two halves, and by how much."""
+"""What may differ between the two implementations, and by how much."""
 
 import json
 from collections.abc import Sequence
@@ -52,11 +52,11 @@ def float64_tolerance(rung: str, key: str) -> Tolerance:
     return TRAINING_FLOAT64 if rung in {"optimizer", "training"} else ROUNDING_FLOAT64
 
 
-def terms_of(lane: str, engines: Sequence[str]) -> Terms:
-    """Return what may differ between two engines in a lane, `float64` or `float32`."""
-    tolerance = float64_tolerance if lane == "float64" else partial(float32_tolerance, engines)
+def terms_of(dtype: str, engines: Sequence[str]) -> Terms:
+    """Return what may differ between two engines in a precision, `float64` or `float32`."""
+    tolerance = float64_tolerance if dtype == "float64" else partial(float32_tolerance, engines)
     # Two Keras backends have the same layout and initialisers: nothing to waive.
-    return Terms(lane, tolerance, WAIVERS if LIGHTNING in engines else {})
+    return Terms(dtype, tolerance, WAIVERS if LIGHTNING in engines else {})
 
 
 def float32_tolerance(engines: Sequence[str], rung: str, key: str) -> Tolerance:

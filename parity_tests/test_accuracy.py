@@ -1,4 +1,4 @@
-"""Rung 10, its coarsest form: each half reaches the accuracy that the tutorial's recipe gives."""
+"""Rung 10, its coarsest form: each implementation reaches the accuracy of the tutorial's recipe."""
 
 import json
 from itertools import product
@@ -68,12 +68,12 @@ def test_labels_shifted_in_training_are_caught(ask, dataset, tmp_path):
     """Its own training metrics look as good as ever: only the true labels tell."""
     write_first_images(dataset, tmp_path, 10_000, 2_000)
     accuracies = {}
-    for fault in ("", "shifted-labels"):
+    for mutant in ("", "shifted-labels"):
         recipe, settings = preset("base", num_epochs=1), {"data_dir": str(tmp_path)}
-        trace = ask("lightning", recipe, "training", fault=fault, **settings)
+        trace = ask("lightning", recipe, "training", mutant=mutant, **settings)
         labels = dataset.test_labels[:2_000]
         evaluation = evaluate_logits(trace.arrays["trained_logits"], labels, dataset.class_names)
-        accuracies[fault] = evaluation.accuracy
+        accuracies[mutant] = evaluation.accuracy
         assert trace.facts["history"][0]["accuracy"] > 0.6
     assert accuracies[""] > 0.7
     assert accuracies["shifted-labels"] < 0.1

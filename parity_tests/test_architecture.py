@@ -16,8 +16,8 @@ PARAMETERS = {
 }
 
 
-def ask_layers(ask, engine, variant, fault=""):
-    return ask(engine, preset(variant), "layers", fault=fault).facts
+def ask_layers(ask, engine, variant, mutant=""):
+    return ask(engine, preset(variant), "layers", mutant=mutant).facts
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -67,7 +67,7 @@ def test_the_table_is_the_recipes(ask, engine):
 
 
 @pytest.mark.parametrize(
-    ("engine", "fault", "where"),
+    ("engine", "mutant", "where"),
     [
         ("lightning", "torch-slope", "act1.negative_slope"),
         ("lightning", "pool-padding", "pool3.padding"),
@@ -78,9 +78,9 @@ def test_the_table_is_the_recipes(ask, engine):
         ("keras-tensorflow", "softmax-output", "logits.activation"),
     ],
 )
-def test_a_planted_fault_is_caught_at_its_layer(ask, engine, fault, where):
+def test_a_mutant_is_caught_at_its_layer(ask, engine, mutant, where):
     other = ENGINES[1 - ENGINES.index(engine)]
-    faulty = ask_layers(ask, engine, "dropout", fault)["layers"]
-    differences = compare_facts(faulty, ask_layers(ask, other, "dropout")["layers"])
+    mutated = ask_layers(ask, engine, "dropout", mutant)["layers"]
+    differences = compare_facts(mutated, ask_layers(ask, other, "dropout")["layers"])
     assert differences
     assert differences[0].where == where

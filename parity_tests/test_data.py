@@ -1,4 +1,4 @@
-"""Rung 2: the batches that each half's production training really feeds."""
+"""Rung 2: the batches that each implementation's production training really feeds."""
 
 from collections import Counter
 
@@ -68,13 +68,13 @@ def batch_rows(stage, images, labels, positions, recipe):
     return rows
 
 
-def ask_batches(ask, dataset, recipe, engine, *, plain=False, fault=""):
+def ask_batches(ask, dataset, recipe, engine, *, plain=False, mutant=""):
     settings = {"data_dir": str(dataset.folder), "plain": plain}
-    return ask(engine, recipe, "batches", fault=fault, **settings).facts["batches"]
+    return ask(engine, recipe, "batches", mutant=mutant, **settings).facts["batches"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_each_half_feeds_the_batches_that_the_files_and_the_split_give(
+def test_each_implementation_feeds_the_batches_that_the_files_and_the_split_give(
     ask, dataset, expected, engine
 ):
     fed = ask_batches(ask, dataset, REAL_RECIPE, engine)
@@ -111,13 +111,13 @@ def test_an_epoch_trains_on_each_training_image_once_and_on_no_other(ask, datase
 
 def test_a_validation_image_among_them_is_seen(ask, small):
     train, _ = split_of(small)
-    rows = ask_batches(ask, small, SMALL_RECIPE, "lightning", fault="train-on-validation")
+    rows = ask_batches(ask, small, SMALL_RECIPE, "lightning", mutant="train-on-validation")
     trained_on = images_fed(rows, "train", 0, SMALL_TRAIN_BATCHES)
     assert trained_on
     assert not trained_on <= images_at(small, train, SMALL_RECIPE)
 
 
-# On JAX and torch both paths of the Keras half take the same PyDataset.
+# On JAX and torch both paths of the Keras implementation take the same PyDataset.
 @pytest.mark.parametrize(
     ("engine", "plain"),
     [
@@ -140,7 +140,7 @@ SECOND_EPOCH = SMALL_TRAIN_BATCHES + SMALL_VALIDATION_BATCHES
 
 
 @pytest.mark.parametrize(
-    ("engine", "fault", "where"),
+    ("engine", "mutant", "where"),
     [
         ("lightning", "drop-last", ""),
         ("lightning", "same-order", f"{SECOND_EPOCH}.images"),
@@ -151,9 +151,9 @@ SECOND_EPOCH = SMALL_TRAIN_BATCHES + SMALL_VALIDATION_BATCHES
         ("keras-tensorflow", "dropped-batch", ""),
     ],
 )
-def test_a_planted_fault_is_caught(ask, small, engine, fault, where):
+def test_a_mutant_is_caught(ask, small, engine, mutant, where):
     plain = engine.startswith("keras")  # only a PyDataset can be shuffled by `fit`
-    fed = ask_batches(ask, small, SMALL_RECIPE, engine, plain=plain, fault=fault)
+    fed = ask_batches(ask, small, SMALL_RECIPE, engine, plain=plain, mutant=mutant)
     differences = compare_facts(fed, expected_batches(small, SMALL_RECIPE))
     assert differences
     assert where in [difference.where for difference in differences]

@@ -17,8 +17,8 @@ BIASES = [name for name in parameter_shapes(RECIPE) if name.endswith(".bias")]
 SIGNIFICANCE = 1e-6
 
 
-def own_weights(ask, engine, fault=""):
-    trace = ask(engine, RECIPE, "own_weights", fault=fault, seeds=SEEDS)
+def own_weights(ask, engine, mutant=""):
+    trace = ask(engine, RECIPE, "own_weights", mutant=mutant, seeds=SEEDS)
     return [
         {name: trace.arrays[f"own.{seed}.{name}"] for name in parameter_shapes(RECIPE)}
         for seed in SEEDS
@@ -70,14 +70,14 @@ def test_the_shared_first_weights_are_glorot_uniform_too(name):
 
 
 @pytest.mark.parametrize(
-    ("engine", "fault", "name"),
+    ("engine", "mutant", "name"),
     [
         ("lightning", "torch-init", "hidden.kernel"),
         ("keras-tensorflow", "he-init", "hidden.kernel"),
     ],
 )
-def test_another_initialiser_is_caught(ask, engine, fault, name):
-    assert uniformity(own_weights(ask, engine, fault), name) < SIGNIFICANCE
+def test_another_initialiser_is_caught(ask, engine, mutant, name):
+    assert uniformity(own_weights(ask, engine, mutant), name) < SIGNIFICANCE
 
 
 def test_torchs_own_bias_is_caught(ask):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from parity_tests.catalogue import FAULTS
+from parity_tests.catalogue import MUTANTS
 from parity_tests.climbs import REFERENCE, Route
 from parity_tests.planting import other_engine, route_of
 
@@ -31,9 +31,9 @@ def test_the_short_climbs_are_those_in_which_the_catalogue_plants_its_mutants():
     """So they see all that it is seen to catch, but for mutants of other backends."""
     short = {(frozenset({REFERENCE, engine}), route) for engine, route in SHORT}
     others = {
-        fault.name
-        for fault in FAULTS
-        if (frozenset({fault.engine, other_engine(fault.engine)}), route_of(fault)) not in short
+        mutant.name
+        for mutant in MUTANTS
+        if (frozenset({mutant.engine, other_engine(mutant.engine)}), route_of(mutant)) not in short
     }
     assert others == {"clipped-probabilities", "float32-promotion", "no-x64", "shuffled-batches"}
 
@@ -71,10 +71,10 @@ def test_there_is_no_false_alarm(climber, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["one-slope", "detached-block", "unweighted-metrics"])
-def test_the_float32_lane_catches_faults_too(climber, fault):
+@pytest.mark.parametrize("mutant", ["one-slope", "detached-block", "unweighted-metrics"])
+def test_the_float32_lane_catches_mutants_too(climber, mutant):
     rungs = ("contract", "architecture", "layers", "gradients", "training", "evaluation")
-    verdict = climber.climb("keras-tensorflow", REFERENCE, Route("base", "32", rungs=rungs), fault)
-    expected = {"one-slope": "layers", "detached-block": "gradients"}.get(fault, "evaluation")
+    verdict = climber.climb("keras-tensorflow", REFERENCE, Route("base", "32", rungs=rungs), mutant)
+    expected = {"one-slope": "layers", "detached-block": "gradients"}.get(mutant, "evaluation")
     assert verdict.first_failure is not None
     assert verdict.first_failure.name == expected

@@ -12,10 +12,10 @@ ENGINES = ("keras-tensorflow", "lightning")
 NUM_IMAGES = 1_000
 
 
-def ask_logits(ask, dataset, engine, weights, *, variant="base", plain=False, fault=""):
+def ask_logits(ask, dataset, engine, weights, *, variant="base", plain=False, mutant=""):
     arrays = {f"weights.{name}": array for name, array in weights.items()}
     arrays["images"] = np.ascontiguousarray(dataset.test_images[:NUM_IMAGES, ..., np.newaxis])
-    return ask(engine, preset(variant), "logits", arrays=arrays, plain=plain, fault=fault).arrays
+    return ask(engine, preset(variant), "logits", arrays=arrays, plain=plain, mutant=mutant).arrays
 
 
 def own_weights(ask, engine):
@@ -63,7 +63,7 @@ def test_weights_survive_the_way_in_and_out_to_the_last_bit(ask, dataset, engine
 
 
 @pytest.mark.parametrize(
-    ("engine", "fault"),
+    ("engine", "mutant"),
     [
         ("lightning", "unpermuted-flatten"),
         ("lightning", "transposed-kernel"),
@@ -73,10 +73,10 @@ def test_weights_survive_the_way_in_and_out_to_the_last_bit(ask, dataset, engine
         ("keras-tensorflow", "softmax-output"),
     ],
 )
-def test_a_planted_fault_is_caught(ask, dataset, engine, fault):
+def test_a_mutant_is_caught(ask, dataset, engine, mutant):
     weights = shared_first_weights(preset("base"))
     other = ENGINES[1 - ENGINES.index(engine)]
-    faulty = just_logits(ask_logits(ask, dataset, engine, weights, fault=fault))
+    mutated = just_logits(ask_logits(ask, dataset, engine, weights, mutant=mutant))
     right = just_logits(ask_logits(ask, dataset, other, weights))
-    differences = compare_arrays(faulty, right, LOGITS_FLOAT32)
+    differences = compare_arrays(mutated, right, LOGITS_FLOAT32)
     assert [difference.where.split("[")[0] for difference in differences] == ["logits"]

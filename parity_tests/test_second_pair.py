@@ -33,7 +33,7 @@ def test_what_parts_keras_on_torch_is_named_and_vanishes_without_it(strided):
 
 
 @pytest.mark.parametrize(
-    ("engine", "fault", "rung", "cause"),
+    ("engine", "mutant", "rung", "cause"),
     [
         ("lightning", "max-pool", "contract", "pool-average"),
         ("lightning", "torch-adamw", "contract", "adam-epsilon-placement"),
@@ -53,9 +53,9 @@ def test_what_parts_keras_on_torch_is_named_and_vanishes_without_it(strided):
         ("keras-tensorflow", "summed-pool", "layers", "pool-padding"),
     ],
 )
-def test_a_fault_in_it_is_caught_and_named(strided, engine, fault, rung, cause):
+def test_a_mutant_in_it_is_caught_and_named(strided, engine, mutant, rung, cause):
     other = "keras-tensorflow" if engine == "lightning" else "lightning"
-    verdict = strided.climb(other, engine, fault=fault)
+    verdict = strided.climb(other, engine, mutant=mutant)
     assert verdict.first_failure.name == rung
     assert verdict.first_failure.diagnoses[0].cause == cause
     # Where a setting gives it away, the numbers below bear it out.
@@ -63,7 +63,7 @@ def test_a_fault_in_it_is_caught_and_named(strided, engine, fault, rung, cause):
         later = [each for each in verdict.rungs[1:] if each.status == "failed"]
         assert later
         causes = {found.cause for each in later for found in each.diagnoses}
-        assert cause in causes or fault == "coupled-decay"
+        assert cause in causes or mutant == "coupled-decay"
 
 
 # That it passes as it is, is a test of the README's commands.

@@ -1,4 +1,4 @@
-"""Answering a question: what both halves do around reading their framework's objects."""
+"""Answering a question: what both implementations do around reading their framework's objects."""
 
 import dataclasses
 import hashlib
@@ -63,7 +63,7 @@ def answer_each(question: Question, recipe: Recipe, answerers: Mapping[str, Answ
     """Answer each ask; one answerer that stands for several asks is called once.
 
     What raises is noted in `facts["failed"]` by ask, its traceback on stderr, and the rest is
-    answered: a trace of a broken half should show where it is broken.
+    answered: a trace of a broken implementation should show where it is broken.
     """
     facts: dict[str, Any] = {}
     arrays: dict[str, Array] = {}
@@ -71,7 +71,7 @@ def answer_each(question: Question, recipe: Recipe, answerers: Mapping[str, Answ
     for answerer in dict.fromkeys(answerers[ask] for ask in question.asks):
         try:
             answer = answerer(question, recipe)
-        except Exception as error:  # whatever a broken half raises is its answer
+        except Exception as error:  # whatever a broken implementation raises is its answer
             traceback.print_exc()
             asks = [ask for ask in question.asks if answerers[ask] is answerer]
             failed |= dict.fromkeys(asks, error_words(error))

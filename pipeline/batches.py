@@ -1,4 +1,4 @@
-"""Batches: the one source of order, and the arrays that both halves feed."""
+"""Batches: the one source of order, and the arrays that both implementations feed."""
 
 import math
 from dataclasses import dataclass

@@ -78,10 +78,10 @@ def _nearest(word: str, known: Sequence[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.7)), None)
 
 
-def trainer_parser(half: str) -> argparse.ArgumentParser:
-    """Return the parser of a trainer; `half` is `keras` or `lightning`."""
+def trainer_parser(impl: str) -> argparse.ArgumentParser:
+    """Return the parser of a trainer; `impl` is `keras` or `lightning`."""
     parser = OneLineParser(
-        description=f"Train the Fashion-MNIST CNN with {half.capitalize()} and evaluate it.",
+        description=f"Train the Fashion-MNIST CNN with {impl.capitalize()} and evaluate it.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong call, 130 interrupted, 143 terminated.",
     )
     recipe = parser.add_argument_group("what is computed")
@@ -116,7 +116,7 @@ def trainer_parser(half: str) -> argparse.ArgumentParser:
     machine.add_argument("--tf32", action="store_true", help="allow TensorFloat-32 on NVIDIA GPUs")
     machine.add_argument("--plain", action="store_true", help="the framework's ordinary path")
     add_logger_flag(machine)
-    if half == "keras":
+    if impl == "keras":
         machine.add_argument("--backend", choices=KERAS_BACKENDS, help="(tensorflow)")
     return parser
 
@@ -183,41 +183,43 @@ def execution_of(
     return execution_from_dict({**(recorded or {}), **said})
 
 
-def engine_of(half: str, arguments: argparse.Namespace) -> str:
-    """Return the engine that a call of a half's trainer asks for; resuming, the run's own.
+def engine_of(impl: str, arguments: argparse.Namespace) -> str:
+    """Return the engine that a call of a trainer asks for; resuming, the run's own.
 
     Raises:
-        UsageError: there is no run to resume, or it is the other half's.
+        UsageError: there is no run to resume, or it is the other implementation's.
     """
-    backend = None if half == "lightning" else arguments.backend
+    backend = None if impl == "lightning" else arguments.backend
     if arguments.resume and backend is None:
         from pipeline.engines import trainer_arguments
 
         engine = _record_of(arguments).engine
-        if engine.partition("-")[0] != half:
+        if engine.partition("-")[0] != impl:
             trainer = " ".join(trainer_arguments(engine))
             raise UsageError(
                 f"cannot resume {arguments.run_dir} here: it is a run of {engine}; "
                 f"go on with scripts/{trainer} --run-dir {arguments.run_dir} --resume"
             )
         return engine
-    return half if half == "lightning" else f"keras-{backend or KERAS_BACKENDS[0]}"
+    return impl if impl == "lightning" else f"keras-{backend or KERAS_BACKENDS[0]}"
 
 
-def trainer_main(half: str, load_half: Callable[[], Any], argv: list[str] | None = None) -> int:
+def trainer_main(
+    impl: str, load_implementation: Callable[[], Any], argv: list[str] | None = None
+) -> int:
     """Run one trainer: parse, train, evaluate, write the run folder; return the exit code.
 
-    `load_half` imports the half's `train` module, and with it the framework, once the call has
+    `load_implementation` imports its `train` module, and with it the framework, once the call has
     been found right.
     """
-    parser = trainer_parser(half)
+    parser = trainer_parser(impl)
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        engine = engine_of(half, arguments)
+        engine = engine_of(impl, arguments)
         if argv is None:  # or the process is not this trainer's alone
             _go_to_interpreter(engine)
-        _train(engine, arguments, load_half)
+        _train(engine, arguments, load_implementation)
 
     return guarded(parser.prog, work, told=True)
 
@@ -318,7 +320,9 @@ def _go_to_interpreter(engine: str) -> None:
     os.execve(python.path, command, {**os.environ, **python.environment()})
 
 
-def _train(engine: str, arguments: argparse.Namespace, load_half: Callable[[], Any]) -> None:
+def _train(
+    engine: str, arguments: argparse.Namespace, load_implementation: Callable[[], Any]
+) -> None:
     recorded = _record_of(arguments) if arguments.resume else None
     recipe = recipe_of(arguments)
     execution = execution_of(arguments, recorded.execution if recorded else None)
@@ -333,7 +337,7 @@ def _train(engine: str, arguments: argparse.Namespace, load_half: Callable[[], A
 
     run_training(
         engine=engine,
-        load_half=load_half,
+        load_implementation=load_implementation,
         recipe=recipe,
         execution=execution,
         data_dir=arguments.data_dir,

@@ -16,7 +16,7 @@ MAX_THREADS = 1024  # asked for 100,000, OpenMP crashes the process
 
 @dataclass(frozen=True)
 class Execution:
-    """Settings of the machine for one run, the same flags in both halves.
+    """Settings of the machine for one run, the same flags in both implementations.
 
     Raises:
         UsageError: a field is out of its range.

@@ -1,4 +1,4 @@
-"""The journal of one run: epoch after epoch, what is measured and saved the same in both halves."""
+"""The journal of one run: what both implementations measure and save, epoch after epoch."""
 
 import contextlib
 import math
@@ -64,7 +64,7 @@ class Startup:
 
 
 class Journal:
-    """Follows a training run; both halves call it from their own callbacks.
+    """Follows a training run; both implementations call it from their own callbacks.
 
     Epochs count from 0 in its methods, as in both frameworks, and from 1 in the record. Of several
     processes that train together, one alone `writes`.

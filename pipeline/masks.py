@@ -1,4 +1,4 @@
-"""Dropout masks from NumPy, one source for both halves where parity is to be proved.
+"""Dropout masks from NumPy, one source for both implementations where parity is to be proved.
 
 Two frameworks never draw the same masks from the same seed. Training draws each framework's own;
 a proof replaces them by these.

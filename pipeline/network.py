@@ -1,4 +1,4 @@
-"""The network's canonical parameters: names, shapes, and the first weights both halves share."""
+"""The network's canonical parameters: names, shapes, and the shared first weights."""
 
 import math
 from pathlib import Path

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.environment import package_versions
 from pipeline.execution import Execution, computed
-from pipeline.half import Half, environment_of, no_keras_home, within_quota
+from pipeline.implementation import Implementation, environment_of, no_keras_home, within_quota
 from pipeline.journal import Journal
 from pipeline.network import first_weights
 from pipeline.preprocess import PreparedData
@@ -23,7 +23,7 @@ from pipeline.terminal import noise_to
 
 def follow(
     engine: str,
-    load_half: Callable[[], Half],
+    load_implementation: Callable[[], Implementation],
     recipe: Recipe,
     execution: Execution,
     data: PreparedData,
@@ -34,9 +34,9 @@ def follow(
     os.environ.update(environment_of(engine, recipe, execution))
     execution = within_quota(execution)
     with noise_to(Path(os.devnull)), no_keras_home():
-        half = load_half()
-        device = half.configure(recipe, execution)["device"]
-        with joined(half, recipe, execution, data, device, run_dir) as first:
+        impl = load_implementation()
+        device = impl.configure(recipe, execution)["device"]
+        with joined(impl, recipe, execution, data, device, run_dir) as first:
             journal = Journal(
                 Path(first["run_dir"]),
                 Record(**first["record"]),
@@ -44,14 +44,14 @@ def follow(
                 lambda line: None,
                 writes=False,
             )
-            model = half.train(recipe, data, execution, journal, weights)
-            half.predict_logits(model, data.test, recipe, execution)
+            model = impl.train(recipe, data, execution, journal, weights)
+            impl.predict_logits(model, data.test, recipe, execution)
             return journal.record
 
 
 @contextmanager
 def joined(
-    half: Half,
+    impl: Implementation,
     recipe: Recipe,
     execution: Execution,
     data: PreparedData,
@@ -78,5 +78,5 @@ def joined(
         "checkpoint": [hashlib.sha256(path.read_bytes()).hexdigest() for path in checkpoints],
     }
     own = {"run_dir": str(run_dir), "record": dataclasses.asdict(journal.record)} if journal else {}
-    with half.together({"same": same, **own}, device) as first:
+    with impl.together({"same": same, **own}, device) as first:
         yield first

@@ -1,4 +1,4 @@
-"""The recipe: every number that decides what is computed, stated once for both halves."""
+"""The recipe: every number that decides what is computed, stated once for both implementations."""
 
 import dataclasses
 import math
@@ -76,7 +76,7 @@ class Recipe:
     dropout_rates: tuple[float, ...] = DROPOUT_RATES["base"]
     """Share of values dropped after each block's pool and, last, before the logits."""
     init: str = "shared"
-    """`shared` (NumPy, the same in both halves), `own` (the framework's), or a weights file."""
+    """`shared` (NumPy, the same in both), `own` (the framework's), or a weights file."""
     learning_rate: float = nearest_float32(1e-3)
     beta_1: float = nearest_float32(0.9)
     beta_2: float = nearest_float32(0.999)

@@ -26,7 +26,7 @@ from pipeline.environment import (
 from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.evaluation import Evaluation, evaluate_logits
 from pipeline.execution import Execution, computed
-from pipeline.half import Half, environment_of, no_keras_home, within_quota
+from pipeline.implementation import Implementation, environment_of, no_keras_home, within_quota
 from pipeline.journal import Journal, Startup
 from pipeline.network import first_weights
 from pipeline.preprocess import PreparedData, explained, fitted, prepare
@@ -58,7 +58,7 @@ EARLY_FILES = {LOCK, LOG, RECIPE}
 def run_training(
     *,
     engine: str,
-    load_half: Callable[[], Half],
+    load_implementation: Callable[[], Implementation],
     recipe: Recipe,
     execution: Execution,
     data_dir: Path | None,
@@ -89,7 +89,9 @@ def run_training(
     weights = first_weights(recipe)
     startup.end("data")
     if this_process().rank:
-        return follow(engine, load_half, recipe, execution, data, run_dir if resume else None)
+        return follow(
+            engine, load_implementation, recipe, execution, data, run_dir if resume else None
+        )
     named = run_dir or Path("runs") / time.strftime(f"{engine}-{recipe.variant}-%Y%m%d-%H%M%S")
     with _claimed(named, resume, is_named=run_dir is not None) as folder:
         record = _resumed(folder, engine, recipe, execution, dataset) if resume else None
@@ -108,9 +110,9 @@ def run_training(
         os.environ.update(environment_of(engine, recipe, execution))
         with _tracking_ended(journal), _failures_recorded(journal, before):
             with noise_to(folder / LOG), no_keras_home():
-                half = load_half()
+                impl = load_implementation()
                 startup.end("framework")
-                logits = _train_and_predict(half, recipe, data, execution, journal, weights)
+                logits = _train_and_predict(impl, recipe, data, execution, journal, weights)
             evaluation = evaluate_logits(logits, data.test.labels, data.class_names)
             write_predictions(folder, logits, data.test.labels)
             with noise_to(folder / LOG):  # matplotlib's, where it finds no home
@@ -121,7 +123,7 @@ def run_training(
 
 
 def _train_and_predict(
-    half: Half,
+    impl: Implementation,
     recipe: Recipe,
     data: PreparedData,
     execution: Execution,
@@ -129,16 +131,16 @@ def _train_and_predict(
     weights: dict[str, Array] | None,
 ) -> Array:
     execution = within_quota(execution)
-    resolved = half.configure(recipe, execution)
+    resolved = impl.configure(recipe, execution)
     _settle_device(journal, resolved)
     device = str(resolved.get("device"))
-    with joined(half, recipe, execution, data, device, journal.run_dir, journal):
+    with joined(impl, recipe, execution, data, device, journal.run_dir, journal):
         _start_tracking(execution, journal, data)
         for result in (PREDICTIONS, REPORT):  # of fewer epochs, where a run goes on to more
             (journal.run_dir / result).unlink(missing_ok=True)
-        model = half.train(recipe, data, execution, journal, weights)
+        model = impl.train(recipe, data, execution, journal, weights)
         journal.end_training()
-        return half.predict_logits(model, data.test, recipe, execution)
+        return impl.predict_logits(model, data.test, recipe, execution)
 
 
 def _settle_device(journal: Journal, resolved: dict[str, Any]) -> None:

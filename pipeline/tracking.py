@@ -1,7 +1,7 @@
-"""Following a run in TensorBoard and MLflow, the same from both halves.
+"""Following a run in TensorBoard and MLflow, the same from both implementations.
 
-The halves hand each epoch's metrics over in their framework's way, a Logger and a Callback;
-nothing here is imported from either tracker unless it was asked for.
+Each hands its epochs' metrics over in its framework's way, a Logger and a Callback; nothing here
+is imported from either tracker unless it was asked for.
 """
 
 import contextlib

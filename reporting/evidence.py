@@ -184,7 +184,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Measured:
-    """One process of an arm."""
+    """One process of a contender."""
 
     epoch_seconds: tuple[float, ...]
 

@@ -40,13 +40,13 @@ def benchmark_part() -> str:
 def models_part() -> str:
     """Return the two `build_model` side by side."""
     cells = [
-        f"<td>\n\n```python\n{function_source(ROOT / f'{half}_impl' / 'model.py', 'build_model')}\n"
+        f"<td>\n\n```python\n{function_source(ROOT / f'{impl}_impl' / 'model.py', 'build_model')}\n"
         "```\n\n</td>"
-        for half in ("keras", "lightning")
+        for impl in ("keras", "lightning")
     ]
     names = "".join(
-        f'<th><a href="{half}_impl/model.py">{half}_impl/model.py</a></th>'
-        for half in ("keras", "lightning")
+        f'<th><a href="{impl}_impl/model.py">{impl}_impl/model.py</a></th>'
+        for impl in ("keras", "lightning")
     )
     return f"<table>\n<tr>{names}</tr>\n<tr>\n{cells[0]}\n{cells[1]}\n</tr>\n</table>"
 

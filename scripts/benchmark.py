@@ -1,4 +1,4 @@
-"""Measure both halves against what a newcomer writes and against hand-written loops."""
+"""Measure both implementations against what a newcomer writes and against hand-written loops."""
 
 import sys
 from pathlib import Path

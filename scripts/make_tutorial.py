@@ -1,4 +1,4 @@
-"""Run the tutorial's code, each half in a process of its own, and write what it puts out."""
+"""Run the tutorial's code, each framework's in a process, and write what it puts out."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from pipeline.command import OneLineParser, guarded
 def parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         description="Run the tutorial's code and write what it puts out into the page, its "
-        "pictures beside it, and a notebook for each half.",
+        "pictures beside it, and a notebook for each implementation.",
         epilog="Exit codes: 0 done, 1 a step failed, 2 wrong call, "
         "130 interrupted, 143 terminated.",
     )

@@ -1,4 +1,4 @@
-"""Prove that the two halves compute the same thing, or say where they part and why."""
+"""Prove that the two implementations compute the same thing, or say where they part and why."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ENGINE_NAMES = ("keras-tensorflow", "keras-jax", "keras-torch")
 VARIANTS = ("base", "dropout")
-LANES = ("float64", "float32")
+DTYPES = ("float64", "float32")
 SHORT_REPLAYS = 4
 ROOMS = ("pipeline", "ladder", "keras_impl", "lightning_impl", "parity_tests")
 SO_FAR = "proof-so-far.json"
@@ -33,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
         "--engines", metavar="A,B", help=f"to compare with lightning: {', '.join(ENGINE_NAMES)}"
     )
     parser.add_argument("--variants", metavar="A,B", default=",".join(VARIANTS), help="(both)")
-    parser.add_argument("--lanes", metavar="A,B", default=",".join(LANES), help="(both)")
+    parser.add_argument(
+        "--dtypes", "--lanes", metavar="A,B", default=",".join(DTYPES), help="(both)"
+    )
     parser.add_argument("--seeds", type=int, metavar="N", default=1, help="repeat for N seeds (1)")
     parser.add_argument(
         "--device", choices=("cpu", "gpu"), default="cpu", help="the ladder's alone (cpu)"
@@ -43,7 +45,10 @@ def parser() -> argparse.ArgumentParser:
         "--short", action="store_true", help="a little of all that `--full` does: three minutes"
     )
     work.add_argument(
-        "--faults", action="store_true", help="plant each porting mistake of the catalogue instead"
+        "--mutants",
+        "--faults",
+        action="store_true",
+        help="plant each porting mistake of the catalogue instead",
     )
     work.add_argument(
         "--replays", action="store_true", help="replay reported disagreements instead"
@@ -59,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--practice",
         action="store_true",
-        help="with --faults: also what usual checks see of each, an epoch of training a fault",
+        help="with --mutants: also what usual checks see of each, an epoch of training a mutant",
     )
     parser.add_argument(
         "--output-dir", type=Path, metavar="D", help="(runs/proof; with --short runs/proof-short)"
@@ -69,10 +74,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def takes_all(arguments: argparse.Namespace) -> bool:
-    """Return whether variants, lanes and seeds are the defaults."""
+    """Return whether variants, precisions and seeds are the defaults."""
     usual = parser().parse_args([])
     return all(
-        getattr(arguments, name) == getattr(usual, name) for name in ("variants", "lanes", "seeds")
+        getattr(arguments, name) == getattr(usual, name) for name in ("variants", "dtypes", "seeds")
     )
 
 
@@ -82,15 +87,15 @@ def conduct(arguments: argparse.Namespace) -> None:
 
     if arguments.seeds < 1:
         raise UsageError(f"`--seeds` must be at least 1; received {arguments.seeds}")
-    if arguments.practice and not (arguments.faults or arguments.full):
-        raise UsageError("`--practice` goes with `--faults`")
+    if arguments.practice and not (arguments.mutants or arguments.full):
+        raise UsageError("`--practice` goes with `--mutants`")
     if arguments.short and not takes_all(arguments):
-        raise UsageError("`--short` has its own variants, lanes and seed")
+        raise UsageError("`--short` has its own variants, precisions and seed")
     if arguments.device != "cpu" and (
-        arguments.short or arguments.faults or arguments.replays or arguments.full
+        arguments.short or arguments.mutants or arguments.replays or arguments.full
     ):
         raise UsageError(
-            "`--device gpu` is for the ladder, without `--short`, `--faults`, `--replays` or "
+            "`--device gpu` is for the ladder, without `--short`, `--mutants`, `--replays` or "
             "`--full`"
         )
     if arguments.processes is not None:
@@ -98,22 +103,22 @@ def conduct(arguments: argparse.Namespace) -> None:
         return
     if arguments.engines is not None:
         chosen(arguments.engines, ENGINE_NAMES, "--engines")
-    if (arguments.faults or arguments.replays) and not (
+    if (arguments.mutants or arguments.replays) and not (
         takes_all(arguments) and arguments.engines is None
     ):
         raise UsageError(
-            "`--faults` and `--replays` have their own engines, variants, lanes and seeds"
+            "`--mutants` and `--replays` have their own engines, variants, precisions and seeds"
         )
     if arguments.full and arguments.engines is not None:
         raise UsageError("`--full` takes every engine that can run here; leave `--engines` out")
     engines = arguments.engines and chosen(arguments.engines, ENGINE_NAMES, "--engines")
     variants = chosen(arguments.variants, VARIANTS, "--variants")
-    lanes = chosen(arguments.lanes, LANES, "--lanes")
+    dtypes = chosen(arguments.dtypes, DTYPES, "--lanes")
     if arguments.output_dir is None:
         arguments.output_dir = Path("runs/proof-short" if arguments.short else "runs/proof")
     dataset = load_dataset(find_dataset(arguments.data_dir))
     with claimed(arguments.output_dir, "proof"):
-        prove(arguments, dataset, engines, variants, lanes)
+        prove(arguments, dataset, engines, variants, dtypes)
 
 
 def prove_devices(arguments: argparse.Namespace) -> None:
@@ -157,7 +162,7 @@ def prove(
     dataset: "Dataset",
     engines: list[str] | None,
     variants: list[str],
-    lanes: list[str],
+    dtypes: list[str],
 ) -> None:
     """Carry out what is asked for, going on with what an earlier call has left unfinished.
 
@@ -181,11 +186,11 @@ def prove(
     with EngineRoom() as room:
         material = arguments.output_dir / "material"
         climber = new_climber(room, dataset, material, arguments.device)
-        if not (arguments.faults or arguments.replays):
-            attempts = wanted_attempts(arguments, engines, variants, lanes)
+        if not (arguments.mutants or arguments.replays):
+            attempts = wanted_attempts(arguments, engines, variants, dtypes)
             failures += climb_ladder(arguments, climber, dataset, attempts, session, lost)
-        if arguments.faults or is_all:
-            failures += plant_faults(arguments, climber, dataset, session, lost)
+        if arguments.mutants or is_all:
+            failures += plant_mutants(arguments, climber, dataset, session, lost)
         if arguments.replays or is_all:
             failures += replay(arguments, climber, dataset, session, lost)
     if is_all:
@@ -200,7 +205,7 @@ def wanted_attempts(
     arguments: argparse.Namespace,
     engines: list[str] | None,
     variants: list[str],
-    lanes: list[str],
+    dtypes: list[str],
 ) -> "list[Attempt]":
     """Return the climbs that are asked for.
 
@@ -217,7 +222,7 @@ def wanted_attempts(
     attempts = list(
         short_attempts(names)
         if arguments.short
-        else standard_attempts(names, variants, lanes, arguments.seeds)
+        else standard_attempts(names, variants, dtypes, arguments.seeds)
     )
     if not attempts:
         raise UsageError("no engine that could be compared with lightning can run here")
@@ -259,42 +264,42 @@ def climb_ladder(
     return [f"{len(failed)} of {len(verdicts)} climbs failed"] if failed else []
 
 
-def plant_faults(
+def plant_mutants(
     arguments: argparse.Namespace,
     climber: "Climber",
     dataset: "Dataset",
     session: "Session",
     lost: list[str],
 ) -> list[str]:
-    """Plant every fault whose engine can run here, and return what was not as expected."""
-    from parity_tests.catalogue import FAULTS
-    from parity_tests.standard import FAULTS_PAGE, prove_faults, short_faults
+    """Plant every mutant whose engine can run here, and return what was not as expected."""
+    from parity_tests.catalogue import MUTANTS
+    from parity_tests.standard import MUTANTS_PAGE, prove_mutants, short_mutants
     from pipeline.engines import ENGINES
     from pipeline.terminal import say
 
     runnable = {name for name, engine in ENGINES.items() if not engine.why_not()}
-    faults = [fault for fault in FAULTS if fault.engine in runnable]
-    if missing := len(FAULTS) - len(faults):
-        say(f"{missing} faults are left out: their engines cannot run here")
+    mutants = [mutant for mutant in MUTANTS if mutant.engine in runnable]
+    if missing := len(MUTANTS) - len(mutants):
+        say(f"{missing} mutants are left out: their engines cannot run here")
     if arguments.short:
-        faults = short_faults(faults)
-    if not faults:
-        raise UsageError("no engine that a fault could be planted in can run here")
-    outcomes = prove_faults(
+        mutants = short_mutants(mutants)
+    if not mutants:
+        raise UsageError("no engine that a mutant could be planted in can run here")
+    outcomes = prove_mutants(
         climber,
         dataset,
         arguments.output_dir,
-        faults,
+        mutants,
         say,
         command(),
         session,
         is_whole=not arguments.short,
         with_practice=arguments.practice or arguments.full,
     )
-    say(f"written: {arguments.output_dir / FAULTS_PAGE}")
+    say(f"written: {arguments.output_dir / MUTANTS_PAGE}")
     lost += [outcome.error for outcome in outcomes if outcome.verdict is None]
     wrong = [outcome for outcome in outcomes if list(outcome.mistakes())]
-    return [f"{len(wrong)} of {len(outcomes)} faults not as expected"] if wrong else []
+    return [f"{len(wrong)} of {len(outcomes)} mutants not as expected"] if wrong else []
 
 
 def replay(

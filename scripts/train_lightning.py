@@ -6,12 +6,12 @@ from types import ModuleType
 from pipeline.command import trainer_main
 
 
-def load_half() -> ModuleType:
-    """Import the half, and with it the framework, once the call has been found right."""
+def load_implementation() -> ModuleType:
+    """Import the implementation, and with it the framework, once the call has been found right."""
     from lightning_impl import train
 
     return train
 
 
 if __name__ == "__main__":
-    sys.exit(trainer_main("lightning", load_half))
+    sys.exit(trainer_main("lightning", load_implementation))

@@ -1,4 +1,4 @@
-"""The benchmark: arms, statistics, what is thrown out, and the hand-written loops."""
+"""The benchmark: contenders, statistics, what is thrown out, and the hand-written loops."""
 
 import json
 import math
@@ -13,7 +13,14 @@ import pytest
 from benchmark import report, runner
 from benchmark.command import SO_FAR, measure_rounds
 from benchmark.difference import differences, read_older
-from benchmark.runner import Arm, Conditions, arms_of, baselines, measure, steady_seconds
+from benchmark.runner import (
+    Conditions,
+    Contender,
+    baselines,
+    contenders_of,
+    measure,
+    steady_seconds,
+)
 from ladder import interpreters
 from ladder.files import write_json
 from pipeline.drawn import draw_dataset
@@ -64,18 +71,18 @@ def test_a_wrong_call_is_refused_in_a_line(arguments, words, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_every_arm_has_its_controls():
-    arms, left_out = arms_of(ENGINES, ("stock", "ours", "raw"))
+def test_every_contender_has_its_controls():
+    contenders, left_out = contenders_of(ENGINES, ("stock", "ours", "raw"))
     assert left_out == {}
-    names = [arm.name for arm in arms]
+    names = [contender.name for contender in contenders]
     assert len(names) == len(set(names)) == 4 + 4 + 3
-    for arm in arms:
-        assert set(baselines(arm)) <= set(names)
-        assert len(list(baselines(arm))) == (2 if arm.track == "ours" else 0)
-    arms, _ = arms_of(["lightning"], ("stock", "ours", "raw"), ("32", "bf16"))
-    names = [arm.name for arm in arms]
+    for contender in contenders:
+        assert set(baselines(contender)) <= set(names)
+        assert len(list(baselines(contender))) == (2 if contender.track == "ours" else 0)
+    contenders, _ = contenders_of(["lightning"], ("stock", "ours", "raw"), ("32", "bf16"))
+    names = [contender.name for contender in contenders]
     assert len(set(names)) == 6
-    ours = next(arm for arm in arms if arm.name == "ours lightning bf16")
+    ours = next(contender for contender in contenders if contender.name == "ours lightning bf16")
     assert ours.precision == "bf16"
     assert list(baselines(ours)) == ["stock lightning bf16", "raw torch bf16", "ours lightning"]
 
@@ -95,21 +102,25 @@ def without(monkeypatch):
 
 def test_what_cannot_run_is_named(without):
     without("tensorflow")
-    arms, left_out = arms_of(ENGINES, ("stock", "ours", "raw"))
+    contenders, left_out = contenders_of(ENGINES, ("stock", "ours", "raw"))
     missing = {"stock keras-tensorflow", "ours keras-tensorflow", "raw tensorflow"}
     assert left_out == dict.fromkeys(missing, "not installed: tensorflow")
-    assert not missing & {arm.name for arm in arms}
-    _, left_out = arms_of(("lightning", "keras-jax"), ("raw",), ["bf16"])
+    assert not missing & {contender.name for contender in contenders}
+    _, left_out = contenders_of(("lightning", "keras-jax"), ("raw",), ["bf16"])
     assert left_out == {"raw jax bf16": "this loop is written for float32"}
 
 
 def test_a_loop_by_hand_needs_its_framework_alone(without):
     without("keras", "lightning", "torchvision")
-    arms, left_out = arms_of(ENGINES, ("ours", "raw"))
-    assert [arm.name for arm in arms] == ["raw torch", "raw tensorflow", "raw jax"]
+    contenders, left_out = contenders_of(ENGINES, ("ours", "raw"))
+    assert [contender.name for contender in contenders] == [
+        "raw torch",
+        "raw tensorflow",
+        "raw jax",
+    ]
     assert left_out["ours keras-jax"] == "not installed: keras"
     without("jax")
-    assert "raw jax" in arms_of(ENGINES, ("raw",))[1]
+    assert "raw jax" in contenders_of(ENGINES, ("raw",))[1]
 
 
 def test_a_loop_by_hand_says_all_that_it_needs():
@@ -127,11 +138,11 @@ print(*(name for name, file in files.items() if "site-packages" in file))
 
 
 def test_the_reference_is_of_what_is_there(without, monkeypatch):
-    monkeypatch.setattr(runner, "measure", lambda arm, conditions: {"history": arm})
+    monkeypatch.setattr(runner, "measure", lambda contender, conditions: {"history": contender})
 
     def reference():
-        arm = runner.reference_history(Conditions(Path("data")))
-        return arm.track, arm.engine, arm.precision, arm.options
+        contender = runner.reference_history(Conditions(Path("data")))
+        return contender.track, contender.engine, contender.precision, contender.options
 
     assert reference() == ("ours", "lightning", "64", ("--plain",))
     without("lightning")
@@ -183,14 +194,14 @@ def measured(*losses, val_accuracy=0.8, seconds=1.0):
 
 
 REFERENCE = [{"loss": 0.5, "val_loss": 0.5}]
-OURS, RAW = Arm("ours lightning", "ours", "lightning"), Arm("raw torch", "raw", "torch")
-STOCK = Arm("stock lightning", "stock", "lightning")
-NARROW = Arm("ours lightning bf16", "ours", "lightning", "bf16")
+OURS, RAW = Contender("ours lightning", "ours", "lightning"), Contender("raw torch", "raw", "torch")
+STOCK = Contender("stock lightning", "stock", "lightning")
+NARROW = Contender("ours lightning bf16", "ours", "lightning", "bf16")
 
 
 def test_a_training_that_strays_is_thrown_out():
-    def why(arm, *runs):
-        return report.why_thrown_out(arm, runs, REFERENCE, 0.8)
+    def why(contender, *runs):
+        return report.why_thrown_out(contender, runs, REFERENCE, 0.8)
 
     assert why(OURS, measured(0.5, 0.3)) == ""
     words = why(RAW, measured(0.5, 0.3), measured(0.53, 0.3))
@@ -201,7 +212,7 @@ def test_a_training_that_strays_is_thrown_out():
 
 
 def test_the_table_has_ratios_and_what_was_thrown_out():
-    arms = [STOCK, OURS, RAW, NARROW]
+    contenders = [STOCK, OURS, RAW, NARROW]
     startup = {"program": 0.1, "data": 0.2, "framework": 0.6, "build": 0.1}
     runs = {
         STOCK.name: [measured(0.9, 0.8, seconds=4.0, val_accuracy=0.9)] * 2,
@@ -209,7 +220,7 @@ def test_the_table_has_ratios_and_what_was_thrown_out():
         RAW.name: [measured(0.7, 0.4, seconds=1.0)] * 2,
         NARROW.name: [measured(0.5, 0.4, seconds=1.0)] * 2,
     }
-    rows = report.summarize(arms, runs, REFERENCE, (12_000, 3_000), 1e12, 0.85)
+    rows = report.summarize(contenders, runs, REFERENCE, (12_000, 3_000), 1e12, 0.85)
     assert rows[1]["faster_than"]["stock lightning"]["median"] == 2.0
     assert rows[1]["faster_than"]["raw torch"]["median"] == 0.5
     found = {
@@ -319,16 +330,16 @@ def test_a_disk_that_is_read_only_is_told_in_a_line(tmp_path):
         )
 
 
-def test_an_arm_that_fails_costs_its_own_rows(monkeypatch, tmp_path, capsys):
-    def measure(arm, conditions):
-        if arm.name == "raw torch":
+def test_an_contender_that_fails_costs_its_own_rows(monkeypatch, tmp_path, capsys):
+    def measure(contender, conditions):
+        if contender.name == "raw torch":
             raise RunError("raw torch exited with 1:\nTraceback\nMemoryError: all of it\n")
         return measured(0.5, 0.4)
 
     monkeypatch.setattr(runner, "measure", measure)
     session = Session(tmp_path / SO_FAR, {})
     found, failed = measure_rounds(2, [OURS, RAW], Conditions(tmp_path), session)
-    assert {arm.name: len(runs) for arm, runs in found.items()} == {"ours lightning": 2}
+    assert {contender.name: len(runs) for contender, runs in found.items()} == {"ours lightning": 2}
     assert failed == {"raw torch": "raw torch exited with 1: MemoryError: all of it"}
     assert capsys.readouterr().out.count("Traceback") == 1
 
@@ -338,9 +349,9 @@ import sys
 from pathlib import Path
 from benchmark import runner
 runner.PROGRAMS = Path(sys.argv[1])
-runner.measure(runner.Arm("raw torch", "raw", "torch"), runner.Conditions(Path(sys.argv[1])))
+runner.measure(runner.Contender("raw torch", "raw", "torch"), runner.Conditions(Path(sys.argv[1])))
 """
-ARM = """
+CONTENDER = """
 import os, sys, time
 path = sys.argv[sys.argv.index("--data-dir") + 1] + "/pid"
 open(path + ".new", "w").write(str(os.getpid()))
@@ -350,8 +361,8 @@ time.sleep(120)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the leash is Linux's")
-def test_a_killed_benchmark_leaves_no_arm_behind(tmp_path):
-    (tmp_path / "raw_torch.py").write_text(ARM)
+def test_a_killed_benchmark_leaves_no_contender_behind(tmp_path):
+    (tmp_path / "raw_torch.py").write_text(CONTENDER)
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(tmp_path)], cwd=SCRIPT.parent.parent
     )
@@ -425,8 +436,8 @@ def reference(conditions):
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", ["torch", "tensorflow", "jax"])
 def test_a_hand_written_loop_is_the_same_training(conditions, reference, framework):
-    arm = Arm(f"raw {framework}", "raw", framework)
-    found = measure(arm, conditions)
+    contender = Contender(f"raw {framework}", "raw", framework)
+    found = measure(contender, conditions)
     assert len(found["epoch_seconds"]) == 2
     for name, value in reference[0].items():
         assert found["history"][0][name] == pytest.approx(value, abs=2e-4), name
@@ -436,11 +447,11 @@ def test_a_hand_written_loop_is_the_same_training(conditions, reference, framewo
 GRAPH_LOOP = """
 import sys
 import torch
-from benchmark.arms import raw_torch as arm
+from benchmark.contenders import raw_torch as contender
 torch.cuda.synchronize = lambda: None
-arm.GraphLoop.replay_of = lambda loop, work: lambda: (work(), loop.at.add_(PACE))
-arm.Loop = arm.GraphLoop
-sys.exit(arm.main())
+contender.GraphLoop.replay_of = lambda loop, work: lambda: (work(), loop.at.add_(PACE))
+contender.Loop = contender.GraphLoop
+sys.exit(contender.main())
 """
 
 
@@ -450,22 +461,22 @@ def test_so_is_the_loop_for_a_gpu(conditions, reference, monkeypatch, tmp_path, 
     """All but the capture; a counter that stands still trains another network."""
     (tmp_path / "raw_torch.py").write_text(GRAPH_LOOP.replace("PACE", str(pace)))
     monkeypatch.setattr(runner, "PROGRAMS", tmp_path)
-    found = measure(Arm("raw torch", "raw", "torch"), conditions)
+    found = measure(Contender("raw torch", "raw", "torch"), conditions)
     gaps = [abs(found["history"][0][name] - value) for name, value in reference[0].items()]
     assert (max(gaps) < 2e-4) == (pace == 1)
 
 
 SCANNED_LOOP = """
 import sys
-from benchmark.arms import raw_jax as arm
-real = arm.Runner.__init__
+from benchmark.contenders import raw_jax as contender
+real = contender.Runner.__init__
 def scanning(self, *arguments):
     real(self, *arguments)
     self.scans, scan = True, self.many
     self.many = lambda state, batches: scan(state, batches) if SCANS else (
         state, scan(state, batches)[1])
-arm.Runner.__init__ = scanning
-sys.exit(arm.main())
+contender.Runner.__init__ = scanning
+sys.exit(contender.main())
 """
 
 
@@ -475,7 +486,7 @@ def test_so_is_the_scan_for_a_gpu(conditions, reference, monkeypatch, tmp_path, 
     """A scan whose state is lost trains another network."""
     (tmp_path / "raw_jax.py").write_text(SCANNED_LOOP.replace("SCANS", str(scans)))
     monkeypatch.setattr(runner, "PROGRAMS", tmp_path)
-    found = measure(Arm("raw jax", "raw", "jax"), conditions)
+    found = measure(Contender("raw jax", "raw", "jax"), conditions)
     gaps = [abs(found["history"][0][name] - value) for name, value in reference[0].items()]
     assert (max(gaps) < 2e-4) == scans
 
@@ -487,12 +498,12 @@ def test_so_is_the_scan_for_a_gpu(conditions, reference, monkeypatch, tmp_path, 
      ("keras-tensorflow", "xla")],
 )  # fmt: skip
 def test_a_setting_another_way_is_the_same_training(conditions, reference, engine, alternative):
-    arm = next(
-        arm
-        for arm in arms_of([engine], ["ours"], with_alternatives=True)[0]
-        if arm.alternative == alternative
+    contender = next(
+        contender
+        for contender in contenders_of([engine], ["ours"], with_alternatives=True)[0]
+        if contender.alternative == alternative
     )
-    found = measure(arm, conditions)
+    found = measure(contender, conditions)
     for name, value in reference[0].items():
         assert found["history"][0][name] == pytest.approx(value, abs=2e-4), name
 
@@ -500,8 +511,8 @@ def test_a_setting_another_way_is_the_same_training(conditions, reference, engin
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["lightning", "keras-tensorflow", "keras-jax", "keras-torch"])
 def test_a_stock_program_says_what_it_ran_on(conditions, engine):
-    (arm,), _ = arms_of([engine], ["stock"])
-    found = measure(arm, conditions)
+    (contender,), _ = contenders_of([engine], ["stock"])
+    found = measure(contender, conditions)
     assert found["device"] == "cpu"
     assert len(found["epoch_seconds"]) == 2
 
@@ -513,11 +524,11 @@ def test_a_stock_program_says_what_it_ran_on(conditions, engine):
         ("print('no JSON')", "(?s)raw torch printed no measurement:.*no JSON"),
     ],
 )
-def test_an_arm_that_fails_is_named(conditions, monkeypatch, tmp_path, program, words):
+def test_an_contender_that_fails_is_named(conditions, monkeypatch, tmp_path, program, words):
     (tmp_path / "raw_torch.py").write_text(program)
     monkeypatch.setattr(runner, "PROGRAMS", tmp_path)
     with pytest.raises(RunError, match=words):
-        measure(Arm("raw torch", "raw", "torch"), conditions)
+        measure(Contender("raw torch", "raw", "torch"), conditions)
 
 
 @pytest.mark.slow

@@ -8,13 +8,13 @@ import pytest
 
 from benchmark import nvidia, report, runner
 from benchmark.command import fill_in, parser, settle_device
-from benchmark.runner import Arm, Conditions, arms_of, baselines, measure
+from benchmark.runner import Conditions, Contender, baselines, contenders_of, measure
 from pipeline import devices
 from pipeline.errors import RunError, UsageError
 from tests.fake_gpu import FakeGpu
 from tests.test_benchmark import ENGINES, OURS, REFERENCE, STOCK, measured
 
-VARIED = Arm("ours lightning, nchw", "ours", "lightning", alternative="nchw")
+VARIED = Contender("ours lightning, nchw", "ours", "lightning", alternative="nchw")
 
 
 @pytest.mark.parametrize("counts", [True, False])
@@ -129,7 +129,7 @@ def test_what_a_gpu_gave_is_a_table_of_its_own():
         "cold_first_step_seconds": {"ours lightning": 12.34, "stock lightning": None},
     }  # fmt: skip
     text = "\n".join(report.markdown(found))
-    assert "| arm | ms an epoch (quartiles) |" in text
+    assert "| contender | ms an epoch (quartiles) |" in text
     assert "| ours lightning | 100.0 (100.0–100.0) |" in text
     assert "ours lightning, nchw: 2.00× (2.00–2.00) of ours lightning." in text
     assert "ours lightning: no CUDA graph could be captured." in text
@@ -153,13 +153,13 @@ print(json.dumps({{**os.environ, "device": {told!r}, "epoch_seconds": [1, 1, 1]}
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
-def test_an_arm_sees_the_device_it_is_measured_on(monkeypatch, tmp_path, device):
+def test_an_contender_sees_the_device_it_is_measured_on(monkeypatch, tmp_path, device):
     (tmp_path / "raw_torch.py").write_text(device_program(device))
     monkeypatch.setattr(runner, "PROGRAMS", tmp_path)
     monkeypatch.setitem(sys.modules, "pynvml", FakeGpu())
     conditions = Conditions(tmp_path, num_threads=1, device=device, gpu_uuid="GPU-a")
     cores = os.sched_getaffinity(0)
-    found = measure(Arm("raw torch", "raw", "torch"), conditions)
+    found = measure(Contender("raw torch", "raw", "torch"), conditions)
     assert os.sched_getaffinity(0) == cores
     assert found.get("NVIDIA_TF32_OVERRIDE") == ("0" if device == "gpu" else None)
     assert found["JAX_PLATFORMS"] == ("cuda" if device == "gpu" else "cpu")
@@ -168,18 +168,18 @@ def test_an_arm_sees_the_device_it_is_measured_on(monkeypatch, tmp_path, device)
     if device == "gpu":
         assert found["window_seconds"] == pytest.approx(1.2, abs=0.5)
         assert found["epoch_joules"] > 0
-        found = measure(Arm("raw torch tf32", "raw", "torch", "tf32"), conditions)
+        found = measure(Contender("raw torch tf32", "raw", "torch", "tf32"), conditions)
         assert "NVIDIA_TF32_OVERRIDE" not in found
 
 
 @pytest.mark.parametrize("told", ["cpu", "mps", None])
-def test_an_arm_that_ran_elsewhere_does_not_count(monkeypatch, tmp_path, told):
+def test_an_contender_that_ran_elsewhere_does_not_count(monkeypatch, tmp_path, told):
     (tmp_path / "raw_torch.py").write_text(device_program(told))
     monkeypatch.setattr(runner, "PROGRAMS", tmp_path)
     monkeypatch.setitem(sys.modules, "pynvml", FakeGpu())
     conditions = Conditions(tmp_path, device="gpu", gpu_uuid="GPU-a")
     with pytest.raises(RunError, match=f"raw torch ran on {told}, not on gpu"):
-        measure(Arm("raw torch", "raw", "torch"), conditions)
+        measure(Contender("raw torch", "raw", "torch"), conditions)
 
 
 def test_a_program_is_bound_to_its_cores(monkeypatch, tmp_path):
@@ -188,7 +188,10 @@ def test_a_program_is_bound_to_its_cores(monkeypatch, tmp_path):
     )
     (tmp_path / "raw_torch.py").write_text(program)
     monkeypatch.setattr(runner, "PROGRAMS", tmp_path)
-    assert measure(Arm("raw torch", "raw", "torch"), Conditions(tmp_path, num_threads=1))["n"] == 1
+    assert (
+        measure(Contender("raw torch", "raw", "torch"), Conditions(tmp_path, num_threads=1))["n"]
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,11 +240,15 @@ def test_a_gpu_gets_more_of_everything():
         fill_in(arguments)
     assert [usual["cpu"].rounds, usual["cpu"].epochs, usual["cpu"].images] == [4, 3, 15_000]
     assert [usual["gpu"].rounds, usual["gpu"].epochs, usual["gpu"].images] == [10, 31, None]
-    arms, _ = arms_of(ENGINES, ("stock", "ours", "raw"), ("32", "tf32"), with_alternatives=True)
-    varied = [arm for arm in arms if arm.alternative]
-    assert [arm.name for arm in varied] == [
+    contenders, _ = contenders_of(
+        ENGINES, ("stock", "ours", "raw"), ("32", "tf32"), with_alternatives=True
+    )
+    varied = [contender for contender in contenders if contender.alternative]
+    assert [contender.name for contender in varied] == [
         "ours lightning, nchw", "ours lightning, autotune", "ours lightning, eager",
         "ours lightning, events", "ours keras-tensorflow, xla",
     ]  # fmt: skip
-    assert {name for arm in varied for name in baselines(arm)} <= {arm.name for arm in arms}
-    assert "raw jax tf32" in {arm.name for arm in arms}
+    assert {name for contender in varied for name in baselines(contender)} <= {
+        contender.name for contender in contenders
+    }
+    assert "raw jax tf32" in {contender.name for contender in contenders}

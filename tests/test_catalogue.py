@@ -1,4 +1,4 @@
-"""The catalogue of planted faults, and the checks of usual practice that it is held against."""
+"""The catalogue of mutants, and the checks of usual practice that it is held against."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 from ladder.causes import KNOWN_CAUSES
 from ladder.exchange import Trace
 from parity_tests import differences
-from parity_tests.catalogue import FAULTS, LIGHTNING, RUNG_NAMES, TENSORFLOW, UNKNOWN, Fault
+from parity_tests.catalogue import LIGHTNING, MUTANTS, RUNG_NAMES, TENSORFLOW, UNKNOWN, Mutant
 from parity_tests.practice import (
     ACCURACY,
     CASE,
@@ -21,13 +21,13 @@ from parity_tests.practice import (
 )
 from reporting.comparison import EXPECTED_TEST_ACCURACY
 
-CAUGHT = [fault for fault in FAULTS if not fault.is_harmless]
+CAUGHT = [mutant for mutant in MUTANTS if not mutant.is_harmless]
 
 
 def test_what_a_decorator_says_is_what_is_held_against_the_ladder():
     """Read from the source, constants and several engines included."""
-    (found,) = (each for each in FAULTS if (each.engine, each.name) == (TENSORFLOW, "valid-pool"))
-    assert found == Fault(
+    (found,) = (each for each in MUTANTS if (each.engine, each.name) == (TENSORFLOW, "valid-pool"))
+    assert found == Mutant(
         "valid-pool",
         TENSORFLOW,
         "contract",
@@ -38,39 +38,39 @@ def test_what_a_decorator_says_is_what_is_held_against_the_ladder():
     )
 
 
-def test_no_fault_stands_twice():
-    assert len({(fault.engine, fault.name) for fault in FAULTS}) == len(FAULTS)
+def test_no_mutant_stands_twice():
+    assert len({(mutant.engine, mutant.name) for mutant in MUTANTS}) == len(MUTANTS)
 
 
 def test_there_are_many():
     assert len(CAUGHT) >= 100
-    assert {fault.engine for fault in CAUGHT} == {
+    assert {mutant.engine for mutant in CAUGHT} == {
         "lightning", "keras-tensorflow", "keras-jax", "keras-torch",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("rung", RUNG_NAMES)
 def test_each_rung_is_the_first_to_catch_two(rung):
-    assert sum(fault.rung == rung for fault in CAUGHT) >= 2
+    assert sum(mutant.rung == rung for mutant in CAUGHT) >= 2
 
 
-def test_harmless_faults_are_planted_too():
-    assert {fault.engine for fault in FAULTS if fault.is_harmless} == {LIGHTNING, TENSORFLOW}
+def test_harmless_mutants_are_planted_too():
+    assert {mutant.engine for mutant in MUTANTS if mutant.is_harmless} == {LIGHTNING, TENSORFLOW}
 
 
-@pytest.mark.parametrize("fault", CAUGHT, ids=lambda fault: f"{fault.engine}-{fault.name}")
-def test_its_cause_is_one_that_a_diagnosis_can_name(fault):
-    assert fault.cause in {*KNOWN_CAUSES, UNKNOWN}
+@pytest.mark.parametrize("mutant", CAUGHT, ids=lambda mutant: f"{mutant.engine}-{mutant.name}")
+def test_its_cause_is_one_that_a_diagnosis_can_name(mutant):
+    assert mutant.cause in {*KNOWN_CAUSES, UNKNOWN}
 
 
 def test_a_mistake_is_one_sentence():
-    for fault in FAULTS:
-        assert fault.mistake
-        assert "\n" not in fault.mistake, fault.name
+    for mutant in MUTANTS:
+        assert mutant.mistake
+        assert "\n" not in mutant.mistake, mutant.name
 
 
 def test_most_are_quick():
-    assert sum(fault.quick for fault in FAULTS) > len(FAULTS) / 2
+    assert sum(mutant.quick for mutant in MUTANTS) > len(MUTANTS) / 2
 
 
 @pytest.mark.parametrize(
@@ -83,10 +83,10 @@ def test_most_are_quick():
         ({"is_harmless": True}, "`slip` is harmless: it has no rung, cause or explanation"),
     ],
 )
-def test_a_fault_that_does_not_fit_together_is_refused(changes, message):
+def test_a_mutant_that_does_not_fit_together_is_refused(changes, message):
     fields = {"rung": "contract", "cause": "loss-sum", "engine": LIGHTNING, **changes}
     with pytest.raises(ValueError, match=message):
-        Fault("slip", mistake="it slips", **fields)
+        Mutant("slip", mistake="it slips", **fields)
 
 
 # Usual practice.

@@ -23,7 +23,7 @@ TRAIN, VALIDATION, TEST = np.arange(34), np.arange(34, 50), np.arange(50, 60)
 
 @pytest.fixture(autouse=True)
 def bugs_show(monkeypatch):
-    """What a recogniser raises by mistake fails the test."""
+    """What a detector raises by mistake fails the test."""
     monkeypatch.setattr(registry, "UNEXAMINABLE", (UnexaminableError,))
 
 
@@ -71,7 +71,7 @@ def one_order(of):
     return lambda epoch: of
 
 
-DATA_FAULTS = [
+DATA_MUTANTS = [
     ("last-batch-dropped", "train", fed(keep=4), "of 2 images"),
     ("order-same-each-epoch", "train", fed(order=one_order(order(0))), "order of the first"),
     ("order-not-shuffled", "train", fed(order=one_order(np.arange(34))), "the set's own"),
@@ -101,8 +101,8 @@ DATA_FAULTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("cause", "stage", "right", "words"), DATA_FAULTS)
-def test_a_fault_of_the_data_is_named_first(cause, stage, right, words):
+@pytest.mark.parametrize(("cause", "stage", "right", "words"), DATA_MUTANTS)
+def test_a_mutant_of_the_data_is_named_first(cause, stage, right, words):
     first, *_ = named("data", fed(), right)
     assert (first.cause, first.where) == (cause, stage)
     assert words in first.sentence
@@ -160,7 +160,7 @@ CONTRACT = {
         "logits": {"units": 10, "use_bias": True, "activation": "linear"},
     },
 }  # fmt: skip
-SETTING_FAULTS = [
+SETTING_MUTANTS = [
     ("leaky-slope", "act1", "layers.act1.negative_slope", 0.3),
     ("missing-bias", "conv1", "layers.conv1.use_bias", False),
     ("conv-padding", "conv1", "layers.conv1.padding", "valid"),
@@ -213,7 +213,7 @@ def contract(path="", value=None):
     return {"contract": changed(CONTRACT, path.split(".")) if path else CONTRACT}
 
 
-@pytest.mark.parametrize(("cause", "where", "path", "value"), SETTING_FAULTS)
+@pytest.mark.parametrize(("cause", "where", "path", "value"), SETTING_MUTANTS)
 def test_a_setting_that_differs_is_named(cause, where, path, value):
     (only,) = named("contract", contract(), contract(path, value))
     assert (only.cause, only.where) == (cause, where)
@@ -302,7 +302,7 @@ def dropped(rate=0.4, other=0.3, scale=True, evaluated=1.0, channels=False):
     ("dropout-at-evaluation", "drop1", dropped(evaluated=2.0), "in evaluation"),
     ("spatial-dropout", "drop1", dropped(channels=True), "whole channels"),
 ])  # fmt: skip
-def test_a_fault_of_dropout_is_named_first(cause, where, right, words):
+def test_a_mutant_of_dropout_is_named_first(cause, where, right, words):
     first, *_ = named("dropout", dropped(), right)
     assert (first.cause, first.where) == (cause, where)
     assert words in first.sentence
@@ -336,7 +336,7 @@ def evaluated(loss=MEAN_LOSS, earlier=1.7, logits=LOGITS, trained_logits=LOGITS)
     ("predictions-permuted", evaluated(trained_logits=LOGITS[:, [1, 0, 2, 3]])),
     ("softmax-output", evaluated(trained_logits=softmax(LOGITS))),
 ])  # fmt: skip
-def test_a_fault_of_evaluation_is_named(cause, right):
+def test_a_mutant_of_evaluation_is_named(cause, right):
     first, *_ = named("evaluation", evaluated(), right, EVALUATION)
     assert first.cause == cause
     assert named("evaluation", evaluated(), evaluated(), EVALUATION) == []

@@ -38,7 +38,7 @@ CLASSES = {"full": np.array([0, 1, 2, 0, 0, 1, 2, 1]), "single": np.array([2])}
 
 @pytest.fixture(autouse=True)
 def bugs_show(monkeypatch):
-    """What a recogniser raises by mistake fails the test."""
+    """What a detector raises by mistake fails the test."""
     monkeypatch.setattr(registry, "UNEXAMINABLE", (UnexaminableError,))
 
 
@@ -85,7 +85,7 @@ def weighted(**changes):
 
 CHW = WEIGHTS["hidden.kernel"].reshape(2, 2, 4, 6).transpose(2, 0, 1, 3).reshape(16, 6)
 HWC = WEIGHTS["hidden.kernel"].reshape(4, 2, 2, 6).transpose(1, 2, 0, 3).reshape(16, 6)
-LAYER_FAULTS = [
+LAYER_MUTANTS = [
     ("leaky-slope", "act2", changed("act2", negative_slope=0.01), WEIGHTS, "0.01 against 0.1"),
     ("leaky-slope", "act1", changed("act1", negative_slope=0.237), WEIGHTS, "0.237 against 0.1"),
     ("activation-missing", "act1", changed("act1", negative_slope=1.0), WEIGHTS, "missing"),
@@ -117,10 +117,10 @@ LAYER_FAULTS = [
 @pytest.mark.parametrize(
     ("cause", "layer", "rows", "weights", "words", "dtype"),
     [
-        (*fault, dtype)
-        for fault in LAYER_FAULTS
+        (*mutant, dtype)
+        for mutant in LAYER_MUTANTS
         for dtype in (np.float64, np.float32)
-        if (fault[0], dtype) != ("float32-inside-float64", np.float32)
+        if (mutant[0], dtype) != ("float32-inside-float64", np.float32)
     ],
 )
 def test_a_layer_fed_the_reference_names_its_cause(cause, layer, rows, weights, words, dtype):
@@ -212,7 +212,7 @@ NORM_ROWS = [
     {"name": "pool", "kind": "average_pool", "pool_size": [3, 3], "strides": [3, 3],
      "padding": "same"},
 ]  # fmt: skip
-NORM_FAULTS = [
+NORM_MUTANTS = [
     ("batchnorm-epsilon", {"name": "norm", "epsilon": 1e-5}),
     ("batchnorm-batch-statistics", {"name": "norm", "uses_batch": True}),
     ("activation-missing", {"name": "act", "kind": "leaky_relu", "negative_slope": 1.0}),
@@ -222,7 +222,7 @@ NORM_FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("cause", "change"), NORM_FAULTS)
+@pytest.mark.parametrize(("cause", "change"), NORM_MUTANTS)
 def test_other_layers_have_causes_too(cause, change):
     values = DRAW.normal(size=(6, 7, 7, 2))
     weights = {
@@ -284,7 +284,7 @@ def negative_logit(logits, targets):
     return float(-(targets * logits).sum(1).mean()), -targets / len(logits)
 
 
-LOSS_FAULTS = [
+LOSS_MUTANTS = [
     ("log-softmax-missing", negative_logit),
     ("loss-sum", summed),
     ("mean-over-classes", times(1 / 3)),
@@ -295,12 +295,12 @@ LOSS_FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("cause", "formula"), LOSS_FAULTS)
+@pytest.mark.parametrize(("cause", "formula"), LOSS_MUTANTS)
 def test_another_loss_is_named_from_its_value(cause, formula):
     assert named("logits", losses(cross_entropy), losses(formula))[0].cause == cause
 
 
-@pytest.mark.parametrize(("cause", "formula"), LOSS_FAULTS)
+@pytest.mark.parametrize(("cause", "formula"), LOSS_MUTANTS)
 def test_another_loss_is_named_from_its_gradients(cause, formula):
     first, *_ = named("gradients", gradients(cross_entropy), gradients(formula))
     assert first.cause == cause

@@ -27,7 +27,7 @@ QUESTION = Question(("steps",), {"batch_size": 50}, {f"weights.{n}": w for n, w 
 
 @pytest.fixture(autouse=True)
 def bugs_show(monkeypatch):
-    """What a recogniser raises by mistake fails the test."""
+    """What a detector raises by mistake fails the test."""
     monkeypatch.setattr(registry, "UNEXAMINABLE", (UnexaminableError,))
 
 
@@ -101,7 +101,7 @@ def stop(which):
     return lambda name, step: not which(name, step)
 
 
-FAULTS = [
+MUTANTS = [
     ("adam-epsilon-placement", {"adam": replace(KERAS, is_inside=True)}, "ε inside"),
     ("adam-epsilon-placement", {"adam": replace(KERAS, is_inside=True, epsilon=1e-8)}, "1e-08"),
     ("adam-epsilon-value", {"adam": replace(KERAS, epsilon=1e-8)}, "1e-08 against 1e-07"),
@@ -129,11 +129,11 @@ FAULTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("cause", "fault", "words"), FAULTS)
+@pytest.mark.parametrize(("cause", "mutant", "words"), MUTANTS)
 @pytest.mark.parametrize("knows_first", [True, False])
-def test_each_cause_is_named_first(cause, fault, words, knows_first):
+def test_each_cause_is_named_first(cause, mutant, words, knows_first):
     question = QUESTION if knows_first else Question(("steps",), {"batch_size": 50})
-    first, *_ = named(steps(), steps(**fault), question)
+    first, *_ = named(steps(), steps(**mutant), question)
     assert first.cause == cause
     assert words in first.sentence
 
@@ -142,9 +142,9 @@ LARGE = ("learning-rate", "adam-beta-1", "adam-beta-2", "frozen-layer", "no-bias
          "adam-epsilon-placement", "clipped-gradients", "stale-optimizer-state")  # fmt: skip
 
 
-@pytest.mark.parametrize(("cause", "fault", "words"), [f for f in FAULTS if f[0] in LARGE])
-def test_large_causes_are_named_in_float32_too(cause, fault, words):
-    first, *_ = named(steps(dtype=np.float32), steps(**fault, dtype=np.float32))
+@pytest.mark.parametrize(("cause", "mutant", "words"), [f for f in MUTANTS if f[0] in LARGE])
+def test_large_causes_are_named_in_float32_too(cause, mutant, words):
+    first, *_ = named(steps(dtype=np.float32), steps(**mutant, dtype=np.float32))
     assert first.cause == cause
 
 
@@ -246,10 +246,10 @@ def test_a_schedule_in_float32_is_named_with_its_rates():
 
 
 @pytest.mark.parametrize(
-    "fault", [{"count": 1}, {"count": 750}, {"adam": replace(KERAS, corrects_bias=False)}]
+    "mutant", [{"count": 1}, {"count": 750}, {"adam": replace(KERAS, corrects_bias=False)}]
 )
-def test_another_bias_correction_is_not_called_another_learning_rate(fault):
-    assert "learning-rate" not in [found.cause for found in named(steps(), steps(**fault))]
+def test_another_bias_correction_is_not_called_another_learning_rate(mutant):
+    assert "learning-rate" not in [found.cause for found in named(steps(), steps(**mutant))]
 
 
 def test_scaled_gradients_are_not_called_clipped_whatever_their_norm_is():

@@ -19,8 +19,8 @@ FRAMEWORKS = {"torch", "lightning", "tensorflow", "keras", "jax", "torchmetrics"
 HELP_SECONDS = 0.5
 
 
-def recipe(*flags, half="keras"):
-    return recipe_of(trainer_parser(half).parse_args(list(flags)))
+def recipe(*flags, impl="keras"):
+    return recipe_of(trainer_parser(impl).parse_args(list(flags)))
 
 
 def config(folder, **fields):
@@ -29,10 +29,10 @@ def config(folder, **fields):
     return str(path)
 
 
-@pytest.mark.parametrize("half", ["keras", "lightning"])
-def test_a_bare_call_is_the_tutorials_base_recipe(half):
-    assert recipe(half=half) == preset("base")
-    execution = execution_of(trainer_parser(half).parse_args([]))
+@pytest.mark.parametrize("impl", ["keras", "lightning"])
+def test_a_bare_call_is_the_tutorials_base_recipe(impl):
+    assert recipe(impl=impl) == preset("base")
+    execution = execution_of(trainer_parser(impl).parse_args([]))
     assert (execution.device, execution.num_threads, execution.plain) == ("auto", None, False)
 
 
@@ -67,8 +67,8 @@ def test_each_execution_flag_reaches_its_field():
     ],
 )
 def test_loggers_are_given_with_commas_or_one_by_one(flags, expected):
-    for half in ("keras", "lightning"):
-        assert execution_of(trainer_parser(half).parse_args(flags)).loggers == expected
+    for impl in ("keras", "lightning"):
+        assert execution_of(trainer_parser(impl).parse_args(flags)).loggers == expected
 
 
 def test_flags_override_the_config_which_overrides_the_defaults(tmp_path):
@@ -143,25 +143,25 @@ WRONG_CALLS = [
 ]
 
 
-def call(argv, half="lightning"):
+def call(argv, impl="lightning"):
     """Return the exit code of a trainer that must not come to load its framework."""
 
-    def load_half():
+    def load_implementation():
         raise AssertionError("the framework was loaded")
 
     try:
-        return trainer_main(half, load_half, argv)
+        return trainer_main(impl, load_implementation, argv)
     except SystemExit as error:
         return error.code
 
 
-@pytest.mark.parametrize("half", ["keras", "lightning"])
+@pytest.mark.parametrize("impl", ["keras", "lightning"])
 @pytest.mark.parametrize(("flags", "message"), WRONG_CALLS)
-def test_a_wrong_call_gives_2_and_one_line(flags, message, half, tmp_path, drawn_data, capsys):
+def test_a_wrong_call_gives_2_and_one_line(flags, message, impl, tmp_path, drawn_data, capsys):
     argv = ["--data-dir", str(drawn_data), "--run-dir", str(tmp_path / "a" / "run")]
     if flags == ["--resume"]:
         argv = argv[:2]
-    assert call([*argv, *flags], half) == 2
+    assert call([*argv, *flags], impl) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert message in err

@@ -52,7 +52,7 @@ def trainings(tmp_path_factory, drawn_data, warm_engines):
 
 @pytest.fixture(scope="module")
 def runs(trainings):
-    """For each half, one epoch and two, in float64."""
+    """For each implementation, one epoch and two, in float64."""
     return {
         (engine, epochs): trainings[engine].forked(
             f"{engine}-{epochs}", "--epochs", str(epochs), *FLOAT64

@@ -29,14 +29,14 @@ def asked_warm(warm_engines, monkeypatch):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, drawn_data, warm_engines):
-    """A run of each half, after one epoch, by half."""
+    """A run of each implementation, after one epoch, by half."""
     folder = tmp_path_factory.mktemp("it's a run")
     found = {}
-    for half, engine in ENGINES.items():
+    for impl, engine in ENGINES.items():
         trainings = Trainings(engine, folder, drawn_data, warm_engines.server(engine))
-        found[half] = trainings.forked(half, "--epochs", "1")
+        found[impl] = trainings.forked(impl, "--epochs", "1")
     assert [run.code for run in found.values()] == [0, 0]
-    return {half: run.folder for half, run in found.items()}
+    return {impl: run.folder for impl, run in found.items()}
 
 
 def test_what_is_exported_gives_the_runs_logits(runs, drawn_data, tmp_path):
@@ -48,28 +48,28 @@ def test_what_is_exported_gives_the_runs_logits(runs, drawn_data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("half", FORMS)
-def test_each_form_gives_the_runs_logits(half, runs, drawn_data, tmp_path):
+@pytest.mark.parametrize("impl", FORMS)
+def test_each_form_gives_the_runs_logits(impl, runs, drawn_data, tmp_path):
     folder = tmp_path / "to give 'away'"
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "export.py"), "--run", str(runs[half]),
+        [sys.executable, str(ROOT / "scripts" / "export.py"), "--run", str(runs[impl]),
          "--output-dir", str(folder), "--data-dir", str(drawn_data)],
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    files = {FILES[form] for form in FORMS[half]}
+    files = {FILES[form] for form in FORMS[impl]}
     assert set(os.listdir(folder)) == {*files, "export.json"}
     about = json.loads((folder / "export.json").read_text())
     assert {file["file"] for file in about["files"]} == files
     for file in about["files"]:
         assert file["images"] == 60
         assert 0 <= file["logit_gap"] <= file["allowed_gap"] < 1e-4
-        assert file["input"]["layout"] == ("NCHW" if half == "lightning" else "NHWC")
+        assert file["input"]["layout"] == ("NCHW" if impl == "lightning" else "NHWC")
     assert done.stdout.count("60 test images, logits at most") == len(files)
-    check_onnx(folder / "model.onnx", about, half, runs[half], drawn_data)
+    check_onnx(folder / "model.onnx", about, impl, runs[impl], drawn_data)
 
 
-def check_onnx(path, about, half, run, data):
+def check_onnx(path, about, impl, run, data):
     """Run the file as a stranger would, from what it says of itself."""
     import onnx
     import onnxruntime
@@ -84,7 +84,7 @@ def check_onnx(path, about, half, run, data):
     assert (given.name, given.shape) == ("logits", said["output"]["shape"])
     assert "divided by 255" in session.get_modelmeta().custom_metadata_map["input"]
     images = load_dataset(data).test_images.astype(np.float32) / 255
-    images = images[:, np.newaxis] if half == "lightning" else images[..., np.newaxis]
+    images = images[:, np.newaxis] if impl == "lightning" else images[..., np.newaxis]
     for number in (1, 7, 60):
         logits = session.run(None, {"image": images[:number]})[0]
         assert np.abs(logits - read_predictions(run)[0][:number]).max() < 1e-4

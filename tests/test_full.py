@@ -122,7 +122,7 @@ def test_pieces_labels_and_horizons_are_targets_too():
     assert "199 pieces" in next(missed_targets(broken))
     broken = copy.deepcopy(results())
     broken["test_images_after_each_epoch"]["epochs"][3]["other_labels"] = 1
-    assert list(missed_targets(broken)) == ["the halves label test images differently"]
+    assert list(missed_targets(broken)) == ["the implementations label test images differently"]
     assert list(missed_targets(results(200, 400))) == [
         "small: the median horizon is 0.50 of the engine's own"
     ]

@@ -250,5 +250,5 @@ def stays_on_the_gpu(source):
 def test_answers_come_home_from_a_gpu():
     assert stays_on_the_gpu("logits.numpy()")
     assert not stays_on_the_gpu("logits.cpu().numpy(); logits.numpy(force=True)")
-    rooms = [*(ROOT / "lightning_impl").glob("*.py"), ROOT / "ladder/sides/lightning.py"]
+    rooms = [*(ROOT / "lightning_impl").glob("*.py"), ROOT / "ladder/adapters/lightning.py"]
     assert [str(path) for path in rooms if stays_on_the_gpu(path.read_text())] == []

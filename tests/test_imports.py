@@ -31,13 +31,13 @@ FOLDERS = {"portproof": "portproof/src"}
 """Of rooms that hold more than what is imported."""
 NEVER_IMPORTED = {"scripts", "tests"}
 # Programs that are run and imported by nobody; each may load one framework.
-LEAVES = ("benchmark/arms", "parity_tests/mutants", "parity_tests/pairs")
+PROGRAMS = ("benchmark/contenders", "parity_tests/mutants", "parity_tests/pairs")
 # The modules of portproof and ladder that load a framework, for their programs alone.
 SIDES = {
-    "ladder/sides/keras.py": "keras_impl",
-    "ladder/sides/keras_described.py": "keras_impl",
+    "ladder/adapters/keras.py": "keras_impl",
+    "ladder/adapters/keras_described.py": "keras_impl",
     **{
-        f"ladder/sides/lightning{part}.py": "lightning_impl"
+        f"ladder/adapters/lightning{part}.py": "lightning_impl"
         for part in ("", "_described", "_fit", "_layers")
     },
     **{
@@ -153,29 +153,29 @@ def violations(root: Path) -> list[str]:
 
 def problems_of(path: str, imports: list[Import]) -> Iterator[tuple[Import, str]]:
     room = path.partition("/")[0]
-    is_leaf = path.startswith(LEAVES)
+    is_program = path.startswith(PROGRAMS)
     for found in imports:
-        yield from _room_problems(path, is_leaf, found)
-        if not is_leaf:
+        yield from _room_problems(path, is_program, found)
+        if not is_program:
             yield from _framework_problems(SIDES.get(path, room), found)
-    if is_leaf or room == "scripts":
+    if is_program or room == "scripts":
         yield from _mixture_problems(imports)
 
 
-def _room_problems(path: str, is_leaf: bool, found: Import) -> Iterator[tuple[Import, str]]:
+def _room_problems(path: str, is_program: bool, found: Import) -> Iterator[tuple[Import, str]]:
     room, folder = path.partition("/")[0], path.rpartition("/")[0]
-    leaves = [leaf.replace("/", ".") for leaf in LEAVES if leaf != folder]
+    programs = [program.replace("/", ".") for program in PROGRAMS if program != folder]
     sides = tuple(
         side.removeprefix("portproof/src/").removesuffix(".py").replace("/", ".") for side in SIDES
     )
-    loads_sides = is_leaf or path in {*SIDES, RECORDING}
+    loads_sides = is_program or path in {*SIDES, RECORDING}
     loads_sides = loads_sides or room in {"keras_impl", "lightning_impl", "tests"}
-    if found.module.startswith((*leaves, "parity_tests.test_")):
+    if found.module.startswith((*programs, "parity_tests.test_")):
         yield found, "programs and tests are run, never imported"
     elif found.module.startswith(sides) and not loads_sides:
         yield found, "engines' programs alone load the sides"
     elif found.top in ROOMS and found.top != room:
-        allowed = NEIGHBOURS[room] | ({"keras_impl", "lightning_impl"} if is_leaf else set())
+        allowed = NEIGHBOURS[room] | ({"keras_impl", "lightning_impl"} if is_program else set())
         if found.top in NEVER_IMPORTED:
             yield found, f"nothing imports {found.top}"
         elif found.top not in allowed:
@@ -187,8 +187,8 @@ def _room_problems(path: str, is_leaf: bool, found: Import) -> Iterator[tuple[Im
 
 
 def _framework_problems(room: str, found: Import) -> Iterator[tuple[Import, str]]:
-    halves = {"keras_impl", "lightning_impl"}
-    if room == "scripts" and found.top in FRAMEWORKS | halves and not found.is_late:
+    impls = {"keras_impl", "lightning_impl"}
+    if room == "scripts" and found.top in FRAMEWORKS | impls and not found.is_late:
         yield found, "scripts load frameworks inside functions, so that --help loads none"
     if found.top not in FRAMEWORKS or room in {"scripts", "tests"}:
         return
@@ -200,7 +200,7 @@ def _framework_problems(room: str, found: Import) -> Iterator[tuple[Import, str]
 
 
 def _mixture_problems(imports: list[Import]) -> Iterator[tuple[Import, str]]:
-    """A leaf program or a script loads one framework; Keras may stand on any one backend."""
+    """A program or a script loads one framework; Keras may stand on any one backend."""
     sides = dict.fromkeys(TORCH, "torch") | {"lightning_impl": "torch"}
     sides |= {"tensorflow": "tensorflow", "jax": "jax", "keras_impl": "keras", "keras": "keras"}
     loaded = [found for found in imports if found.top in sides]
@@ -231,7 +231,7 @@ PLANTED = {
     "keras_impl/d.py": ("from lightning_impl import model", "must not import lightning_impl"),
     "lightning_impl/a.py": ("import keras", "must not import keras"),
     "lightning_impl/b.py": ("def f():\n    import tensorflow", "must not import tensorflow"),
-    "ladder/d.py": ("from ladder.sides import keras", "engines' programs alone"),
+    "ladder/d.py": ("from ladder.adapters import keras", "engines' programs alone"),
     f"{PORTPROOF}/e.py": (
         "from portproof.record import torch",
         "engines' programs alone",
@@ -243,14 +243,14 @@ PLANTED = {
     ),
     f"{PORTPROOF}/record/keras_layers.py": ("import torch", "inside functions only"),
     f"{PORTPROOF}/record/torch_calls.py": ("import keras", "must not import keras"),
-    "ladder/sides/keras.py": ("import torch", "inside functions only"),
-    "ladder/sides/lightning.py": ("import keras", "must not import keras"),
+    "ladder/adapters/keras.py": ("import torch", "inside functions only"),
+    "ladder/adapters/lightning.py": ("import keras", "must not import keras"),
     "parity_tests/c.py": ("from parity_tests.mutants import in_keras", "never imported"),
-    "parity_tests/d.py": ("from ladder.sides.lightning import X", "engines' programs alone"),
+    "parity_tests/d.py": ("from ladder.adapters.lightning import X", "engines' programs alone"),
     "benchmark/a.py": ("import torch", "benchmark must not import torch"),
-    "benchmark/b.py": ("from benchmark.arms import plain_keras", "never imported"),
-    "benchmark/arms/a.py": ("import torch\nimport tensorflow", "one process, one framework"),
-    "benchmark/arms/b.py": ("import keras\nimport torch\nimport jax", "one process"),
+    "benchmark/b.py": ("from benchmark.contenders import plain_keras", "never imported"),
+    "benchmark/contenders/a.py": ("import torch\nimport tensorflow", "one process, one framework"),
+    "benchmark/contenders/b.py": ("import keras\nimport torch\nimport jax", "one process"),
     "reporting/a.py": ("from parity_tests import climbs", "must not import parity_tests"),
     "trained/a.py": ("import keras", "trained must not import keras"),
     "tutorial/a.py": ("import torch", "tutorial must not import torch"),
@@ -284,11 +284,11 @@ def test_what_the_table_allows_is_let_through(tmp_path: Path) -> None:
         "pipeline/a.py": "import rich\nfrom ladder.files import write_text",
         "keras_impl/a.py": "import keras\ndef f():\n    import tensorflow\n    import torch",
         "lightning_impl/a.py": "import torch\nimport lightning\nfrom pipeline import recipe",
-        "benchmark/arms/a.py": "import keras\nimport tensorflow\nfrom keras_impl import model",
+        "benchmark/contenders/a.py": "import keras\nimport jax\nfrom keras_impl import model",
         "parity_tests/mutants/a.py": "import torch\nfrom lightning_impl import model",
         "parity_tests/pairs/a.py": "import keras\nfrom parity_tests.pairs.b import build",
-        "ladder/sides/keras.py": "import keras\ndef f():\n    import jax",
-        "ladder/sides/lightning.py": "import torch\nimport lightning",
+        "ladder/adapters/keras.py": "import keras\ndef f():\n    import jax",
+        "ladder/adapters/lightning.py": "import torch\nimport lightning",
         f"{PORTPROOF}/record/__main__.py": "def f():\n    from portproof.record import keras",
         f"{PORTPROOF}/record/keras_gradients.py": "import keras\ndef f():\n    import jax",
         "reporting/a.py": "from pipeline import recipe\nfrom ladder import rungs",

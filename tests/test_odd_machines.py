@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "odd-machines.md"
 ROOMS = ("pipeline", "ladder", "keras_impl", "lightning_impl", "scripts")
 ODD_NAME = 'it\'s a "ü" dir $HOME %s'
-HALVES = ("keras", "lightning")
+IMPLEMENTATIONS = ("keras", "lightning")
 # Root writes to what is read-only unless this right is taken from it.
 HELD = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
 # As a package that is not installed looks to Python.
@@ -47,14 +47,14 @@ class Trained:
         return (self.run_dir / LAST_WEIGHTS).read_bytes(), logits.tobytes()
 
 
-def train(half, data, run_dir, root=ROOT, held=False, **options) -> Trained:
+def train(impl, data, run_dir, root=ROOT, held=False, **options) -> Trained:
     """Train an epoch with one thread as a user does."""
     flags = ["--epochs", "1", "--threads", "1", "--data-dir", str(data), "--run-dir", str(run_dir)]
     done = subprocess.run(
         [
             *([*off_the_network(), *HELD] if held else []),
             sys.executable,
-            str(root / "scripts" / f"train_{half}.py"),
+            str(root / "scripts" / f"train_{impl}.py"),
             *flags,
         ],
         capture_output=True,
@@ -119,10 +119,10 @@ def test_what_is_kept_off_the_network_reaches_nobody():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("half", HALVES)
-def test_all_at_once_changes_no_bit(half, drawn_data, tmp_path, odd_folder):
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_all_at_once_changes_no_bit(impl, drawn_data, tmp_path, odd_folder):
     """One core, threads set, locale, zone, hash seed, paths, no home, no network, read-only."""
-    plain = train(half, drawn_data, tmp_path / "plain")
+    plain = train(impl, drawn_data, tmp_path / "plain")
     assert plain.code == 0, plain.err
     data = odd_folder / "data"
     shutil.copytree(drawn_data, data)
@@ -147,7 +147,7 @@ def test_all_at_once_changes_no_bit(half, drawn_data, tmp_path, odd_folder):
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     try:
-        odd = train(half, data, odd_folder / "run", sources, env=environ, cwd=odd_folder, held=True)
+        odd = train(impl, data, odd_folder / "run", sources, env=environ, cwd=odd_folder, held=True)
     finally:
         os.sched_setaffinity(0, cores)
         for path in (sources, *sources.rglob("*")):
@@ -163,7 +163,7 @@ def test_all_at_once_changes_no_bit(half, drawn_data, tmp_path, odd_folder):
 
 
 @pytest.mark.parametrize(
-    ("half", "package"),
+    ("impl", "package"),
     [
         ("keras", "tensorflow"),
         ("keras", "keras"),
@@ -171,10 +171,10 @@ def test_all_at_once_changes_no_bit(half, drawn_data, tmp_path, odd_folder):
         ("lightning", "lightning"),
     ],
 )
-def test_a_framework_that_is_missing_is_named(half, package, drawn_data, tmp_path):
+def test_a_framework_that_is_missing_is_named(impl, package, drawn_data, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(WITHOUT.format(package))
     environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    trained = train(half, drawn_data, tmp_path / "run", env=environ)
+    trained = train(impl, drawn_data, tmp_path / "run", env=environ)
     assert trained.code == 2
     assert f"cannot run here: not installed: {package}" in trained.err
     assert trained.err.count("\n") == 1
@@ -236,7 +236,7 @@ CASES = {
 }  # fmt: skip
 
 
-def faults_of(page: str, root: Path = ROOT) -> list[str]:
+def mutants_of(page: str, root: Path = ROOT) -> list[str]:
     """Return what is wrong with the page: a case without a row, a row whose test is gone."""
     rows = [line for line in page.splitlines() if line.startswith("| ") and "`tests" in line]
     found = [f"no row of {case}" for case in sorted(CASES) if not any(case in row for row in rows)]
@@ -248,11 +248,11 @@ def faults_of(page: str, root: Path = ROOT) -> list[str]:
 
 
 def test_every_case_has_a_row_and_every_row_its_test():
-    assert faults_of(PAGE.read_text()) == []
+    assert mutants_of(PAGE.read_text()) == []
 
 
 def test_a_row_or_a_test_that_is_gone_is_seen():
     page = PAGE.read_text()
     without = "\n".join(line for line in page.splitlines() if "PYTHONHASHSEED" not in line)
-    assert "no row of PYTHONHASHSEED" in faults_of(without)
-    assert faults_of(page.replace("::test_all_at_once", "::test_none_at_once"))
+    assert "no row of PYTHONHASHSEED" in mutants_of(without)
+    assert mutants_of(page.replace("::test_all_at_once", "::test_none_at_once"))

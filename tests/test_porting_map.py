@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ladder.causes.contract import SETTINGS
-from parity_tests.catalogue import FAULTS
+from parity_tests.catalogue import MUTANTS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "keras-lightning-map.md").read_text()
@@ -44,7 +44,7 @@ def test_each_stage_is_there_in_order():
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.partition("\n")[0])
-def test_a_row_shows_a_line_of_each_half_and_names_a_test(row):
+def test_a_row_shows_a_line_of_each_implementation_and_names_a_test(row):
     assert list(wrong_links(row)) == []
     shown, tests = row.split("- Shown by: ")
     assert [path.partition("/")[0] for _, _, path in LINK.findall(shown)] == [
@@ -58,9 +58,9 @@ def test_a_row_shows_a_line_of_each_half_and_names_a_test(row):
 
 def test_the_planted_mistakes_of_a_row_are_those_of_one_difference():
     by_difference = {}
-    for fault in FAULTS:
-        if not fault.is_harmless:
-            by_difference.setdefault(fault.difference, set()).add(fault.name)
+    for mutant in MUTANTS:
+        if not mutant.is_harmless:
+            by_difference.setdefault(mutant.difference, set()).add(mutant.name)
     assert [
         row for row in filter(planted, ROWS) if planted(row) not in by_difference.values()
     ] == []

@@ -21,7 +21,7 @@ ENGINES = ("lightning", "keras-tensorflow")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, drawn_data, warm_engines):
-    """A run of each half, after one epoch, by engine."""
+    """A run of each implementation, after one epoch, by engine."""
     folder = tmp_path_factory.mktemp("it's a run")
     found = {}
     for engine in ENGINES:
@@ -52,7 +52,7 @@ def softmax(logits):
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def test_both_halves_say_of_saved_test_images_what_they_said_in_the_run(
+def test_both_implementations_say_of_saved_test_images_what_they_said_in_the_run(
     main, runs, pictures, tmp_path, capsys
 ):
     flags = [f"--run={folder}" for folder in runs.values()]

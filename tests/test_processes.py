@@ -108,7 +108,7 @@ def test_each_rank_drops_by_a_seed_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("half", "flags", "words"),
+    ("impl", "flags", "words"),
     [
         ("keras", ["--backend", "torch", "--devices", "2"], "Keras on torch trains on one device"),
         ("keras", ["--devices", "3", "--batch-size", "2"], "received batch_size=2"),
@@ -116,8 +116,8 @@ def test_each_rank_drops_by_a_seed_of_its_own():
         ("lightning", ["--devices", "0"], "received devices=0"),
     ],
 )
-def test_a_wrong_number_of_devices_is_said_in_a_line(half, flags, words, capsys):
-    assert trainer_main(half, lambda: None, flags) == WRONG_CALL
+def test_a_wrong_number_of_devices_is_said_in_a_line(impl, flags, words, capsys):
+    assert trainer_main(impl, lambda: None, flags) == WRONG_CALL
     said = capsys.readouterr().err
     assert words in said
     assert said.count("\n") == 1

@@ -22,11 +22,11 @@ from ladder.exchange import Question, Trace, read_question, write_trace
 from ladder.rungs import RUNGS, Gap, Report, RungResult, Verdict
 from ladder.verdict import verdict_from_kept, verdict_lines, verdict_to_kept
 from parity_tests import climbs, engine_room
-from parity_tests.catalogue import FAULTS
+from parity_tests.catalogue import MUTANTS
 from parity_tests.engine_room import EngineRoom
 from parity_tests.questions import ladder_recipe, on_device, points_question
 from parity_tests.replays import REPLAYS
-from parity_tests.standard import prove_faults, prove_ladder, prove_replays, standard_attempts
+from parity_tests.standard import prove_ladder, prove_mutants, prove_replays, standard_attempts
 from pipeline.answers import execution_of
 from pipeline.datasets import load_dataset
 from pipeline.drawn import draw_dataset
@@ -55,13 +55,13 @@ def prove(*arguments, **environment):
         (["--engines", "theano"], "`--engines` takes keras-tensorflow, keras-jax, keras-torch"),
         (["--variants", "wide"], "`--variants` takes base, dropout; received 'wide'"),
         (["--lanes", "float16"], "`--lanes` takes float64, float32; received 'float16'"),
-        (["--practice"], "`--practice` goes with `--faults`"),
+        (["--practice"], "`--practice` goes with `--mutants`"),
         (["--faults", "--replays"], "not allowed with"),
         (["--short", "--full"], "not allowed with"),
         (["--engines", ""], "`--engines` takes keras-tensorflow, keras-jax, keras-torch"),
-        (["--faults", "--seeds", "2"], "`--faults` and `--replays` have their own engines"),
+        (["--faults", "--seeds", "2"], "`--mutants` and `--replays` have their own engines"),
         (["--full", "--engines", "keras-jax"], "`--full` takes every engine"),
-        (["--short", "--seeds", "2"], "`--short` has its own variants, lanes and seed"),
+        (["--short", "--seeds", "2"], "`--short` has its own variants, precisions and seed"),
         (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
         (["--device", "gpu", "--short"], "`--device gpu` is for the ladder, without `--short`"),
         (["--device", "gpu", "--faults"], "`--device gpu` is for the ladder"),
@@ -95,10 +95,10 @@ def test_an_engine_that_dies_leaves_no_verdict(tmp_path, drawn, work):
     assert "is broken here" in (done.stdout if work == ["--faults"] else done.stderr)
     assert "the same computation" not in done.stdout
     assert "Traceback" not in done.stderr
-    if work != ["--faults"]:  # each fault has an outcome of its own: no verdict
+    if work != ["--faults"]:  # each mutant has an outcome of its own: no verdict
         assert not list(output.glob("*.json"))
     else:
-        assert "faults not as expected" in done.stderr
+        assert "mutants not as expected" in done.stderr
 
 
 def verdict(left, right, route, *_):
@@ -115,7 +115,7 @@ def verdict(left, right, route, *_):
     causes = (Diagnosis("transposed", "logits", "it is transposed"),)
     rungs[4] = RungResult(5, RUNGS[4].name, "failed", failed, causes, "")
     rungs[5] = RungResult(6, RUNGS[5].name, "skipped", reason="not asked for")
-    return Verdict(left, right, route.lane, route.title, tuple(rungs))
+    return Verdict(left, right, route.dtype, route.title, tuple(rungs))
 
 
 def test_a_verdict_that_was_kept_is_the_same(tmp_path):
@@ -137,7 +137,7 @@ def ladder(tmp_path, drawn):
     def climb_all(broken=()):
         asked = []
 
-        def climb(left, right, route, fault=""):
+        def climb(left, right, route, mutant=""):
             asked.append(right)
             if right in broken:
                 raise EngineError(f"{right} died with -9")
@@ -174,15 +174,15 @@ def test_the_next_call_climbs_what_has_no_verdict_and_that_alone(ladder, tmp_pat
     assert (tmp_path / "ladder.md").read_text() == page
 
 
-def test_faults_and_replays_are_kept_too(tmp_path, drawn):
+def test_mutants_and_replays_are_kept_too(tmp_path, drawn):
     dataset, asked = load_dataset(drawn), []
-    faults = [fault for fault in FAULTS if fault.variant == "base"][:3]
+    mutants = [mutant for mutant in MUTANTS if mutant.variant == "base"][:3]
     replays = [each for each in REPLAYS if each.pair == "tutorial"][:2]
-    dying = {faults[1].name, replays[1].fault}
+    dying = {mutants[1].name, replays[1].mutant}
 
-    def climb(left, right, route, fault=""):
-        asked.append(fault)
-        if fault in dying:
+    def climb(left, right, route, mutant=""):
+        asked.append(mutant)
+        if mutant in dying:
             raise EngineError("died")
         return verdict(left, right, route)
 
@@ -190,7 +190,7 @@ def test_faults_and_replays_are_kept_too(tmp_path, drawn):
         asked.clear()
         session = Session(tmp_path / "proof-so-far.json", {})
         fixed = (SimpleNamespace(climb=climb, room=EngineRoom()), dataset, tmp_path)
-        outcomes = prove_faults(*fixed, faults, lambda _: None, "me", session, is_whole=False)
+        outcomes = prove_mutants(*fixed, mutants, lambda _: None, "me", session, is_whole=False)
         return outcomes, *prove_replays(*fixed, replays, lambda _: None, "me", session)
 
     outcomes, replayed, lost = call()
@@ -298,7 +298,7 @@ def answer(question, trace):
     Path(__file__).with_name("pid.new").write_text(str(os.getpid()))
     Path(__file__).with_name("pid.new").rename(Path(__file__).with_name("pid"))
     time.sleep(60)
-serve(lambda fault: None, answer)
+serve(lambda mutant: None, answer)
 """
 ROOM = """
 import signal, sys
@@ -306,7 +306,7 @@ from pathlib import Path
 from ladder.exchange import Question
 from parity_tests.engine_room import EngineRoom
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
-with EngineRoom(leaves=Path(sys.argv[1])) as room:
+with EngineRoom(programs=Path(sys.argv[1])) as room:
     ask = lambda: room.ask("lightning", Question(("all",), {"precision": "32"}))
     room.at_once(ask, ask)
 """

@@ -50,8 +50,8 @@ def folder(tmp_path_factory):
 def test_the_commands_of_the_readme_are_understood(command):
     _, script, *flags = shlex.split(command)
     made = runpy.run_path(str(ROOT / script))
-    half = script.partition("train_")[2].removesuffix(".py")
-    parser = trainer_parser(half) if half else made["parser"]()
+    impl = script.partition("train_")[2].removesuffix(".py")
+    parser = trainer_parser(impl) if impl else made["parser"]()
     parser.parse_args(flags)
     with pytest.raises(SystemExit):
         parser.parse_args([*flags, "--unheard-of"])

@@ -1,4 +1,4 @@
-"""A run from data to record, around a half that is made up: NumPy only, no framework."""
+"""A run from data to record, around an implementation that is made up: NumPy only, no framework."""
 
 import csv
 import dataclasses
@@ -41,18 +41,18 @@ FILES = {"record.json", "recipe.yaml", "history.csv", "layers.json", "log.txt", 
          LOCK}  # fmt: skip
 
 
-def fake_half(at=lambda epoch, step: 0.1, logits=None, configure=None):
-    """A half whose weights after each epoch are all that epoch's number; `at` gives a step's loss.
+def fake_implementation(at=lambda epoch, step: 0.1, logits=None, configure=None):
+    """An implementation whose weights are all the epoch's number; `at` gives a step's loss.
 
     It predicts every label right but the first, whatever its weights.
     """
 
     def train(recipe, data, execution, journal, weights):
         os.write(2, b"framework noise\n")  # as C++ code does
-        half.began.append((recipe, execution, weights))
+        impl.began.append((recipe, execution, weights))
         journal.begin_training(LAYERS)
         for epoch in range(len(journal.record.history), recipe.num_epochs):
-            half.epochs.append(epoch)
+            impl.epochs.append(epoch)
             journal.begin_epoch()
             for step in range(3):
                 journal.end_step(epoch, step, at(epoch, step))
@@ -70,11 +70,11 @@ def fake_half(at=lambda epoch, step: 0.1, logits=None, configure=None):
         return right if logits is None else logits(right)
 
     first = shared_first_weights(preset("base"))
-    half = SimpleNamespace(
+    impl = SimpleNamespace(
         configure=configure or (lambda recipe, execution: {"device": "a toy"}),
         train=train, predict_logits=predict_logits, began=[], epochs=[],
     )  # fmt: skip
-    return half
+    return impl
 
 
 @pytest.fixture(autouse=True)
@@ -89,12 +89,12 @@ def no_pictures(request, monkeypatch):
 def start(tmp_path, drawn_data):
     """Return a function that runs a made-up half in `tmp_path / "run"`."""
 
-    def run(half, *, resume=False, engine="lightning", run_dir=None, **changes):
+    def run(impl, *, resume=False, engine="lightning", run_dir=None, **changes):
         names = [field.name for field in dataclasses.fields(Execution) if field.name in changes]
         execution = Execution(**{name: changes.pop(name) for name in names})
         return run_training(
             engine=engine,
-            load_half=lambda: half,
+            load_implementation=lambda: impl,
             recipe=preset("base", **{"num_epochs": NUM_EPOCHS, **changes}),
             execution=execution,
             data_dir=drawn_data,
@@ -109,11 +109,11 @@ def start(tmp_path, drawn_data):
 def call(tmp_path, drawn_data, monkeypatch, capsys):
     """Return a function that calls a trainer with a made-up half: exit code, stdout, stderr."""
 
-    def trainer(half, *flags, data=drawn_data, run_dir=None):
+    def trainer(impl, *flags, data=drawn_data, run_dir=None):
         where = ["--data-dir", str(data), "--run-dir", str(run_dir or tmp_path / "run")]
         argv = ["train_lightning.py", "--epochs", str(NUM_EPOCHS), *where, *flags]
         monkeypatch.setattr(sys, "argv", argv)
-        code = trainer_main("lightning", lambda: half, argv[1:])
+        code = trainer_main("lightning", lambda: impl, argv[1:])
         return code, *capsys.readouterr()
 
     return trainer
@@ -125,14 +125,14 @@ def content(folder):
 
 @pytest.mark.parametrize("image_size", [28, 1])
 def test_a_run_leaves_its_pictures(start, tmp_path, image_size):
-    start(fake_half(), num_epochs=1, image_size=image_size)
+    start(fake_implementation(), num_epochs=1, image_size=image_size)
     names = ["accuracy", "confusion", "correct", "incorrect", "loss"]
     assert sorted(path.stem for path in (tmp_path / "run" / "plots").glob("*.png")) == names
 
 
 def test_a_run_leaves_a_whole_folder(start, tmp_path, drawn_data, capsys):
-    half = fake_half()
-    record = start(half)
+    impl = fake_implementation()
+    record = start(impl)
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
     assert read_record(tmp_path / "run") == record
     assert (record.status, record.engine, record.variant) == ("complete", "lightning", "base")
@@ -153,15 +153,15 @@ def test_a_run_leaves_a_whole_folder(start, tmp_path, drawn_data, capsys):
     assert all(record.timing[phase] > 0 for phase in phases)
     total = sum(record.timing[phase] for phase in phases)
     assert record.timing["startup_seconds"] == pytest.approx(total)
-    assert half.epochs == [0, 1, 2]
-    assert half.began[0][2].keys() == shared_first_weights(preset("base")).keys()
+    assert impl.epochs == [0, 1, 2]
+    assert impl.began[0][2].keys() == shared_first_weights(preset("base")).keys()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines[1:-1]] == [f"epoch {n}/3" for n in (1, 2, 3)]
     assert lines[-1].startswith("lightning base: test accuracy 0.9833, test loss ")
 
 
 def test_history_report_predictions_and_log_say_the_same(start, tmp_path, drawn_data):
-    record = start(fake_half())
+    record = start(fake_implementation())
     with (tmp_path / "run" / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["loss"]) for row in rows] == pytest.approx([1, 1 / 2, 1 / 3])
@@ -174,21 +174,21 @@ def test_history_report_predictions_and_log_say_the_same(start, tmp_path, drawn_
 
 
 def test_last_and_best_weights_are_kept(start, tmp_path):
-    start(fake_half())
+    start(fake_implementation())
     for name, epoch in (("last", 3), ("best", 2)):
         weights = read_weights(tmp_path / "run" / f"weights-{name}.safetensors", preset("base"))
         assert all((array == epoch).all() for array in weights.values())
 
 
 def test_the_command_in_the_record_is_the_one_that_was_called(call, tmp_path):
-    assert call(fake_half())[0] == 0
+    assert call(fake_implementation())[0] == 0
     assert read_record(tmp_path / "run").command[:3] == ["train_lightning.py", "--epochs", "3"]
 
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf, -np.inf])
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_recorded(call, tmp_path, loss):
-    half = fake_half(lambda epoch, step: loss if (epoch, step) == (1, 2) else 0.1)
-    code, _, err = call(half)
+    impl = fake_implementation(lambda epoch, step: loss if (epoch, step) == (1, 2) else 0.1)
+    code, _, err = call(impl)
     expected = f"the loss became {loss} in epoch 2, step 3; a smaller --learning-rate may help"
     assert (code, err) == (1, f"train_lightning.py: {expected}\n")
     record = read_record(tmp_path / "run")
@@ -199,7 +199,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_recorded(call, tmp_path,
 
 
 def test_logits_that_are_not_finite_fail_the_run_and_are_recorded(call, tmp_path):
-    code, _, err = call(fake_half(logits=lambda right: right * np.nan))
+    code, _, err = call(fake_implementation(logits=lambda right: right * np.nan))
     assert code == 1
     assert err.startswith("train_lightning.py: the logits of 60 of 60 samples are not finite")
     assert err.count("\n") == 1
@@ -207,7 +207,7 @@ def test_logits_that_are_not_finite_fail_the_run_and_are_recorded(call, tmp_path
 
 
 def test_a_bug_in_a_half_is_recorded_and_shown(call, tmp_path):
-    code, _, err = call(fake_half(at=lambda epoch, step: 1 / 0))
+    code, _, err = call(fake_implementation(at=lambda epoch, step: 1 / 0))
     assert code == 1
     assert "ZeroDivisionError: division by zero" in err
     record = read_record(tmp_path / "run")
@@ -220,7 +220,7 @@ def interrupted_at(epoch):
             raise KeyboardInterrupt
         return 0.1
 
-    return fake_half(at)
+    return fake_implementation(at)
 
 
 def test_an_interrupt_is_recorded_and_says_how_to_go_on(call, tmp_path):
@@ -244,9 +244,9 @@ def test_the_command_to_go_on_names_the_folder_that_was_chosen(start, tmp_path, 
 
 def test_an_interrupted_run_goes_on_where_it_was(call, tmp_path):
     call(interrupted_at(2))
-    half = fake_half()
-    code, _, err = call(half, "--resume")
-    assert (code, err, half.epochs) == (0, "", [2])
+    impl = fake_implementation()
+    code, _, err = call(impl, "--resume")
+    assert (code, err, impl.epochs) == (0, "", [2])
     record = read_record(tmp_path / "run")
     assert (record.status, record.failure) == ("complete", None)
     assert [row["val_loss"] for row in record.history] == list(VAL_LOSSES)
@@ -296,20 +296,20 @@ def test_validation_seconds_are_those_of_the_epochs_in_the_record(
 
 
 def test_a_complete_run_is_not_run_again(call, tmp_path):
-    call(fake_half())
+    call(fake_implementation())
     before = content(tmp_path / "run")
-    half = fake_half()
-    code, out, err = call(half, "--resume")
-    assert (code, err, half.began) == (0, "", [])
+    impl = fake_implementation()
+    code, out, err = call(impl, "--resume")
+    assert (code, err, impl.began) == (0, "", [])
     assert f"{tmp_path / 'run'} is complete: test accuracy 0.9833" in out
     assert content(tmp_path / "run") == before
 
 
 def test_a_complete_run_goes_on_to_more_epochs(call, tmp_path):
-    call(fake_half())
-    half = fake_half()
-    code, out, err = call(half, "--resume", "--epochs", "5")
-    assert (code, err, half.epochs) == (0, "", [3, 4])
+    call(fake_implementation())
+    impl = fake_implementation()
+    code, out, err = call(impl, "--resume", "--epochs", "5")
+    assert (code, err, impl.epochs) == (0, "", [3, 4])
     assert [line.split("  ")[0] for line in out.splitlines()[1:-1]] == ["epoch 4/5", "epoch 5/5"]
     record = read_record(tmp_path / "run")
     assert (record.status, len(record.history)) == ("complete", 5)
@@ -323,23 +323,23 @@ def test_a_complete_run_goes_on_to_more_epochs(call, tmp_path):
 
 
 def test_a_run_that_goes_on_shows_no_result_of_fewer_epochs(call, tmp_path):
-    call(fake_half())
+    call(fake_implementation())
     code, _, err = call(interrupted_at(4), "--resume", "--epochs", "6")
     assert code == 130
     assert err.endswith("--resume --epochs 6\n")
     record = read_record(tmp_path / "run")
     assert (record.status, len(record.history), record.test) == ("interrupted", 4, {})
     assert not (tmp_path / "run" / "predictions.npz").exists()
-    half = fake_half()
-    assert call(half, "--resume", "--epochs", "5")[0] == 0  # and fewer than it was to be
-    assert half.epochs == [4]
+    impl = fake_implementation()
+    assert call(impl, "--resume", "--epochs", "5")[0] == 0  # and fewer than it was to be
+    assert impl.epochs == [4]
     assert read_record(tmp_path / "run").status == "complete"
 
 
 def test_fewer_epochs_than_it_has_trained_are_refused(call, tmp_path):
-    call(fake_half())
+    call(fake_implementation())
     before = content(tmp_path / "run")
-    code, _, err = call(fake_half(), "--resume", "--epochs", "2")
+    code, _, err = call(fake_implementation(), "--resume", "--epochs", "2")
     assert code == 2
     assert err.endswith(
         "run: it has trained 3 epochs, received num_epochs=2; name at least as many, or start a "
@@ -352,9 +352,9 @@ def test_a_wrong_call_to_go_on_leaves_a_complete_run_complete(call, tmp_path):
     def refuse(recipe, execution):
         raise UsageError("no such device")
 
-    call(fake_half())
+    call(fake_implementation())
     before = content(tmp_path / "run")
-    code, _, err = call(fake_half(configure=refuse), "--resume", "--epochs", "9")
+    code, _, err = call(fake_implementation(configure=refuse), "--resume", "--epochs", "9")
     assert (code, err) == (2, "train_lightning.py: error: no such device\n")
     assert content(tmp_path / "run") == before
 
@@ -366,20 +366,22 @@ def test_a_bare_resume_goes_by_the_record(tmp_path, drawn_data, monkeypatch, cap
     before = read_record(tmp_path / "run")
     assert before.dataset["folder"] == str(drawn_data)
     monkeypatch.setenv("FASHION_MNIST_DIR", str(tmp_path))  # the record knows better
-    half, bare = fake_half(), ["--resume", *first[-2:]]
-    assert trainer_main("lightning", lambda: half, bare) == 0
+    impl, bare = fake_implementation(), ["--resume", *first[-2:]]
+    assert trainer_main("lightning", lambda: impl, bare) == 0
     record = read_record(tmp_path / "run")
-    assert (half.epochs, record.execution) == ([1, 2], before.execution)
+    assert (impl.epochs, record.execution) == ([1, 2], before.execution)
     assert record.command == before.command
     # A run goes by the device that it was on, not by the word for it.
-    assert trainer_main("lightning", lambda: half, [*bare, "--device", "auto"]) == 0
+    assert trainer_main("lightning", lambda: impl, [*bare, "--device", "auto"]) == 0
     capsys.readouterr()
-    assert trainer_main("lightning", lambda: half, [*bare, "--threads", "2"]) == 2
+    assert trainer_main("lightning", lambda: impl, [*bare, "--threads", "2"]) == 2
     assert "its `num_threads` was" in capsys.readouterr().err
 
 
 def test_a_resume_by_the_other_trainer_names_the_right_one(interrupted, capsys):
-    assert trainer_main("keras", fake_half, ["--resume", "--run-dir", str(interrupted)]) == 2
+    assert (
+        trainer_main("keras", fake_implementation, ["--resume", "--run-dir", str(interrupted)]) == 2
+    )
     assert (
         f"it is a run of lightning; go on with scripts/train_lightning.py --run-dir {interrupted} "
         "--resume\n"
@@ -394,8 +396,10 @@ def test_data_that_have_moved_are_asked_for_by_name(call, interrupted, drawn_dat
     draw_dataset(tmp_path / "others", 200, 60, seed=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FASHION_MNIST_DIR", str(tmp_path / "others"))
-        assert trainer_main("lightning", fake_half, bare) == 2
-    assert trainer_main("lightning", fake_half, [*bare, "--data-dir", str(drawn_data)]) == 0
+        assert trainer_main("lightning", fake_implementation, bare) == 2
+    assert (
+        trainer_main("lightning", fake_implementation, [*bare, "--data-dir", str(drawn_data)]) == 0
+    )
     assert read_record(interrupted).dataset["folder"] == str(drawn_data)
 
 
@@ -406,15 +410,15 @@ def test_runs_that_start_in_the_same_second_get_folders_of_their_own(
     monkeypatch.setattr("pipeline.run.time.strftime", lambda form: form.split("%")[0] + "now")
     flags = ["--epochs", "1", "--data-dir", str(drawn_data)]
     for _ in range(3):
-        assert trainer_main("lightning", fake_half, flags) == 0
+        assert trainer_main("lightning", fake_implementation, flags) == 0
     names = [f"lightning-base-now{suffix}" for suffix in ("", "-2", "-3")]
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == names
     assert {read_record(path).status for path in (tmp_path / "runs").iterdir()} == {"complete"}
-    assert trainer_main("lightning", fake_half, [*flags, "--batch-size", "999"]) == 2
+    assert trainer_main("lightning", fake_implementation, [*flags, "--batch-size", "999"]) == 2
     assert len(list((tmp_path / "runs").iterdir())) == 3
     (tmp_path / "runs").rename(tmp_path / "aside")
     (tmp_path / "runs").symlink_to("nowhere")
-    assert trainer_main("lightning", fake_half, flags) == 1
+    assert trainer_main("lightning", fake_implementation, flags) == 1
 
 
 @pytest.fixture
@@ -433,7 +437,7 @@ def interrupted(call, tmp_path):
 )
 def test_another_recipe_is_refused_naming_what_differs(call, interrupted, flags, message):
     before = content(interrupted)
-    code, out, err = call(fake_half(), *flags, "--resume")
+    code, out, err = call(fake_implementation(), *flags, "--resume")
     assert (code, out) == (2, "")
     assert f"error: cannot resume with {message}" in err
     assert err.count("\n") == 1
@@ -441,7 +445,7 @@ def test_another_recipe_is_refused_naming_what_differs(call, interrupted, flags,
 
 
 def test_the_same_recipe_in_other_words_goes_on(call, interrupted):
-    assert call(fake_half(), "--seed", "0", "--learning-rate", "1e-3", "--resume")[0] == 0
+    assert call(fake_implementation(), "--seed", "0", "--learning-rate", "1e-3", "--resume")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -456,24 +460,24 @@ def test_the_same_recipe_in_other_words_goes_on(call, interrupted):
 def test_another_engine_or_execution_is_refused(start, interrupted, changes, message):
     before = content(interrupted)
     with pytest.raises(UsageError, match=f"cannot resume {interrupted}: {message}"):
-        start(fake_half(), resume=True, **changes)
+        start(fake_implementation(), resume=True, **changes)
     assert content(interrupted) == before
 
 
 def test_other_versions_are_refused(start, interrupted, monkeypatch):
     monkeypatch.setattr("pipeline.run.package_versions", lambda: {"torch": "1.0"})
     with pytest.raises(UsageError, match=r"its `\w+` was .*, received \w+="):
-        start(fake_half(), resume=True)
+        start(fake_implementation(), resume=True)
 
 
 def test_a_version_that_the_engine_does_not_use_is_no_matter(start, interrupted, monkeypatch):
     others = {**package_versions(), "jax": "0.1", "tensorflow": None}
     monkeypatch.setattr("pipeline.run.package_versions", lambda: others)
-    assert start(fake_half(), resume=True).status == "complete"
+    assert start(fake_implementation(), resume=True).status == "complete"
 
 
 def resolving(**resolved):
-    return fake_half(configure=lambda recipe, execution: resolved)
+    return fake_implementation(configure=lambda recipe, execution: resolved)
 
 
 @pytest.mark.parametrize(
@@ -501,12 +505,15 @@ def test_another_device_is_refused_whatever_the_call_says(start, tmp_path, then,
 
 
 def test_another_logger_goes_on(start, interrupted):
-    assert start(fake_half(), resume=True, loggers=("csv", "tensorboard")).status == "complete"
+    assert (
+        start(fake_implementation(), resume=True, loggers=("csv", "tensorboard")).status
+        == "complete"
+    )
 
 
 def test_other_data_are_refused(call, interrupted, tmp_path):
     draw_dataset(tmp_path / "others", 200, 60, seed=1)
-    code, _, err = call(fake_half(), "--resume", data=tmp_path / "others")
+    code, _, err = call(fake_implementation(), "--resume", data=tmp_path / "others")
     assert code == 2
     assert "it was trained on idx-set shapes (sha256 " in err
     assert "received idx-set others (sha256 " in err
@@ -516,19 +523,19 @@ def test_other_data_are_refused(call, interrupted, tmp_path):
 @pytest.mark.parametrize("name", ["record.json", "recipe.yaml"])
 def test_a_folder_without_a_run_cannot_be_resumed(call, interrupted, name):
     (interrupted / name).unlink()
-    code, _, err = call(fake_half(), "--resume")
+    code, _, err = call(fake_implementation(), "--resume")
     assert code == 2
     assert name in err
     assert err.count("\n") == 1
     shutil.rmtree(interrupted)
-    assert call(fake_half(), "--resume")[0] == 2
+    assert call(fake_implementation(), "--resume")[0] == 2
     assert not interrupted.exists()
 
 
 @pytest.mark.parametrize("damage", ["{", "{}", '{"schema": 2}'])
 def test_a_damaged_record_is_refused(call, interrupted, damage):
     (interrupted / "record.json").write_text(damage)
-    code, _, err = call(fake_half(), "--resume")
+    code, _, err = call(fake_implementation(), "--resume")
     assert code == 1
     assert f"{interrupted / 'record.json'}" in err
     assert err.count("\n") == 1
@@ -538,22 +545,22 @@ def test_a_damaged_record_is_refused(call, interrupted, damage):
 def test_a_folder_that_is_not_empty_is_refused_and_untouched(call, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("years of work")
-    code, out, err = call(fake_half())
+    code, out, err = call(fake_implementation())
     assert (code, out) == (2, "")
     assert "run is not empty; choose another --run-dir, or add --resume" in err
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 
 
 def test_an_earlier_run_is_refused_and_untouched(call, tmp_path):
-    call(fake_half())
+    call(fake_implementation())
     before = content(tmp_path / "run")
-    assert call(fake_half())[0] == 2
+    assert call(fake_implementation())[0] == 2
     assert content(tmp_path / "run") == before
 
 
 def test_an_empty_folder_is_taken(call, tmp_path):
     (tmp_path / "run").mkdir()
-    assert call(fake_half())[0] == 0
+    assert call(fake_implementation())[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -563,8 +570,8 @@ def test_what_a_kill_left_before_the_first_record_is_no_hindrance(call, tmp_path
     (tmp_path / "run").mkdir()
     for name in (LOCK, *left):
         (tmp_path / "run" / name).write_text("")
-    assert call(fake_half(), "--resume")[0] == 2
-    assert call(fake_half())[0] == 0
+    assert call(fake_implementation(), "--resume")[0] == 2
+    assert call(fake_implementation())[0] == 0
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
 
 
@@ -573,7 +580,7 @@ def test_there_is_a_record_before_the_framework_is_configured(call, tmp_path):
         assert read_record(tmp_path / "run").status == "running"
         return {}
 
-    assert call(fake_half(configure=look))[0] == 0
+    assert call(fake_implementation(configure=look))[0] == 0
 
 
 def test_a_wrong_call_leaves_an_empty_folder_empty(call, tmp_path):
@@ -581,7 +588,7 @@ def test_a_wrong_call_leaves_an_empty_folder_empty(call, tmp_path):
         raise UsageError("no such device")
 
     (tmp_path / "run").mkdir()
-    assert call(fake_half(configure=refuse))[0] == 2
+    assert call(fake_implementation(configure=refuse))[0] == 2
     assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
 
 
@@ -589,7 +596,7 @@ def test_a_wrong_call_leaves_an_empty_folder_empty(call, tmp_path):
 def test_a_folder_in_use_is_refused(call, interrupted, flags):
     before = content(interrupted)
     with FileLock(interrupted / LOCK):
-        code, out, err = call(fake_half(), *flags)
+        code, out, err = call(fake_implementation(), *flags)
     assert (code, out) == (2, "")
     assert f"error: {interrupted} is in use by another run" in err
     assert content(interrupted) == before
@@ -600,7 +607,7 @@ def test_data_that_are_wrong_leave_no_folder(call, tmp_path, drawn_data):
     with (tmp_path / "data" / "train-labels-idx1-ubyte").open("ab") as file:
         file.truncate(100)
     for data in (tmp_path / "data", tmp_path / "none", tmp_path):
-        code, out, err = call(fake_half(), data=data)
+        code, out, err = call(fake_implementation(), data=data)
         assert (code, out) == (2, "")
         assert err.count("\n") == 1
         assert not (tmp_path / "run").exists()
@@ -610,7 +617,7 @@ def test_a_half_that_finds_the_call_wrong_leaves_no_folder(call, tmp_path):
     def refuse(recipe, execution):
         raise UsageError("no such device")
 
-    code, _, err = call(fake_half(configure=refuse), run_dir=tmp_path / "run")
+    code, _, err = call(fake_implementation(configure=refuse), run_dir=tmp_path / "run")
     assert (code, err) == (2, "train_lightning.py: error: no such device\n")
     assert not (tmp_path / "run").exists()
 
@@ -618,7 +625,7 @@ def test_a_half_that_finds_the_call_wrong_leaves_no_folder(call, tmp_path):
 @pytest.mark.parametrize("where", ["file", "file/run", "a" * 300])
 def test_a_folder_that_cannot_be_written_fails_in_one_line(call, tmp_path, where):
     (tmp_path / "file").write_text("")
-    code, out, err = call(fake_half(), run_dir=tmp_path / where)
+    code, out, err = call(fake_implementation(), run_dir=tmp_path / where)
     assert (code, out) == (1, "")
     assert err.startswith(f"train_lightning.py: cannot write to {tmp_path / where}: ")
     assert err.count("\n") == 1
@@ -629,9 +636,9 @@ def test_a_disk_that_fills_up_fails_in_one_line(call, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    half = fake_half()
+    impl = fake_implementation()
     monkeypatch.setattr("pipeline.journal.write_weights", full)
-    code, _, err = call(half)
+    code, _, err = call(impl)
     assert code == 1
     assert (
         err == f"train_lightning.py: cannot write to {tmp_path / 'run'}: No space left on device\n"
@@ -641,7 +648,7 @@ def test_a_disk_that_fills_up_fails_in_one_line(call, tmp_path, monkeypatch):
 
 def test_a_path_of_any_name_will_do(call, tmp_path):
     odd = tmp_path / "a ü'\n$(x) --resume"
-    assert call(fake_half(), run_dir=odd)[0] == 0
+    assert call(fake_implementation(), run_dir=odd)[0] == 0
     assert read_record(odd).status == "complete"
 
 
@@ -649,8 +656,8 @@ def test_a_path_of_any_name_will_do(call, tmp_path):
 PROCESS = """
 import sys
 from pipeline.command import trainer_main
-from tests.test_run import fake_half
-sys.exit(trainer_main("lightning", fake_half, sys.argv[1:]))
+from tests.test_run import fake_implementation
+sys.exit(trainer_main("lightning", fake_implementation, sys.argv[1:]))
 """
 
 
@@ -693,10 +700,10 @@ def test_a_containers_quota_sets_the_threads_that_nobody_named(
     start, monkeypatch, quota, asked, threads
 ):
     """The record keeps what was asked for, so that the run goes on where there is no quota."""
-    monkeypatch.setattr("pipeline.half.usable_cores", lambda: min(quota, 4))
-    monkeypatch.setattr("pipeline.half.bound_cores", lambda: 4)
-    half = fake_half()
-    record = start(half, num_threads=asked)
-    ((_, execution, _),) = half.began
+    monkeypatch.setattr("pipeline.implementation.usable_cores", lambda: min(quota, 4))
+    monkeypatch.setattr("pipeline.implementation.bound_cores", lambda: 4)
+    impl = fake_implementation()
+    record = start(impl, num_threads=asked)
+    ((_, execution, _),) = impl.began
     assert execution.num_threads == threads
     assert record.execution["num_threads"] == asked

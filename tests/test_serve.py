@@ -7,7 +7,7 @@ from ladder.engines import EngineError
 from ladder.exchange import Question, read_trace, write_question
 from ladder.serve import Server
 
-# An engine that answers with a value, which a fault changes, and with how often it was imported.
+# An engine that answers with a value, which a mutant changes, and with how often it was imported.
 PROGRAM = """
 import os, sys
 from pathlib import Path
@@ -16,9 +16,9 @@ from ladder.serve import serve
 
 VALUE, PARENT = 1, os.getpid()
 
-def plant(fault):
+def plant(mutant):
     global VALUE
-    VALUE = {"two": 2, "three": 3}[fault]
+    VALUE = {"two": 2, "three": 3}[mutant]
 
 def answer(question, trace):
     asked = read_question(question)
@@ -54,10 +54,10 @@ def server(tmp_path):
 
 @pytest.fixture
 def ask(server, tmp_path):
-    def ask_toy(what, fault=""):
+    def ask_toy(what, mutant=""):
         question = Question((what,))
         write_question(tmp_path / "q", question)
-        server.answer(tmp_path / "q", tmp_path / "t", fault)
+        server.answer(tmp_path / "q", tmp_path / "t", mutant)
         return read_trace(tmp_path / "t", question).facts
 
     return ask_toy
@@ -70,8 +70,8 @@ def test_many_answers_come_from_one_engine_each_in_its_own_process(ask):
     assert len({answer["process"] for answer in answers} - {os.getpid()}) == 3
 
 
-def test_a_fault_is_gone_with_its_answer(ask):
-    assert [ask("value", fault)["value"] for fault in ("", "two", "", "three", "")] == [
+def test_a_mutant_is_gone_with_its_answer(ask):
+    assert [ask("value", mutant)["value"] for mutant in ("", "two", "", "three", "")] == [
         1, 2, 1, 3, 1,
     ]  # fmt: skip
 
@@ -92,7 +92,7 @@ def test_an_answer_that_fails_says_why_and_the_next_one_comes(ask, what, message
     assert ask("value")["value"] == 1
 
 
-def test_an_unknown_fault_is_an_error_never_an_answer_without_it(ask):
+def test_an_unknown_mutant_is_an_error_never_an_answer_without_it(ask):
     with pytest.raises(EngineError, match=r"(?s)toy exited with 1:.*KeyError: 'four'"):
         ask("value", "four")
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from ladder.adapters.calling import answer_reference, load_reference
+from ladder.adapters.losses import name_loss
 from ladder.exchange import Question, read_trace
-from ladder.sides.calling import answer_reference, load_reference
-from ladder.sides.losses import name_loss
 from ladder.subject import answer_subject, scaled, segment
 
 IMAGES = np.arange(24, dtype=np.uint8).reshape(2, 3, 4, 1)

@@ -18,7 +18,7 @@ from pipeline.record import EPOCH_METRICS, Layer
 from pipeline.tracking import MLFLOW_RUN, MlflowTracker, Trackers, require_loggers
 from tests.fabricated import make_record
 from tests.read_mlflow import mlflow_runs
-from tests.test_run import fake_half, interrupted_at
+from tests.test_run import fake_implementation, interrupted_at
 from tests.training import tracked_events
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -46,12 +46,12 @@ def call(tmp_path, drawn_data, monkeypatch, capsys):
     """Return a function that calls a trainer with a made-up half: exit code, stdout, stderr."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
-    def trainer(half, *flags, run="runs/one"):
+    def trainer(impl, *flags, run="runs/one"):
         (tmp_path / run).parent.mkdir(exist_ok=True)
         where = ["--data-dir", str(drawn_data), "--run-dir", str(tmp_path / run)]
         argv = ["train_lightning.py", "--epochs", "3", *where, *flags]
         monkeypatch.setattr(sys, "argv", argv)
-        return trainer_main("lightning", lambda: half, argv[1:]), *capsys.readouterr()
+        return trainer_main("lightning", lambda: impl, argv[1:]), *capsys.readouterr()
 
     return trainer
 
@@ -104,9 +104,9 @@ def test_a_missing_extra_is_named_before_anything_is_done(name, extra, monkeypat
     monkeypatch.setattr(tracking, "find_spec", lambda n: None if n == name else found(n))
     with pytest.raises(UsageError, match=f"`--logger {name}` needs the extra `{extra}`"):
         require_loggers(["csv", name])
-    half = fake_half()
-    code, out, err = call(half, "--logger", name)
-    assert (code, out, err.count("\n"), half.began) == (2, "", 1, [])
+    impl = fake_implementation()
+    code, out, err = call(impl, "--logger", name)
+    assert (code, out, err.count("\n"), impl.began) == (2, "", 1, [])
     assert list((tmp_path / "runs").iterdir()) == []
 
 
@@ -186,10 +186,11 @@ def test_how_a_run_ended_is_its_status(call, tmp_path):
         raise ZeroDivisionError("a planted bug")
 
     flags = ("--logger", "mlflow", "--logger", "tensorboard")
-    for name, half in (
-        ("good", fake_half()), ("bad", fake_half(fails)), ("stopped", interrupted_at(1))
+    for name, impl in (
+        ("good", fake_implementation()), ("bad", fake_implementation(fails)),
+        ("stopped", interrupted_at(1)),
     ):  # fmt: skip
-        call(half, *flags, run=f"runs/{name}")
+        call(impl, *flags, run=f"runs/{name}")
     found = {run["name"]: run for run in mlflow_runs(tmp_path / "runs" / "mlflow.db")}
     statuses = {name: run["status"] for name, run in found.items()}
     assert statuses == {"good": "FINISHED", "bad": "FAILED", "stopped": "KILLED"}
@@ -202,7 +203,7 @@ def test_how_a_run_ended_is_its_status(call, tmp_path):
     assert good["metrics"]["test_accuracy"] == [[3, saved["test"]["accuracy"]]]
     assert (good["tags"]["engine"], good["tags"]["variant"]) == ("lightning", "base")
     assert good["tags"]["version.python"] == saved["environment"]["python"]
-    stopped = call(fake_half(), *flags, "--resume", run="runs/stopped")
+    stopped = call(fake_implementation(), *flags, "--resume", run="runs/stopped")
     assert (stopped[0], stopped[2]) == (0, "")
     found = {run["name"]: run for run in mlflow_runs(tmp_path / "runs" / "mlflow.db")}
     assert (len(found), found["stopped"]["status"]) == (3, "FINISHED")
@@ -217,15 +218,15 @@ def test_a_store_that_cannot_be_used_is_a_wrong_call(call, tmp_path, damage):
         store.mkdir()
     else:
         store.write_text("no database" * 1000)
-    half = fake_half()
-    code, _, err = call(half, "--logger", "mlflow")
-    assert (code, err.count("\n"), half.began) == (2, 1, [])
+    impl = fake_implementation()
+    code, _, err = call(impl, "--logger", "mlflow")
+    assert (code, err.count("\n"), impl.began) == (2, 1, [])
     assert f"error: `--logger mlflow` cannot use the store {store}: " in err
     assert not (tmp_path / "runs" / "one").exists()
 
 
 def test_a_folder_that_sqlite_addresses_cannot_name_is_a_wrong_call(call, tmp_path):
-    code, _, err = call(fake_half(), "--logger", "mlflow", run="50%/one")
+    code, _, err = call(fake_implementation(), "--logger", "mlflow", run="50%/one")
     assert code == 2
     assert "can't hold `?` or `%`; set MLFLOW_TRACKING_URI" in err
     assert err.count("\n") == 1
@@ -233,7 +234,7 @@ def test_a_folder_that_sqlite_addresses_cannot_name_is_a_wrong_call(call, tmp_pa
 
 def test_a_server_that_is_not_there_is_a_wrong_call(call, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    code, _, err = call(fake_half(), "--logger", "mlflow")
+    code, _, err = call(fake_implementation(), "--logger", "mlflow")
     assert code == 2
     assert "cannot use the store MLFLOW_TRACKING_URI: " in err
     assert err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The tutorial: its code runs in both halves, and page, notebooks and pictures belong together."""
+"""The tutorial: its code runs in both frameworks; page, notebooks and pictures belong together."""
 
 import os
 import re
@@ -12,7 +12,7 @@ import pytest
 from pipeline.errors import UsageError
 from tutorial.making import PAGE, made_files, notebook_path, pictures_dir, with_earlier_outputs
 from tutorial.notebooks import notebook_code, outputs_of, read_notebook
-from tutorial.page import HALVES, code_of
+from tutorial.page import FRAMEWORKS, code_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = """# Small
@@ -34,7 +34,7 @@ print(EPOCHS)
 
 @pytest.fixture(scope="module")
 def notebooks():
-    return {half: read_notebook(notebook_path(PAGE, half)) for half in HALVES}
+    return {impl: read_notebook(notebook_path(PAGE, impl)) for impl in FRAMEWORKS}
 
 
 def run(page, data, *flags):
@@ -48,13 +48,13 @@ def run(page, data, *flags):
 
 
 @pytest.mark.slow
-def test_the_code_runs_in_both_halves(tmp_path, drawn_data):
+def test_the_code_runs_in_both_implementations(tmp_path, drawn_data):
     page = tmp_path / "tutorial.md"
     shutil.copy(PAGE, page)
     done = run(page, drawn_data, "--epochs", "1")
     assert done.returncode == 0, done.stdout + done.stderr
-    for half in HALVES:
-        notebook = read_notebook(notebook_path(page, half))
+    for impl in FRAMEWORKS:
+        notebook = read_notebook(notebook_path(page, impl))
         prints = {step for step, code in notebook_code(notebook).items() if "\nprint(" in code}
         assert prints
         assert prints <= set(outputs_of(notebook))
@@ -75,8 +75,8 @@ def test_page_notebooks_and_pictures_are_one(notebooks):
     texts, pictures = made_files(page, PAGE, with_earlier_outputs(page, PAGE))
     assert {path: path.read_text() for path in texts} == texts, "run `make readme`"
     assert {path: path.read_bytes() for path in pictures_dir(PAGE).iterdir()} == pictures
-    for half, notebook in notebooks.items():
-        assert notebook_code(notebook) == code_of(page, half)
+    for impl, notebook in notebooks.items():
+        assert notebook_code(notebook) == code_of(page, impl)
 
 
 def test_changed_code_is_seen(notebooks):
@@ -98,9 +98,9 @@ def test_every_picture_is_linked_with_words():
 
 
 def test_the_notebooks_hold_no_error_and_no_path_of_a_machine(notebooks):
-    for half, notebook in notebooks.items():
+    for impl, notebook in notebooks.items():
         kinds = {out.output_type for cell in notebook.cells for out in cell.get("outputs", [])}
         assert kinds == {"stream", "display_data"}
-        text = notebook_path(PAGE, half).read_text()
+        text = notebook_path(PAGE, impl).read_text()
         assert not re.search(r"/(?:home|root|work|tmp|Users)/|site-packages", text)
         assert len(text) < 1024 * 1024

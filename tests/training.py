@@ -93,19 +93,19 @@ class Trainings:
     """Trains with one engine in `folder`; `fault` as in trainer_server.py."""
 
     def __init__(self, engine, folder, data, server=None):
-        half = engine.partition("-")[0]
-        self.engine, self.half, self.folder, self.data = engine, half, folder, data
+        impl = engine.partition("-")[0]
+        self.engine, self.impl, self.folder, self.data = engine, impl, folder, data
         self.server = server or start_engine(engine)
         self.whole = {}
 
     def arguments(self, name, flags):
         files = ["--data-dir", str(self.data), "--run-dir", str(self.folder / name)]
-        backend = ["--backend", self.engine.partition("-")[2]] if self.half == "keras" else []
+        backend = ["--backend", self.engine.partition("-")[2]] if self.impl == "keras" else []
         return ["--epochs", "3", *files, *backend, *flags]
 
     @property
     def script_name(self):
-        return f"train_{self.half}.py"
+        return f"train_{self.impl}.py"
 
     def forked(self, name, *flags, fault=""):
         """Train in a forked process; `name` may be a folder's whole path."""
@@ -136,7 +136,7 @@ class Trainings:
         modules = self.folder / f"{name}.modules"
         path = {"PYTHONPATH": str(site), "MODULES": str(modules)}
         done = subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / f"train_{self.half}.py"),
+            [sys.executable, str(ROOT / "scripts" / f"train_{self.impl}.py"),
              *self.arguments(name, flags)],
             capture_output=True, text=True, check=False, cwd=self.folder,
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **path, **environment},

@@ -29,7 +29,7 @@ FILES = {
     "onnx": "model.onnx",
 }
 FORMS = {"keras": ("keras", "savedmodel", "onnx"), "lightning": ("pt2", "onnx")}
-"""Of each half."""
+"""Of each implementation."""
 ABOUT = "export.json"
 ONNX_PACKAGES = ("onnx", "onnxruntime")
 """What checks an ONNX file needs here; what writes one needs onnx and onnxscript."""

@@ -14,15 +14,15 @@ from tutorial.notebooks import (
     run_notebook,
 )
 from tutorial.numbers import made_parts
-from tutorial.page import HALVES, pictures_of, with_made, with_outputs
+from tutorial.page import FRAMEWORKS, pictures_of, with_made, with_outputs
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "tutorial.md"
 
 
-def notebook_path(page: Path, half: str) -> Path:
-    """Return where the notebook of `half` lies: beside the page."""
-    return page.with_name(f"{page.stem}-{half}.ipynb")
+def notebook_path(page: Path, impl: str) -> Path:
+    """Return where the notebook of `impl` lies: beside the page."""
+    return page.with_name(f"{page.stem}-{impl}.ipynb")
 
 
 def pictures_dir(page: Path) -> Path:
@@ -31,27 +31,27 @@ def pictures_dir(page: Path) -> Path:
 
 
 def run_all(page: str, page_name: str, say: Callable[[str], None]) -> dict[str, Notebook]:
-    """Return the notebook of each half, run one after the other.
+    """Return the notebook of each implementation, run one after the other.
 
     Raises:
         UsageError: the page is not in order.
         RunError: a step failed.
     """
-    notebooks = {half: new_notebook(page, half, page_name) for half in HALVES}
-    for half, notebook in notebooks.items():
-        run_notebook(notebook, half, say)
+    notebooks = {impl: new_notebook(page, impl, page_name) for impl in FRAMEWORKS}
+    for impl, notebook in notebooks.items():
+        run_notebook(notebook, impl, say)
     return notebooks
 
 
 def with_earlier_outputs(page: str, path: Path) -> dict[str, Notebook]:
-    """Return the notebook of each half with the page's prose and the outputs that lie beside it.
+    """Return both notebooks with the page's prose and the outputs that lie beside it.
 
     Raises:
         UsageError: the code has changed since, or there is no notebook.
     """
-    notebooks = {half: new_notebook(page, half, path.name) for half in HALVES}
-    for half, notebook in notebooks.items():
-        keep_outputs(notebook, read_notebook(notebook_path(path, half)))
+    notebooks = {impl: new_notebook(page, impl, path.name) for impl in FRAMEWORKS}
+    for impl, notebook in notebooks.items():
+        keep_outputs(notebook, read_notebook(notebook_path(path, impl)))
     return notebooks
 
 
@@ -63,10 +63,10 @@ def made_files(
     Raises:
         UsageError: an output has no place on the page, or a place no output.
     """
-    outputs = {half: outputs_of(notebook) for half, notebook in notebooks.items()}
+    outputs = {impl: outputs_of(notebook) for impl, notebook in notebooks.items()}
     folder = pictures_dir(path)
     page = with_made(with_outputs(page, outputs, folder.name), made_parts(notebooks))
-    texts = {notebook_path(path, half): notebook_text(each) for half, each in notebooks.items()}
+    texts = {notebook_path(path, impl): notebook_text(each) for impl, each in notebooks.items()}
     pictures = {folder / name: png for name, png in pictures_of(outputs).items()}
     return {path: page, **texts}, pictures
 

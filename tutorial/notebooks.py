@@ -16,7 +16,7 @@ from ladder.files import read_json
 from pipeline.engines import KERAS_TENSORFLOW, LIGHTNING
 from pipeline.environment import describe_machine, package_versions
 from pipeline.errors import RunError, UsageError
-from tutorial.page import HALVES, Cell, Output, cells_of
+from tutorial.page import FRAMEWORKS, Cell, Output, cells_of
 
 ENGINES = {"keras": KERAS_TENSORFLOW, "lightning": LIGHTNING}
 MAX_NOTEBOOK_BYTES = 4 * 1024 * 1024
@@ -25,13 +25,13 @@ Notebook = Any
 """nbformat's node, which has no types."""
 
 
-def new_notebook(page: str, half: str, page_name: str) -> Notebook:
-    """Return the notebook of `half`, not yet run; the page is linked as `page_name`."""
+def new_notebook(page: str, impl: str, page_name: str) -> Notebook:
+    """Return the notebook of `impl`, not yet run; the page is linked as `page_name`."""
     intro = (
-        f"*The {HALVES[half]} half of [the tutorial]({page_name}), which sets both halves side by "
-        "side. Made by `make tutorial`.*"
+        f"*The {FRAMEWORKS[impl]} half of [the tutorial]({page_name}), which sets both frameworks "
+        "side by side. Made by `make tutorial`.*"
     )
-    cells = [Cell(intro), *cells_of(page, half)]
+    cells = [Cell(intro), *cells_of(page, impl)]
     notebook = nbformat.v4.new_notebook(
         cells=[_new_cell(number, cell) for number, cell in enumerate(cells)]
     )
@@ -44,7 +44,7 @@ def new_notebook(page: str, half: str, page_name: str) -> Notebook:
     return notebook
 
 
-def run_notebook(notebook: Notebook, half: str, say: Callable[[str], None]) -> None:
+def run_notebook(notebook: Notebook, impl: str, say: Callable[[str], None]) -> None:
     """Run `notebook` cell by cell in a kernel of its own, and keep what the cells put out.
 
     Log messages, which go to stderr and tell of the machine, are not kept.
@@ -60,11 +60,11 @@ def run_notebook(notebook: Notebook, half: str, say: Callable[[str], None]) -> N
             record_timing=False,
             coalesce_streams=True,
         )
-        with client.setup_kernel(env=_environment(half, folder), cwd=folder):
+        with client.setup_kernel(env=_environment(impl, folder), cwd=folder):
             for number, cell in enumerate(notebook.cells):
                 if cell.cell_type == "code":
-                    say(f"{half}: {cell.id}")
-                    _run_cell(client, cell, number, half)
+                    say(f"{impl}: {cell.id}")
+                    _run_cell(client, cell, number, impl)
     notebook.metadata["made"] = nbformat.from_dict(
         {
             "machine": describe_machine(),
@@ -126,11 +126,11 @@ def _new_cell(number: int, cell: Cell) -> Notebook:
     return nbformat.v4.new_code_cell(cell.text, id=cell.step)
 
 
-def _environment(half: str, folder: str) -> dict[str, str]:
-    """Return the environment of the half's engine, without a person's own settings of IPython."""
+def _environment(impl: str, folder: str) -> dict[str, str]:
+    """Return the engine's environment, without a person's own settings of IPython."""
     return {
         **os.environ,
-        **ENGINES[half].variables,
+        **ENGINES[impl].variables,
         "KERAS_HOME": os.devnull,
         "IPYTHONDIR": folder,
         # A backend or a style of a person's own would give other pictures, or none.
@@ -140,14 +140,14 @@ def _environment(half: str, folder: str) -> dict[str, str]:
     }
 
 
-def _run_cell(client: NotebookClient, cell: Notebook, number: int, half: str) -> None:
+def _run_cell(client: NotebookClient, cell: Notebook, number: int, impl: str) -> None:
     try:
         client.execute_cell(cell, number)
     except CellExecutionError as error:
         reason = f"{error.ename}: {error.evalue}"
-        raise RunError(f"step `{cell.id}` failed in the {half} half: {reason}") from error
+        raise RunError(f"step `{cell.id}` failed in the {impl} half: {reason}") from error
     except DeadKernelError as error:
-        raise RunError(f"step `{cell.id}` ended the {half} half's process") from error
+        raise RunError(f"step `{cell.id}` ended the {impl} half's process") from error
     cell.metadata = nbformat.from_dict({})
     cell.outputs = [kept for kept in map(_kept, cell.outputs) if kept]
 

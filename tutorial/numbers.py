@@ -1,11 +1,11 @@
-"""The parts of the page that set both halves' numbers side by side."""
+"""The parts of the page that set both implementations' numbers side by side."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.errors import UsageError
 from tutorial.notebooks import Notebook, notebook_code, outputs_of
-from tutorial.page import HALVES
+from tutorial.page import FRAMEWORKS
 
 RESULTS = "results"
 """The step that prints a line of numbers for each variant, under a line of their names."""
@@ -15,7 +15,7 @@ RESULTS = "results"
 class Trained:
     """What a half says of one of its trainings."""
 
-    half: str
+    impl: str
     variant: str
     numbers: Mapping[str, float]
 
@@ -24,8 +24,8 @@ def made_parts(notebooks: Mapping[str, Notebook]) -> dict[str, str]:
     """Return the made parts by name."""
     trained = [
         row
-        for half, notebook in notebooks.items()
-        for row in read_results(half, outputs_of(notebook)[RESULTS].text)
+        for impl, notebook in notebooks.items()
+        for row in read_results(impl, outputs_of(notebook)[RESULTS].text)
     ]
     return {
         "comparison": "\n".join([*_table(trained), "", *_overfitting(trained), *_apart(trained)]),
@@ -33,7 +33,7 @@ def made_parts(notebooks: Mapping[str, Notebook]) -> dict[str, str]:
     }
 
 
-def read_results(half: str, text: str) -> list[Trained]:
+def read_results(impl: str, text: str) -> list[Trained]:
     """Read what the step of results printed.
 
     Raises:
@@ -44,7 +44,7 @@ def read_results(half: str, text: str) -> list[Trained]:
         if len(line) != len(head):
             raise UsageError(f"step `{RESULTS}` must print {head}; received {line}")
     return [
-        Trained(half, line[0], dict(zip(head[1:], map(float, line[1:]), strict=True)))
+        Trained(impl, line[0], dict(zip(head[1:], map(float, line[1:]), strict=True)))
         for line in lines
     ]
 
@@ -58,7 +58,7 @@ def _table(trained: list[Trained]) -> list[str]:
         "| network | half | " + " | ".join(columns.values()) + " |",
         "| --- | --- |" + " ---: |" * len(columns),
         *(
-            f"| {row.variant} | {HALVES[row.half]} | "
+            f"| {row.variant} | {FRAMEWORKS[row.impl]} | "
             + " | ".join(f"{row.numbers[column]:.4f}" for column in columns)
             + " |"
             for row in sorted(trained, key=lambda row: row.variant)
@@ -68,7 +68,7 @@ def _table(trained: list[Trained]) -> list[str]:
 
 def _overfitting(trained: list[Trained]) -> list[str]:
     return [
-        f"- {row.variant}, {HALVES[row.half]}: validation loss was lowest in epoch "
+        f"- {row.variant}, {FRAMEWORKS[row.impl]}: validation loss was lowest in epoch "
         f"{row.numbers['best_epoch']:.0f} of {row.numbers['epochs']:.0f}; in the last, training "
         f"accuracy was {_points(row.numbers['accuracy'] - row.numbers['val_accuracy'])} "
         "validation accuracy."
@@ -81,20 +81,20 @@ def _points(difference: float) -> str:
 
 
 def _apart(trained: list[Trained]) -> list[str]:
-    """Say how far the halves' test accuracies are apart, in points."""
+    """Say how far the implementations' test accuracies are apart, in points."""
     lines = []
     for variant in sorted({row.variant for row in trained}):
         first, second = (row.numbers for row in trained if row.variant == variant)
         apart = abs(first["test_accuracy"] - second["test_accuracy"])
         lines.append(
-            f"- {variant}: the halves' test accuracies are {100 * apart:.2f} points apart."
+            f"- {variant}: the implementations' test accuracies are {100 * apart:.2f} points apart."
         )
     return lines
 
 
 def _source(notebooks: Mapping[str, Notebook]) -> str:
     made = next(iter(notebooks.values())).metadata["made"]
-    code = next(iter(notebook_code(notebooks[half])["settings"] for half in notebooks))
+    code = next(iter(notebook_code(notebooks[impl])["settings"] for impl in notebooks))
     settings = ", ".join(line for line in code.splitlines() if " = " in line)
     machine, packages = made["machine"], made["packages"]
     versions = ", ".join(f"{name} {version}" for name, version in packages.items() if version)

@@ -1,8 +1,8 @@
-"""The tutorial's page: what of it is code, what of it is made, and what each half runs.
+"""The tutorial's page: what of it is code, what of it is made, and what each implementation runs.
 
 A fenced block is code of a step: `python both NAME`, or `python keras NAME` beside
 `python lightning NAME`. What the step put out stands between `<!-- output NAME: ALT -->` and
-`<!-- /output -->`, ALT being the words for its picture; what is made from both halves' numbers
+`<!-- /output -->`, ALT being the words for its picture; what is made from both frameworks' numbers
 between `<!-- made NAME -->` and `<!-- /made -->`.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import UsageError
 
-HALVES = {"keras": "Keras", "lightning": "Lightning"}
+FRAMEWORKS = {"keras": "Keras", "lightning": "Lightning"}
 
 BLOCK = re.compile(r"(?ms)^```python (both|keras|lightning) ([a-z0-9-]+)\n(.*?)^```\n")
 OUTPUT = re.compile(r"(?ms)^<!-- output ([a-z0-9-]+)(?:: ([^\n]*?))? -->\n(.*?)^<!-- /output -->\n")
@@ -21,14 +21,14 @@ MADE = re.compile(r"(?ms)^<!-- made ([a-z0-9-]+) -->\n(.*?)^<!-- /made -->\n")
 SIDE_BY_SIDE = re.compile(
     r"(?m)^(?:</?table>|</?tr>|</?td>|<tr><th>Keras</th><th>Lightning</th></tr>)\n"
 )
-# Prose that means nothing in a notebook, which holds one half alone.
+# Prose that means nothing in a notebook, which holds one implementation alone.
 PAGE_ONLY = re.compile(r"(?ms)^<!-- page only -->\n.*?^<!-- /page only -->\n")
 SETTING = r"(?m)^({name} = )\d+$"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A piece of the page for one half: prose, or the code of the step that is named."""
+    """A piece of the page for one implementation: prose, or the code of the step that is named."""
 
     text: str
     step: str | None = None
@@ -36,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Output:
-    """What a step put out in one half: its printed text and its picture, a PNG."""
+    """What a step put out in one implementation: its printed text and its picture, a PNG."""
 
     text: str = ""
     picture: bytes = b""
@@ -45,27 +45,27 @@ class Output:
 Outputs = Mapping[str, Output]
 
 
-def cells_of(page: str, half: str) -> list[Cell]:
-    """Return the prose and code of `page` that are for `half`, in order.
+def cells_of(page: str, impl: str) -> list[Cell]:
+    """Return the prose and code of `page` that are for `impl`, in order.
 
     Raises:
-        UsageError: a step is named twice, or only one half has it.
+        UsageError: a step is named twice, or only one implementation has it.
     """
-    _require_both_halves(page)
+    _require_both_implementations(page)
     page = OUTPUT.sub("", MADE.sub("", PAGE_ONLY.sub("", page)))
     cells, end = [], 0
     for block in BLOCK.finditer(page):
         cells.append(Cell(page[end : block.start()]))
-        if block[1] in ("both", half):
+        if block[1] in ("both", impl):
             cells.append(Cell(block[3], step=block[2]))
         end = block.end()
     cells.append(Cell(page[end:]))
     return list(_without_scaffolding(cells))
 
 
-def code_of(page: str, half: str) -> dict[str, str]:
-    """Return the code that `half` runs, by step."""
-    return {cell.step: cell.text for cell in cells_of(page, half) if cell.step}
+def code_of(page: str, impl: str) -> dict[str, str]:
+    """Return the code that `impl` runs, by step."""
+    return {cell.step: cell.text for cell in cells_of(page, impl) if cell.step}
 
 
 def with_setting(page: str, name: str, value: int) -> str:
@@ -81,7 +81,7 @@ def with_setting(page: str, name: str, value: int) -> str:
 
 
 def with_outputs(page: str, outputs: Mapping[str, Outputs], folder: str) -> str:
-    """Return `page` with every output part made from both halves' `outputs`, by half and step.
+    """Return `page` with every output part made from both frameworks' `outputs`, by step.
 
     Pictures are linked in `folder`, under the names that `pictures_of` gives them.
 
@@ -89,7 +89,7 @@ def with_outputs(page: str, outputs: Mapping[str, Outputs], folder: str) -> str:
         UsageError: a step that puts something out has no part, or a part no such step.
     """
     parts = [part[1] for part in OUTPUT.finditer(page)]
-    steps = list(dict.fromkeys(step for half in outputs.values() for step in half))
+    steps = list(dict.fromkeys(step for impl in outputs.values() for step in impl))
     for name in sorted(set(parts) ^ set(steps)) + [n for n in parts if parts.count(n) > 1]:
         problem = "an output and no one part for it" if name in steps else "a part and no output"
         raise UsageError(f"step `{name}` has {problem}")
@@ -118,22 +118,24 @@ def with_made(page: str, parts: Mapping[str, str]) -> str:
 
 
 def pictures_of(outputs: Mapping[str, Outputs]) -> dict[str, bytes]:
-    """Return the pictures of all steps by file name; equal ones of both halves are one."""
+    """Return the pictures of all steps by file name; equal ones of both implementations are one."""
     files = {}
-    for half, steps in outputs.items():
+    for impl, steps in outputs.items():
         for step, output in steps.items():
             if output.picture:
-                files[_file_name(step, half, outputs)] = output.picture
+                files[_file_name(step, impl, outputs)] = output.picture
     return files
 
 
-def _require_both_halves(page: str) -> None:
+def _require_both_implementations(page: str) -> None:
     found: dict[str, list[str]] = {}
     for block in BLOCK.finditer(page):
         found.setdefault(block[2], []).append(block[1])
-    for step, halves in found.items():
-        if sorted(halves) not in (["both"], sorted(HALVES)):
-            raise UsageError(f"step `{step}` must be one block, or one of each half; has {halves}")
+    for step, impls in found.items():
+        if sorted(impls) not in (["both"], sorted(FRAMEWORKS)):
+            raise UsageError(
+                f"step `{step}` must be one block, or one of each implementation; has {impls}"
+            )
 
 
 def _without_scaffolding(cells: list[Cell]) -> Iterator[Cell]:
@@ -152,8 +154,8 @@ def _without_scaffolding(cells: list[Cell]) -> Iterator[Cell]:
 
 
 def _output_lines(name: str, alt: str, outputs: Mapping[str, Outputs], folder: str) -> str:
-    found = {half: steps.get(name, Output()) for half, steps in outputs.items()}
-    texts = {half: output.text for half, output in found.items()}
+    found = {impl: steps.get(name, Output()) for impl, steps in outputs.items()}
+    texts = {impl: output.text for impl, output in found.items()}
     lines = []
     if any(texts.values()):
         lines.append(_once_or_beside(texts, lambda text: f"```text\n{text.rstrip()}\n```"))
@@ -162,25 +164,25 @@ def _output_lines(name: str, alt: str, outputs: Mapping[str, Outputs], folder: s
             raise UsageError(
                 f"the picture of step `{name}` has no words: <!-- output {name}: … -->"
             )
-        names = {half: _file_name(name, half, outputs) for half in found}
+        names = {impl: _file_name(name, impl, outputs) for impl in found}
         links = {
-            half: f"![{alt if len(set(names.values())) == 1 else f'{HALVES[half]}: {alt}'}]"
+            impl: f"![{alt if len(set(names.values())) == 1 else f'{FRAMEWORKS[impl]}: {alt}'}]"
             f"({folder}/{file})"
-            for half, file in names.items()
+            for impl, file in names.items()
         }
         lines.append(_once_or_beside(links, str))
     return "\n\n".join(lines)
 
 
 def _once_or_beside(texts: Mapping[str, str], show: Callable[[str], str]) -> str:
-    """Return the text of both halves once where it is the same, else side by side."""
+    """Return the text of both implementations once where it is the same, else side by side."""
     if len(set(texts.values())) == 1:
         return show(next(iter(texts.values())))
-    heads = "".join(f"<th>{HALVES[half]}</th>" for half in texts)
+    heads = "".join(f"<th>{FRAMEWORKS[impl]}</th>" for impl in texts)
     cells = "\n".join(f"<td>\n\n{show(text)}\n\n</td>" for text in texts.values())
     return f"<table>\n<tr>{heads}</tr>\n<tr>\n{cells}\n</tr>\n</table>"
 
 
-def _file_name(step: str, half: str, outputs: Mapping[str, Outputs]) -> str:
+def _file_name(step: str, impl: str, outputs: Mapping[str, Outputs]) -> str:
     pictures = {steps[step].picture if step in steps else b"" for steps in outputs.values()}
-    return f"{step}.png" if len(pictures) == 1 else f"{step}-{half}.png"
+    return f"{step}.png" if len(pictures) == 1 else f"{step}-{impl}.png"

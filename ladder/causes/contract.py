@@ -6,7 +6,7 @@ from typing import Any
 
 from ladder.causes.fits import is_near, number
 from ladder.causes.reading import join, layer_rows
-from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, recognises
+from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, detects
 from ladder.exchange import Trace
 
 RUNGS = ("contract", "architecture")
@@ -36,7 +36,7 @@ SETTINGS = {
 """Settings whose difference is a cause whatever the values are; the rest look at the values."""
 
 
-@recognises(
+@detects(
     *SETTINGS.values(), "sgd-instead", "coupled-weight-decay", "decoupled-weight-decay",
     "loss-sum", "mean-over-classes", "softmax-before-loss", "clipped-probabilities",
     "metric-unweighted-mean", "metric-of-last-batch", "float32-inside-float64",
@@ -250,7 +250,7 @@ def swapped_rates(names: list[str], left: Mapping[str, float]) -> Diagnosis:
     return Diagnosis("dropout-rate", f"{one}, {two}", words)
 
 
-@recognises("frozen-layer", "frozen-bias", on=("contract",))
+@detects("frozen-layer", "frozen-bias", on=("contract",))
 def frozen(evidence: Evidence) -> Diagnosis | None:
     """Recognise parameters that the suspect does not train and the reference does."""
     left, right = (
@@ -267,7 +267,7 @@ def frozen(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("frozen-layer", join(layers, most=8), words)
 
 
-@recognises("activation-order", "layer-order", on=RUNGS, rank=Rank.PATTERN)
+@detects("activation-order", "layer-order", on=RUNGS, rank=Rank.PATTERN)
 def layer_order(evidence: Evidence) -> Diagnosis | None:
     """Recognise the same layers in another order."""
     left, right = ([row["name"] for row in layer_rows(t)] for t in (evidence.left, evidence.right))
@@ -281,7 +281,7 @@ def layer_order(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis(cause, left[first], words)
 
 
-@recognises("missing-bias", on=RUNGS, rank=Rank.PATTERN)
+@detects("missing-bias", on=RUNGS, rank=Rank.PATTERN)
 def fewer_parameters(evidence: Evidence) -> list[Diagnosis]:
     """Recognise a layer with fewer parameters by just its outputs' biases."""
     if not evidence.left.facts.get("layers") or not evidence.right.facts.get("layers"):

@@ -10,7 +10,7 @@ import numpy as np
 
 from ladder.causes.fits import number
 from ladder.causes.loss import KNOWN_SMOOTHINGS
-from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, recognises
+from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, detects
 from ladder.exchange import Array, Trace
 
 RUNGS = ("data", "training")
@@ -62,7 +62,7 @@ def _classes(rows: Sequence[Row]) -> list[int]:
     return list(chain.from_iterable(row["classes"] for row in rows))
 
 
-@recognises("last-batch-dropped", on=RUNGS)
+@detects("last-batch-dropped", on=RUNGS)
 def last_batch(evidence: Evidence) -> list[Diagnosis]:
     """Recognise epochs without their last, smaller batch."""
     found = []
@@ -75,7 +75,7 @@ def last_batch(evidence: Evidence) -> list[Diagnosis]:
     return found
 
 
-@recognises("batches-repeated", on=RUNGS)
+@detects("batches-repeated", on=RUNGS)
 def repeated_batches(evidence: Evidence) -> list[Diagnosis]:
     """Recognise images that an epoch feeds again."""
     found = []
@@ -96,7 +96,7 @@ def repeated_batches(evidence: Evidence) -> list[Diagnosis]:
     return found
 
 
-@recognises("order-same-each-epoch", "order-not-shuffled", "order-differs", on=RUNGS)
+@detects("order-same-each-epoch", "order-not-shuffled", "order-differs", on=RUNGS)
 def order(evidence: Evidence) -> list[Diagnosis]:
     """Recognise the same images in another order."""
     own = list(evidence.right.facts.get("set_order") or [])
@@ -149,7 +149,7 @@ def _how_ordered(stage: Stage, left: list[list[str]], right: list[list[str]]) ->
     return "the same images in another order"
 
 
-@recognises("validation-trained-on", "training-images-validated", "other-split", on=RUNGS)
+@detects("validation-trained-on", "training-images-validated", "other-split", on=RUNGS)
 def foreign_images(evidence: Evidence) -> list[Diagnosis]:
     """Recognise images that the reference feeds in another stage."""
     left, right = (
@@ -180,7 +180,7 @@ def _foreign(at: str, home: str, count: int) -> Diagnosis:
     return Diagnosis(named.get((at, home), "other-split"), at, words)
 
 
-@recognises("labels-shifted", "labels-permuted", on=RUNGS)
+@detects("labels-shifted", "labels-permuted", on=RUNGS)
 def labels(evidence: Evidence) -> list[Diagnosis]:
     """Recognise other classes for the same images in the same order."""
     return [found for stage in stages(evidence) if (found := _labels_of(stage)) is not None]
@@ -221,7 +221,7 @@ def _how_labelled(left: Sequence[Row], right: Sequence[Row]) -> str | None:
     return None
 
 
-@recognises("label-smoothing", on=RUNGS)
+@detects("label-smoothing", on=RUNGS)
 def smoothed_labels(evidence: Evidence) -> list[Diagnosis]:
     """Recognise smoothed one-hot labels by their digest."""
     found = []
@@ -243,7 +243,7 @@ def _digest(array: Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
-@recognises("float32-inside-float64", on=RUNGS)
+@detects("float32-inside-float64", on=RUNGS)
 def coarse_images(evidence: Evidence) -> list[Diagnosis]:
     """Recognise images fed as float32 where the reference's are float64."""
     found = []
@@ -255,7 +255,7 @@ def coarse_images(evidence: Evidence) -> list[Diagnosis]:
     return found
 
 
-@recognises(
+@detects(
     "images-unscaled", "images-scaled-twice", "images-standardised", "images-inverted",
     "images-rescaled", on=RUNGS, rank=Rank.FITTED,
 )  # fmt: skip
@@ -336,7 +336,7 @@ CHANGES: tuple[tuple[str, str, Callable[[Array], Array]], ...] = (
 )  # fmt: skip
 
 
-@recognises(*dict.fromkeys(cause for cause, _, _ in CHANGES), on=RUNGS)
+@detects(*dict.fromkeys(cause for cause, _, _ in CHANGES), on=RUNGS)
 def changed_images(evidence: Evidence) -> list[Diagnosis]:
     """Recognise a change of images by digest, for images that the question itself holds.
 
@@ -386,7 +386,7 @@ def _known_images(evidence: Evidence) -> dict[str, Array]:
     return known
 
 
-@recognises("images-rearranged", "images-transposed", on=RUNGS, rank=Rank.REMAINDER)
+@detects("images-rearranged", "images-transposed", on=RUNGS, rank=Rank.REMAINDER)
 def rearranged_images(evidence: Evidence) -> list[Diagnosis]:
     """Recognise batches of the same labels and the same pixels, which stand elsewhere."""
     found = []

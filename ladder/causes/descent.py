@@ -16,12 +16,12 @@ from ladder.causes.fits import (
     size_of,
 )
 from ladder.causes.reading import Steps, join, under
-from ladder.causes.registry import Diagnosis, Evidence, Rank, recognises
+from ladder.causes.registry import Diagnosis, Evidence, Rank, detects
 from ladder.causes.updates import RUNGS, Updates, read_updates, typed
 from ladder.exchange import Array, Arrays
 
 
-@recognises("decoupled-weight-decay", on=RUNGS, rank=Rank.FITTED)
+@detects("decoupled-weight-decay", on=RUNGS, rank=Rank.FITTED)
 def decoupled_decay(evidence: Evidence) -> Diagnosis | None:
     """Recognise weights that lose a share of themselves in each step, on all or on kernels."""
     updates = read_updates(evidence)
@@ -66,7 +66,7 @@ def _decayed(
             yield replace(adam, decay=own).after(*state), adam.after(*state), after[name]
 
 
-@recognises("sgd-instead", on=RUNGS)
+@detects("sgd-instead", on=RUNGS)
 def plain_descent(evidence: Evidence) -> Diagnosis | None:
     """Recognise a first step along the gradient itself."""
     updates = read_updates(evidence)
@@ -88,7 +88,7 @@ def plain_descent(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("sgd-instead", "optimizer.kind", f"{words}; {fitted}")
 
 
-@recognises("learning-rate-outside-velocity", on=RUNGS)
+@detects("learning-rate-outside-velocity", on=RUNGS)
 def rate_and_velocity(evidence: Evidence) -> Diagnosis | None:
     """Recognise momentum whose velocity holds gradients on one side and steps on the other.
 

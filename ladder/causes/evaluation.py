@@ -10,7 +10,7 @@ from ladder.causes.contract import is_swap, swapped_rates
 from ladder.causes.fits import agree, fit, is_near, number
 from ladder.causes.formulas import log_softmax, run, softmax
 from ladder.causes.reading import batch_size, reference_rows, scaled, under
-from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, recognises
+from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, detects
 from ladder.exchange import Array, Trace
 
 RUNGS = ("evaluation", "training")
@@ -80,7 +80,7 @@ def _share(evidence: Evidence) -> float:
     return METRIC_SHARE.get(evidence.right.arrays["validation_logits"].dtype, 1e-4)
 
 
-@recognises("metric-unweighted-mean", "metric-of-last-batch", on=RUNGS)
+@detects("metric-unweighted-mean", "metric-of-last-batch", on=RUNGS)
 def mean_of_batches(evidence: Evidence) -> list[Diagnosis]:
     """Recognise an epoch's metric that is not weighted by the sizes of the batches."""
     _require_reference(evidence)
@@ -116,7 +116,7 @@ def mean_of_batches(evidence: Evidence) -> list[Diagnosis]:
     return []
 
 
-@recognises("evaluated-other-weights", on=RUNGS, rank=Rank.FITTED)
+@detects("evaluated-other-weights", on=RUNGS, rank=Rank.FITTED)
 def metrics_of_another_epoch(evidence: Evidence) -> Diagnosis | None:
     """Recognise validation metrics that are the reference's of another epoch."""
     left, right = _history(evidence.left), _history(evidence.right)
@@ -144,7 +144,7 @@ def _are_trained_alike(evidence: Evidence) -> bool:
     return left.keys() == right.keys() and all(agree(left[name], right[name]) for name in left)
 
 
-@recognises("dropout-in-metrics", "dropout-in-predictions", on=RUNGS)
+@detects("dropout-in-metrics", "dropout-in-predictions", on=RUNGS)
 def dropout_left_on(evidence: Evidence) -> list[Diagnosis]:
     """Recognise dropout layers that were told to drop in validation or prediction, as was seen."""
     found = []
@@ -159,7 +159,7 @@ def dropout_left_on(evidence: Evidence) -> list[Diagnosis]:
     return found
 
 
-@recognises("evaluated-other-weights", on=("training",))
+@detects("evaluated-other-weights", on=("training",))
 def weights_at_a_seam(evidence: Evidence) -> Diagnosis | None:
     """Recognise last weights that are the reference's after an earlier call or epoch."""
     left, right = evidence.left.arrays, under("trained", evidence.right.arrays)
@@ -180,7 +180,7 @@ def _seams(arrays: Mapping[str, Array]) -> list[int]:
     return sorted({int(name.split(".")[1]) for name in arrays if name.startswith("seam.")})
 
 
-@recognises("steps-left-out", on=("training",))
+@detects("steps-left-out", on=("training",))
 def steps_left_out(evidence: Evidence) -> Diagnosis | None:
     """Recognise a call of several steps after which the weights are as they were before it."""
     left, right = evidence.left.arrays, evidence.right.arrays
@@ -201,7 +201,7 @@ def steps_left_out(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-@recognises("evaluated-other-weights", on=RUNGS)
+@detects("evaluated-other-weights", on=RUNGS)
 def logits_of_other_weights(evidence: Evidence) -> Diagnosis | None:
     """Recognise predictions that earlier weights of the reference give."""
     left, right = evidence.left.arrays, evidence.right.arrays
@@ -224,7 +224,7 @@ def logits_of_other_weights(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-@recognises("predictions-permuted", on=RUNGS)
+@detects("predictions-permuted", on=RUNGS)
 def permuted_predictions(evidence: Evidence) -> list[Diagnosis]:
     """Recognise the same predictions in another order, of images or of classes."""
     found = []
@@ -243,7 +243,7 @@ def permuted_predictions(evidence: Evidence) -> list[Diagnosis]:
     return found
 
 
-@recognises("softmax-output", on=RUNGS)
+@detects("softmax-output", on=RUNGS)
 def predicted_probabilities(evidence: Evidence) -> list[Diagnosis]:
     """Recognise predictions that are the softmax of the reference's."""
     found = []
@@ -270,7 +270,7 @@ def _row_match(left: Array, right: Array) -> Array | None:
     return matched if is_match else None
 
 
-@recognises(
+@detects(
     "dropout-rate", "dropout-not-scaled", "dropout-at-evaluation", "spatial-dropout",
     "dropout-masks-repeated", on=("dropout",),
 )  # fmt: skip

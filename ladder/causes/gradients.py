@@ -31,7 +31,7 @@ from ladder.causes.reading import (
     scaled,
     under,
 )
-from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, recognises
+from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, detects
 from ladder.causes.updates import read_updates
 from ladder.exchange import Array, Arrays
 
@@ -133,7 +133,7 @@ def shared_names(case: GradientCase) -> list[str]:
     ]
 
 
-@recognises("loss-sum", "mean-over-classes", "loss-scaled", on=RUNGS)
+@detects("loss-sum", "mean-over-classes", "loss-scaled", on=RUNGS)
 def scaled_loss(evidence: Evidence) -> Diagnosis | None:
     """Recognise gradients that are all one multiple of the reference's, case by case."""
     ratios = []
@@ -218,7 +218,7 @@ def under_drops(evidence: Evidence, rows: Sequence[Row]) -> dict[str, Array]:
     return {name: arrays[f"drop.{name}.0"] for name in names}
 
 
-@recognises(
+@detects(
     "loss-sum", "softmax-before-loss", "clipped-probabilities", "mean-over-classes",
     "log-softmax-missing", "label-smoothing", "labels-shifted", "labels-permuted",
     on=("gradients",),
@@ -258,7 +258,7 @@ def _last_gradients(known: Sequence[Recomputed], formula: Formula) -> list[Tripl
     return triples
 
 
-@recognises("zero-gradient", "frozen-layer", "frozen-bias", on=("gradients",), rank=Rank.PATTERN)
+@detects("zero-gradient", "frozen-layer", "frozen-bias", on=("gradients",), rank=Rank.PATTERN)
 def no_gradient(evidence: Evidence) -> list[Diagnosis]:
     """Recognise parameters without a gradient where the reference has one."""
     found = []
@@ -298,7 +298,7 @@ def _name_dead(
     return [Diagnosis("zero-gradient", join(dead), words)]
 
 
-@recognises("gradient-accumulation", on=("gradients",))
+@detects("gradient-accumulation", on=("gradients",))
 def gradients_of_earlier_cases(evidence: Evidence) -> Diagnosis | None:
     """Recognise gradients to which those of the batches before were added."""
     known = gradient_cases(evidence)
@@ -313,7 +313,7 @@ def gradients_of_earlier_cases(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("gradient-accumulation", "gradients", f"{sentence}not set to zero; {fitted}")
 
 
-@recognises("coupled-weight-decay", on=RUNGS, rank=Rank.FITTED)
+@detects("coupled-weight-decay", on=RUNGS, rank=Rank.FITTED)
 def decay_in_the_gradient(evidence: Evidence) -> Diagnosis | None:
     """Recognise gradients that hold a multiple of the weights."""
     known = gradient_cases(evidence)

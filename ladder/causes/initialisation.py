@@ -4,7 +4,7 @@ import numpy as np
 
 from ladder.causes.fits import size_of
 from ladder.causes.reading import join
-from ladder.causes.registry import Diagnosis, Evidence, UnexaminableError, recognises
+from ladder.causes.registry import Diagnosis, Evidence, UnexaminableError, detects
 from ladder.exchange import Array
 from ladder.statistics import Draws, compare_draws, draws_of, fitting_distributions, kernel_of
 
@@ -16,7 +16,7 @@ def _both(evidence: Evidence) -> tuple[Draws, Draws]:
     return left, right
 
 
-@recognises("init-distribution", on=("initialisation",))
+@detects("init-distribution", on=("initialisation",))
 def other_distribution(evidence: Evidence) -> list[Diagnosis]:
     """Recognise first weights of another distribution, and name the one that fits."""
     left, right = _both(evidence)
@@ -52,7 +52,7 @@ def _is_orthogonal(draw: Array) -> bool:
     return len(products) > 1 and size > 0 and bool(gap <= 1e-5 * size)
 
 
-@recognises("bias-not-zero", on=("initialisation",))
+@detects("bias-not-zero", on=("initialisation",))
 def bias_not_zero(evidence: Evidence) -> Diagnosis | None:
     """Recognise biases that are drawn where the reference's are zero."""
     left, right = _both(evidence)

@@ -14,7 +14,7 @@ from ladder.causes.registry import (
     Evidence,
     Rank,
     UnexaminableError,
-    recognises,
+    detects,
 )
 from ladder.exchange import Array, Arrays
 
@@ -49,10 +49,10 @@ def edits(
     """Register an editor of layers of `kinds`; its causes are named by the changes that fit."""
 
     def register(editor: Editor) -> Editor:
-        def recogniser(evidence: Evidence) -> list[Diagnosis]:
+        def detector(evidence: Evidence) -> list[Diagnosis]:
             return _explained(evidence, causes[0], kinds, editor)
 
-        recognises(*causes, on=RUNGS, rank=rank)(recogniser)
+        detects(*causes, on=RUNGS, rank=rank)(detector)
         return editor
 
     return register

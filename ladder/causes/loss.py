@@ -9,7 +9,7 @@ import numpy as np
 from ladder.causes.fits import Fit, agree, fit, nice, number, precision_of
 from ladder.causes.formulas import log_softmax, softmax, softmax_backward
 from ladder.causes.reading import cases
-from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, recognises
+from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, detects
 from ladder.exchange import Array
 
 KERAS_EPSILON = 1e-7
@@ -175,7 +175,7 @@ def one_hot(classes: Array, num_classes: int) -> Array:
     return np.eye(num_classes)[np.asarray(classes, np.int64)]
 
 
-@recognises(
+@detects(
     "loss-sum", "softmax-before-loss", "clipped-probabilities", "mean-over-classes",
     "log-softmax-missing", "label-smoothing", "labels-shifted", "labels-permuted",
     on=("logits", "gradients"),
@@ -203,7 +203,7 @@ def _batches(cause: str, known: list[LossCase]) -> str:
     return f" of {', '.join(map(str, sizes))}" if cause == "loss-sum" else ""
 
 
-@recognises("float32-inside-float64", on=("logits",), rank=Rank.PATTERN)
+@detects("float32-inside-float64", on=("logits",), rank=Rank.PATTERN)
 def float32_loss(evidence: Evidence) -> Diagnosis | None:
     """Recognise losses that are all float32 numbers where the reference's are not."""
     known = [case for case in loss_cases(evidence) if case.left != 0]
@@ -216,7 +216,7 @@ def float32_loss(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("float32-inside-float64", "loss", words)
 
 
-@recognises("label-smoothing", on=("logits",), rank=Rank.FITTED)
+@detects("label-smoothing", on=("logits",), rank=Rank.FITTED)
 def fitted_smoothing(evidence: Evidence) -> Diagnosis | None:
     """Recognise smoothed labels by the share that the first case shows and all others bear out."""
     known = loss_cases(evidence)
@@ -236,7 +236,7 @@ def fitted_smoothing(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("label-smoothing", "loss", f"{words}; {fitted}") if fitted else None
 
 
-@recognises("batch-axis-squeezed", on=("logits",))
+@detects("batch-axis-squeezed", on=("logits",))
 def squeezed_axis(evidence: Evidence) -> Diagnosis | None:
     """Recognise the logits of one image that have lost their batch axis."""
     left, right = evidence.left.arrays, evidence.right.arrays

@@ -14,7 +14,7 @@ from ladder.causes.fits import (
 )
 from ladder.causes.formulas import Adam
 from ladder.causes.reading import join
-from ladder.causes.registry import Diagnosis, Evidence, Rank, recognises
+from ladder.causes.registry import Diagnosis, Evidence, Rank, detects
 from ladder.causes.slots import betas, lost_state
 from ladder.causes.updates import (
     FLOAT32_SHARE,
@@ -33,7 +33,7 @@ from ladder.causes.updates import (
 )
 
 
-@recognises("adam-epsilon-placement", on=RUNGS)
+@detects("adam-epsilon-placement", on=RUNGS)
 def epsilon_placement(evidence: Evidence) -> Diagnosis | None:
     """Recognise Adam with ε on the other side of the bias correction."""
     updates = read_updates(evidence)
@@ -55,7 +55,7 @@ def _placement(updates: Updates, epsilon: float, fitted: Fit) -> Diagnosis:
     return Diagnosis("adam-epsilon-placement", "optimizer.epsilon_placement", f"{words}; {fitted}")
 
 
-@recognises("adam-epsilon-value", "adam-epsilon-placement", on=RUNGS, rank=Rank.FITTED)
+@detects("adam-epsilon-value", "adam-epsilon-placement", on=RUNGS, rank=Rank.FITTED)
 def epsilon_value(evidence: Evidence) -> Diagnosis | None:
     """Recognise another ε, in the reference's place first and then in the other."""
     updates = read_updates(evidence)
@@ -95,7 +95,7 @@ def _shown_epsilon(updates: Updates, is_inside: bool) -> float:
     return max(float(np.median(values)), 0.0) if values.size else 0.0
 
 
-@recognises("no-bias-correction", on=RUNGS)
+@detects("no-bias-correction", on=RUNGS)
 def no_bias_correction(evidence: Evidence) -> Diagnosis | None:
     """Recognise Adam without the bias correction."""
     updates = read_updates(evidence)
@@ -104,7 +104,7 @@ def no_bias_correction(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("no-bias-correction", "optimizer", words) if fitted else None
 
 
-@recognises("float32-inside-float64", on=RUNGS)
+@detects("float32-inside-float64", on=RUNGS)
 def betas_as_float32(evidence: Evidence) -> Diagnosis | None:
     """Recognise betas that went through float32 on their way into the bias correction."""
     updates = read_updates(evidence)
@@ -116,7 +116,7 @@ def betas_as_float32(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("float32-inside-float64", "optimizer", sentence) if fitted else None
 
 
-@recognises("adamax-or-amsgrad", on=RUNGS)
+@detects("adamax-or-amsgrad", on=RUNGS)
 def amsgrad(evidence: Evidence) -> Diagnosis | None:
     """Recognise AMSGrad, which divides by the largest v so far."""
     updates = read_updates(evidence)
@@ -134,7 +134,7 @@ def amsgrad(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("adamax-or-amsgrad", "optimizer.amsgrad", words) if fitted else None
 
 
-@recognises("stale-optimizer-state", on=RUNGS)
+@detects("stale-optimizer-state", on=RUNGS)
 def stale_count(evidence: Evidence) -> Diagnosis | None:
     """Recognise a step count that does not begin at 1."""
     updates = read_updates(evidence)
@@ -167,7 +167,7 @@ def _fit_count(updates: Updates, offset: int) -> Fit | None:
     return fit(triples, is_state=True)
 
 
-@recognises(
+@detects(
     "learning-rate", "schedule-per-epoch", "float32-inside-float64", on=RUNGS, rank=Rank.FITTED
 )
 def learning_rate(evidence: Evidence) -> Diagnosis | None:

@@ -22,7 +22,7 @@ class Evidence:
     right: Trace
     """The suspect."""
     readings: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """What one recogniser has worked out and others need too."""
+    """What one detector has worked out and others need too."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class UnexaminableError(ValueError):
 
 
 Found = Diagnosis | Iterable[Diagnosis] | None
-Recogniser = Callable[[Evidence], Found]
+Detector = Callable[[Evidence], Found]
 
 KNOWN_CAUSES: set[str] = set()
 """Every id that a diagnosis can have."""
-# What strange traces raise, where a recogniser expects the form that the documents describe.
+# What strange traces raise, where a detector expects the form that the documents describe.
 UNEXAMINABLE: tuple[type[Exception], ...] = (
     UnexaminableError,
     ArithmeticError,
@@ -67,20 +67,20 @@ UNEXAMINABLE: tuple[type[Exception], ...] = (
     ValueError,
     np.linalg.LinAlgError,
 )
-_BY_RUNG: dict[str, list[tuple[Rank, frozenset[str], Recogniser]]] = defaultdict(list)
+_BY_RUNG: dict[str, list[tuple[Rank, frozenset[str], Detector]]] = defaultdict(list)
 """What recognises causes on a rung, with their ids."""
 
 
-def recognises(
+def detects(
     *causes: str, on: Iterable[str], rank: Rank = Rank.FORMULA
-) -> Callable[[Recogniser], Recogniser]:
+) -> Callable[[Detector], Detector]:
     """Register a function that recognises `causes` on the rungs `on`."""
 
-    def register(recogniser: Recogniser) -> Recogniser:
+    def register(detector: Detector) -> Detector:
         KNOWN_CAUSES.update(causes)
         for rung in on:
-            _BY_RUNG[rung].append((rank, frozenset(causes), recogniser))
-        return recogniser
+            _BY_RUNG[rung].append((rank, frozenset(causes), detector))
+        return detector
 
     return register
 
@@ -92,10 +92,10 @@ def diagnose(evidence: Evidence, among: Set[str] | None = None) -> list[Diagnosi
     that cannot be examined is not named.
     """
     found: dict[tuple[str, str], tuple[Rank, Diagnosis]] = {}
-    for rank, causes, recogniser in _BY_RUNG.get(evidence.rung, []):
+    for rank, causes, detector in _BY_RUNG.get(evidence.rung, []):
         if among is not None and not among & causes:
             continue
-        for diagnosis in _examine(recogniser, evidence):
+        for diagnosis in _examine(detector, evidence):
             if among is not None and diagnosis.cause not in among:
                 continue
             key = (diagnosis.cause, diagnosis.where)
@@ -109,10 +109,10 @@ def diagnose(evidence: Evidence, among: Set[str] | None = None) -> list[Diagnosi
     ]
 
 
-def _examine(recogniser: Recogniser, evidence: Evidence) -> Iterator[Diagnosis]:
+def _examine(detector: Detector, evidence: Evidence) -> Iterator[Diagnosis]:
     try:
         with np.errstate(all="ignore"):  # a hypothesis may divide by what is zero, and not fit
-            found = recogniser(evidence)
+            found = detector(evidence)
             listed = [found] if isinstance(found, Diagnosis) else list(found or ())
     except UNEXAMINABLE:
         return

@@ -17,7 +17,7 @@ from ladder.causes.fits import (
 )
 from ladder.causes.formulas import Adam
 from ladder.causes.reading import Steps, optimizer_settings, under
-from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, recognises
+from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, detects
 from ladder.exchange import Array, Arrays
 
 RUNGS = ("optimizer", "training")
@@ -43,7 +43,7 @@ def _slot_ratio(left: Arrays, right: Arrays) -> float | None:
     return proportion(list(left.values()), [right[name] for name in left], is_state=True)
 
 
-@recognises("adam-beta-1", "adam-beta-2", on=RUNGS, rank=Rank.FITTED)
+@detects("adam-beta-1", "adam-beta-2", on=RUNGS, rank=Rank.FITTED)
 def betas(evidence: Evidence) -> list[Diagnosis]:
     """Recognise other betas: slots of the first step that are one multiple of the reference's.
 
@@ -112,7 +112,7 @@ def _are_kept(steps: Steps, beta_1: float, beta_2: float) -> bool:
     return True
 
 
-@recognises("gradient-accumulation", on=RUNGS)
+@detects("gradient-accumulation", on=RUNGS)
 def accumulated_gradients(evidence: Evidence) -> Diagnosis | None:
     """Recognise a second step with the first step's gradient added to its own."""
     left, right, beta_1, _ = slot_steps(evidence)
@@ -127,7 +127,7 @@ def accumulated_gradients(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("gradient-accumulation", "optimizer", f"{words}zero; {fitted}")
 
 
-@recognises("stale-optimizer-state", on=RUNGS, rank=Rank.PATTERN)
+@detects("stale-optimizer-state", on=RUNGS, rank=Rank.PATTERN)
 def stale_slots(evidence: Evidence) -> Diagnosis | None:
     """Recognise slots of the first step that hold more than its gradient.
 
@@ -159,7 +159,7 @@ def stale_slots(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("stale-optimizer-state", "optimizer", f"{sentence}were not zero before it")
 
 
-@recognises("optimizer-state-lost", on=RUNGS)
+@detects("optimizer-state-lost", on=RUNGS)
 def lost_state(evidence: Evidence) -> Diagnosis | None:
     """Recognise slots that begin anew at a later step: v is then one gradient's square, as m's."""
     left, right, beta_1, beta_2 = slot_steps(evidence)
@@ -177,7 +177,7 @@ def lost_state(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-@recognises("adamax-or-amsgrad", on=RUNGS)
+@detects("adamax-or-amsgrad", on=RUNGS)
 def adamax(evidence: Evidence) -> Diagnosis | None:
     """Recognise Adamax, whose second slot is the largest gradient so far."""
     left, right, beta_1, _ = slot_steps(evidence)
@@ -188,7 +188,7 @@ def adamax(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("adamax-or-amsgrad", "optimizer.kind", words) if fitted else None
 
 
-@recognises("clipped-gradients", on=RUNGS, rank=Rank.FITTED)
+@detects("clipped-gradients", on=RUNGS, rank=Rank.FITTED)
 def clipped_gradients(evidence: Evidence) -> Diagnosis | None:
     """Recognise a first gradient clipped by value, by each norm or by the norm of all."""
     left, right, beta_1, _ = slot_steps(evidence)
@@ -293,7 +293,7 @@ def _by_norm_and_more(evidence: Evidence, one: Arrays, two: Arrays) -> str | Non
     return f"{words}divided by itself plus 1e-6, as if it was {total:.3g}"
 
 
-@recognises("coupled-weight-decay", on=RUNGS, rank=Rank.FITTED)
+@detects("coupled-weight-decay", on=RUNGS, rank=Rank.FITTED)
 def decay_in_clipped_gradients(evidence: Evidence) -> Diagnosis | None:
     """Recognise a first gradient that holds a multiple of the weights and is clipped then."""
     left, right, beta_1, _ = slot_steps(evidence)

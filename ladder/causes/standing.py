@@ -10,12 +10,12 @@ from ladder.causes.fits import (
     size_of,
 )
 from ladder.causes.reading import Steps, join, under
-from ladder.causes.registry import Diagnosis, Evidence, Rank, recognises
+from ladder.causes.registry import Diagnosis, Evidence, Rank, detects
 from ladder.causes.updates import RUNGS, Updates, is_still, read_updates, skipped_numbers
 from ladder.exchange import Array
 
 
-@recognises("optimizer-step-skipped", on=RUNGS)
+@detects("optimizer-step-skipped", on=RUNGS)
 def skipped_steps(evidence: Evidence) -> Diagnosis | None:
     """Recognise steps in which neither a weight nor a slot moves."""
     updates = read_updates(evidence)
@@ -28,7 +28,7 @@ def skipped_steps(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("optimizer-step-skipped", "optimizer", words)
 
 
-@recognises("frozen-layer", "frozen-bias", on=RUNGS, rank=Rank.PATTERN)
+@detects("frozen-layer", "frozen-bias", on=RUNGS, rank=Rank.PATTERN)
 def frozen(evidence: Evidence) -> list[Diagnosis]:
     """Recognise parameters that never move while the reference's and all others do."""
     updates = read_updates(evidence)
@@ -55,7 +55,7 @@ def _never_moves(updates: Updates, steps: Steps, name: str) -> bool:
     return all(is_still(updates, steps, name, step) for step in updates.numbers)
 
 
-@recognises("weights-not-loaded", on=RUNGS, rank=Rank.PATTERN)
+@detects("weights-not-loaded", on=RUNGS, rank=Rank.PATTERN)
 def other_first_weights(evidence: Evidence) -> Diagnosis | None:
     """Recognise training that begins from other weights than the reference's."""
     updates = read_updates(evidence)
@@ -94,7 +94,7 @@ def _is_unlike(first: Array, after: Array) -> bool:
     return abs(cosine) < 0.5 and 0.2 < norms[1] / norms[0] < 5
 
 
-@recognises("batchnorm-momentum", on=RUNGS, rank=Rank.FITTED)
+@detects("batchnorm-momentum", on=RUNGS, rank=Rank.FITTED)
 def moving_momentum(evidence: Evidence) -> list[Diagnosis]:
     """Recognise moving averages that go another share of the way to the batch's statistics."""
     found = []
@@ -113,7 +113,7 @@ def moving_momentum(evidence: Evidence) -> list[Diagnosis]:
     return found
 
 
-@recognises("batchnorm-biased-variance", on=RUNGS, rank=Rank.FITTED)
+@detects("batchnorm-biased-variance", on=RUNGS, rank=Rank.FITTED)
 def moving_variance(evidence: Evidence) -> list[Diagnosis]:
     """Recognise a moving variance made from n − 1 where the reference's is from n, or reversed."""
     means, found = _moving(evidence, "moving_mean"), []

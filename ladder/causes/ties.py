@@ -20,10 +20,10 @@ from ladder.causes.gradients import (
 from ladder.causes.reading import (
     join,
 )
-from ladder.causes.registry import Diagnosis, Evidence, Rank, recognises
+from ladder.causes.registry import Diagnosis, Evidence, Rank, detects
 
 
-@recognises("max-pool-ties", on=("gradients",))
+@detects("max-pool-ties", on=("gradients",))
 def pool_ties(evidence: Evidence) -> Diagnosis | None:
     """Recognise the rule by which a pool's gradient goes to one of several equal values."""
     if not are_gradients(recompute(evidence)):
@@ -38,7 +38,7 @@ def pool_ties(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-@recognises("gradient-at-zero", on=("gradients",))
+@detects("gradient-at-zero", on=("gradients",))
 def gradient_at_zero(evidence: Evidence) -> Diagnosis | None:
     """Recognise activations that pass the whole gradient on where their input is exactly zero."""
     known = recompute(evidence, is_zero_positive=True)
@@ -79,7 +79,7 @@ def _has_ties(row: Row, ran: Run) -> bool:
     return bool((near & (ordered[..., -1] != 0)).any())
 
 
-@recognises("max-pool-ties", on=("gradients",), rank=Rank.PATTERN)
+@detects("max-pool-ties", on=("gradients",), rank=Rank.PATTERN)
 def gradients_part_at_ties(evidence: Evidence) -> Diagnosis | None:
     """Recognise gradients that part only before a pool with ties, and only in cases with ties."""
     known = recompute(evidence)

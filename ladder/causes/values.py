@@ -21,12 +21,12 @@ from ladder.causes.registry import (
     Diagnosis,
     Evidence,
     Rank,
-    recognises,
+    detects,
 )
 from ladder.exchange import Array
 
 
-@recognises("dropout-at-evaluation", "dropout-not-scaled", on=RUNGS)
+@detects("dropout-at-evaluation", "dropout-not-scaled", on=RUNGS)
 def dropout_in_evaluation(evidence: Evidence) -> list[Diagnosis]:
     """Recognise a dropout layer that is not the identity in evaluation."""
     found = []
@@ -88,7 +88,7 @@ def is_float32_at_heart(values: Array) -> bool:
     return bool(rest <= 1e-15 * size_of(values)) and bool(values.any())
 
 
-@recognises("float32-inside-float64", on=("gradients",))
+@detects("float32-inside-float64", on=("gradients",))
 def float32_on_the_way_back(evidence: Evidence) -> Diagnosis | None:
     """Recognise gradients that went through float32 on their way back, behind one layer."""
     known = sorted(recompute(evidence), key=lambda one: len(one.targets))[:2]
@@ -113,7 +113,7 @@ def float32_on_the_way_back(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-@recognises(
+@detects(
     "float32-inside-float64", on=(*RUNGS, "gradients", "optimizer", "training"), rank=Rank.PATTERN
 )
 def float32_values(evidence: Evidence) -> Diagnosis | None:
@@ -137,7 +137,7 @@ def float32_values(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-@recognises("half-precision", on=RUNGS, rank=Rank.PATTERN)
+@detects("half-precision", on=RUNGS, rank=Rank.PATTERN)
 def bfloat16_values(evidence: Evidence) -> list[Diagnosis]:
     """Recognise a layer's product, before its bias, that is a bfloat16 number."""
     found = []
@@ -155,7 +155,7 @@ def bfloat16_values(evidence: Evidence) -> list[Diagnosis]:
     return found
 
 
-@recognises("float32-inside-float64", on=RUNGS, rank=Rank.PATTERN)
+@detects("float32-inside-float64", on=RUNGS, rank=Rank.PATTERN)
 def float32_before_the_bias(evidence: Evidence) -> list[Diagnosis]:
     """Recognise a product taken in float32 to which a float64 bias was added."""
     found = []
@@ -172,7 +172,7 @@ def float32_before_the_bias(evidence: Evidence) -> list[Diagnosis]:
     return found
 
 
-@recognises("weights-not-loaded", on=RUNGS)
+@detects("weights-not-loaded", on=RUNGS)
 def zeros_for_a_bias(evidence: Evidence) -> list[Diagnosis]:
     """Recognise a layer that computes with the bias it holds: zeros, and not the one given."""
     found = []
@@ -193,7 +193,7 @@ def _is_lost(given: Array | None, held: Array | None) -> bool:
     return given is not None and held is not None and bool(given.any()) and not held.any()
 
 
-@recognises("weights-not-loaded", on=("layers",), rank=Rank.REMAINDER)
+@detects("weights-not-loaded", on=("layers",), rank=Rank.REMAINDER)
 def other_weights(evidence: Evidence) -> list[Diagnosis]:
     """Recognise a layer that computes the right operation with a kernel it was not given.
 

@@ -1,6 +1,6 @@
-"""Plant a porting mistake in the Keras half, then answer; see `ladder.serve`.
+"""Plant a porting mistake in the Keras implementation, then answer; see `ladder.serve`.
 
-A leaf program: it patches its own processes and nothing imports it. Production code has no hooks
+A program: it patches its own processes and nothing imports it. Production code has no hooks
 for it.
 """
 
@@ -23,19 +23,19 @@ import pipeline.batches
 import pipeline.preprocess
 from ladder.serve import serve
 from parity_tests import differences as by
-from parity_tests.catalogue import JAX, PLANTERS, TORCH, UNKNOWN, fault
+from parity_tests.catalogue import JAX, PLANTERS, TORCH, UNKNOWN, mutant
 from pipeline.datasets import FASHION_MNIST_CLASSES
 
 # Settings that are not what they were in torch.
 
 
-@fault("contract", "layers.act1.negative_slope", "leaky-slope", difference=by.SLOPE)
+@mutant("contract", "layers.act1.negative_slope", "leaky-slope", difference=by.SLOPE)
 def keras_slope() -> None:
     """LeakyReLU is left with Keras's default slope, 0.3."""
     build_layers_with("LeakyReLU", lambda slope, name: keras.layers.LeakyReLU(name=name))
 
 
-@fault("contract", "layers.pool1.padding", "pool-valid", difference=by.SAME_POOL)
+@mutant("contract", "layers.pool1.padding", "pool-valid", difference=by.SAME_POOL)
 def valid_pool() -> None:
     """The pools have Keras's default padding, none."""
     build_layers_with(
@@ -43,7 +43,7 @@ def valid_pool() -> None:
     )
 
 
-@fault("contract", "layers.conv1.padding", "conv-padding", difference=by.PADDING, quick=False)
+@mutant("contract", "layers.conv1.padding", "conv-padding", difference=by.PADDING, quick=False)
 def valid_convolution() -> None:
     """The convolutions have Keras's default padding, none."""
     build_layers_with(
@@ -51,13 +51,13 @@ def valid_convolution() -> None:
     )
 
 
-@fault("contract", "layers.logits.activation", "softmax-output", difference=by.CROSS_ENTROPY)
+@mutant("contract", "layers.logits.activation", "softmax-output", difference=by.CROSS_ENTROPY)
 def softmax_output() -> None:
     """The model ends in a softmax, which the loss takes for logits."""
     build_layers_with("Dense", dense_with(logits={"activation": "softmax"}))
 
 
-@fault(
+@mutant(
     "contract",
     "layers.logits.activation",
     "softmax-output",
@@ -71,79 +71,79 @@ def clipped_probabilities() -> None:
     compile_with("losses.CategoricalCrossentropy", from_logits=False)
 
 
-@fault("contract", "loss.takes", "softmax-before-loss", difference=by.CROSS_ENTROPY)
+@mutant("contract", "loss.takes", "softmax-before-loss", difference=by.CROSS_ENTROPY)
 def probabilities_of_logits() -> None:
     """`from_logits=True` is left out."""
     compile_with("losses.CategoricalCrossentropy", from_logits=False)
 
 
-@fault("contract", "layers.hidden.activation", "activation-added")
+@mutant("contract", "layers.hidden.activation", "activation-added")
 def hidden_relu() -> None:
     """The hidden layer has a ReLU of its own before the LeakyReLU."""
     build_layers_with("Dense", dense_with(hidden={"activation": "relu"}))
 
 
-@fault("contract", "loss.reduction", "loss-sum", quick=False)
+@mutant("contract", "loss.reduction", "loss-sum", quick=False)
 def loss_sum() -> None:
     """The loss is summed over the batch."""
     compile_with("losses.CategoricalCrossentropy", reduction="sum")
 
 
-@fault("contract", "loss.label_smoothing", "label-smoothing", quick=False)
+@mutant("contract", "loss.label_smoothing", "label-smoothing", quick=False)
 def label_smoothing() -> None:
     """Labels are smoothed by 0.1."""
     compile_with("losses.CategoricalCrossentropy", label_smoothing=0.1)
 
 
-@fault("contract", "optimizer.epsilon", "adam-epsilon-value", difference=by.EPSILON, quick=False)
+@mutant("contract", "optimizer.epsilon", "adam-epsilon-value", difference=by.EPSILON, quick=False)
 def torch_epsilon() -> None:
     """Ε is 1e-8, torch's default."""
     compile_with("optimizers.Adam", epsilon=1e-8)
 
 
-@fault("contract", "optimizer.beta_1", "adam-beta-1")
+@mutant("contract", "optimizer.beta_1", "adam-beta-1")
 def beta_1() -> None:
     """Β₁ is 0.5."""
     compile_with("optimizers.Adam", beta_1=0.5)
 
 
-@fault("contract", "optimizer.learning_rate", "learning-rate")
+@mutant("contract", "optimizer.learning_rate", "learning-rate")
 def learning_rate() -> None:
     """The learning rate is 3e-4."""
     compile_with("optimizers.Adam", learning_rate=3e-4)
 
 
-@fault("contract", "optimizer.", "decoupled-weight-decay", difference=by.WEIGHT_DECAY, quick=False)
+@mutant("contract", "optimizer.", "decoupled-weight-decay", difference=by.WEIGHT_DECAY, quick=False)
 def weight_decay() -> None:
     """Adam has Keras's weight decay."""
     compile_with("optimizers.Adam", weight_decay=0.004)
 
 
-@fault("contract", "optimizer.clipping", "clipped-gradients", difference=by.CLIPPING)
+@mutant("contract", "optimizer.clipping", "clipped-gradients", difference=by.CLIPPING)
 def clipped_norms() -> None:
     """`clipnorm` clips the norm of each gradient."""
     compile_with("optimizers.Adam", clipnorm=0.1)
 
 
-@fault("contract", "optimizer.schedule", "learning-rate", difference=by.SCHEDULES, quick=False)
+@mutant("contract", "optimizer.schedule", "learning-rate", difference=by.SCHEDULES, quick=False)
 def cosine_schedule() -> None:
     """A schedule lowers the learning rate each step."""
     compile_with("optimizers.Adam", learning_rate=keras.optimizers.schedules.CosineDecay(1e-3, 100))
 
 
-@fault("contract", "frozen", "frozen-layer", difference=by.FROZEN)
+@mutant("contract", "frozen", "frozen-layer", difference=by.FROZEN)
 def frozen_layer() -> None:
     """The first convolution is frozen."""
     after_building(lambda model: setattr(model.get_layer("conv1"), "trainable", False))
 
 
-@fault("layers", "forced.hidden", "float32-inside-float64", engine=TORCH, difference=by.PROMOTION)
+@mutant("layers", "forced.hidden", "float32-inside-float64", engine=TORCH, difference=by.PROMOTION)
 def float32_promotion() -> None:
     """Keras's type promotion computes the dense layers of a float64 model in float32."""
     keras_impl.settings._keep_float64 = lambda: None
 
 
-@fault(
+@mutant(
     "contract", "dtypes", "float32-inside-float64", engine=JAX, difference=by.PROMOTION, quick=False
 )
 def no_x64() -> None:
@@ -156,7 +156,7 @@ def no_x64() -> None:
 # The data.
 
 
-@fault("data", "batches", "order-differs", engine=TORCH, difference=by.FIT_SHUFFLE)
+@mutant("data", "batches", "order-differs", engine=TORCH, difference=by.FIT_SHUFFLE)
 def shuffled_batches() -> None:
     """`fit` shuffles the batches once more."""
     real = keras.Model.fit
@@ -167,25 +167,25 @@ def shuffled_batches() -> None:
     keras.Model.fit = fit
 
 
-@fault("data", "batches", "last-batch-dropped", quick=False)
+@mutant("data", "batches", "last-batch-dropped", quick=False)
 def dropped_batch() -> None:
     """The number of batches is rounded down."""
     pipeline.batches.Batches.__len__ = lambda self: len(self.data) // self.batch_size
 
 
-@fault("data", "batches", "images-inverted")
+@mutant("data", "batches", "images-inverted")
 def inverted() -> None:
     """Images are inverted."""
     rescale_then(lambda scaled: 1 - scaled)
 
 
-@fault("data", "batches", "images-flipped")
+@mutant("data", "batches", "images-flipped")
 def flipped_images() -> None:
     """An augmentation mirrors every image."""
     rescale_then(lambda scaled: np.ascontiguousarray(scaled[:, :, ::-1]))
 
 
-@fault("data", "batches", "labels-permuted", quick=False)
+@mutant("data", "batches", "labels-permuted", quick=False)
 def alphabetical_labels() -> None:
     """Classes are numbered in the alphabetical order of their names."""
     ranks = np.argsort(np.argsort(FASHION_MNIST_CLASSES))
@@ -195,7 +195,7 @@ def alphabetical_labels() -> None:
     )
 
 
-@fault("data", "batches", "other-split", difference=by.SPLIT)
+@mutant("data", "batches", "other-split", difference=by.SPLIT)
 def validation_split() -> None:
     """The split is that of `validation_split`: the last part, unshuffled."""
 
@@ -206,7 +206,7 @@ def validation_split() -> None:
     pipeline.preprocess.train_validation_split = split
 
 
-@fault("data", "batches", "validation-trained-on")
+@mutant("data", "batches", "validation-trained-on")
 def trained_on_everything() -> None:
     """All images are trained on, the validation images among them."""
     real = pipeline.preprocess.train_validation_split
@@ -217,7 +217,7 @@ def trained_on_everything() -> None:
     pipeline.preprocess.train_validation_split = split
 
 
-@fault("data", "batches", "order-differs", quick=False)
+@mutant("data", "batches", "order-differs", quick=False)
 def own_order() -> None:
     """The order is drawn by a generator of its own."""
     pipeline.batches.epoch_order = lambda num_images, seed, epoch: np.random.default_rng(
@@ -228,7 +228,7 @@ def own_order() -> None:
 # The network's build.
 
 
-@fault("architecture", "layers", "activation-order")
+@mutant("architecture", "layers", "activation-order")
 def activation_after_pool() -> None:
     """Each pool stands before its activation."""
 
@@ -242,7 +242,7 @@ def activation_after_pool() -> None:
     build_sequential_with(reorder)
 
 
-@fault("architecture", "layers", "layer-order", variant="dropout", quick=False)
+@mutant("architecture", "layers", "layer-order", variant="dropout", quick=False)
 def dropout_before_pool() -> None:
     """Each dropout stands before its pool."""
 
@@ -259,7 +259,7 @@ def dropout_before_pool() -> None:
 # First weights.
 
 
-@fault(
+@mutant(
     "initialisation", "hidden.kernel", "init-distribution", difference=by.INITIALISERS, quick=False
 )
 def he_init() -> None:
@@ -268,7 +268,7 @@ def he_init() -> None:
     build_layers_with("Dense", dense_with(hidden=he, logits=he))
 
 
-@fault("initialisation", "conv", "init-distribution", difference=by.INITIALISERS, quick=False)
+@mutant("initialisation", "conv", "init-distribution", difference=by.INITIALISERS, quick=False)
 def normal_init() -> None:
     """The convolution kernels are drawn from Glorot's normal distribution."""
     build_layers_with(
@@ -279,7 +279,7 @@ def normal_init() -> None:
     )
 
 
-@fault("initialisation", "", "bias-not-zero")
+@mutant("initialisation", "", "bias-not-zero")
 def constant_bias() -> None:
     """Biases begin with 0.1."""
     tenth = {"bias_initializer": keras.initializers.Constant(0.1)}
@@ -289,7 +289,7 @@ def constant_bias() -> None:
 # Layers that compute something else than their settings say, and weights carried over wrongly.
 
 
-@fault("layers", "forced.flatten", "flatten-order", difference=by.FLATTEN)
+@mutant("layers", "forced.flatten", "flatten-order", difference=by.FLATTEN)
 def flatten_channels_first() -> None:
     """Flatten is told channels_first, which permutes a channels-last map."""
     build_layers_with(
@@ -297,13 +297,13 @@ def flatten_channels_first() -> None:
     )
 
 
-@fault("layers", "forced.", "weights-not-loaded")
+@mutant("layers", "forced.", "weights-not-loaded")
 def weights_not_loaded() -> None:
     """Keras's own first weights are kept."""
     replace_everywhere("load_weights", lambda model, weights, recipe: None)
 
 
-@fault("layers", "forced.pool3", "pool-padding", difference=by.SAME_POOL)
+@mutant("layers", "forced.pool3", "pool-padding", difference=by.SAME_POOL)
 def pool_from_the_start() -> None:
     """The last pool is padded at the top and left."""
 
@@ -314,7 +314,7 @@ def pool_from_the_start() -> None:
     run_instead("pool3", pool)
 
 
-@fault("layers", "forced.hidden", "half-precision")
+@mutant("layers", "forced.hidden", "half-precision")
 def half_precision_layer() -> None:
     """One layer computes in bfloat16."""
 
@@ -325,19 +325,19 @@ def half_precision_layer() -> None:
     run_instead("hidden", dense)
 
 
-@fault("layers", "forced.hidden", "missing-bias")
+@mutant("layers", "forced.hidden", "missing-bias")
 def ignored_bias() -> None:
     """The hidden layer's bias is there and never added."""
     run_instead("hidden", lambda layer, inputs: keras.ops.matmul(inputs, layer.kernel))
 
 
-@fault("layers", "forced.hidden_act", "leaky-slope", difference=by.FUNCTIONAL_SLOPE, quick=False)
+@mutant("layers", "forced.hidden_act", "leaky-slope", difference=by.FUNCTIONAL_SLOPE, quick=False)
 def one_slope() -> None:
     """One activation is functional, with Keras's default slope."""
     run_instead("hidden_act", lambda layer, inputs: keras.ops.leaky_relu(inputs))
 
 
-@fault(
+@mutant(
     "layers",
     "forced.drop3",
     "dropout-at-evaluation",
@@ -362,13 +362,13 @@ def dropout_at_evaluation() -> None:
 # What is made of the logits.
 
 
-@fault("logits", "loss.", "float32-inside-float64")
+@mutant("logits", "loss.", "float32-inside-float64")
 def float32_loss() -> None:
     """The loss is computed in float32."""
     compile_with("losses.CategoricalCrossentropy", dtype="float32")
 
 
-@fault("logits", "loss.", "mean-over-classes")
+@mutant("logits", "loss.", "mean-over-classes")
 def loss_over_classes() -> None:
     """The loss is divided by the number of classes too."""
     real = keras.losses.CategoricalCrossentropy.call
@@ -382,7 +382,7 @@ def loss_over_classes() -> None:
 # Gradients that are not the forward pass's.
 
 
-@fault("gradients", "gradient.", "zero-gradient", quick=False)
+@mutant("gradients", "gradient.", "zero-gradient", quick=False)
 def stopped_gradient() -> None:
     """`stop_gradient` cuts the first block off."""
     run_instead(
@@ -393,7 +393,7 @@ def stopped_gradient() -> None:
 # Steps that are not Adam's as Keras takes them.
 
 
-@fault("optimizer", "step.1.", "stale-optimizer-state", quick=False)
+@mutant("optimizer", "step.1.", "stale-optimizer-state", quick=False)
 def stale_slots() -> None:
     """Weights are loaded, slots and step count are an earlier training's."""
 
@@ -408,7 +408,7 @@ def stale_slots() -> None:
     after_compiling(keep)
 
 
-@fault("optimizer", "step.1.weight.", "no-bias-correction")
+@mutant("optimizer", "step.1.weight.", "no-bias-correction")
 def kept_count() -> None:
     """Slots are empty but the step count is an earlier training's."""
 
@@ -419,7 +419,7 @@ def kept_count() -> None:
     after_compiling(keep)
 
 
-@fault("optimizer", "step.1.weight.", "adam-epsilon-placement", difference=by.EPSILON, quick=False)
+@mutant("optimizer", "step.1.weight.", "adam-epsilon-placement", difference=by.EPSILON, quick=False)
 def torch_formula() -> None:
     """Ε is inside the bias correction, whatever the optimizer is called."""
 
@@ -439,7 +439,7 @@ def torch_formula() -> None:
     keras.optimizers.Adam.update_step = update_step
 
 
-@fault("optimizer", "step.1.", "frozen-bias", difference=by.FROZEN, quick=False)
+@mutant("optimizer", "step.1.", "frozen-bias", difference=by.FROZEN, quick=False)
 def skipped_bias() -> None:
     """The optimizer takes no step for biases."""
     real = keras.optimizers.Adam.update_step
@@ -451,7 +451,7 @@ def skipped_bias() -> None:
     keras.optimizers.Adam.update_step = update_step
 
 
-@fault(quick=False, is_harmless=True)
+@mutant(quick=False, is_harmless=True)
 def xla() -> None:
     """TensorFlow compiles the step with XLA."""
     after_compiling(lambda model: setattr(model, "jit_compile", True))
@@ -460,7 +460,7 @@ def xla() -> None:
 # Dropout.
 
 
-@fault("dropout", "drop_own.drop1", "dropout-rate", variant="dropout", difference=by.DROPOUT_MASKS)
+@mutant("dropout", "drop_own.drop1", "dropout-rate", variant="dropout", difference=by.DROPOUT_MASKS)
 def keep_probability() -> None:
     """The rate is taken for the share that is kept."""
     drop_with(
@@ -469,7 +469,7 @@ def keep_probability() -> None:
     )
 
 
-@fault(
+@mutant(
     "dropout",
     "drop_own.hidden_drop",
     "dropout-not-scaled",
@@ -487,7 +487,7 @@ def unscaled_dropout() -> None:
     )
 
 
-@fault(
+@mutant(
     "dropout",
     "drop_own.drop2",
     "spatial-dropout",
@@ -505,7 +505,7 @@ def spatial_dropout() -> None:
     build_layers_with("Dropout", dropout)
 
 
-@fault("dropout", "drop_own.drop3", "dropout-rate", variant="dropout", difference=by.MODES)
+@mutant("dropout", "drop_own.drop3", "dropout-rate", variant="dropout", difference=by.MODES)
 def dropout_never() -> None:
     """A dropout layer is called with training=False in training."""
     drop_with("drop3", lambda layer, inputs, training: inputs)
@@ -514,7 +514,7 @@ def dropout_never() -> None:
 # Training, epoch by epoch.
 
 
-@fault("training", "trained.", "evaluated-other-weights", quick=False)
+@mutant("training", "trained.", "evaluated-other-weights", quick=False)
 def first_weights_restored() -> None:
     """The first epoch's weights are restored, as by a monitor of the wrong sign."""
     real = keras.Model.fit
@@ -528,7 +528,7 @@ def first_weights_restored() -> None:
     keras.Model.fit = fit
 
 
-@fault("optimizer", "step.6.weight.", "schedule-per-epoch", difference=by.SCHEDULES, quick=False)
+@mutant("optimizer", "step.6.weight.", "schedule-per-epoch", difference=by.SCHEDULES, quick=False)
 def epoch_schedule() -> None:
     """The learning rate is halved by hand after each epoch."""
     real = keras_impl.train.EpochStart.on_epoch_begin
@@ -544,19 +544,19 @@ def epoch_schedule() -> None:
 # The seams of the fast path, which takes 25 steps in one execution.
 
 
-@fault("training", "seam.25.", UNKNOWN, quick=False)
+@mutant("training", "seam.25.", UNKNOWN, quick=False)
 def last_step_left_out() -> None:
     """No step is taken at the last of each 25 that come in one call."""
     step_with(lambda step: keras.ops.where(is_last(step), 0, 1))
 
 
-@fault("training", "seam.25.", UNKNOWN, quick=False)
+@mutant("training", "seam.25.", UNKNOWN, quick=False)
 def last_step_taken_twice() -> None:
     """The last of each 25 steps that come in one call is taken twice."""
     step_with(lambda step: keras.ops.where(is_last(step), 2, 1))
 
 
-@fault("training", "seam.52.", UNKNOWN, quick=False)
+@mutant("training", "seam.52.", UNKNOWN, quick=False)
 def partial_call_dropped() -> None:
     """An epoch's last steps, fewer than 25, are left out."""
     real = keras_impl.train.batch_source
@@ -570,13 +570,13 @@ def partial_call_dropped() -> None:
     keras_impl.train.batch_source = batch_source
 
 
-@fault("training", "seam.50.", UNKNOWN, quick=False)
+@mutant("training", "seam.50.", UNKNOWN, quick=False)
 def slots_reset_in_calls() -> None:
     """Each call of 25 steps begins with empty slots."""
     before_calls(lambda callback: [v.assign(keras.ops.zeros_like(v)) for v in slots(callback)])
 
 
-@fault("training", "seam.50.", UNKNOWN, quick=False)
+@mutant("training", "seam.50.", UNKNOWN, quick=False)
 def order_restarted_in_calls() -> None:
     """Each call of 25 steps begins with the epoch's first images."""
     real = keras_impl.train.batch_source
@@ -590,13 +590,13 @@ def order_restarted_in_calls() -> None:
     keras_impl.train.batch_source = batch_source
 
 
-@fault("dropout", "drop_steps.", "dropout-masks-repeated", variant="dropout", quick=False)
+@mutant("dropout", "drop_steps.", "dropout-masks-repeated", variant="dropout", quick=False)
 def masks_repeated_in_calls() -> None:
     """Dropout is seeded at the start of each call of 25 steps."""
     before_calls(lambda callback: callback.on_epoch_begin(callback.training.epoch))
 
 
-@fault("evaluation", "history.val_", UNKNOWN, quick=False)
+@mutant("evaluation", "history.val_", UNKNOWN, quick=False)
 def partial_validation_dropped() -> None:
     """Validation's last batches, fewer than 25, are left out."""
     real = keras.Model.fit
@@ -612,7 +612,7 @@ def partial_validation_dropped() -> None:
 # What is reported.
 
 
-@fault("evaluation", "history.", "metric-unweighted-mean", difference=by.METRICS, quick=False)
+@mutant("evaluation", "history.", "metric-unweighted-mean", difference=by.METRICS, quick=False)
 def unweighted_accuracy() -> None:
     """An epoch's accuracy is the mean of its batches' means."""
 
@@ -623,7 +623,7 @@ def unweighted_accuracy() -> None:
     keras.metrics.CategoricalAccuracy.update_state = update_state
 
 
-@fault("training", "trained_logits", "softmax-output", difference=by.CROSS_ENTROPY, quick=False)
+@mutant("training", "trained_logits", "softmax-output", difference=by.CROSS_ENTROPY, quick=False)
 def predicted_probabilities() -> None:
     """Predictions are probabilities."""
 
@@ -635,7 +635,7 @@ def predicted_probabilities() -> None:
     replace_everywhere("predict_logits", lambda *arguments: shares(real(*arguments)))
 
 
-@fault("training", "trained_logits", "predictions-permuted", quick=False)
+@mutant("training", "trained_logits", "predictions-permuted", quick=False)
 def shuffled_predictions() -> None:
     """Predictions are returned in another order."""
     real = keras_impl.train.predict_logits
@@ -650,7 +650,7 @@ def shuffled_predictions() -> None:
 # What must make no difference.
 
 
-@fault(difference=by.KERAS_JSON, is_harmless=True)
+@mutant(difference=by.KERAS_JSON, is_harmless=True)
 def keras_json() -> None:
     """`keras.json` sets channels_first, float16, another ε and mixed precision."""
     keras.config.set_image_data_format("channels_first")
@@ -659,7 +659,7 @@ def keras_json() -> None:
     keras.config.set_dtype_policy("mixed_bfloat16")
 
 
-@fault(difference=by.KERAS_JSON, quick=False, is_harmless=True)
+@mutant(difference=by.KERAS_JSON, quick=False, is_harmless=True)
 def environment_limits() -> None:
     """The environment limits epochs and steps."""
     keras.config.set_max_epochs(1)
@@ -804,7 +804,7 @@ def rescale_then(change: Callable[[Any], Any]) -> None:
 
 
 def replace_everywhere(name: str, value: Any) -> None:
-    """Replace a function in each module of the half that holds it."""
+    """Replace a function in each module of the implementation that holds it."""
     for module_name, module in list(sys.modules.items()):
         if module_name.startswith("keras_impl.") and hasattr(module, name):
             setattr(module, name, value)

@@ -1,6 +1,6 @@
-"""Plant a porting mistake in the Lightning half, then answer; see `ladder.serve`.
+"""Plant a porting mistake in the Lightning implementation, then answer; see `ladder.serve`.
 
-A leaf program: it patches its own processes and nothing imports it. Production code has no hooks
+A program: it patches its own processes and nothing imports it. Production code has no hooks
 for it.
 """
 
@@ -25,55 +25,55 @@ import pipeline.batches
 import pipeline.preprocess
 from ladder.serve import serve
 from parity_tests import differences as by
-from parity_tests.catalogue import PLANTERS, UNKNOWN, fault
+from parity_tests.catalogue import PLANTERS, UNKNOWN, mutant
 
 # Settings that are not what they were in Keras.
 
 
-@fault("contract", "layers.act1.negative_slope", "leaky-slope", difference=by.SLOPE)
+@mutant("contract", "layers.act1.negative_slope", "leaky-slope", difference=by.SLOPE)
 def torch_slope() -> None:
     """LeakyReLU is left with torch's default slope, 0.01."""
     build_layers_with("LeakyReLU", lambda slope: nn.LeakyReLU())
 
 
-@fault("contract", "layers.act1.negative_slope", "leaky-slope", difference=by.FLOAT32_SLOPE)
+@mutant("contract", "layers.act1.negative_slope", "leaky-slope", difference=by.FLOAT32_SLOPE)
 def double_slope() -> None:
     """LeakyReLU's slope is 0.1 as a double."""
     build_layers_with("LeakyReLU", lambda slope: nn.LeakyReLU(0.1))
 
 
-@fault("contract", "layers.pool3.padding", "pool-padding", difference=by.SAME_POOL)
+@mutant("contract", "layers.pool3.padding", "pool-padding", difference=by.SAME_POOL)
 def pool_padding() -> None:
     """The last pool has padding=1 to get Keras's 4×4."""
     after_building(lambda network: setattr(network, "pool3", nn.MaxPool2d(2, padding=1)))
 
 
-@fault("contract", "layers.pool1", "pool-average")
+@mutant("contract", "layers.pool1", "pool-average")
 def average_pool() -> None:
     """Average pooling where Keras has max pooling."""
     build_layers_with("MaxPool2d", nn.AvgPool2d)
 
 
-@fault("contract", "layers.conv2.use_bias", "missing-bias")
+@mutant("contract", "layers.conv2.use_bias", "missing-bias")
 def no_bias() -> None:
     """The second convolution has no bias."""
     after_building(lambda network: setattr(network.conv2, "bias", None))
 
 
-@fault("contract", "layers.conv1.padding", "conv-padding", difference=by.PADDING)
+@mutant("contract", "layers.conv1.padding", "conv-padding", difference=by.PADDING)
 def conv_without_padding() -> None:
     """The first convolution has torch's default padding, none."""
     after_building(lambda network: setattr(network.conv1, "padding", (0, 0)))
 
 
-@fault("contract", "layers.drop3.rate", "dropout-rate", variant="dropout")
+@mutant("contract", "layers.drop3.rate", "dropout-rate", variant="dropout")
 def swapped_rates() -> None:
     """The rates of the third and the last dropout are exchanged."""
     rates = {0.4: 0.3, 0.3: 0.4}
     build_layers_with("Dropout", lambda rate: nn.Dropout(rates.get(round(rate, 6), rate)))
 
 
-@fault("contract", "optimizer.epsilon_placement", "adam-epsilon-placement", difference=by.EPSILON)
+@mutant("contract", "optimizer.epsilon_placement", "adam-epsilon-placement", difference=by.EPSILON)
 def torch_adam() -> None:
     """Torch's Adam is given Keras's ε."""
 
@@ -83,43 +83,43 @@ def torch_adam() -> None:
     lightning_impl.model.KerasAdam = adam
 
 
-@fault("contract", "optimizer.epsilon", "adam-epsilon-value", difference=by.EPSILON)
+@mutant("contract", "optimizer.epsilon", "adam-epsilon-value", difference=by.EPSILON)
 def torch_epsilon() -> None:
     """Ε is 1e-8, torch's default."""
     build_adam_with(epsilon=1e-8)
 
 
-@fault("contract", "optimizer.beta_2", "adam-beta-2")
+@mutant("contract", "optimizer.beta_2", "adam-beta-2")
 def beta_2() -> None:
     """Β₂ is 0.99."""
     build_adam_with(betas=(BETA_1, 0.99))
 
 
-@fault("contract", "optimizer.beta_2", "adam-beta-2", difference=by.BETAS)
+@mutant("contract", "optimizer.beta_2", "adam-beta-2", difference=by.BETAS)
 def double_beta() -> None:
     """Β₂ is 0.999 as a double."""
     build_adam_with(betas=(BETA_1, 0.999))
 
 
-@fault("contract", "optimizer.amsgrad", "adamax-or-amsgrad")
+@mutant("contract", "optimizer.amsgrad", "adamax-or-amsgrad")
 def amsgrad() -> None:
     """Adam is AMSGrad."""
     build_adam_with(amsgrad=True)
 
 
-@fault("contract", "optimizer.", "coupled-weight-decay", difference=by.WEIGHT_DECAY)
+@mutant("contract", "optimizer.", "coupled-weight-decay", difference=by.WEIGHT_DECAY)
 def coupled_weight_decay() -> None:
     """Adam has L2 inside the gradient."""
     build_adam_with(weight_decay=0.004)
 
 
-@fault("contract", "optimizer.", "decoupled-weight-decay", difference=by.WEIGHT_DECAY)
+@mutant("contract", "optimizer.", "decoupled-weight-decay", difference=by.WEIGHT_DECAY)
 def decoupled_weight_decay() -> None:
     """AdamW with torch's default decay where Keras has Adam."""
     build_adam_with(weight_decay=0.01, decoupled_weight_decay=True)
 
 
-@fault("contract", "optimizer", "sgd-instead")
+@mutant("contract", "optimizer", "sgd-instead")
 def sgd() -> None:
     """SGD where Keras has Adam."""
 
@@ -129,19 +129,19 @@ def sgd() -> None:
     lightning_impl.model.KerasAdam = plain
 
 
-@fault("contract", "optimizer.clipping", "clipped-gradients", difference=by.CLIPPING)
+@mutant("contract", "optimizer.clipping", "clipped-gradients", difference=by.CLIPPING)
 def clipped_gradients() -> None:
     """The Trainer clips gradients by their global norm."""
     add_trainer_option("gradient_clip_val", 0.1)
 
 
-@fault("contract", "optimizer.gradient_accumulation", "gradient-accumulation")
+@mutant("contract", "optimizer.gradient_accumulation", "gradient-accumulation")
 def accumulated_gradients() -> None:
     """The Trainer takes a step every second batch."""
     add_trainer_option("accumulate_grad_batches", 2)
 
 
-@fault("contract", "optimizer.schedule", "schedule-per-epoch", difference=by.SCHEDULES)
+@mutant("contract", "optimizer.schedule", "schedule-per-epoch", difference=by.SCHEDULES)
 def scheduler() -> None:
     """A scheduler halves the learning rate each epoch."""
     take_single_steps()
@@ -154,31 +154,31 @@ def scheduler() -> None:
     Classifier.configure_optimizers = configure_optimizers
 
 
-@fault("contract", "frozen", "frozen-bias", difference=by.FROZEN)
+@mutant("contract", "frozen", "frozen-bias", difference=by.FROZEN)
 def frozen_bias() -> None:
     """The optimizer is given kernels only."""
     choose_parameters(lambda parameters: [one for one in parameters if one.ndim > 1])
 
 
-@fault("contract", "frozen", "frozen-layer", difference=by.FROZEN)
+@mutant("contract", "frozen", "frozen-layer", difference=by.FROZEN)
 def frozen_layer() -> None:
     """The first convolution is frozen."""
     after_building(lambda network: network.conv1.requires_grad_(False))
 
 
-@fault("contract", "loss.reduction", "loss-sum")
+@mutant("contract", "loss.reduction", "loss-sum")
 def loss_sum() -> None:
     """The loss is summed over the batch."""
     compute_loss_with(lambda logits, target: REAL_LOSS(logits, target, reduction="sum"))
 
 
-@fault("contract", "loss.label_smoothing", "label-smoothing")
+@mutant("contract", "loss.label_smoothing", "label-smoothing")
 def label_smoothing() -> None:
     """Labels are smoothed by 0.1."""
     compute_loss_with(lambda logits, target: REAL_LOSS(logits, target, label_smoothing=0.1))
 
 
-@fault("contract", "loss.takes", "softmax-before-loss", difference=by.CROSS_ENTROPY)
+@mutant("contract", "loss.takes", "softmax-before-loss", difference=by.CROSS_ENTROPY)
 def softmax_before_loss() -> None:
     """A softmax stands before cross_entropy, which has one of its own."""
     compute_loss_with(lambda logits, target: REAL_LOSS(logits.softmax(dim=1), target))
@@ -187,14 +187,14 @@ def softmax_before_loss() -> None:
 # The data.
 
 
-@fault("data", "batches", "last-batch-dropped")
+@mutant("data", "batches", "last-batch-dropped")
 def drop_last() -> None:
     """The partial last batch is dropped."""
     take_single_steps()
     pipeline.batches.Batches.__len__ = lambda self: max(len(self.data) // self.batch_size, 1)
 
 
-@fault("data", "batches", "batches-repeated")
+@mutant("data", "batches", "batches-repeated")
 def padded_last_batch() -> None:
     """The last batch is filled up with the epoch's first images."""
     take_single_steps()
@@ -209,26 +209,26 @@ def padded_last_batch() -> None:
     pipeline.batches.Batches.positions = positions
 
 
-@fault("data", "batches", "order-same-each-epoch")
+@mutant("data", "batches", "order-same-each-epoch")
 def same_order() -> None:
     """Each epoch has the order of the first."""
     lightning_impl.data.EpochSampler.set_epoch = lambda self, epoch: None
 
 
-@fault("data", "batches", "order-not-shuffled")
+@mutant("data", "batches", "order-not-shuffled")
 def unshuffled() -> None:
     """`shuffle=True` is left out."""
     order_by(lambda num_images, seed, epoch: np.arange(num_images))
 
 
-@fault("data", "batches", "order-differs")
+@mutant("data", "batches", "order-differs")
 def epochs_from_one() -> None:
     """Epochs count from 1 where their order is drawn."""
     real = pipeline.batches.epoch_order
     order_by(lambda num_images, seed, epoch: real(num_images, seed, epoch + 1))
 
 
-@fault("data", "batches", "validation-trained-on")
+@mutant("data", "batches", "validation-trained-on")
 def train_on_validation() -> None:
     """The validation images are trained on."""
     take_single_steps()
@@ -240,7 +240,7 @@ def train_on_validation() -> None:
     lightning_impl.data.FashionData.train_dataloader = train_dataloader
 
 
-@fault("data", "batches", "training-images-validated")
+@mutant("data", "batches", "training-images-validated")
 def validate_on_training() -> None:
     """The training images validate."""
     take_single_steps()
@@ -252,7 +252,7 @@ def validate_on_training() -> None:
     lightning_impl.data.FashionData.val_dataloader = val_dataloader
 
 
-@fault("data", "batches", "other-split", difference=by.SPLIT)
+@mutant("data", "batches", "other-split", difference=by.SPLIT)
 def other_split() -> None:
     """The split has another random_state."""
     real = pipeline.preprocess.train_validation_split
@@ -261,32 +261,32 @@ def other_split() -> None:
     )
 
 
-@fault("data", "batches", "images-unscaled")
+@mutant("data", "batches", "images-unscaled")
 def unscaled() -> None:
     """Pixels are fed from 0 to 255."""
     pipeline.batches.rescale = lambda images, dtype: images.astype(dtype)
 
 
-@fault("data", "batches", "images-standardised")
+@mutant("data", "batches", "images-standardised")
 def standardised() -> None:
     """Images are standardised, as torchvision's examples do."""
     rescale_then(lambda scaled, dtype: ((scaled - 0.2860) / 0.3530).astype(dtype))
 
 
-@fault("data", "batches", "float32-inside-float64", difference=by.SCALING)
+@mutant("data", "batches", "float32-inside-float64", difference=by.SCALING)
 def rescaled_in_float32() -> None:
     """Pixels are divided by 255 in float32 and cast to float64 then."""
     real = pipeline.batches.rescale
     pipeline.batches.rescale = lambda images, dtype: real(images, "float32").astype(dtype)
 
 
-@fault("data", "batches", "images-transposed")
+@mutant("data", "batches", "images-transposed")
 def transposed_images() -> None:
     """Height is read for width."""
     rescale_then(lambda scaled, dtype: np.ascontiguousarray(scaled.swapaxes(1, 2)))
 
 
-@fault("data", "batches", "labels-shifted")
+@mutant("data", "batches", "labels-shifted")
 def shifted_labels() -> None:
     """Classes count from 1."""
     real = pipeline.batches.one_hot
@@ -298,7 +298,7 @@ def shifted_labels() -> None:
 # The network's build.
 
 
-@fault("architecture", "layers", "layer-order", variant="dropout")
+@mutant("architecture", "layers", "layer-order", variant="dropout")
 def dropout_before_pool() -> None:
     """Each dropout stands before its pool."""
 
@@ -319,19 +319,19 @@ def dropout_before_pool() -> None:
 # First weights.
 
 
-@fault("initialisation", "", "init-distribution", difference=by.INITIALISERS)
+@mutant("initialisation", "", "init-distribution", difference=by.INITIALISERS)
 def torch_init() -> None:
     """Torch's own first weights are kept."""
     lightning_impl.model.initialize = lambda module: None
 
 
-@fault("initialisation", "", "bias-not-zero", difference=by.INITIALISERS)
+@mutant("initialisation", "", "bias-not-zero", difference=by.INITIALISERS)
 def torch_bias_init() -> None:
     """Kernels are drawn as in Keras, biases as in torch."""
     initialize_with(lambda layer: nn.init.xavier_uniform_(layer.weight))
 
 
-@fault("initialisation", "", "init-distribution", difference=by.INITIALISERS, quick=False)
+@mutant("initialisation", "", "init-distribution", difference=by.INITIALISERS, quick=False)
 def kaiming_init() -> None:
     """Kernels are drawn from He's normal distribution."""
     initialize_with(
@@ -339,7 +339,7 @@ def kaiming_init() -> None:
     )
 
 
-@fault("initialisation", "", "init-distribution", difference=by.INITIALISERS, quick=False)
+@mutant("initialisation", "", "init-distribution", difference=by.INITIALISERS, quick=False)
 def gained_init() -> None:
     """Kernels are drawn with the gain of a leaky ReLU."""
     gain = nn.init.calculate_gain("leaky_relu", 0.1)
@@ -351,7 +351,7 @@ def gained_init() -> None:
 # Layers that compute something else than their settings say, and weights carried over wrongly.
 
 
-@fault("layers", "forced.hidden", "flatten-order", difference=by.FLATTEN)
+@mutant("layers", "forced.hidden", "flatten-order", difference=by.FLATTEN)
 def unpermuted_flatten() -> None:
     """The first dense kernel is carried over without permuting its rows."""
     carry_with(lambda real, layer, array, recipe: real(
@@ -359,7 +359,7 @@ def unpermuted_flatten() -> None:
     ))  # fmt: skip
 
 
-@fault("layers", "forced.", "kernel-transposed", difference=by.KERNELS)
+@mutant("layers", "forced.", "kernel-transposed", difference=by.KERNELS)
 def transposed_kernel() -> None:
     """Height and width of the square kernels are exchanged."""
     carry_with(lambda real, layer, array, recipe: real(
@@ -367,7 +367,7 @@ def transposed_kernel() -> None:
     ))  # fmt: skip
 
 
-@fault("layers", "forced.", "kernel-flipped", difference=by.KERNELS)
+@mutant("layers", "forced.", "kernel-flipped", difference=by.KERNELS)
 def flipped_kernel() -> None:
     """The kernels are flipped, as for a convolution in the strict sense."""
     carry_with(lambda real, layer, array, recipe: real(
@@ -375,7 +375,7 @@ def flipped_kernel() -> None:
     ))  # fmt: skip
 
 
-@fault("layers", "forced.", "weights-swapped")
+@mutant("layers", "forced.", "weights-swapped")
 def swapped_biases() -> None:
     """The biases of two layers of the same size are exchanged."""
     exchange = {"conv3.bias": "hidden.bias", "hidden.bias": "conv3.bias"}
@@ -384,7 +384,7 @@ def swapped_biases() -> None:
     )
 
 
-@fault("layers", "forced.hidden", "weights-not-loaded")
+@mutant("layers", "forced.hidden", "weights-not-loaded")
 def unloaded_layer() -> None:
     """One layer is missed when weights are loaded, as with strict=False."""
 
@@ -397,25 +397,25 @@ def unloaded_layer() -> None:
     load_weights_from(kept)
 
 
-@fault("layers", "forced.pool2", "pool-average")
+@mutant("layers", "forced.pool2", "pool-average")
 def averaging_pool() -> None:
     """One pool averages, whatever its settings say."""
     run_instead("pool2", lambda layer, inputs: functional.avg_pool2d(inputs, 2, ceil_mode=True))
 
 
-@fault("layers", "forced.hidden_act", "activation-missing")
+@mutant("layers", "forced.hidden_act", "activation-missing")
 def hidden_activation_missing() -> None:
     """The hidden layer's activation is never called."""
     run_instead("hidden_act", lambda layer, inputs: inputs)
 
 
-@fault("layers", "forced.pool2", "leaky-slope", difference=by.SLOPE)
+@mutant("layers", "forced.pool2", "leaky-slope", difference=by.SLOPE)
 def one_slope() -> None:
     """One activation is functional, with torch's default slope."""
     run_instead("act2", lambda layer, inputs: functional.leaky_relu(inputs))
 
 
-@fault("contract", "layers.conv3.padding", "conv-padding", difference=by.PADDING)
+@mutant("contract", "layers.conv3.padding", "conv-padding", difference=by.PADDING)
 def reflected_border() -> None:
     """One convolution pads by reflection."""
 
@@ -426,7 +426,7 @@ def reflected_border() -> None:
     run_instead("conv3", convolve)
 
 
-@fault("layers", "forced.conv3", "float32-inside-float64", difference=by.PROMOTION)
+@mutant("layers", "forced.conv3", "float32-inside-float64", difference=by.PROMOTION)
 def float32_layer() -> None:
     """One layer computes in float32."""
 
@@ -437,7 +437,7 @@ def float32_layer() -> None:
     run_instead("conv3", convolve)
 
 
-@fault(
+@mutant(
     "layers", "forced.hidden_drop", "dropout-at-evaluation", variant="dropout", difference=by.MODES
 )
 def dropout_at_evaluation() -> None:
@@ -454,19 +454,19 @@ def dropout_at_evaluation() -> None:
 # What is made of the logits.
 
 
-@fault("logits", "logits.", "softmax-output", difference=by.CROSS_ENTROPY)
+@mutant("logits", "logits.", "softmax-output", difference=by.CROSS_ENTROPY)
 def log_softmax_output() -> None:
     """The module returns log-probabilities, which cross_entropy leaves as they are."""
     finish_with(lambda logits: logits.log_softmax(dim=1))
 
 
-@fault("logits", "", "batch-axis-squeezed")
+@mutant("logits", "", "batch-axis-squeezed")
 def squeezed_logits() -> None:
     """`squeeze()` takes the batch axis of a single image away."""
     finish_with(lambda logits: logits.squeeze())
 
 
-@fault("logits", "loss.saturated", "clipped-probabilities", difference=by.CROSS_ENTROPY)
+@mutant("logits", "loss.saturated", "clipped-probabilities", difference=by.CROSS_ENTROPY)
 def clipped_probabilities() -> None:
     """The loss takes the logarithm of probabilities that are clipped to 1e-7."""
 
@@ -480,13 +480,13 @@ def clipped_probabilities() -> None:
 # Gradients that are not the forward pass's.
 
 
-@fault("gradients", "gradient.", "zero-gradient")
+@mutant("gradients", "gradient.", "zero-gradient")
 def detached_block() -> None:
     """`detach()` cuts the first block off."""
     run_instead("pool1", lambda layer, inputs: type(layer).forward(layer, inputs).detach())
 
 
-@fault(difference=by.TIES, is_harmless=True)
+@mutant(difference=by.TIES, is_harmless=True)
 def shared_ties() -> None:
     """A pool by amax shares the gradient among equals, which all saw one patch."""
 
@@ -496,7 +496,7 @@ def shared_ties() -> None:
     run_instead("pool1", pool)
 
 
-@fault("gradients", "gradient.", "gradient-at-zero", difference=by.AT_ZERO, is_explained=True)
+@mutant("gradients", "gradient.", "gradient-at-zero", difference=by.AT_ZERO, is_explained=True)
 def gradient_at_zero() -> None:
     """An activation is written by hand with `>=`: its gradient at zero is 1."""
 
@@ -506,7 +506,7 @@ def gradient_at_zero() -> None:
     run_instead("act1", activate)
 
 
-@fault("gradients", "gradient.", "float32-inside-float64")
+@mutant("gradients", "gradient.", "float32-inside-float64")
 def float32_gradient() -> None:
     """The gradient passes through float32 on its way back."""
 
@@ -522,32 +522,32 @@ def float32_gradient() -> None:
 # Steps that are not Adam's as Keras takes them.
 
 
-@fault("optimizer", "step.1.weight.", "adam-epsilon-placement", difference=by.EPSILON)
+@mutant("optimizer", "step.1.weight.", "adam-epsilon-placement", difference=by.EPSILON)
 def inside_epsilon() -> None:
     """Ε is inside the bias correction, whatever the optimizer is called."""
     lightning_impl.optimizer.KerasAdam.step = torch.optim.Adam.step
 
 
-@fault("optimizer", "step.1.weight.", "no-bias-correction")
+@mutant("optimizer", "step.1.weight.", "no-bias-correction")
 def no_bias_correction() -> None:
     """Adam does not correct its means for their start at zero."""
     start_adam_at(num_steps=10**9, mean=0.0)
 
 
-@fault("optimizer", "step.1.", "stale-optimizer-state")
+@mutant("optimizer", "step.1.", "stale-optimizer-state")
 def stale_slots() -> None:
     """Weights are loaded, slots and step count are an earlier training's."""
     start_adam_at(num_steps=100, mean=1e-3)
 
 
-@fault("optimizer", "step.2.", "gradient-accumulation")
+@mutant("optimizer", "step.2.", "gradient-accumulation")
 def gradients_kept() -> None:
     """Gradients are never set to zero."""
     take_single_steps()
     Classifier.optimizer_zero_grad = lambda self, *arguments: None
 
 
-@fault("optimizer", "step.2.", "optimizer-step-skipped")
+@mutant("optimizer", "step.2.", "optimizer-step-skipped")
 def skipped_step() -> None:
     """Every second step is skipped, as by a loss scaler."""
     real = lightning_impl.optimizer.KerasAdam.step
@@ -559,7 +559,7 @@ def skipped_step() -> None:
     lightning_impl.optimizer.KerasAdam.step = step
 
 
-@fault("optimizer", "step.1.weight.", "learning-rate", difference=by.SCHEDULES)
+@mutant("optimizer", "step.1.weight.", "learning-rate", difference=by.SCHEDULES)
 def warm_up() -> None:
     """The learning rate rises over the first 100 steps."""
     take_single_steps()
@@ -574,7 +574,7 @@ def warm_up() -> None:
     Classifier.optimizer_step = optimizer_step
 
 
-@fault("optimizer", "step.1.", "clipped-gradients", difference=by.CLIPPING)
+@mutant("optimizer", "step.1.", "clipped-gradients", difference=by.CLIPPING)
 def clipping_by_hand() -> None:
     """A hook clips gradients by their global norm."""
 
@@ -587,7 +587,7 @@ def clipping_by_hand() -> None:
 # Dropout.
 
 
-@fault(
+@mutant(
     "dropout",
     "drop_own.drop1",
     "dropout-not-scaled",
@@ -604,7 +604,7 @@ def unscaled_dropout() -> None:
     run_instead("drop1", drop)
 
 
-@fault(
+@mutant(
     "dropout", "drop_own.drop2", "spatial-dropout", variant="dropout", difference=by.DROPOUT_MASKS
 )
 def dropped_channels() -> None:
@@ -619,7 +619,7 @@ def dropped_channels() -> None:
 # Training, epoch by epoch.
 
 
-@fault("optimizer", "step.6.weight.", "schedule-per-epoch", difference=by.SCHEDULES)
+@mutant("optimizer", "step.6.weight.", "schedule-per-epoch", difference=by.SCHEDULES)
 def epoch_schedule() -> None:
     """The learning rate is halved by hand after each epoch."""
 
@@ -630,7 +630,7 @@ def epoch_schedule() -> None:
     Classifier.on_train_epoch_end = halve
 
 
-@fault("optimizer", "step.6.", "optimizer-state-lost")
+@mutant("optimizer", "step.6.", "optimizer-state-lost")
 def slots_lost() -> None:
     """Each epoch begins with a new optimizer state."""
     real = Classifier.on_train_epoch_start
@@ -645,19 +645,19 @@ def slots_lost() -> None:
 # The seams of the fast path, which hands the Trainer 25 steps at once.
 
 
-@fault("training", "seam.25.", UNKNOWN)
+@mutant("training", "seam.25.", UNKNOWN)
 def last_step_left_out() -> None:
     """No step is taken at the last of each 25 that come in one call."""
     step_in_calls(lambda number: 0 if number == STEPS_IN_CALL - 1 else 1)
 
 
-@fault("training", "seam.25.", UNKNOWN, quick=False)
+@mutant("training", "seam.25.", UNKNOWN, quick=False)
 def last_step_taken_twice() -> None:
     """The last of each 25 steps that come in one call is taken twice."""
     step_in_calls(lambda number: 2 if number == STEPS_IN_CALL - 1 else 1)
 
 
-@fault("training", "seam.52.", "steps-left-out")
+@mutant("training", "seam.52.", "steps-left-out")
 def partial_call_dropped() -> None:
     """An epoch's last steps, fewer than 25, are left out."""
     real = lightning_impl.model.take_steps
@@ -669,7 +669,7 @@ def partial_call_dropped() -> None:
     lightning_impl.model.take_steps = take_steps
 
 
-@fault("training", "seam.50.", UNKNOWN, quick=False)
+@mutant("training", "seam.50.", UNKNOWN, quick=False)
 def slots_reset_in_calls() -> None:
     """Each call of 25 steps begins with a new optimizer state."""
     real = lightning_impl.model.take_steps
@@ -681,7 +681,7 @@ def slots_reset_in_calls() -> None:
     lightning_impl.model.take_steps = take_steps
 
 
-@fault("training", "seam.50.", UNKNOWN, quick=False)
+@mutant("training", "seam.50.", UNKNOWN, quick=False)
 def order_restarted_in_calls() -> None:
     """Each call of 25 steps begins with the epoch's first images."""
     real = lightning_impl.data.batch_loader
@@ -696,7 +696,7 @@ def order_restarted_in_calls() -> None:
     lightning_impl.data.batch_loader = batch_loader
 
 
-@fault("dropout", "drop_steps.", "dropout-masks-repeated", variant="dropout")
+@mutant("dropout", "drop_steps.", "dropout-masks-repeated", variant="dropout")
 def masks_repeated_in_calls() -> None:
     """Dropout is seeded at the start of each call of 25 steps."""
     real = Classifier.training_step
@@ -708,7 +708,7 @@ def masks_repeated_in_calls() -> None:
     Classifier.training_step = training_step
 
 
-@fault("evaluation", "history.val_", UNKNOWN)
+@mutant("evaluation", "history.val_", UNKNOWN)
 def partial_validation_dropped() -> None:
     """Validation's last batches, fewer than 25, are left out."""
     real = Classifier.validation_step
@@ -724,14 +724,14 @@ def partial_validation_dropped() -> None:
 # What is reported.
 
 
-@fault("evaluation", "history.", "metric-unweighted-mean", difference=by.METRICS)
+@mutant("evaluation", "history.", "metric-unweighted-mean", difference=by.METRICS)
 def unweighted_metrics() -> None:
     """An epoch's loss is the mean of its batches' means."""
     real = lightning_impl.model.EpochMean.update
     lightning_impl.model.EpochMean.update = lambda self, mean, num_images: real(self, mean, 1)
 
 
-@fault("evaluation", "history.val_accuracy", "metric-of-last-batch", difference=by.METRICS)
+@mutant("evaluation", "history.val_accuracy", "metric-of-last-batch", difference=by.METRICS)
 def last_batch_accuracy() -> None:
     """The validation accuracy is the last batch's."""
     real = Classifier._val_loss
@@ -743,13 +743,13 @@ def last_batch_accuracy() -> None:
     Classifier._val_loss = loss
 
 
-@fault("evaluation", "history.val_", "dropout-in-metrics", variant="dropout", difference=by.MODES)
+@mutant("evaluation", "history.val_", "dropout-in-metrics", variant="dropout", difference=by.MODES)
 def validation_in_training_mode() -> None:
     """`eval()` is forgotten before validation."""
     Classifier.on_validation_model_eval = lambda self: None
 
 
-@fault("training", "trained_logits", "predictions-permuted")
+@mutant("training", "trained_logits", "predictions-permuted")
 def permuted_predictions() -> None:
     """Predictions are returned in another order."""
     predict_then(
@@ -757,7 +757,7 @@ def permuted_predictions() -> None:
     )
 
 
-@fault("training", "trained_logits", "evaluated-other-weights")
+@mutant("training", "trained_logits", "evaluated-other-weights")
 def first_weights_predict() -> None:
     """Predictions come from the first epoch's checkpoint."""
     kept: dict[str, Any] = {}
@@ -783,7 +783,7 @@ def first_weights_predict() -> None:
 # What must make no difference.
 
 
-@fault(is_harmless=True)
+@mutant(is_harmless=True)
 def global_seeds() -> None:
     """The global random generators are seeded otherwise."""
     torch.manual_seed(987654321)
@@ -894,7 +894,7 @@ def step_in_calls(times: Callable[[int], int]) -> None:
 
 
 def take_single_steps() -> None:
-    """Hand the Trainer single steps: a fault means something else, or nothing, in manual steps."""
+    """Hand the Trainer single steps: a mutant means something else, or nothing, in manual steps."""
     lightning_impl.train.STEPS_PER_BATCH = 1
 
 
@@ -952,7 +952,7 @@ def predict_then(change: Callable[[Any], Any]) -> None:
 
 
 def replace_everywhere(name: str, value: Any) -> None:
-    """Replace a function in each module of the half that holds it."""
+    """Replace a function in each module of the implementation that holds it."""
     for module_name, module in list(sys.modules.items()):
         if module_name.startswith("lightning_impl.") and hasattr(module, name):
             setattr(module, name, value)

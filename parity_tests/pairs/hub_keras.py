@@ -1,6 +1,6 @@
 """Models of keras-hub, small and of random weights: `hub_keras.py:Bert` is one.
 
-A leaf program for `portproof check`, for an environment of its own; sizes are those of
+A program for `portproof check`, for an environment of its own; sizes are those of
 `parity_tests/published.py`.
 """
 

@@ -1,6 +1,6 @@
 """Models of transformers, small and of random weights, as they are and repaired.
 
-A leaf program for `portproof check`, for an environment of its own: `hub_torch.py:BertModel` is
+A program for `portproof check`, for an environment of its own: `hub_torch.py:BertModel` is
 transformers' own, `BertModel_repaired` the same changed in exactly what a check listed.
 """
 

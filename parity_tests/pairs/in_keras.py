@@ -1,6 +1,6 @@
-"""Answer questions about the second pair's Keras half, with a mistake planted; see `serve`.
+"""Answer questions about the second pair in Keras, with a mistake planted; see `serve`.
 
-A leaf program: it patches its own processes and nothing imports it.
+A program: it patches its own processes and nothing imports it.
 """
 
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import keras
 
+from ladder.adapters.calling import answer_reference
+from ladder.adapters.keras import KerasSubject, configure
 from ladder.exchange import read_question
 from ladder.serve import serve
-from ladder.sides.calling import answer_reference
-from ladder.sides.keras import KerasSubject, configure
 from parity_tests.pairs import strided_keras
-from parity_tests.pairs.faults_keras import FAULTS, VARIANTS
+from parity_tests.pairs.mutants_keras import MUTANTS, VARIANTS
 
 PLANTED: list[Callable[..., keras.Model]] = []
 
@@ -33,4 +33,4 @@ def answer(question_path: Path, trace_path: Path) -> int:
 
 
 if __name__ == "__main__":
-    serve(lambda name: PLANTED.append(FAULTS[name]), answer)
+    serve(lambda name: PLANTED.append(MUTANTS[name]), answer)

@@ -1,18 +1,18 @@
-"""Answer questions about the second pair's Lightning half, with a mistake planted; see `serve`.
+"""Answer questions about the second pair in Lightning, with a mistake planted; see `serve`.
 
-A leaf program: it patches its own processes and nothing imports it.
+A program: it patches its own processes and nothing imports it.
 """
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from ladder.adapters.calling import answer_reference
+from ladder.adapters.lightning import subject_of
 from ladder.exchange import read_question
 from ladder.serve import serve
-from ladder.sides.calling import answer_reference
-from ladder.sides.lightning import subject_of
 from parity_tests.pairs import strided_lightning
-from parity_tests.pairs.faults_lightning import FAULTS, VARIANTS, Built
+from parity_tests.pairs.mutants_lightning import MUTANTS, VARIANTS, Built
 
 PLANTED: list[Callable[..., Built]] = []
 
@@ -31,4 +31,4 @@ def answer(question_path: Path, trace_path: Path) -> int:
 
 
 if __name__ == "__main__":
-    serve(lambda name: PLANTED.append(FAULTS[name]), answer)
+    serve(lambda name: PLANTED.append(MUTANTS[name]), answer)

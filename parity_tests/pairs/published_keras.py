@@ -1,6 +1,6 @@
 """Models of keras.applications, of random weights: `published_keras.py:ResNet50` is one.
 
-A leaf program for `portproof check`; names and sizes are those of `parity_tests/published.py`.
+A program for `portproof check`; names and sizes are those of `parity_tests/published.py`.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Models of torchvision, of random weights, as they are and repaired.
 
-A leaf program for `portproof check`: `published_torch.py:resnet50` is torchvision's own,
+A program for `portproof check`: `published_torch.py:resnet50` is torchvision's own,
 `published_torch.py:resnet50_repaired` the same changed in exactly what a check listed.
 """
 

@@ -1,6 +1,6 @@
-"""The second pair's Keras half: strided convolutions, BatchNorm, average pooling, AdamW.
+"""The second pair's Keras implementation: strided convolutions, BatchNorm, average pooling, AdamW.
 
-A leaf program, written as a user writes it; its twin is `strided_lightning.py`.
+A program, written as a user writes it; its twin is `strided_lightning.py`.
 """
 
 import keras

@@ -1,6 +1,6 @@
-"""The second pair's Lightning half: strided convolutions, BatchNorm, average pooling, AdamW.
+"""The second pair in Lightning: strided convolutions, BatchNorm, average pooling, AdamW.
 
-A leaf program, written as a user writes it who wants what `strided_keras.py` computes.
+A program, written as a user writes it who wants what `strided_keras.py` computes.
 """
 
 import math

@@ -30,9 +30,7 @@ def made(evidence: Evidence) -> list[Fields]:
         sources.append(_result_source("Parity", origin.command, origin.machine, origin.packages))
     if evidence.faults is not None:
         found = evidence.faults
-        sources.append(
-            _result_source("Planted faults", found.command, found.machine, found.packages)
-        )
+        sources.append(_result_source("Mutants", found.command, found.machine, found.packages))
     if evidence.benchmark is not None:
         environment = dict(evidence.benchmark.environment)
         packages = environment.pop("packages", {})

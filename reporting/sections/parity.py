@@ -1,4 +1,4 @@
-"""The ladder, explained gaps and planted faults."""
+"""The ladder, explained gaps and mutants."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ BY_LAYER = ("layers", "gradients", "optimizer")
 
 
 def parity(ladder: Ladder) -> Fields:
-    """Return the ladder as tables and pictures, lane by lane, and the gaps that are explained."""
+    """Return the ladder as tables and pictures by precision, and the gaps that are explained."""
     lanes = list(dict.fromkeys((*LANES, *(climb.lane for climb in ladder.climbs))))
     explained: dict[tuple[str, str, str], list[str]] = {}
     for climb in ladder.climbs:

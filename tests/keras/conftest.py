@@ -1,4 +1,4 @@
-"""Trainings of the Keras half, and the environment that Keras reads when it is first imported."""
+"""Trainings with Keras, and the environment that it reads when it is first imported."""
 
 import os
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from keras_impl.settings import configure
-from keras_impl.trace import HalfSubject, built_subject
+from keras_impl.trace import ImplementationSubject, built_subject
+from ladder.adapters.keras import AfterEachStep, KerasSubject, main
 from ladder.exchange import Question, read_trace, write_question
-from ladder.sides.keras import AfterEachStep, KerasSubject, main
 from pipeline.execution import Execution
 from pipeline.recipe import preset
 
@@ -229,9 +229,9 @@ def test_the_contract_says_what_is_unusual():
     assert momentum["optimizer"]["learning_rate_in_velocity"] is True
 
 
-def test_weights_of_the_half_go_through_the_half(monkeypatch):
+def test_weights_of_the_implementation_go_through_the_implementation(monkeypatch):
     subject = built_subject(preset("base"))
-    assert isinstance(subject, HalfSubject)
+    assert isinstance(subject, ImplementationSubject)
     monkeypatch.setattr("keras_impl.trace.export_weights", lambda model: {"seen": np.ones(1)})
     assert list(subject.weights()) == ["seen"]
 

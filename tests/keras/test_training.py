@@ -1,4 +1,4 @@
-"""Whole trainings of the Keras half on drawn data, with TensorFlow."""
+"""Whole trainings of the Keras implementation on drawn data, with TensorFlow."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Trainings of the Lightning half."""
+"""Trainings of the Lightning implementation."""
 
 import pytest
 

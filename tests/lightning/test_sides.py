@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy
 
+from ladder.adapters.lightning import LightningSubject, main
+from ladder.adapters.lightning_fit import AfterEachStep
 from ladder.exchange import Question, read_trace, write_question
-from ladder.sides.lightning import LightningSubject, main
-from ladder.sides.lightning_fit import AfterEachStep
-from lightning_impl.trace import HalfSubject, built_subject
+from lightning_impl.trace import ImplementationSubject, built_subject
 from pipeline.execution import Execution
 from pipeline.network import shared_first_weights
 from pipeline.recipe import preset
@@ -150,7 +150,7 @@ def test_the_table_is_read_off_the_network():
     }  # fmt: skip
     assert rows["drop3"]["rate"] == pytest.approx(0.4)
     network.act1.negative_slope, network.pool3.ceil_mode = 0.01, False
-    broken = HalfSubject(subject.classifier, Execution(device="cpu"))
+    broken = ImplementationSubject(subject.classifier, Execution(device="cpu"))
     changed = {row["name"]: row for row in broken.layer_table()}
     assert changed["act1"]["negative_slope"] == 0.01
     assert (changed["pool3"]["padding"], changed["pool3"]["output_shape"]) == ("valid", [3, 3, 128])
@@ -350,7 +350,7 @@ def test_the_contract_says_what_is_unusual():
     assert contract["frozen"] == ["conv.kernel", "depthwise.kernel"]
 
 
-def test_weights_of_the_half_go_through_the_half(monkeypatch):
+def test_weights_of_the_implementation_go_through_the_implementation(monkeypatch):
     subject = built_subject(preset("base"), Execution(device="cpu"))
     monkeypatch.setattr("lightning_impl.trace.export_weights", lambda *_: {"seen": np.ones(1)})
     assert list(subject.weights()) == ["seen"]

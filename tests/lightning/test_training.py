@@ -1,4 +1,4 @@
-"""Whole trainings of the Lightning half on drawn data."""
+"""Whole trainings of the Lightning implementation on drawn data."""
 
 import io
 import os

@@ -21,8 +21,8 @@ from pipeline.recipe import Recipe
 Array = np.ndarray[Any, Any]
 
 
-class Half(Protocol):
-    """What a half's `train` module offers."""
+class Implementation(Protocol):
+    """What an implementation's `train` module offers."""
 
     def configure(self, recipe: Recipe, execution: Execution) -> dict[str, Any]:
         """Set the framework up for this run and return what it resolved to."""

@@ -1,6 +1,6 @@
-"""Porting mistakes in the second pair's Keras half, each planted in a freshly built model.
+"""Porting mistakes in the second pair's Keras model, each planted as it is built.
 
-A leaf program: nothing but an engine's process imports it.
+A program: nothing but an engine's process imports it.
 """
 
 from collections.abc import Callable
@@ -122,7 +122,7 @@ def summed_pool(build: Build) -> keras.Model:
 
 
 def uneven_pool(build: Build) -> keras.Model:
-    """Pool by 2, so that only the right and bottom are padded: no fault, both halves have it.
+    """Pool by 2, padded right and bottom alone: no mutant, both implementations have it.
 
     The torch backend repeats the edge's pixels there, where the others count what is in the window.
     """
@@ -137,7 +137,7 @@ def uneven_pool(build: Build) -> keras.Model:
 
 
 def momentum_sgd(build: Build) -> keras.Model:
-    """Train with SGD and momentum on the same schedule: no fault, both halves have it."""
+    """Train with SGD and momentum on the same schedule: no mutant, both implementations have it."""
     optimizer = keras.optimizers.SGD(
         pair.build_schedule(), momentum=pair.BETA_1, global_clipnorm=pair.MAX_NORM
     )
@@ -157,16 +157,16 @@ def counted_windows(build: Build) -> keras.Model:
     return recompile(model)
 
 
-FAULTS: dict[str, Callable[[Build], keras.Model]] = {
-    fault.__name__.replace("_", "-"): fault
-    for fault in (
+MUTANTS: dict[str, Callable[[Build], keras.Model]] = {
+    mutant.__name__.replace("_", "-"): mutant
+    for mutant in (
         torch_epsilon, torch_momentum, padded_by_one, clipped_apart, unclipped, coupled_decay,
         decayed_biases, keras_decay, single_schedule, single_products, softmax_output,
         summed_loss, summed_pool,
     )
 }  # fmt: skip
 
-# What both halves are changed by before a fault is planted in one; `counted-windows` is
+# What both implementations are changed by before a mutant is planted in one; `counted-windows` is
 # `uneven-pool` without the torch backend's own fault.
 VARIANTS: dict[str, Callable[[Build], keras.Model]] = {
     variant.__name__.replace("_", "-"): variant

@@ -1,6 +1,6 @@
 """The tutorial's training as a loop in plain PyTorch, tuned as far as it goes.
 
-A leaf program that is measured: the control for what a trainer costs on top of its framework. It
+A program that is measured: the control for what a trainer costs on top of its framework. It
 starts from the shared first weights and takes the shared order, and prints JSON. On an NVIDIA GPU
 the sets lie in its memory, and steps are replayed from a CUDA graph.
 """

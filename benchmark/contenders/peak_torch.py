@@ -1,6 +1,6 @@
 """The machine's peak in float32: the fastest of many products of two large matrices, by torch.
 
-A leaf program that is measured; prints JSON.
+A program that is measured; prints JSON.
 """
 
 import json

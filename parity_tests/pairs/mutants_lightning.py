@@ -1,6 +1,6 @@
-"""Porting mistakes in the second pair's Lightning half, each planted in a freshly built module.
+"""Porting mistakes in the second pair's LightningModule, each planted as it is built.
 
-A leaf program: nothing but an engine's process imports it.
+A program: nothing but an engine's process imports it.
 """
 
 from collections.abc import Callable, Iterable
@@ -186,7 +186,7 @@ def unclipped(build: Build) -> Built:
 
 
 def uneven_pool(build: Build) -> Built:
-    """Pool by 2, padded right and bottom alone: no fault, both halves have it.
+    """Pool by 2, padded right and bottom alone: no mutant, both implementations have it.
 
     `ceil_mode` lets the windows hang over that edge and divides by the pixels in them.
     """
@@ -216,7 +216,7 @@ class KerasMomentum(torch.optim.SGD):
 
 
 def momentum_sgd(build: Build) -> Built:
-    """Train with SGD and momentum as Keras has them: no fault, both halves have it."""
+    """Train with SGD and momentum as Keras has them: no mutant, both implementations have it."""
     return with_momentum(build(), KerasMomentum)
 
 
@@ -225,9 +225,9 @@ def torch_momentum_sgd(build: Build) -> Built:
     return with_momentum(build(), torch.optim.SGD)
 
 
-FAULTS: dict[str, Callable[[Build], Built]] = {
-    fault.__name__.replace("_", "-"): fault
-    for fault in (
+MUTANTS: dict[str, Callable[[Build], Built]] = {
+    mutant.__name__.replace("_", "-"): mutant
+    for mutant in (
         symmetric_padding, torch_batchnorm, torch_epsilon, keras_momentum, torch_momentum,
         always_training, counted_padding, max_pool, softmax_output,
         summed_loss, torch_adamw, torch_adamw_epsilon, coupled_decay, decayed_biases,
@@ -236,8 +236,8 @@ FAULTS: dict[str, Callable[[Build], Built]] = {
     )
 }  # fmt: skip
 
-# What both halves are changed by before a fault is planted in one; `counted-windows` is another
-# way of the Keras half to the same pool.
+# What both implementations are changed by before a mutant is planted in one; `counted-windows` is
+# another way to the same pool in Keras.
 VARIANTS: dict[str, Callable[[Build], Built]] = {
     "uneven-pool": uneven_pool,
     "counted-windows": uneven_pool,

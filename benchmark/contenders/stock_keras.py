@@ -1,6 +1,6 @@
 """What a newcomer to Keras writes for this network: arrays in memory and `fit`.
 
-A leaf program that is measured: it shares no code with the project on purpose.
+A program that is measured: it shares no code with the project on purpose.
 `stock_keras.py --data-dir D --epochs N`, the backend by `KERAS_BACKEND`; prints JSON.
 """
 

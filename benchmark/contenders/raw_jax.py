@@ -1,6 +1,6 @@
 """The tutorial's training as a loop in plain JAX, tuned as far as it goes.
 
-A leaf program that is measured: the control for what `fit` costs on top of JAX. It starts from the
+A program that is measured: the control for what `fit` costs on top of JAX. It starts from the
 shared first weights and takes the shared order, and prints JSON.
 
 On an accelerator an epoch is one compiled scan over its steps. On a CPU each step is a call: inside

@@ -1,6 +1,6 @@
 """Our Keras trainer with one setting another way, for a GPU to decide which is faster.
 
-A leaf program that is measured: `varied_keras.py ALTERNATIVE`, then the flags of
+A program that is measured: `varied_keras.py ALTERNATIVE`, then the flags of
 `scripts/train_keras.py`.
 """
 
@@ -27,11 +27,11 @@ def xla() -> None:
 ALTERNATIVES = {each.__name__: each for each in (xla,)}
 
 
-def load_half() -> ModuleType:
-    """Return the half; it is loaded already."""
+def load_implementation() -> ModuleType:
+    """Return the implementation; it is loaded already."""
     return train
 
 
 if __name__ == "__main__":
     ALTERNATIVES[sys.argv[1]]()
-    sys.exit(trainer_main("keras", load_half, sys.argv[2:]))
+    sys.exit(trainer_main("keras", load_implementation, sys.argv[2:]))

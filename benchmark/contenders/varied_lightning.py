@@ -1,6 +1,6 @@
 """Our Lightning trainer with one setting another way, for a GPU to decide which is faster.
 
-A leaf program that is measured: `varied_lightning.py ALTERNATIVE`, then the flags of
+A program that is measured: `varied_lightning.py ALTERNATIVE`, then the flags of
 `scripts/train_lightning.py`.
 """
 
@@ -57,8 +57,8 @@ ALTERNATIVES = {each.__name__: each for each in (nchw, autotune, eager, events)}
 pairs: list[list[torch.cuda.Event]] = []
 
 
-def load_half() -> ModuleType:
-    """Return the half; it is loaded already."""
+def load_implementation() -> ModuleType:
+    """Return the implementation; it is loaded already."""
     return train
 
 
@@ -66,7 +66,7 @@ def main() -> int:
     """Train."""
     alternative, *arguments = sys.argv[1:]
     ALTERNATIVES[alternative]()
-    code = trainer_main("lightning", load_half, arguments)
+    code = trainer_main("lightning", load_implementation, arguments)
     if pairs and not code:
         torch.cuda.synchronize()
         seconds = [first.elapsed_time(last) / 1000 for first, last in pairs]

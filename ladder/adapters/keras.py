@@ -1,6 +1,6 @@
 """A compiled Keras model as a subject of the ladder, on each of Keras's three backends.
 
-A program too: `python -m ladder.sides.keras module:function QUESTION TRACE`, where the function
+A program too: `python -m ladder.adapters.keras module:function QUESTION TRACE`, where the function
 returns a compiled model.
 """
 
@@ -12,9 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from ladder.exchange import Array, Arrays, check_shapes, read_question
-from ladder.sides.calling import answer_reference, load_reference
-from ladder.sides.keras_described import (
+from ladder.adapters.calling import answer_reference, load_reference
+from ladder.adapters.keras_described import (
     SLOTS,
     call,
     initialisers,
@@ -29,6 +28,7 @@ from ladder.sides.keras_described import (
     settings_of,
     weights_of,
 )
+from ladder.exchange import Array, Arrays, check_shapes, read_question
 from ladder.subject import Facts, segment
 
 CHUNK = 500

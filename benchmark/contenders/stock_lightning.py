@@ -1,6 +1,6 @@
 """What a newcomer to Lightning writes for this network: torchvision, DataLoader, ToTensor.
 
-A leaf program that is measured: it shares no code with the project on purpose.
+A program that is measured: it shares no code with the project on purpose.
 `stock_lightning.py --data-dir D --epochs N --workers N`; prints JSON. `workers` is the one thing
 that a newcomer is told to try.
 """

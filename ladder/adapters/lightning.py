@@ -1,6 +1,6 @@
 """A LightningModule as a subject of the ladder.
 
-A program too: `python -m ladder.sides.lightning module:function QUESTION TRACE`, where the
+A program too: `python -m ladder.adapters.lightning module:function QUESTION TRACE`, where the
 function returns a LightningModule, or one with a dict of Trainer options.
 """
 
@@ -17,10 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ladder.exchange import Array, Arrays, Question, check_shapes, read_question
-from ladder.sides.calling import answer_reference, load_reference
-from ladder.sides.lightning_described import SLOTS, metric_words, optimizer_contract, optimizer_kind
-from ladder.sides.lightning_fit import (
+from ladder.adapters.calling import answer_reference, load_reference
+from ladder.adapters.lightning_described import (
+    SLOTS,
+    metric_words,
+    optimizer_contract,
+    optimizer_kind,
+)
+from ladder.adapters.lightning_fit import (
     AfterEachStep,
     NoLossError,
     StopAtStart,
@@ -28,7 +32,7 @@ from ladder.sides.lightning_fit import (
     muted,
     quiet,
 )
-from ladder.sides.lightning_layers import (
+from ladder.adapters.lightning_layers import (
     Given,
     Layer,
     canonical_name,
@@ -43,7 +47,8 @@ from ladder.sides.lightning_layers import (
     weight_in,
     weight_out,
 )
-from ladder.sides.losses import name_loss
+from ladder.adapters.losses import name_loss
+from ladder.exchange import Array, Arrays, Question, check_shapes, read_question
 from ladder.subject import Facts, segment
 
 CHUNK = 500

@@ -1,6 +1,6 @@
 """The tutorial's training as a loop in plain TensorFlow, tuned as far as it goes.
 
-A leaf program that is measured: the control for what `fit` costs on top of TensorFlow. It starts
+A program that is measured: the control for what `fit` costs on top of TensorFlow. It starts
 from the shared first weights and takes the shared order, and prints JSON.
 """
 
