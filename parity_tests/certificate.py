@@ -183,11 +183,11 @@ def halves_say_equivalent(
     the seeds.
     """
     random = np.random.default_rng(seed)
-    impl = len(values) // 2
+    half = len(values) // 2
     shuffled = random.permuted(np.tile(np.asarray(values), (num_splits, 1)), axis=1)
     return rejection_rate(
-        shuffled[:, :impl],
-        shuffled[:, impl : 2 * impl],
+        shuffled[:, :half],
+        shuffled[:, half : 2 * half],
         margin=plan.margins["accuracy"],
         level=plan.level,
         is_paired=False,

@@ -186,9 +186,9 @@ def test_calibration_error_of_known_cases():
     sure = np.eye(10)[TEST_LABELS]
     assert calibration_error(sure, TEST_LABELS) == 0
     assert calibration_error(sure, (TEST_LABELS + 1) % 10) == 1
-    impl = np.tile([0.75, 0.25], (8, 1))
-    assert calibration_error(impl, np.array([0, 0, 0, 1] * 2)) == 0
-    assert calibration_error(impl, np.array([0, 1] * 4)) == pytest.approx(0.25)
+    half = np.tile([0.75, 0.25], (8, 1))
+    assert calibration_error(half, np.array([0, 0, 0, 1] * 2)) == 0
+    assert calibration_error(half, np.array([0, 1] * 4)) == pytest.approx(0.25)
 
 
 def test_a_certificate_says_yes_no_and_neither(plan):
@@ -288,10 +288,10 @@ def test_runs_are_wanted_once_and_the_first_seeds_first(plan):
     assert [task.recipe.seed for task in tasks] == sorted(task.recipe.seed for task in tasks)
     base = [plan.designs["shared-base"], plan.designs["planted-learning-rate"]]
     assert len(tasks_of(plan, base)) == 30 + 30 + 22  # the reference's runs serve both
-    impl = [made_row(plan, base[0], 0, 0)]
-    assert len(missing_tasks(plan, base, impl, "m")) == 81
-    assert len(missing_tasks(plan, base, impl, "another")) == 82  # half a pair from elsewhere
-    pair = [*impl, made_row(plan, base[0], 1, 0)]
+    half = [made_row(plan, base[0], 0, 0)]
+    assert len(missing_tasks(plan, base, half, "m")) == 81
+    assert len(missing_tasks(plan, base, half, "another")) == 82  # half a pair from elsewhere
+    pair = [*half, made_row(plan, base[0], 1, 0)]
     # The mutant's partner stays on the machine of its own.
     names = [[t.name for t in missing_tasks(plan, base, pair, where)] for where in ("m", "another")]
     assert [len(each) for each in names] == [80, 81]

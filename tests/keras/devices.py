@@ -104,7 +104,18 @@ def dropped():
 
 def whole_batches():
     """Each replica trains on the whole batch, as where a loader deals batches, not images."""
-    devices._Replicas.share = lambda self, whole: whole
+    share, init = devices._Replicas.share, devices._Replicas.__init__
+
+    def all_of_it(self, whole):
+        share(self, whole)  # which notes the batch's size
+        return whole
+
+    def remember(self, model):
+        init(self, model)
+        # Predictions of too many images would end the run by themselves.
+        model.predict_step = lambda batch: self.predict(tuple(share(self, part) for part in batch))
+
+    devices._Replicas.share, devices._Replicas.__init__ = all_of_it, remember
 
 
 def sum_for_mean():

@@ -152,13 +152,13 @@ def test_a_mutant_is_seen(devices, backend, mutant):
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_run_goes_on_with_as_many_devices_to_the_same_bits_and_with_others(devices, backend):
-    whole, impl = case(backend, 2, "--init=shared"), case(backend, 2, "--seed=0", epochs=1)
-    devices.run(backend, whole, impl)
+    whole, part = case(backend, 2, "--init=shared"), case(backend, 2, "--seed=0", epochs=1)
+    devices.run(backend, whole, part)
     runs = devices.folder
     first = (runs / whole["name"] / "weights-last.safetensors").read_bytes()
     for size in (2, 3):
-        name = f"{impl['name']}-on-{size}"
-        subprocess.run(["cp", "-r", str(runs / impl["name"]), str(runs / name)], check=True)
+        name = f"{part['name']}-on-{size}"
+        subprocess.run(["cp", "-r", str(runs / part["name"]), str(runs / name)], check=True)
         flags = ["--resume", "--epochs", str(NUM_EPOCHS), "--devices", str(size)]
         devices.run(backend, {"name": name, "flags": flags})
         assert devices.ended(name)["code"] == 0
