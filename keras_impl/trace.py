@@ -233,7 +233,8 @@ def answer_training(question: Question, recipe: Recipe) -> Answer:
             return Answer()
         longer = training_recipe(question, recipe)
         data = data_of(question, longer)
-        seams = AtSeams(question.settings["call"], len(training_batches(data.train, longer)))
+        num_batches = len(training_batches(data.train, longer))
+        seams = AtSeams(question.settings.get("call", num_batches), num_batches)
         masks = [InjectMasks(longer)] if has_masks else []
         model, history = run(longer, data, *masks, seams)
         arrays = tagged("trained", export_weights(model))
