@@ -249,7 +249,7 @@ def measure_all(
 def describe(
     arguments: argparse.Namespace, contenders: list["Contender"], conditions: "Conditions"
 ) -> dict[str, Any]:
-    """Return what is measured, on what."""
+    """Describe the benchmark: its contenders, settings, versions, machine and GPU."""
     from benchmark.nvidia import describe_gpu
     from pipeline.engines import versions_in_use
     from pipeline.environment import describe_machine

@@ -166,10 +166,10 @@ def doctor_stage(data: Sequence[str] = ()) -> Stage:
 
 
 def read_findings(log: Path) -> dict[str, Any]:
-    """Return what the doctor has printed as JSON.
+    """Parse the JSON that the doctor printed into its log.
 
     Raises:
-        RunError: it has not.
+        RunError: there is none.
     """
     try:
         text = log.read_text(errors="replace")

@@ -76,7 +76,7 @@ def _selected(nvml: Any, environ: Mapping[str, str]) -> Any:
 
 
 def describe_gpu(uuid: str) -> dict[str, Any]:
-    """Return what the GPU is and how it is set: clocks in MHz, power in W; None where untold."""
+    """Return the GPU's name and settings: clocks in MHz, power in W; None where NVML has none."""
     with _handle(uuid) as (nvml, gpu):
         driver_cuda = _told(nvml, "nvmlSystemGetCudaDriverVersion")
         return {
@@ -141,7 +141,7 @@ class Gauge:
                 look()
 
     def found(self, marks: Sequence[float]) -> dict[str, Any]:
-        """Return what was seen while a contender ran whose epochs ended at `marks` (time.time()).
+        """Summarise the samples of a run whose epochs ended at `marks` (time.time()).
 
         From the first mark to the last, when the contender has warmed up: `epoch_joules` (gross;
         None where the window is short or the GPU does not count), `window_seconds`, and the
@@ -249,7 +249,7 @@ def _text(value: Any) -> str:
 def _told(
     nvml: Any, name: str, *arguments: Any, scale: float = 1, pick: int | None = None
 ) -> float | None:
-    """Return what a function of NVML answers; None where this GPU or NVML does not support it."""
+    """Call an NVML function; None where this GPU or NVML does not support it."""
     try:
         answer = getattr(nvml, name)(*arguments)
         return float(answer if pick is None else answer[pick]) * scale

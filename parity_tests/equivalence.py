@@ -135,7 +135,7 @@ def judge_churn(
 
     `between` are shares of test images on which the two implementations' predictions differ, one a
     pair of runs; `within` the same for pairs of runs of one implementation. One-sided: to disagree
-    less is no mutant.
+    less is no fault.
 
     Raises:
         ValueError: as `judge`.

@@ -193,7 +193,7 @@ class GraphLoop(Loop):
             stepped()
 
     def replay_of(self, work: Callable[[], object]) -> Callable[[], None]:
-        """Return what does `work` and moves the counter on, from a graph after three calls."""
+        """Wrap `work` and the counter's move in a CUDA graph, captured after three eager calls."""
         graph, stream, calls = torch.cuda.CUDAGraph(), torch.cuda.Stream(), 0
 
         def work_and_move() -> None:

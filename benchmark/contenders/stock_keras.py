@@ -18,7 +18,7 @@ from sklearn.model_selection import train_test_split
 
 
 def computing_device() -> str:
-    """Return what the backend, which Keras has loaded, computes on: `cpu` or `gpu`."""
+    """Return the device of the loaded backend: `cpu` or `gpu`."""
     backend = keras.backend.backend()
     framework = sys.modules[backend]
     if backend == "jax":
