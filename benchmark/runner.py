@@ -24,7 +24,7 @@ from pipeline.launch import leashed
 from pipeline.record import EPOCH_METRICS, LOG, STARTUP_PHASES, read_record
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = ROOT / "benchmark" / "arms"
+PROGRAMS = ROOT / "benchmark" / "contenders"
 TRACKS = ("stock", "ours", "raw")
 RAW_OF = {
     "lightning": "torch",

@@ -67,13 +67,18 @@ def write_idx_set(
 
 
 def write_first_images(dataset: Dataset, folder: Path, num_train: int, num_test: int) -> None:
-    """Write the first images of a data set, and their labels, as four IDX files to `folder`."""
+    """Write the first images of a data set, and their labels, as four IDX files to `folder`.
+
+    Where it holds fewer, they come over again.
+    """
+    train = np.arange(num_train) % len(dataset.train_labels)
+    test = np.arange(num_test) % len(dataset.test_labels)
     write_idx_set(
         folder,
-        dataset.train_images[:num_train],
-        dataset.train_labels[:num_train],
-        dataset.test_images[:num_test],
-        dataset.test_labels[:num_test],
+        dataset.train_images[train],
+        dataset.train_labels[train],
+        dataset.test_images[test],
+        dataset.test_labels[test],
     )
 
 

@@ -123,6 +123,14 @@ def test_a_loop_by_hand_needs_its_framework_alone(without):
     assert "raw jax" in contenders_of(ENGINES, ("raw",))[1]
 
 
+def test_each_contender_has_a_program():
+    contenders, left_out = contenders_of(ENGINES, ("stock", "ours", "raw"), with_alternatives=True)
+    assert not left_out
+    conditions = runner.Conditions(Path("data"))
+    for each in [*contenders, runner.Contender("peak", "peak", "torch")]:
+        assert Path(runner._program(each, conditions, Path("scratch"))[0]).is_file()
+
+
 def test_a_loop_by_hand_says_all_that_it_needs():
     script = """
 import sys

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline import datasets
 from pipeline.datasets import Dataset, find_dataset, load_dataset
-from pipeline.drawn import draw_dataset, idx_bytes, write_idx_set
+from pipeline.drawn import draw_dataset, idx_bytes, write_first_images, write_idx_set
 from pipeline.errors import UsageError
 from pipeline.idx import IDX_FILES, IMAGES_MAGIC
 
@@ -347,6 +347,17 @@ def test_the_drawn_set_is_the_same_every_time(folder: Path, tmp_path: Path) -> N
     other = (tmp_path / "other" / TRAIN_IMAGES).read_bytes()
     assert other != (folder / TRAIN_IMAGES).read_bytes()
     assert np.bincount(load_dataset(folder).train_labels).tolist() == [2] * 10
+
+
+def test_the_first_images_come_over_again_where_there_are_fewer(tmp_path: Path) -> None:
+    draw_dataset(tmp_path / "whole", 20, 10)
+    whole = load_dataset(tmp_path / "whole")
+    for count in (15, 45):
+        write_first_images(whole, tmp_path / str(count), count, 10)
+        first = load_dataset(tmp_path / str(count))
+        assert len(first.train_labels) == count
+        assert (first.train_images[:15] == whole.train_images[:15]).all()
+        assert (first.train_labels[20:40] == whole.train_labels[: max(count - 20, 0)][:20]).all()
 
 
 def test_a_drawn_set_needs_images(tmp_path: Path) -> None:

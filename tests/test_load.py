@@ -81,11 +81,11 @@ PROVE = ["prove.py", "--variants", "base", "--lanes", "float64", "--engines", "k
     ("command", "names", "num_processes"),
     [
         (COMPARE, COMPARED, 2),
-        (COMPARE, COMPARED, 32),
+        (COMPARE, COMPARED, 12),
         (PROVE, ["ladder.md"], 2),
-        (PROVE, ["ladder.md"], 8),  # each takes more than a gigabyte
+        (PROVE, ["ladder.md"], 4),  # each takes more than a gigabyte
     ],
-    ids=["2 comparisons", "32 comparisons", "2 proofs", "8 proofs"],
+    ids=["2 comparisons", "12 comparisons", "2 proofs", "4 proofs"],
 )
 def test_commands_at_once_on_one_data_cache_end_as_one_alone(
     command, names, num_processes, tmp_path

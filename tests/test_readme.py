@@ -82,8 +82,9 @@ def test_parquet_files_become_a_data_set_as_the_readme_says(drawn_data, tmp_path
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_the_commands_of_the_readme_work_from_any_folder(command, folder, drawn_data):
     _, *arguments = small(shlex.split(command))
+    checkouts = ("scripts/", "parity_tests/")
     done = subprocess.run(
-        [sys.executable, str(ROOT / arguments[0]), *arguments[1:]],
+        [sys.executable, *(str(ROOT / a) if a.startswith(checkouts) else a for a in arguments)],
         cwd=folder,
         env={**os.environ, "FASHION_MNIST_DIR": str(drawn_data)},
         capture_output=True,
