@@ -7,8 +7,8 @@ divides (JAX), or weight unequal shares alike (TensorFlow).
 """
 
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import keras
@@ -72,7 +72,24 @@ def distribute(num_devices: int) -> None:
             """Return the layout of a batch that is dealt to the devices."""
             return super().get_data_layout(data_shape)
 
-    distribution.set_distribution(WholeBatches(devices=distribution.list_devices()[:num_devices]))
+    devices = distribution.list_devices()[:num_devices]
+    distribution.set_distribution(WholeBatches(devices=devices, auto_shard_dataset=False))
+
+
+@contextmanager
+def undistributed() -> Iterator[None]:
+    """Let Keras make variables in this process alone; to write a model it makes an optimizer.
+
+    On several processes JAX compares a new variable with the others', which don't make it.
+    """
+    from keras import distribution
+
+    layouts = distribution.distribution()
+    distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        distribution.set_distribution(layouts)
 
 
 def _partition_steps(model: keras.Model) -> None:
@@ -95,6 +112,14 @@ def _partition_steps(model: keras.Model) -> None:
 
         return shared
 
+    predict = model.predict_step
+
+    def predict_whole(state: Any, batch: Any) -> Any:
+        logits, state = predict(state, batch)
+        # Each process reads them all; left to XLA, they lie where their images do.
+        return distribution.distribute_tensor(logits, layouts.get_data_layout(logits.shape)), state
+
+    model.predict_step = predict_whole
     for name in ("train_step", "test_step", "predict_step"):
         setattr(model, name, partitioned(getattr(model, name)))
 

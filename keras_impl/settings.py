@@ -7,10 +7,12 @@ import keras
 
 from keras_impl.devices import distribute, require_devices
 from keras_impl.fast import leave_maps_in_place
+from keras_impl.processes import join
 from pipeline.environment import usable_cores
 from pipeline.errors import UsageError
 from pipeline.execution import Execution
 from pipeline.memory import keep_freed_memory
+from pipeline.processes import this_process
 from pipeline.recipe import Recipe
 
 DTYPE_POLICIES = {"32": "float32", "64": "float64", "bf16": "mixed_bfloat16"}
@@ -114,12 +116,15 @@ def _configure_jax(execution: Execution) -> dict[str, Any]:
         _limit_cores(execution.num_threads)
     if execution.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
+    ranks = this_process()
     # The CPU as so many devices; asked for by a flag of XLA's too, JAX refuses both.
     is_flagged = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if execution.devices > 1 and not is_flagged:
+    if execution.devices > 1 and ranks.size == 1 and not is_flagged:
         jax.config.update("jax_num_cpu_devices", execution.devices)
     # Read when the GPU is first used; JAX would take three quarters of its memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if ranks.size > 1:
+        join(ranks)
     precision = "tensorfloat32" if execution.tf32 else "highest"
     jax.config.update("jax_default_matmul_precision", precision)
     platform = jax.default_backend()

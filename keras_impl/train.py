@@ -10,9 +10,10 @@ import keras
 import numpy as np
 
 from keras_impl.data import batch_source
-from keras_impl.devices import model_scope, share_steps
+from keras_impl.devices import model_scope, share_steps, undistributed
 from keras_impl.fast import on_gpu, pools_first, scan_steps, steps_per_execution
 from keras_impl.model import build_model
+from keras_impl.processes import Heard, together
 from keras_impl.settings import configure
 from keras_impl.tracking import TrackingCallback, layers_of
 from keras_impl.weights import (
@@ -30,7 +31,7 @@ from pipeline.journal import Journal
 from pipeline.preprocess import LabeledImages, PreparedData
 from pipeline.recipe import Recipe
 
-__all__ = ["configure", "predict_logits", "train"]
+__all__ = ["configure", "predict_logits", "together", "train"]
 
 Array = np.ndarray[Any, Any]
 STATE = "training-state.safetensors"
@@ -90,11 +91,12 @@ def train(
             initial_epoch=first_epoch,
             epochs=recipe.num_epochs,
             shuffle=False,  # the order is in the batches; the default shuffles whole batches
-            verbose=1 if execution.show_progress else 0,
+            verbose=1 if execution.show_progress and journal.writes else 0,
             callbacks=[
                 EpochStart(recipe, training),
                 JournalCallback(journal, len(training), waits=execution.plain or not on_gpu()),
                 *_checkpoints_and_logs(journal),
+                Heard(),
                 *callbacks,
             ],
         )
@@ -109,7 +111,7 @@ def predict_logits(
 ) -> Array:
     """Return the logits (N, classes) of `images`, dropout off."""
     batches = batch_source(evaluation_batches(images, recipe), execution.plain, execution.devices)
-    logits = model.predict(batches, verbose=0)
+    logits = model.predict(batches, verbose=0, callbacks=[Heard()])
     # Mixed precision predicts in bfloat16, which NumPy can't store.
     return np.asarray(logits, np.float64 if recipe.precision == "64" else np.float32)
 
@@ -181,8 +183,9 @@ class JournalCallback(keras.callbacks.Callback):
         """Hand on the epoch's metrics and weights; the state comes last, see `_restore`."""
         assert logs is not None
         self.journal.end_epoch(epoch, logs, export_weights(self.model))
-        path = _checkpoint_dir(self.journal.run_dir) / STATE
-        save_training_state(self.model, path, epoch + 1)
+        if self.journal.writes:
+            path = _checkpoint_dir(self.journal.run_dir) / STATE
+            save_training_state(self.model, path, epoch + 1)
 
 
 class WholeCheckpoint(keras.callbacks.ModelCheckpoint):
@@ -198,7 +201,8 @@ class WholeCheckpoint(keras.callbacks.ModelCheckpoint):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Save the model if it is the best, or whichever it is."""
         try:
-            super().on_epoch_end(epoch, logs)
+            with undistributed():
+                super().on_epoch_end(epoch, logs)
             if self.written.exists():
                 put_in_place(self.written, self.path)
         except BaseException:
@@ -245,6 +249,8 @@ def restore_training_state(model: keras.Model, path: Path) -> int:
 
 
 def _checkpoints_and_logs(journal: Journal) -> list[keras.callbacks.Callback]:
+    if not journal.writes:
+        return []
     run_dir, folder = journal.run_dir, _checkpoint_dir(journal.run_dir)
     (run_dir / "logs").mkdir(exist_ok=True)
     callbacks = [

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ladder.causes import Diagnosis
+from ladder.checks import Gap, Report
 from ladder.compare import Difference
-from ladder.rungs import FAILED, PASSED, Gap, Report, RungResult, Verdict
+from ladder.rungs import FAILED, PASSED, RungResult, Verdict
 
 SHOWN = 3
 """Findings shown of a rung in text; all that are kept stand in the plain values."""

@@ -26,7 +26,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from pipeline.errors import RunError, UsageError
-from pipeline.processes import Ranks, this_process
+from pipeline.processes import Ranks, require_same, this_process
 
 TIME_LIMIT_SECONDS = 120.0
 """How long a rank waits for the others: to come, and in each exchange."""
@@ -94,7 +94,7 @@ def together(statement: Mapping[str, Any], device: str) -> Iterator[dict[str, An
         statements: list[dict[str, Any]] = [{}] * ranks.size
         dist.all_gather_object(statements, dict(statement))
         for rank, other in enumerate(statements):
-            _require_same(rank, statements[0]["same"], other["same"])
+            require_same(rank, statements[0]["same"], other["same"])
         yield statements[0]
     except Exception as error:
         if not is_loss_of_others(error):
@@ -147,18 +147,6 @@ def _connected(ranks: Ranks, device: str) -> dist.Store:
             f"within {TIME_LIMIT_SECONDS:g} s: {reason}"
         ) from error
     return dist.PrefixStore("words", store)
-
-
-def _require_same(rank: int, first: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    for name, value in first.items():
-        found = other.get(name)
-        if isinstance(value, dict) and isinstance(found, dict):
-            _require_same(rank, value, found)
-        elif found != value:
-            raise UsageError(
-                f"all ranks must train the same: `{name}` is {value!r} at rank 0 and "
-                f"{found!r} at rank {rank}"
-            )
 
 
 def _leave() -> None:

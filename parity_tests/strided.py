@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ladder.checks import Terms
 from ladder.exchange import Array, Question, Trace
 from ladder.pair import PAIR_FLOAT64, pair_question, points_question
-from ladder.rungs import Terms, Verdict, climb
+from ladder.rungs import Verdict, climb
 from parity_tests.engine_room import EngineRoom
 from parity_tests.terms import WAIVERS
 

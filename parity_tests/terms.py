@@ -6,8 +6,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from ladder.checks import Terms
 from ladder.compare import Tolerance
-from ladder.rungs import Terms
 from parity_tests.catalogue import LIGHTNING
 
 ROUNDING_FLOAT64 = Tolerance(

@@ -354,7 +354,7 @@ def _with_ranks(execution: Execution, engine: str, recipe: Recipe, asked: int | 
     """
     ranks = this_process()
     if ranks.launcher:
-        if engine != "lightning":
+        if engine == "keras-tensorflow":
             raise UsageError(
                 f"{engine} trains on several devices in one process, and {ranks.launcher} has "
                 f"started {ranks.size}; start it by itself, with --devices N"

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import Terminated, UsageError
 
@@ -80,6 +81,23 @@ def ranks_of(environ: Mapping[str, str]) -> Ranks:
 def this_process() -> Ranks:
     """Return this process's place; once, as Lightning takes WORLD_SIZE away after a training."""
     return ranks_of(os.environ)
+
+
+def require_same(rank: int, first: Mapping[str, Any], stated: Mapping[str, Any]) -> None:
+    """Hold what a rank states of its training to what rank 0 does, the `first`.
+
+    Raises:
+        UsageError: they differ.
+    """
+    for name, value in first.items():
+        found = stated.get(name)
+        if isinstance(value, dict) and isinstance(found, dict):
+            require_same(rank, value, found)
+        elif found != value:
+            raise UsageError(
+                f"all ranks must train the same: `{name}` is {value!r} at rank 0 and "
+                f"{found!r} at rank {rank}"
+            )
 
 
 def run_ranks(size: int) -> int:

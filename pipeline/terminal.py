@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_set_aside: list[int] = []
+"""What stderr was before `noise_to`, innermost last."""
+
 
 @contextmanager
 def noise_to(log: Path) -> Iterator[None]:
@@ -16,6 +19,7 @@ def noise_to(log: Path) -> Iterator[None]:
     """
     sys.stderr.flush()
     terminal = os.dup(2)
+    _set_aside.append(terminal)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 2)
     try:
@@ -23,7 +27,12 @@ def noise_to(log: Path) -> Iterator[None]:
     finally:
         sys.stderr.flush()
         os.dup2(terminal, 2)
-        os.close(terminal)
+        os.close(_set_aside.pop())
+
+
+def last_words(line: str) -> None:
+    """Write a line to what stderr is outside `noise_to`, from any thread."""
+    os.write((_set_aside or [2])[0], f"{line}\n".encode())
 
 
 def open_missing_streams() -> None:

@@ -23,12 +23,13 @@ from PIL import Image
 from safetensors.numpy import save
 
 from benchmark.difference import read_older
+from ladder.checks import Gap, Report
 from ladder.compare import Difference
 from ladder.exchange import Question, Trace, read_arrays, read_question, read_trace
 from ladder.exchange import write_question as write_question_file
 from ladder.exchange import write_trace as write_trace_file
 from ladder.following import read_rows
-from ladder.rungs import Gap, Report, RungResult, Verdict
+from ladder.rungs import RungResult, Verdict
 from ladder.verdict import verdict_from_kept, verdict_to_kept
 from pipeline import fetch
 from pipeline.datasets import named_classes

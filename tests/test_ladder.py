@@ -8,21 +8,10 @@ import numpy as np
 import pytest
 
 from ladder.causes import Diagnosis, registry
+from ladder.checks import MAX_GAPS, Gap, Report, Terms, cross_entropy, place_of
 from ladder.compare import Tolerance
 from ladder.exchange import Question, Trace
-from ladder.rungs import (
-    MAX_GAPS,
-    RUNGS,
-    Gap,
-    Report,
-    RungResult,
-    Terms,
-    Verdict,
-    climb,
-    cross_entropy,
-    explain,
-    place_of,
-)
+from ladder.rungs import RUNGS, RungResult, Verdict, climb, explain
 from ladder.verdict import conclusion, verdict_lines, verdict_to_dict
 
 ROOT = Path(__file__).parents[1]

@@ -16,10 +16,11 @@ import pytest
 from filelock import FileLock
 
 from ladder.causes import Diagnosis
+from ladder.checks import Gap, Report
 from ladder.compare import Difference
 from ladder.engines import EngineError
 from ladder.exchange import Question, Trace, read_question, write_trace
-from ladder.rungs import RUNGS, Gap, Report, RungResult, Verdict
+from ladder.rungs import RUNGS, RungResult, Verdict
 from ladder.verdict import verdict_from_kept, verdict_lines, verdict_to_kept
 from parity_tests import climbs, engine_room
 from parity_tests.catalogue import MUTANTS

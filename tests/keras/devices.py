@@ -1,13 +1,17 @@
 """Trainings on several devices, each a fork of a process that has imported Keras.
 
 `python -m tests.keras.devices BACKEND CASES`, a JSON file of a list: each case has a `name`, the
-trainer's `flags` and optionally a `mutant`, a name in MUTANTS. A case trains in a folder of its
-name beside CASES and leaves `NAME.json` there: its exit code, what it said, how many images its
-metrics counted by epoch, and the state after each step.
+trainer's `flags`, and optionally a `mutant`, a name in MUTANTS, a number of `ranks` that train
+together, flags of the last alone (`last`), and a `fault`, SIGKILL or SIGSTOP of the last in its
+second epoch. A case trains in a folder of its name beside CASES and leaves `NAME.json` there, and
+`NAME.RANK.json` for each other rank: its exit code, what it said, how many images its metrics
+counted by epoch; and rank 0's state after each step.
 """
 
 import json
 import os
+import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -23,7 +27,7 @@ import numpy as np  # noqa: E402
 import sklearn.metrics  # noqa: E402, F401
 
 import pipeline.run  # noqa: E402, F401
-from keras_impl import devices, train  # noqa: E402
+from keras_impl import devices, processes, train  # noqa: E402
 from keras_impl.watch import synchronise  # noqa: E402
 from keras_impl.weights import export_training_state  # noqa: E402
 from ladder.exchange import write_arrays  # noqa: E402
@@ -32,6 +36,7 @@ from pipeline.command import trainer_main  # noqa: E402
 
 for picture in ("plot_curves", "plot_confusion", "plot_classified"):
     setattr(run_report, picture, lambda *_, **__: None)
+processes.TIME_LIMIT_SECONDS = 60
 
 
 class Steps(keras.callbacks.Callback):
@@ -39,11 +44,13 @@ class Steps(keras.callbacks.Callback):
 
     max_steps_per_execution = 25
 
-    def __init__(self):
+    def __init__(self, fault):
         super().__init__()
-        self.states, self.counts = {}, []
+        self.states, self.counts, self.fault = {}, [], fault
 
     def on_train_batch_end(self, batch, logs=None):
+        if self.fault and self.counts:
+            os.kill(os.getpid(), signal.Signals[self.fault])
         synchronise(self.model)
         state = export_training_state(self.model)
         place = len(self.states) // len(state)
@@ -158,45 +165,90 @@ def one_mask():
     devices._Replicas._drawn_whole = lambda self, draw: draw
 
 
+def dealt_whole():
+    """As Keras deals NumPy batches to several processes: each whole batch is a share of a larger.
+
+    In training alone: predictions of too many images would end the run by themselves.
+    """
+    share_steps = train.share_steps
+
+    def share(model, num_devices):
+        share_steps(model, num_devices)
+        fit, layouts = model.fit, keras.distribution.distribution()
+
+        def dealt(*given, **options):
+            layouts.get_data_layout = layouts.get_share_layout
+            fit(*given, **options)
+            del layouts.get_data_layout
+
+        model.fit = dealt
+
+    train.share_steps = share
+
+
 MUTANTS = {
     function.__name__: function
     for function in (
-        padded, dropped, whole_batches, sum_for_mean, unweighted_shares, one_mask,
+        padded, dropped, whole_batches, sum_for_mean, unweighted_shares, one_mask, dealt_whole,
     )
 }  # fmt: skip
 
 
-def run(case):
+def run(case, rank=0):
     """Train, in a process of its own."""
     os.chdir(CASES.parent)
     if mutant := case.get("mutant"):
         MUTANTS[mutant]()
-    steps, original = Steps(), train.train
+    is_last = rank == case.get("ranks", 1) - 1
+    steps, original = Steps(is_last and case.get("fault")), train.train
     train.train = lambda *given: original(*given, callbacks=[steps])
-    words = CASES.parent / f"{case['name']}.words"
+    stem = CASES.parent / (f"{case['name']}.{rank}" if rank else case["name"])
+    words = Path(f"{stem}.words")
     for stream in (1, 2):
         os.dup2(os.open(words, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     folder = str(CASES.parent / case["name"])
     arguments = ["--backend", BACKEND, "--run-dir", folder, *case["flags"]]
+    arguments += case.get("last", []) if is_last else []
     sys.argv = ["train_keras.py", *arguments]
+    began = time.monotonic()
     code = trainer_main("keras", lambda: train, arguments)
     sys.stdout.flush()
     sys.stderr.flush()
-    write_arrays(CASES.parent / f"{case['name']}.states", steps.states, {})
-    found = {"code": code, "counts": steps.counts, "said": words.read_text()}
-    (CASES.parent / f"{case['name']}.json").write_text(json.dumps(found))
+    if rank == 0:
+        write_arrays(Path(f"{stem}.states"), steps.states, {})
+    found = {"code": code, "counts": steps.counts, "said": words.read_text(),
+             "seconds": time.monotonic() - began}  # fmt: skip
+    Path(f"{stem}.json").write_text(json.dumps(found))
+
+
+def started(case, rank, port):
+    """Fork a rank; return its process's number."""
+    size = case.get("ranks", 1)
+    child = os.fork()
+    if child == 0:
+        if size > 1:
+            os.environ |= {
+                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
+                "MASTER_PORT": str(port),
+            }  # fmt: skip
+        try:
+            run(case, rank)
+        finally:
+            os._exit(0)
+    return child
 
 
 def main():
     for case in json.loads(CASES.read_text()):
         began = time.monotonic()
-        child = os.fork()
-        if child == 0:
-            try:
-                run(case)
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = found.getsockname()[1]
+        children = [started(case, rank, port) for rank in range(case.get("ranks", 1))]
+        for child in children:
+            if os.WIFSTOPPED(os.waitpid(child, os.WUNTRACED)[1]):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
         print(f"{case['name']}: {time.monotonic() - began:.1f} s", file=sys.stderr)
     os._exit(0)
 

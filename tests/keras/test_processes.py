@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from keras_impl.devices import require_devices
 from ladder.exchange import read_arrays
 from pipeline.drawn import draw_dataset
 from pipeline.errors import UsageError
-from pipeline.record import EPOCH_METRICS, read_predictions, read_record
+from pipeline.record import EPOCH_METRICS, LAST_WEIGHTS, read_predictions, read_record
 
 ROOT = Path(__file__).parents[2]
 # Sums over shares round otherwise than over batches; measured 2e-15 after 48 steps.
@@ -67,9 +68,13 @@ class Devices:
             )  # fmt: skip
 
     def ended(self, name):
-        ended = json.loads((self.folder / f"{name}.json").read_text())
+        ended = self.left(name)
         assert ended["code"] == 0, ended["said"]
         return ended
+
+    def left(self, name):
+        """Return what a process left, whatever became of it."""
+        return json.loads((self.folder / f"{name}.json").read_text())
 
     def states(self, name):
         return read_arrays(self.folder / f"{name}.states")[0]
@@ -101,12 +106,13 @@ def devices(tmp_path_factory):
     return Devices(tmp_path_factory.mktemp("devices"))
 
 
-def case(backend, size, *flags, mutant=None, epochs=NUM_EPOCHS):
-    name = "-".join(
-        filter(None, [backend, str(size), *(flag.strip("-") for flag in flags), mutant])
-    )
+def case(backend, size, *flags, mutant=None, epochs=NUM_EPOCHS, ranks=1, **more):
+    called = [backend, str(size), *(flag.strip("-") for flag in flags), mutant]
+    if ranks > 1:
+        called += [f"{ranks}-ranks", more.get("fault"), *more.get("last", ())]
+    name = "-".join(filter(None, called))
     flags = ["--devices", str(size), "--epochs", str(epochs), *flags]
-    return {"name": name, "mutant": mutant, "flags": flags}
+    return {"name": name, "mutant": mutant, "flags": flags, "ranks": ranks, **more}
 
 
 @pytest.mark.slow
@@ -166,6 +172,72 @@ def test_a_run_goes_on_with_as_many_devices_to_the_same_bits_and_with_others(dev
         assert (weights.read_bytes() == first) == (size == 2)
         one, several = read_arrays(runs / whole["name"] / weights.name)[0], read_arrays(weights)[0]
         assert all(np.abs(one[key] - several[key]).max() <= STATE for key in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
+def test_several_processes_of_jax_train_as_one(devices, size):
+    one, several = case("jax", 1), case("jax", size, ranks=size)
+    devices.run("jax", one, several)
+    assert devices.differences(several["name"], one["name"]) == []
+    for rank in range(1, size):
+        other = devices.ended(f"{several['name']}.{rank}")
+        assert other["counts"] == devices.ended(one["name"])["counts"]
+        assert "epoch" not in other["said"]
+    run = devices.folder / several["name"]
+    assert read_record(run).execution["devices"] == size
+    assert len((run / "history.csv").read_text().splitlines()) == NUM_EPOCHS + 1
+
+
+@pytest.mark.slow
+def test_batches_that_are_dealt_whole_to_processes_are_seen(devices):
+    one, mutated = case("jax", 1), case("jax", 2, mutant="dealt_whole", ranks=2)
+    devices.run("jax", one, mutated)
+    # Of the same images twice the mean is the same; dropout's masks are not.
+    assert set(devices.differences(mutated["name"], one["name"])) >= {"state", "counts"}
+
+
+@pytest.mark.slow
+def test_processes_of_jax_end_when_one_is_killed_and_the_run_goes_on(devices):
+    whole = case("jax", 2, ranks=2)
+    killed = case("jax", 2, ranks=2, fault="SIGKILL")
+    devices.run("jax", whole, killed)
+    left = devices.left(killed["name"])
+    assert left["code"] == 1
+    assert "another rank ended: " in left["said"].splitlines()[-1]
+    assert read_record(devices.folder / killed["name"]).status == "failed"
+    first, last = (devices.folder / run["name"] / LAST_WEIGHTS for run in (whole, killed))
+    for size in (2, 1):
+        name = f"{killed['name']}-on-{size}"
+        shutil.copytree(last.parent, devices.folder / name)
+        resumed = {"name": name, "flags": ["--resume"], "ranks": size}
+        if size == 1:
+            resumed["flags"] += ["--devices", "1"]
+        devices.run("jax", resumed)
+        weights = devices.folder / name / LAST_WEIGHTS
+        assert (weights.read_bytes() == first.read_bytes()) == (size == 2)
+        one, several = read_arrays(first)[0], read_arrays(weights)[0]
+        assert all(np.abs(one[key] - several[key]).max() <= STATE for key in one)
+
+
+@pytest.mark.slow
+def test_processes_of_jax_end_in_time_when_one_hangs(devices):
+    hung = case("jax", 2, ranks=2, fault="SIGSTOP")
+    devices.run("jax", hung)
+    words = (devices.folder / f"{hung['name']}.words").read_text()
+    assert "rank 0 of 2 waited 60 s for a batch: a rank hangs, and the others end" in words
+    assert not (devices.folder / f"{hung['name']}.json").exists()  # it has ended at once
+
+
+@pytest.mark.slow
+def test_processes_of_jax_that_differ_are_a_wrong_call(devices):
+    differing = case("jax", 2, ranks=2, last=["--seed=1"])
+    devices.run("jax", differing)
+    for rank in ("", ".1"):
+        left = devices.left(f"{differing['name']}{rank}")
+        assert left["code"] == 2
+        assert "`seed` is 0 at rank 0 and 1 at rank 1" in left["said"].splitlines()[-1]
+    assert not (devices.folder / differing["name"]).exists()
 
 
 def test_more_devices_than_there_are_are_refused():

@@ -1,7 +1,18 @@
 """N processes compute what one does: the proof in float64, and what it sees of mutants."""
 
-import pytest
+import dataclasses
 
+import pytest
+import torch
+from torch.nn import functional
+
+from lightning_impl.model import Classifier
+from lightning_impl.weights import load_weights
+from pipeline.batches import training_batches
+from pipeline.datasets import load_dataset
+from pipeline.network import first_weights
+from pipeline.preprocess import prepare
+from pipeline.recipe import preset
 from pipeline.record import read_record
 from tests.lightning.cases import NUM_TRAIN, NUM_VALIDATION, Ranks, case
 
@@ -72,3 +83,30 @@ def test_the_true_pair_of_the_mutants_agrees(ranks):
         one, three = case(variant, 1, MUTATED), case(variant, 3, MUTATED)
         ranks.run(one, three)
         assert ranks.differences(three["name"], 3, one["name"]) == []
+
+
+@pytest.mark.slow
+def test_two_ranks_are_two_accumulated_halves_to_the_bit(ranks):
+    two = case("base", 2)
+    ranks.run(two)
+    recipe = preset("base", precision="64", batch_size=7, num_epochs=3)
+    dataset = load_dataset(ranks.data)
+    data = prepare(dataset, recipe)
+    module = Classifier(recipe, fast=True).double()
+    load_weights(module.network, first_weights(recipe), recipe)
+    optimizer, batches = module.configure_optimizers(), training_batches(data.train, recipe)
+    halves = [dataclasses.replace(batches, rank=rank, num_ranks=2) for rank in range(2)]
+    for epoch in range(recipe.num_epochs):
+        for index in range(len(batches)):
+            for half in halves:
+                half.set_epoch(epoch)
+                images, one_hot = map(torch.from_numpy, half[index])
+                logits = module(images.permute(0, 3, 1, 2).contiguous())
+                loss = functional.cross_entropy(logits, one_hot, reduction="sum")
+                # The mean of two is what DDP's division and addition make of them, exactly.
+                (loss * (2 / batches.size(index)) / 2).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    state = ranks.state(two["name"])
+    for name, weight in module.named_parameters():
+        assert torch.equal(torch.from_numpy(state[name]), weight.detach()), name
