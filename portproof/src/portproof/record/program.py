@@ -64,8 +64,16 @@ class Model(Protocol):
     def replay(self, inputs: list[np.ndarray], how: Mapping[str, Any], given: Arrays) -> Arrays:
         """Run the model and return what was seen at each call."""
 
-    def train(self, batches: list[Batch], swaps: Mapping[str, str]) -> Arrays:
-        """Train with the user's own loss and optimizer, and return weights step by step."""
+    def train(
+        self, batches: list[Batch], swaps: Mapping[str, str], forced: Mapping[str, Any]
+    ) -> Arrays:
+        """Train with the user's own loss and optimizer, and return weights step by step.
+
+        Args:
+            batches: in order.
+            swaps: functions of torch that are computed in another way.
+            forced: arguments of a Trainer that outdo the user's own.
+        """
 
     def vary(self, trials: list[dict[str, Any]], given: Arrays) -> Arrays:
         """Run single calls with other settings."""
@@ -308,7 +316,7 @@ def _answer(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
         call_function(request["reference"], lambda: model.convert(function, given))
         found = {f"first|{name}": a for name, a in model.weights().items()}
     elif what == "train":
-        found = model.train(batches_of(given), request["swaps"])
+        found = model.train(batches_of(given), request["swaps"], request["forced"])
     elif what == "vary":
         found = model.vary(request["trials"], given)
     else:
