@@ -1,5 +1,9 @@
 """A suspect that trains on several processes against one: right ones pass, mutants are named."""
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -163,3 +167,37 @@ def test_a_suspect_in_keras_is_refused() -> None:
     with pytest.raises(CheckError, match="must be a LightningModule; received a model of keras"):
         check(f"{FILE}right", f"{KERAS}regression", [], batches=f"{FILE}batches",
               suspect_processes=2)  # fmt: skip
+
+
+def test_the_programs_are_gone_when_portproof_is_killed(tmp_path: Path) -> None:
+    source = (
+        "import os, time\ndef f():\n open('pid', 'a').write(f'{os.getpid()} ')\n time.sleep(60)"
+    )
+    (tmp_path / "models.py").write_text(source)
+    call = [
+        sys.executable,
+        "-m",
+        "portproof",
+        "check",
+        "models.py:f",
+        "models.py:f",
+        "--input",
+        "3",
+    ]
+    process, pids, ends = subprocess.Popen(call, cwd=tmp_path), [], time.monotonic() + 60
+    while len(pids) < 2 and time.monotonic() < ends:
+        time.sleep(0.1)
+        pids = (tmp_path / "pid").read_text().split() if (tmp_path / "pid").exists() else []
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while any(map(_is_there, pids)) and time.monotonic() < ends:
+        time.sleep(0.1)
+    assert len(pids) == 2
+    assert not any(map(_is_there, pids))
+
+
+def _is_there(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

@@ -10,8 +10,11 @@ import json
 import os
 import re
 import resource
+import signal
 import sys
 import sysconfig
+import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -266,6 +269,7 @@ def metrics(epochs: Sequence[Mapping[str, float]]) -> Arrays:
 
 def serve(open_model: Callable[[str], tuple[Model, dict[str, Any]]]) -> None:
     """Answer requests until stdin ends; each failure is answered in one line."""
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the user's code prints must not stand among the answers
     model: Model | None = None
@@ -292,6 +296,13 @@ def serve(open_model: Callable[[str], tuple[Model, dict[str, Any]]]) -> None:
             answer = {"error": one_line(error) + _place(error), "kind": "failure"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _end_with(parent: int) -> None:
+    """End this program's group once who started it is gone, whatever it waits for."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _some(a: np.ndarray) -> np.ndarray:
