@@ -163,6 +163,16 @@ def test_processes_that_do_not_end_are_no_verdict(name, options, message) -> Non
 
 
 @slow
+@pytest.mark.parametrize(("batches", "expected"), [("even_batches", []), ("batches", ["step 3"])])
+def test_a_reference_in_keras_is_trained_on_one_process(batches: str, expected: list[str]) -> None:
+    port = KERAS.replace("in_keras", "in_torch")
+    verdict = check(f"{KERAS}regression", f"{port}regression", [], batches=KERAS + batches,
+                    suspect_processes=2)  # fmt: skip
+    assert [d.places[0].left for d in verdict.failures] == expected, str(verdict)
+    assert all(d.cause is None for d in verdict.failures)
+
+
+@slow
 def test_a_suspect_in_keras_is_refused() -> None:
     with pytest.raises(CheckError, match="must be a LightningModule; received a model of keras"):
         check(f"{FILE}right", f"{KERAS}regression", [], batches=f"{FILE}batches",

@@ -153,7 +153,7 @@ def answers(programs: Sequence[Program]) -> list[dict[str, Any]]:
             together it is the first to say so, or one that died, which the others only notice.
     """
     ends, lines = time.monotonic() + programs[0].timeout, [b""] * len(programs)
-    problem: CheckError | None = None
+    problem = ""  # no exception: its frames would hold it, and files open behind it
     with selectors.DefaultSelector() as selector:
         for number, program in enumerate(programs):
             selector.register(program.output, selectors.EVENT_READ, number)
@@ -171,11 +171,11 @@ def answers(programs: Sequence[Program]) -> list[dict[str, Any]]:
                 if not piece:
                     raise program.died() from None
                 error = json.loads(lines[key.data]).get("error")
-                if error and problem is None:
-                    problem = CheckError(f"{program.side} {program.reference}: {error}")
+                if error and not problem:
+                    problem = f"{program.side} {program.reference}: {error}"
                     ends = time.monotonic() + (GRACE if len(programs) > 1 else 0)
-        if problem is not None:
-            raise problem
+        if problem:
+            raise CheckError(problem)
         if selector.get_map():
             silent = programs[min(key.data for key in selector.get_map().values())]
             raise CheckError(
