@@ -9,7 +9,7 @@ from portproof.graph.carry import carry
 from portproof.graph.compare import Judged
 from portproof.graph.conclude import conclude
 from portproof.graph.first import frozen_values, judge_first
-from portproof.graph.steps import judge_steps
+from portproof.graph.steps import first_apart, judge_metrics
 from portproof.graph.users import judge_batches, judge_conversion
 from portproof.graph.verdict import Difference, Place
 from portproof.record.program import metrics
@@ -28,6 +28,11 @@ def skip():
     sizes = {"a": (3, 5), "b": (5, 5), "c": (5, 5), "d": (5, 2)}
     return graph(*(Call(name, name, "dense", {"kernel": [*size], "bias": [size[1]]})
                    for name, size in sizes.items()))  # fmt: skip
+
+
+def judge_steps(left, right, alignment, ours, theirs, before):
+    apart = first_apart(left, right, alignment, ours, theirs, before)
+    return [apart[1]] if apart else judge_metrics(left, right, ours, theirs)
 
 
 def first(role, *draws):

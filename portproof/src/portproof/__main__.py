@@ -30,14 +30,14 @@ def _parser() -> argparse.ArgumentParser:
         help="sizes behind the batch axis, channels last: 64,64,3; integers below 20000: "
         "int20000:128, or int20000pad:128 where 0 stands behind alone; once for each input",
     )
-    one.add_argument("--upto", choices=DEPTHS, default="gradients", help="how far (%(default)s)")
-    one.add_argument(
-        "--batches",
-        metavar="FUNCTION",
-        help="for --upto steps: module:function; returns (inputs, targets) for each batch",
-    )
+    one.add_argument("--upto", choices=DEPTHS,
+                     help="how far (gradients; steps where there are --batches)")  # fmt: skip
+    one.add_argument("--batches", metavar="FUNCTION",
+                     help="for steps: returns (inputs, targets) for each batch")  # fmt: skip
     one.add_argument("--suspect-batches", metavar="FUNCTION",
                      help="the same by the port's own loader, to be compared")  # fmt: skip
+    one.add_argument("--suspect-processes", metavar="N",
+                     help="train the suspect on N processes, on shares of --batches")  # fmt: skip
     one.add_argument("--convert", metavar="FUNCTION",
                      help="your own: takes weights by path and the module, fills it")  # fmt: skip
     backends = ("tensorflow", "jax", "torch")
@@ -65,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if any(len(pair) != 2 for pair in pairs):
             raise CheckError("--pair takes LAYER=MODULE")
+        count = asked.suspect_processes
+        if count is not None and not count.isdecimal():
+            raise CheckError(f"--suspect-processes takes a number; received {count}")
         verdict = check(
             asked.reference,
             asked.suspect,
@@ -72,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             upto=asked.upto,
             batches=asked.batches,
             suspect_batches=asked.suspect_batches,
+            suspect_processes=None if count is None else int(count),
             convert=asked.convert,
             backend=asked.backend,
             reference_python=asked.reference_python,

@@ -1,5 +1,7 @@
 """From two functions that return models to a verdict on whether they compute the same."""
 
+import re
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +14,9 @@ from portproof.graph.conclude import conclude, is_at
 from portproof.graph.inputs import InputSpec
 from portproof.graph.verdict import PortError, Verdict
 from portproof.passes import run_passes
-from portproof.programs import CheckError, Program, interpreter
+from portproof.programs import CheckError, Program, environments
+from portproof.sides import Stored
+from portproof.training import even_shares
 
 __all__ = ["DEPTHS", "CheckError", "PortError", "Verdict", "check"]
 
@@ -20,38 +24,12 @@ DEPTHS = ("forward", "gradients", "steps")
 """How far a check can go, each with what comes before it."""
 _LONGEST = 7 * 24 * 3600.0
 """Seconds that a step of a program may be given at most."""
-_KINDS = frozenset(
-    [
-        "NaN",
-        "augmentation",
-        "batches",
-        "between",
-        "biases",
-        "call",
-        "computed weights",
-        "conversion",
-        "count",
-        "dropout",
-        "first weights",
-        "frozen",
-        "gradients",
-        "loss",
-        "metric",
-        "momentum",
-        "output",
-        "padding_idx",
-        "parameters",
-        "shape",
-        "sharing",
-        "statistics",
-        "steps",
-        "training mode",
-        "unmatched",
-        "unused weights",
-        "update",
-        "zero",
-    ]
-)
+_KINDS = frozenset([
+    "NaN", "augmentation", "batches", "between", "biases", "call", "computed weights",
+    "conversion", "count", "dropout", "first weights", "frozen", "gradients", "loss", "metric",
+    "momentum", "output", "padding_idx", "parameters", "shape", "sharing", "statistics", "steps",
+    "training mode", "unmatched", "unused weights", "update", "zero",
+])  # fmt: skip
 """Kinds of differences that have no setting's name."""
 
 
@@ -60,9 +38,10 @@ def check(
     suspect: str,
     inputs: Sequence[str],
     *,
-    upto: str = "gradients",
+    upto: str | None = None,
     batches: str | None = None,
     suspect_batches: str | None = None,
+    suspect_processes: int | None = None,
     convert: str | None = None,
     backend: str = "tensorflow",
     reference_python: str | None = None,
@@ -82,10 +61,14 @@ def check(
         suspect: the same for the port.
         inputs: for each input its sizes behind the batch axis, channels last: `64,64,3`; for
             integers below 20000 `int20000:128`; `int20000pad:128` where 0 stands behind alone.
+            Where there are none, they are like those of `batches`.
         upto: `forward`, `gradients` (training mode: gradients and moving statistics), or `steps`
-            (training by `fit` and `Trainer.fit` with the models' own losses and optimizers).
+            (training by `fit` and `Trainer.fit` with the models' own losses and optimizers); by
+            default `steps` with `batches` and `gradients` without.
         batches: for `steps`: `module:function` that returns (inputs, targets) in NumPy for each.
         suspect_batches: one that returns what the port's own loader gives, to be compared.
+        suspect_processes: how many processes train the suspect by `Trainer.fit`, at least 2, each
+            on its share of each batch's rows; 1 by default.
         convert: one that takes the reference's weights by path, and the module, and fills it.
         backend: Keras's: `tensorflow`, `jax` or `torch`.
         reference_python: the reference's interpreter; this one by default.
@@ -100,20 +83,36 @@ def check(
     Raises:
         CheckError: it cannot be checked as asked for: one line says why.
     """
-    if upto not in DEPTHS:
-        raise CheckError(f"`upto` must be one of {', '.join(DEPTHS)}; received {upto!r}")
-    if (upto == "steps") != (batches is not None):
-        raise CheckError("--upto steps and --batches module:function go together")
-    if suspect_batches is not None and batches is None:
-        raise CheckError("--suspect-batches is compared with --batches, which is not there")
-    if not 0 < timeout <= _LONGEST:
-        raise CheckError(f"`timeout` must be above 0 and at most {_LONGEST:g}; received {timeout}")
-    if seed < 0:
-        raise CheckError(f"`seed` must be at least 0; received {seed}")
+    upto = upto or ("gradients" if batches is None else "steps")
     inputs = [inputs] if isinstance(inputs, str) else inputs
     accept = [accept] if isinstance(accept, str) else accept
-    if not inputs:
-        raise CheckError("no input shape: add --input 64,64,3 for each input")
+    for is_wrong, message in (
+        (upto not in DEPTHS, f"`upto` must be one of {', '.join(DEPTHS)}; received {upto!r}"),
+        (
+            batches is None and suspect_batches is not None,
+            "--suspect-batches is compared with --batches, which is not there",
+        ),
+        (
+            batches is None and suspect_processes is not None,
+            "--suspect-processes trains on --batches module:function, which is not there",
+        ),
+        (
+            (upto == "steps") != (batches is not None),
+            "--upto steps and --batches module:function go together",
+        ),
+        (
+            suspect_processes is not None and suspect_processes < 2,
+            f"`suspect_processes` must be at least 2; received {suspect_processes}",
+        ),
+        (
+            not 0 < timeout <= _LONGEST,
+            f"`timeout` must be above 0 and at most {_LONGEST:g}; received {timeout}",
+        ),
+        (seed < 0, f"`seed` must be at least 0; received {seed}"),
+        (not inputs and batches is None, "no input shape: add --input 64,64,3 for each input"),
+    ):
+        if is_wrong:
+            raise CheckError(message)
     try:
         specs = [InputSpec.parse(text) for text in inputs]
     except ValueError as error:
@@ -123,19 +122,31 @@ def check(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="portproof-")))
         progress("starting both programs")
-        left, right = (
-            stack.enter_context(Program(side, ref, interpreter(python), backend, folder, timeout))
-            for side, ref, python in (
-                ("reference", reference, reference_python),
-                ("suspect", suspect, suspect_python),
-            )
-        )
-        for program in (left, right):
-            program.open()
-        for program in (left, right):
-            program.opened()
-        functions = {"batches": batches, "suspect_batches": suspect_batches, "convert": convert}
-        found = run_passes((left, right), specs, asked, pairs, seed, folder, progress, functions)
+
+        def start(side: str, function: str, python: str | None, **place: str) -> Program:
+            python = python or sys.executable
+            program = Program(side, function, python, backend, folder, timeout, place)
+            return stack.enter_context(program)
+
+        count = suspect_processes or 1
+        places = environments(count) if count > 1 else [{}]
+        left = start("reference", reference, reference_python)
+        right = start("suspect", suspect, suspect_python, **places[0])
+        _open([left, right])
+        functions = {"suspect_batches": suspect_batches, "convert": convert}
+        if batches is not None:
+            functions["batches"] = file = left.path("batches")
+            left.ask("batches", reference=batches, out=file)
+            given = Stored(file)
+            specs = specs or [_like(given, i) for i in range(10_000) if f"x.0.{i}" in given]
+            if count > 1:
+                _require_several(right, given, count)
+        # They start once they are known to have something to do.
+        others = [start(f"suspect, process {r}", suspect, suspect_python, **places[r])
+                  for r in range(1, count)]  # fmt: skip
+        _open(others)
+        programs = [left, right, *others]
+        found = run_passes(programs, specs, asked, pairs, seed, folder, progress, functions)
         verdict = conclude(
             (reference, suspect),
             (left.about["framework"], right.about["framework"]),
@@ -152,6 +163,30 @@ def check(
         verdict.memory = (left.ask("memory")["gb"], right.ask("memory")["gb"])
     verdict.seconds = time.monotonic() - began
     return verdict
+
+
+def _open(programs: Sequence[Program]) -> None:
+    """Let the programs build their models."""
+    for program in programs:
+        program.send("open", reference=program.reference)
+    for program in programs:
+        program.about = program.answer()
+
+
+def _require_several(suspect: Program, batches: Stored, count: int) -> None:
+    if not suspect.about["framework"].startswith("torch"):
+        raise CheckError("--suspect-processes: the suspect must be a LightningModule; "
+                         f"received a model of {suspect.about['framework']}")  # fmt: skip
+    even_shares(batches, count)
+
+
+def _like(batches: Stored, i: int) -> InputSpec:
+    """Return what describes input `i` of the batches."""
+    arrays = [a for name, a in batches.items() if re.fullmatch(rf"x\.\d+\.{i}", name)]
+    is_real = arrays[0].dtype.kind == "f"
+    return InputSpec(
+        arrays[0].shape[1:], None if is_real else 1 + max(1, *(int(a.max()) for a in arrays))
+    )
 
 
 def _without_effect(

@@ -1,7 +1,7 @@
 """The passes of a check between two running programs: record, fill, replay, differentiate."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,120 +13,13 @@ from portproof.graph.calls import Graph
 from portproof.graph.carry import Carried, carry
 from portproof.graph.compare import Judge, Judged, Replays
 from portproof.graph.first import frozen_values, judge_first
-from portproof.graph.fused import Part, Split, joined_calls, joined_weights, split_fused
 from portproof.graph.gaps import fitted
 from portproof.graph.inputs import EDGE_ROWS, InputSpec
-from portproof.graph.steps import judge_steps
-from portproof.graph.users import judge_batches, judge_conversion
+from portproof.graph.users import judge_conversion
 from portproof.graph.verdict import Difference
 from portproof.programs import CheckError, Program, save
-
-BATCHES = (("batch of 4", 4), ("batch of 3", 3), ("single", 1), ("edge batch", EDGE_ROWS))
-"""Full, partial and single batches, and one of wide numbers, zeros and small ids.
-
-Calls are compared on the first, outputs on all."""
-ROWS = BATCHES[0][1]
-Arrays = Mapping[str, np.ndarray]
-
-
-@dataclass
-class Side:
-    """One program with its graph, as the comparison reads it."""
-
-    program: Program
-    files: dict[int, str]
-    """Inputs by the number of rows."""
-    graph: Graph
-    parts: list[Part] = field(default_factory=list)
-    swaps: dict[str, str] = field(default_factory=dict)
-    """Functions computed in another way from here on: constants that were found."""
-    forced: str = ""
-    trained: dict[str, Any] = field(default_factory=dict)
-    _out: str = ""
-
-    def split(self, other: Graph) -> None:
-        """Read dense calls as several, where the other side has them so."""
-        self.graph, self.parts = split_fused(self.graph, other)
-
-    def first(self) -> Arrays:
-        """Return the weights that the model starts from; of large ones some of their numbers."""
-        out = self.program.path("first")
-        self.program.ask("first", out=out)
-        return Split(Stored(out), self.graph, self.parts)
-
-    def fill(self, weights: Arrays) -> None:
-        """Send weights; `filled` waits."""
-        joined = joined_weights(weights, self.graph, self.parts)
-        self.program.send("fill", given=save(self.program.path("weights"), joined))
-
-    def filled(self) -> None:
-        """Wait until the weights are in place.
-
-        Raises:
-            CheckError: a weight is another one behind.
-        """
-        lost = self.program.answer()["lost"]
-        if lost and not self.graph.unreadable:
-            raise CheckError(
-                f"{self.program.side}: {len(lost)} weights did not keep what was put there: "
-                f"{lost[0].rpartition('|')[2]} of {lost[0].partition(';')[0]}"
-            )
-
-    def give(self, arrays: Arrays) -> str:
-        """Write what a replay is forced by, and return the file."""
-        return save(self.program.path("force"), joined_calls(arrays, self.parts))
-
-    def start(self, rows: int = ROWS, **how: Any) -> None:
-        """Ask for a replay; `seen` waits."""
-        self._out = self.program.path("seen")
-        how.setdefault("swaps", self.swaps)
-        self.program.send("replay", inputs=self.files[rows], out=self._out, **how)
-
-    def seen(self) -> Arrays:
-        """Return what the replay saw."""
-        self.program.answer()
-        return Split(Stored(self._out), self.graph, self.parts)
-
-    def vary(self, trials: list[dict[str, Any]], given: dict[str, np.ndarray]) -> Arrays:
-        """Run single calls by other settings; return `alone.n` by trial."""
-        trials = [{**t, "call": self.parts[t["call"]].call} for t in trials]
-        out = self.program.path("varied")
-        path = save(self.program.path("given"), joined_calls(given, self.parts))
-        self.program.ask("vary", given=path, trials=trials, out=out)
-        return Stored(out)
-
-    def seeds(self, of: Mapping[int, int]) -> dict[str, list[int]]:
-        """Return seeds by the program's own calls, block by block."""
-        found: dict[str, list[int]] = {}
-        for i, part in enumerate(self.parts):
-            if i in of:
-                found.setdefault(str(part.call), []).append(of[i])
-        counts = {str(part.call): part.count for part in self.parts}
-        return {call: seeds for call, seeds in found.items() if len(seeds) == counts[call]}
-
-
-class Stored(Mapping[str, np.ndarray]):
-    """The arrays of an `.npz` file, read one at a time: a large model's are never all held."""
-
-    def __init__(self, path: str) -> None:
-        self._file = np.load(path, allow_pickle=False)
-        self._names = set(self._file.files)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._names:
-            raise KeyError(name)
-        array: np.ndarray = self._file[name]
-        is_count = name.startswith("final.") and array.dtype.kind in "biu"
-        return array.astype(np.float64) if is_count else array  # bytes wrap when subtracted
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
+from portproof.sides import BATCHES, ROWS, Arrays, Side
+from portproof.training import Training
 
 
 @dataclass
@@ -141,7 +34,7 @@ class Passes:
 
 
 def run_passes(
-    programs: tuple[Program, Program],
+    programs: Sequence[Program],
     specs: Sequence[InputSpec],
     asked: Sequence[str],
     named: Sequence[tuple[str, str]],
@@ -153,21 +46,21 @@ def run_passes(
     """Compare two models whose programs are open.
 
     Args:
-        programs: the reference's and the suspect's.
+        programs: the reference's and the suspect's; behind them the suspect's other processes.
         specs: of the inputs.
         asked: `forward`, and `gradients` where they are wanted.
         named: owners that belong together.
         seed: of weights and inputs.
         folder: where inputs are written.
         progress: told what is done.
-        functions: the user's own: `batches` to train on, `suspect_batches` of the port's loader,
-            `convert` that carries weights over.
+        functions: the user's own: `suspect_batches` of the port's loader, `convert` that carries
+            weights over; and `batches` to train on, a file of the arrays that one gave.
 
     Raises:
         CheckError: a program fails, or the models cannot be compared as they are.
     """
     progress("recording calls")
-    left, right = _recorded(programs, specs, seed, folder)
+    left, right, *others = _recorded(programs, specs, seed, folder)
     try:
         alignment = align(left.graph, right.graph, named)
     except ValueError as error:
@@ -177,8 +70,6 @@ def run_passes(
     notes = frozen_values(left.graph, right.graph, alignment, *first)
     left.fill(carried.left)
     right.fill(carried.right)
-    left.filled()
-    right.filled()
     converted = _conversion(left, right, alignment, carried, functions)
     progress("replaying")
     replays = _replays(left, right, alignment)
@@ -206,21 +97,25 @@ def run_passes(
                 right.start(train=True)
                 replays.right_whole = right.seen()
                 judge.found.whole_settled = judge.whole()
-    if functions.get("batches"):
+    if batches := functions.get("batches"):
         progress("training")
-        steps = _steps(left, right, alignment, carried, functions)
+        training = Training(left, [right, *others], alignment, carried, batches)
+        loader = functions.get("suspect_batches")
+        steps = training.take_batches(loader) if loader else []
+        parted, said = training.judge(first[1])
+        steps += parted
         for word, effect in (("outputs", "output"), ("gradients", "training")):
             if any(d.fails and d.effect == effect for d in judge.found.differences):
                 for d in steps:
                     d.detail += f"; {word} differ already"
                 break
-        judge.found.differences += steps
+        judge.add_all(steps, said)
     return Passes(left.graph, right.graph, alignment, carried, judge.found)
 
 
 def _recorded(
-    programs: tuple[Program, Program], specs: Sequence[InputSpec], seed: int, folder: Path
-) -> tuple[Side, Side]:
+    programs: Sequence[Program], specs: Sequence[InputSpec], seed: int, folder: Path
+) -> list[Side]:
     files = {}
     for _, rows in BATCHES:
         rng = np.random.default_rng([seed, rows])
@@ -231,9 +126,10 @@ def _recorded(
         files[rows] = save(str(folder / f"inputs-{rows}.npz"), drawn)
     for program in programs:
         program.send("describe", given=files[ROWS])
-    left, right = (
+    sides = [
         Side(program, files, Graph.from_dict(program.answer()["graph"])) for program in programs
-    )
+    ]
+    left, right, *others = sides
     for side in (left, right):
         if any(not output.shape for output in side.graph.outputs):
             raise CheckError(
@@ -247,8 +143,9 @@ def _recorded(
         )
     whole = left.graph
     left.split(right.graph)
-    right.split(whole)
-    return left, right
+    for side in (right, *others):
+        side.split(whole)
+    return sides
 
 
 def _replays(left: Side, right: Side, alignment: Alignment) -> Replays:
@@ -292,52 +189,6 @@ def _gradients(left: Side, right: Side, alignment: Alignment, replays: Replays) 
     replays.left_whole, replays.right_whole = left.seen(), right.seen()
 
 
-def _steps(
-    left: Side,
-    right: Side,
-    alignment: Alignment,
-    carried: Carried,
-    functions: Mapping[str, str | None],
-) -> list[Difference]:
-    """Train both on the user's batches from the carried weights; return what differs first."""
-    given = left.program.path("batches")
-    left.program.ask("batches", reference=functions["batches"], out=given)
-    apart: list[Difference] = []
-    if functions.get("suspect_batches"):
-        out = right.program.path("batches")
-        right.program.ask("batches", reference=functions["suspect_batches"], out=out)
-        apart = judge_batches(right.graph, Stored(given), Stored(out))
-    outs = []
-    for side in (left, right):
-        outs.append(side.program.path("trained"))
-        side.program.send("train", given=given, out=outs[-1], swaps=side.swaps)
-    left.program.answer()
-    right.program.answer()
-    ours, theirs = (
-        Split(Stored(out), side.graph, side.parts)
-        for out, side in zip(outs, (left, right), strict=True)
-    )
-    of = (left.graph, right.graph, alignment)
-    found = judge_steps(*of, ours, theirs, carried.left)
-    if not any(d.what == "loss" for d in found):
-        return apart + found
-    turned = {n: a[:, None] if n.startswith("y.") and a.ndim == 1 else a
-              for n, a in Stored(given).items()}  # fmt: skip
-    right.fill(carried.right)
-    right.filled()
-    out = right.program.path("trained")
-    try:
-        given = save(right.program.path("turned"), turned)
-        right.program.ask("train", given=given, out=out, swaps=right.swaps)
-    except CheckError:  # a loss that does not take such targets; it explains nothing
-        return apart + found
-    again = judge_steps(*of, ours, Split(Stored(out), right.graph, right.parts), carried.left)
-    if not any(d.what == "loss" for d in again):
-        found[0].cause = "targets (N,) against outputs (N, 1): the suspect's loss is of (N, N)"
-        found += again
-    return apart + found
-
-
 def _conversion(
     left: Side,
     right: Side,
@@ -352,11 +203,9 @@ def _conversion(
     left.program.ask("native", out=native)
     rng = np.random.default_rng(0)  # what it leaves as it is shall be seen
     right.fill({name: rng.uniform(0.5, 1, a.shape) for name, a in carried.right.items()})
-    right.filled()
     right.program.ask("convert", reference=functions["convert"], given=native, out=out)
-    seen = Split(Stored(out), right.graph, right.parts)
     right.fill(carried.right)
-    right.filled()
+    seen = right.read(out)
     return judge_conversion(left.graph, right.graph, alignment, carried.right, seen)
 
 

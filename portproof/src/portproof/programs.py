@@ -5,18 +5,16 @@ import json
 import os
 import selectors
 import signal
+import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from types import MappingProxyType, TracebackType
+from typing import IO, Any
 
 import numpy as np
-
-from portproof.graph.calls import Graph
 
 _PACKAGE = Path(__file__).parent
 # Only this package is lent to the other interpreter: its neighbours may be another Python's.
@@ -36,6 +34,9 @@ _QUIET = {
     "PYTHONWARNINGS": "ignore",
 }
 
+GRACE = 2.0
+"""Seconds in which others of several programs may say what became of them, once one has failed."""
+
 
 class CheckError(Exception):
     """A check that cannot be made as it was asked for, in one line."""
@@ -51,6 +52,7 @@ class Program:
         backend: Keras's, should it be a Keras model.
         folder: where arrays are exchanged.
         timeout: seconds that one answer may take.
+        place: variables of its environment that say which of several processes it is.
     """
 
     def __init__(
@@ -61,13 +63,14 @@ class Program:
         backend: str,
         folder: Path,
         timeout: float,
+        place: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.side, self.reference, self.timeout = side, reference, timeout
         self.folder, self._count = folder, 0
         self._errors = tempfile.TemporaryFile(  # noqa: SIM115 - closed with the program
             "w+", encoding="utf-8", errors="replace"
         )
-        environment = {**os.environ, **_QUIET, "KERAS_BACKEND": backend}
+        environment = {**os.environ, **_QUIET, **place, "KERAS_BACKEND": backend}
         try:
             self._process = subprocess.Popen(
                 [python, "-c", _START.format(path=str(_PACKAGE))],
@@ -110,62 +113,76 @@ class Program:
             self._process.stdin.write(line.encode())
             self._process.stdin.flush()
         except BrokenPipeError as error:
-            raise self._died() from error
+            raise self.died() from error
 
     def answer(self) -> dict[str, Any]:
-        """Return the answer to the last request.
-
-        Raises:
-            CheckError: the program died, did not answer in time, or reports a problem.
-        """
-        assert self._process.stdout is not None
-        ends, line = time.monotonic() + self.timeout, b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while not line.endswith(b"\n"):
-                if not selector.select(max(ends - time.monotonic(), 0)):
-                    raise CheckError(
-                        f"{self.side} {self.reference}: no answer within {self.timeout:g} s; "
-                        "--timeout allows more"
-                    )
-                piece = os.read(self._process.stdout.fileno(), 1 << 20)
-                if not piece:
-                    raise self._died()
-                line += piece
-        found: dict[str, Any] = json.loads(line)
-        if "error" in found:
-            raise CheckError(f"{self.side} {self.reference}: {found['error']}")
-        return found
+        """Return the answer to the last request, as `answers` does."""
+        return answers([self])[0]
 
     def ask(self, what: str, **request: Any) -> dict[str, Any]:
         """Send a request and return its answer."""
         self.send(what, **request)
         return self.answer()
 
-    def open(self) -> None:
-        """Ask for the model to be built."""
-        self.send("open", reference=self.reference)
-
-    def opened(self) -> None:
-        """Wait until the model is built."""
-        self.about = self.answer()
-
-    def describe(self, inputs: str) -> Graph:
-        """Return the model's calls."""
-        return Graph.from_dict(self.ask("describe", given=inputs)["graph"])
-
     def path(self, name: str) -> str:
         """Return a new file name of this program's own."""
         self._count += 1
         return str(self.folder / f"{self.side}-{self._count}-{name}.npz")
 
-    def _died(self) -> CheckError:
+    @property
+    def output(self) -> IO[bytes]:
+        """What the program answers by."""
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    def died(self) -> CheckError:
+        """Return how the program ended."""
         code = self._process.wait()
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors.read()[-8000:].splitlines() if line.strip()]
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         last = f": {lines[-1][:300]}" if lines else ""
         return CheckError(f"{self.side} {self.reference}: its program ended by {how}{last}")
+
+
+def answers(programs: Sequence[Program]) -> list[dict[str, Any]]:
+    """Return the answers to each program's last request, once all are there.
+
+    Raises:
+        CheckError: one died, did not answer in time, or reports a problem. Of several that train
+            together it is the first to say so, or one that died, which the others only notice.
+    """
+    ends, lines = time.monotonic() + programs[0].timeout, [b""] * len(programs)
+    problem = ""  # no exception: its frames would hold it, and files open behind it
+    with selectors.DefaultSelector() as selector:
+        for number, program in enumerate(programs):
+            selector.register(program.output, selectors.EVENT_READ, number)
+        while selector.get_map():
+            ready = selector.select(max(ends - time.monotonic(), 0))
+            if not ready:
+                break
+            for key, _ in ready:
+                program = programs[key.data]
+                piece = os.read(key.fd, 1 << 20)
+                lines[key.data] += piece
+                if piece and not piece.endswith(b"\n"):
+                    continue
+                selector.unregister(key.fileobj)
+                if not piece:
+                    raise program.died() from None
+                error = json.loads(lines[key.data]).get("error")
+                if error and not problem:
+                    problem = f"{program.side} {program.reference}: {error}"
+                    ends = time.monotonic() + (GRACE if len(programs) > 1 else 0)
+        if problem:
+            raise CheckError(problem)
+        if selector.get_map():
+            silent = programs[min(key.data for key in selector.get_map().values())]
+            raise CheckError(
+                f"{silent.side} {silent.reference}: no answer within {silent.timeout:g} s; "
+                "--timeout allows more"
+            )
+    return [json.loads(line) for line in lines]
 
 
 def save(path: str, arrays: Mapping[str, np.ndarray]) -> str:
@@ -175,6 +192,13 @@ def save(path: str, arrays: Mapping[str, np.ndarray]) -> str:
     return path
 
 
-def interpreter(path: str | None) -> str:
-    """Return the interpreter to use: this one, where none is named."""
-    return path or sys.executable
+def environments(count: int) -> list[dict[str, str]]:
+    """Return the variables that say to each of several processes which of them it is."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
+    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "NODE_RANK": "0"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": threads}
+    shared["SLURM_JOB_NAME"] = "bash"  # else Lightning takes a job's tasks for the processes
+    return [{**shared, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(count)]

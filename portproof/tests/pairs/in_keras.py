@@ -200,6 +200,11 @@ def batches():
     return [(x, np.sin(x).sum(1)) for x in drawn]
 
 
+def even_batches():
+    """The full ones, which two processes share evenly."""
+    return batches()[:2]
+
+
 def dropping():
     """Channels dropped between two dense layers, at each step of a sequence."""
     return keras.Sequential(

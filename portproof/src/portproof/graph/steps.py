@@ -7,7 +7,7 @@ import numpy as np
 
 from portproof.graph.align import Alignment
 from portproof.graph.calls import Call, Graph
-from portproof.graph.gaps import Gap, fitted, gap
+from portproof.graph.gaps import WHOLE_GRADIENT, Gap, fitted, gap
 from portproof.graph.verdict import Difference, Place
 
 LOSS = 1e-11
@@ -22,10 +22,10 @@ SEEN = {"loss", "learning_rate"}
 Arrays = Mapping[str, np.ndarray]
 
 
-def judge_steps(
+def first_apart(
     left: Graph, right: Graph, alignment: Alignment, ours: Arrays, theirs: Arrays, first: Arrays
-) -> list[Difference]:
-    """Return the first difference of training, if there is one.
+) -> tuple[tuple[int, int], Difference] | None:
+    """Return the first difference of training, and when: the step from 0, and 1 behind its loss.
 
     Args:
         left: the reference's calls.
@@ -38,7 +38,8 @@ def judge_steps(
     mine, other = ours["losses"], theirs["losses"]
     if len(mine) != len(other):
         sides = (f"{len(mine)} steps", f"{len(other)} steps")
-        return [Difference("steps", "training", *sides, "training", [Place("fit", "fit")])]
+        found = Difference("steps", "training", *sides, "training", [Place("fit", "fit")])
+        return (0, 0), found
     texts = (left.about.get("training", {}), right.about.get("training", {}))
     for k in range(len(mine)):
         place = f"step {k + 1}"
@@ -47,24 +48,38 @@ def judge_steps(
             sides = (f"{mine[k]:.9g}", f"{other[k]:.9g}")
             detail = f"{texts[0].get('loss', '')} | {texts[1].get('loss', '')}"
             where = [Place(place, place, apart.size)]
-            return [Difference("loss", "training", *sides, "training", where, detail=detail)]
-        moved = [
-            Place(a.owner, b.owner, g.size)
-            for i, j in sorted(alignment.pairs.items())
-            for a, b in [(left.calls[i], right.calls[j])]
-            if not (g := _moved(a, b, k, ours, theirs, first)).within(MOVED)
-        ]
+            found = Difference("loss", "training", *sides, "training", where, detail=detail)
+            return (k, 0), found
+        moved = moved_apart(left, right, alignment, k, ours, theirs, first)
         if moved:
             sides = (texts[0].get("optimizer", ""), texts[1].get("optimizer", ""))
             detail = f"weights after {place}"
             found = Difference("update", "call", *sides, "training", moved, detail=detail)
             if k == 0:
                 found.cause = _adams(left, right, alignment, (ours, theirs, first))
-            return [found]
-    return _metrics(left, right, ours, theirs)
+            return (k, 1), found
+    return None
 
 
-def _metrics(left: Graph, right: Graph, ours: Arrays, theirs: Arrays) -> list[Difference]:
+def moved_apart(
+    left: Graph,
+    right: Graph,
+    alignment: Alignment,
+    k: int,
+    ours: Arrays,
+    theirs: Arrays,
+    first: Arrays,
+) -> list[Place]:
+    """Return the calls whose weights the steps up to k moved otherwise."""
+    return [
+        Place(a.owner, b.owner, g.size)
+        for i, j in sorted(alignment.pairs.items())
+        for a, b in [(left.calls[i], right.calls[j])]
+        if not (g := _moved(a, b, k, ours, theirs, first)).within(MOVED)
+    ]
+
+
+def judge_metrics(left: Graph, right: Graph, ours: Arrays, theirs: Arrays) -> list[Difference]:
     """Return metrics of one name that differ; note in both graphs what is not compared."""
     first, second = (_by_name(side) for side in (ours, theirs))
     for graph, own, other in ((left, first, second), (right, second, first)):
@@ -169,6 +184,8 @@ def _moved(a: Call, b: Call, k: int, ours: Arrays, theirs: Arrays, first: Arrays
     """Return how far the two are apart in what the first steps moved a call's weights by."""
     moves = []
     for role in sorted(b.roles.keys() & a.roles.keys()):
+        if _is_rounding(a, role, k, ours) and _is_rounding(b, role, k, theirs):
+            continue
         start = first[f"{a.key}|{role}"]
         one = ours[f"step.{k}|{a.key}|{role}"]
         two = fitted(theirs[f"step.{k}|{b.key}|{role}"], one.shape)
@@ -180,6 +197,18 @@ def _moved(a: Call, b: Call, k: int, ours: Arrays, theirs: Arrays, first: Arrays
     largest = max((float(np.abs(m).max()) for m, _ in moves), default=0.0)
     sizes = [gap(m, t, largest) for m, t in moves if m.any() or t.any()]
     return max(sizes, key=lambda g: g.size, default=Gap(0.0))
+
+
+def _is_rounding(call: Call, role: str, k: int, arrays: Arrays) -> bool:
+    """Return whether a weight's gradient, where it is noted, is zero by theory, as before a norm.
+
+    Adam divides what rounding leaves of it by its own size.
+    """
+    while k and f"grad.{k}|{call.key}|{role}" not in arrays:
+        k -= 1
+    names = {r: f"grad.{k}|{call.key}|{r}" for r in call.roles}
+    sizes = {r: float(np.abs(arrays[n]).max()) for r, n in names.items() if n in arrays}
+    return 0 < sizes.get(role, 0.0) <= WHOLE_GRADIENT * max(sizes.values())
 
 
 def _sum(bias: np.ndarray, arrays: Arrays, key: str, call: Call) -> np.ndarray:

@@ -183,7 +183,9 @@ class KerasModel:
         self.recorder = recorder
         return {**replay.tensors, **finals}
 
-    def train(self, batches: list[Batch], swaps: Mapping[str, str]) -> Arrays:
+    def train(
+        self, batches: list[Batch], swaps: Mapping[str, str], forced: Mapping[str, Any]
+    ) -> Arrays:
         """Train with the compiled loss and optimizer, dropout at 0; return weights by step."""
         with _nothing_dropped(self.model):
             return keras_steps.train(

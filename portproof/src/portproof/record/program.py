@@ -10,8 +10,11 @@ import json
 import os
 import re
 import resource
+import signal
 import sys
 import sysconfig
+import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -64,8 +67,16 @@ class Model(Protocol):
     def replay(self, inputs: list[np.ndarray], how: Mapping[str, Any], given: Arrays) -> Arrays:
         """Run the model and return what was seen at each call."""
 
-    def train(self, batches: list[Batch], swaps: Mapping[str, str]) -> Arrays:
-        """Train with the user's own loss and optimizer, and return weights step by step."""
+    def train(
+        self, batches: list[Batch], swaps: Mapping[str, str], forced: Mapping[str, Any]
+    ) -> Arrays:
+        """Train with the user's own loss and optimizer, and return weights step by step.
+
+        Args:
+            batches: in order.
+            swaps: functions of torch that are computed in another way.
+            forced: arguments of a Trainer that outdo the user's own.
+        """
 
     def vary(self, trials: list[dict[str, Any]], given: Arrays) -> Arrays:
         """Run single calls with other settings."""
@@ -258,6 +269,7 @@ def metrics(epochs: Sequence[Mapping[str, float]]) -> Arrays:
 
 def serve(open_model: Callable[[str], tuple[Model, dict[str, Any]]]) -> None:
     """Answer requests until stdin ends; each failure is answered in one line."""
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the user's code prints must not stand among the answers
     model: Model | None = None
@@ -286,6 +298,13 @@ def serve(open_model: Callable[[str], tuple[Model, dict[str, Any]]]) -> None:
         answers.flush()
 
 
+def _end_with(parent: int) -> None:
+    """End this program's group once who started it is gone, whatever it waits for."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.killpg(0, signal.SIGKILL)
+
+
 def _some(a: np.ndarray) -> np.ndarray:
     """Return rows of a large weight, by which its distribution is told as well."""
     return a.reshape(-1, a.shape[-1])[:: 1 + a.size // ENOUGH] if a.size > ENOUGH else a
@@ -308,7 +327,7 @@ def _answer(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
         call_function(request["reference"], lambda: model.convert(function, given))
         found = {f"first|{name}": a for name, a in model.weights().items()}
     elif what == "train":
-        found = model.train(batches_of(given), request["swaps"])
+        found = model.train(batches_of(given), request["swaps"], request["forced"])
     elif what == "vary":
         found = model.vary(request["trials"], given)
     else:

@@ -196,16 +196,37 @@ class TorchModel:
         self.recorder = recorder
         return {**replay.arrays, **finals}
 
-    def train(self, batches: list[Batch], swaps: Mapping[str, str]) -> Arrays:
-        """Train with the module's own step and optimizer, dropout at 0; return weights by step."""
+    def train(
+        self, batches: list[Batch], swaps: Mapping[str, str], forced: Mapping[str, Any]
+    ) -> Arrays:
+        """Train with the module's own step and optimizer, dropout at 0; return weights by step.
+
+        Gradients, too, where the Trainer's arguments are forced.
+        """
 
         def tensors(xs: list[np.ndarray]) -> list[torch.Tensor]:
             return [self._tensor(x, i) for i, x in enumerate(xs)]
 
         with _training(self.module):
             return torch_steps.train(
-                self.module, self.options, batches, self.weights, tensors, swaps
+                self.module,
+                {**self.options, **forced},
+                batches,
+                self.weights,
+                self._gradients if forced else dict,
+                tensors,
+                swaps,
             )
+
+    def _gradients(self, recorder: Recorder | None = None) -> Arrays:
+        """Return the gradients to all trained weights, by `key|role`."""
+        found = {}
+        for key, role in self._roles(recorder or self.recorder).items():
+            if not role.is_statistic and self.names.is_trained(role.tensor):
+                native = self.names.gradient(key, role.tensor)
+                if native is not None:
+                    found[key] = role.canonical(native)
+        return found
 
     def vary(self, trials: list[dict[str, Any]], given: Arrays) -> Arrays:
         """Run single calls on `in.i` with other settings; those that cannot are left out."""
@@ -339,10 +360,7 @@ class TorchModel:
         for key, role in self._roles(recorder).items():
             if role.is_statistic:
                 found[f"moved|{key}"] = role.canonical(role.tensor.detach().numpy().copy())
-            elif self.names.is_trained(role.tensor):
-                native = self.names.gradient(key, role.tensor)
-                if native is not None:
-                    found[f"grad|{key}"] = role.canonical(native)
+        found |= {f"grad|{key}": a for key, a in self._gradients(recorder).items()}
         with torch.no_grad():
             for name, b in self.module.named_buffers():
                 b.copy_(kept[name])

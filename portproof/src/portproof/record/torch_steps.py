@@ -1,16 +1,18 @@
 """Train a LightningModule on given batches by `Trainer.fit`; note its weights after each step."""
 
+import copy
 import importlib
 import logging
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+from torch import distributed as dist
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.data import DataLoader
 
 from portproof.record.program import Arrays, Batch, SetUpError, metrics
 from portproof.record.torch_calls import DROPOUTS, RATES
@@ -50,6 +52,7 @@ def train(
     options: dict[str, Any],
     batches: list[Batch],
     weights: Callable[[], Arrays],
+    gradients: Callable[[], Arrays],
     tensors: Callable[[list[np.ndarray]], list[torch.Tensor]],
     swaps: Mapping[str, str],
 ) -> Arrays:
@@ -60,15 +63,16 @@ def train(
         options: the user's own for the Trainer, and `val_dataloaders` for its `fit`.
         batches: inputs, targets and weights, as the user's function gave them.
         weights: returns canonical weights by `key|role`.
+        gradients: returns those to them.
         tensors: gives inputs the layout that the module takes.
         swaps: functions that are computed in another way.
 
     Returns:
-        `step.k|key|role` after step k, from 0, and `losses` (steps,); `metrics` (epochs, names)
-        and their `names`.
+        `step.k|key|role` after step k, from 0, `grad.k|key|role` that its optimizer got before a
+        Trainer's clipping, and `losses` (steps,); `metrics` (epochs, names) and their `names`.
 
     Raises:
-        SetUpError: it is no LightningModule.
+        SetUpError: it is no LightningModule, or its strategy does not join the other processes.
     """
     if not hasattr(module, "training_step"):
         raise SetUpError("the module is no LightningModule, so that it has no step to train with")
@@ -94,12 +98,18 @@ def train(
         end()
         epochs.append({k: float(v) for k, v in user.trainer.callback_metrics.items()})
 
-    user.on_train_epoch_end = ended
-    data: Any = []  # a list does for a data set
+    before = user.on_before_optimizer_step
+
+    def stepping(optimizer: Any) -> None:
+        before(optimizer)
+        found.update({f"grad.{len(losses)}|{key}": a.copy() for key, a in gradients().items()})
+
+    user.on_train_epoch_end, user.on_before_optimizer_step = ended, stepping
+    data: Any = _Given()
     for xs, y, given in batches:
         inputs: Any = tensors(list(xs))
-        inputs = inputs[0] if len(inputs) == 1 else tuple(inputs)
-        data.append((inputs, *(_tensors(part) for part in (y, *given))))
+        inputs = inputs[0] if len(inputs) == 1 else inputs
+        data.append([inputs, *(_tensors(part) for part in (y, *given))])
     validation = options.get("val_dataloaders")
     own = {k: v for k, v in options.items() if k != "val_dataloaders"}
     own = {**own, "callbacks": [*options.get("callbacks", []), Noted()]}
@@ -108,14 +118,69 @@ def train(
     usual = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
              "enable_model_summary": False}  # fmt: skip
-    with warnings.catch_warnings(), Training(swaps):
+    count = own["devices"] if isinstance(own.get("devices"), int) else 1
+    if count > 1:  # a strategy takes no second Trainer
+        own["strategy"] = copy.copy(own.get("strategy", "ddp"))
+    on_cpus = (
+        mock.patch.object(nn.SyncBatchNorm, "forward", _synchronised),
+        mock.patch.object(nn.parallel.DistributedDataParallel, "_passing_sync_batchnorm_handle"),
+    )  # that one refuses what the first makes possible
+    with warnings.catch_warnings(), Training(swaps), on_cpus[0], on_cpus[1]:
         warnings.simplefilter("ignore")
         trainer = lightning.Trainer(**{**usual, **quiet, **own})
         try:
-            trainer.fit(module, DataLoader(data, batch_size=None, shuffle=False), validation)
+            starts = type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher"
+            if count > 1 and (starts or trainer.world_size != count):
+                raise SetUpError(f"its strategy does not join {count} processes that are there, "
+                                 "as strategy='ddp' does")  # fmt: skip
+            trainer.fit(module, data, validation)
         finally:
-            del user.on_train_epoch_end
+            del user.on_train_epoch_end, user.on_before_optimizer_step
     return found | {"losses": np.array(losses)} | metrics(epochs)
+
+
+class _Given(list[Any]):
+    """Batches in memory; as no DataLoader they are not dealt out by a sampler of Lightning's."""
+
+
+class _Summed(torch.autograd.Function):
+    """The sum over all processes of a group."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, group: Any) -> torch.Tensor:
+        ctx.group, x = group, x.clone()
+        dist.all_reduce(x, group=group)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return _Summed.apply(grads[0], ctx.group), None
+
+
+_ON_ONE = nn.SyncBatchNorm.forward
+
+
+def _synchronised(self: nn.SyncBatchNorm, x: torch.Tensor) -> torch.Tensor:
+    """Compute `SyncBatchNorm` on CPUs, which torch leaves to GPUs."""
+    if not (self.training and dist.is_initialized()):
+        return _ON_ONE(self, x)
+    axes, shape = [0, *range(2, x.ndim)], (1, -1, *[1] * (x.ndim - 2))
+    parts = torch.cat([x.sum(axes), x.new_tensor([x.numel() / x.shape[1]])])
+    sums = _Summed.apply(parts, self.process_group)
+    count = sums[-1].detach()
+    mean = sums[:-1] / count
+    apart = x - mean.view(shape)
+    variance = _Summed.apply((apart**2).sum(axes), self.process_group) / count
+    if self.running_mean is not None and self.running_var is not None:
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        count_so_far = float(self.num_batches_tracked)
+        share = 1 / count_so_far if self.momentum is None else self.momentum
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(variance * count / (count - 1), share)
+    y = apart / (variance + self.eps).sqrt().view(shape)
+    return y if self.weight is None else y * self.weight.view(shape) + self.bias.view(shape)
 
 
 def _tensors(value: Any) -> Any:

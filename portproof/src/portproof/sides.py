@@ -1,0 +1,131 @@
+"""One program of a check and what it recorded, as the comparison reads it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from portproof.graph.calls import Graph
+from portproof.graph.fused import Part, Split, joined_calls, joined_weights, split_fused
+from portproof.graph.inputs import EDGE_ROWS
+from portproof.programs import CheckError, Program, save
+
+BATCHES = (("batch of 4", 4), ("batch of 3", 3), ("single", 1), ("edge batch", EDGE_ROWS))
+"""Full, partial and single batches, and one of wide numbers, zeros and small ids.
+
+Calls are compared on the first, outputs on all."""
+ROWS = BATCHES[0][1]
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass
+class Side:
+    """One program with its graph, as the comparison reads it."""
+
+    program: Program
+    files: dict[int, str]
+    """Inputs by the number of rows."""
+    graph: Graph
+    parts: list[Part] = field(default_factory=list)
+    swaps: dict[str, str] = field(default_factory=dict)
+    """Functions computed in another way from here on: constants that were found."""
+    forced: str = ""
+    trained: dict[str, Any] = field(default_factory=dict)
+    _out: str = ""
+
+    def split(self, other: Graph) -> None:
+        """Read dense calls as several, where the other side has them so."""
+        self.graph, self.parts = split_fused(self.graph, other)
+
+    def first(self) -> Arrays:
+        """Return the weights that the model starts from; of large ones some of their numbers."""
+        out = self.program.path("first")
+        self.program.ask("first", out=out)
+        return self.read(out)
+
+    def fill(self, weights: Arrays) -> None:
+        """Put weights in place.
+
+        Raises:
+            CheckError: a weight is another one behind.
+        """
+        joined = joined_weights(weights, self.graph, self.parts)
+        given = save(self.program.path("weights"), joined)
+        lost = self.program.ask("fill", given=given)["lost"]
+        if lost and not self.graph.unreadable:
+            raise CheckError(
+                f"{self.program.side}: {len(lost)} weights did not keep what was put there: "
+                f"{lost[0].rpartition('|')[2]} of {lost[0].partition(';')[0]}"
+            )
+
+    def give(self, arrays: Arrays) -> str:
+        """Write what a replay is forced by, and return the file."""
+        return save(self.program.path("force"), joined_calls(arrays, self.parts))
+
+    def start(self, rows: int = ROWS, **how: Any) -> None:
+        """Ask for a replay; `seen` waits."""
+        self._out = self.program.path("seen")
+        how.setdefault("swaps", self.swaps)
+        self.program.send("replay", inputs=self.files[rows], out=self._out, **how)
+
+    def seen(self) -> Arrays:
+        """Return what the replay saw."""
+        self.program.answer()
+        return self.read(self._out)
+
+    def read(self, path: str) -> Arrays:
+        """Return the arrays of a file that the program wrote, by the calls of the graph."""
+        return Split(Stored(path), self.graph, self.parts)
+
+    def train(self, batches: str, **forced: Any) -> str:
+        """Ask for a training from the present weights; return the file that holds it once answered.
+
+        Args:
+            batches: a file, as `record.program.made_batches` gives them.
+            forced: arguments of the Trainer that outdo the user's own.
+        """
+        out = self.program.path("trained")
+        self.program.send("train", given=batches, out=out, swaps=self.swaps, forced=forced)
+        return out
+
+    def vary(self, trials: list[dict[str, Any]], given: dict[str, np.ndarray]) -> Arrays:
+        """Run single calls by other settings; return `alone.n` by trial."""
+        trials = [{**t, "call": self.parts[t["call"]].call} for t in trials]
+        out = self.program.path("varied")
+        path = save(self.program.path("given"), joined_calls(given, self.parts))
+        self.program.ask("vary", given=path, trials=trials, out=out)
+        return Stored(out)
+
+    def seeds(self, of: Mapping[int, int]) -> dict[str, list[int]]:
+        """Return seeds by the program's own calls, block by block."""
+        found: dict[str, list[int]] = {}
+        for i, part in enumerate(self.parts):
+            if i in of:
+                found.setdefault(str(part.call), []).append(of[i])
+        counts = {str(part.call): part.count for part in self.parts}
+        return {call: seeds for call, seeds in found.items() if len(seeds) == counts[call]}
+
+
+class Stored(Mapping[str, np.ndarray]):
+    """The arrays of an `.npz` file, read one at a time: a large model's are never all held."""
+
+    def __init__(self, path: str) -> None:
+        self._file = np.load(path, allow_pickle=False)
+        self._names = set(self._file.files)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        array: np.ndarray = self._file[name]
+        is_count = name.startswith("final.") and array.dtype.kind in "biu"
+        return array.astype(np.float64) if is_count else array  # bytes wrap when subtracted
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names

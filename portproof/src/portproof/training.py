@@ -1,0 +1,250 @@
+"""Train both sides on the user's batches, the suspect on several processes if asked; try causes."""
+
+from collections import ChainMap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from portproof.graph.align import Alignment
+from portproof.graph.carry import Carried
+from portproof.graph.gaps import gap
+from portproof.graph.ranks import cause_of_gradients
+from portproof.graph.steps import LOSS, first_apart, judge_metrics, moved_apart
+from portproof.graph.users import judge_batches
+from portproof.graph.verdict import Difference
+from portproof.programs import CheckError, answers, save
+from portproof.sides import Arrays, Side, Stored
+
+ALONE = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
+"""A Trainer's arguments for the reference of a suspect on several processes."""
+BROADCAST = "targets (N,) against outputs (N, 1): the suspect's loss is of (N, N)"
+STARTS = "the processes start from different weights"
+SHARED = "each process's BatchNorm takes the statistics of its own share (sync_batchnorm=True)"
+
+
+class Training:
+    """A reference that trains on one process, and a suspect that trains on one or several.
+
+    Args:
+        left: the reference, its weights carried over.
+        ranks: the suspect's processes, the first one's weights carried over.
+        alignment: which calls belong together.
+        carried: weights to start from.
+        batches: a file of the reference's, whole.
+    """
+
+    def __init__(
+        self, left: Side, ranks: list[Side], alignment: Alignment, carried: Carried, batches: str
+    ) -> None:
+        self.left, self.ranks, self.carried, self.batches = left, ranks, carried, batches
+        self.of = (left.graph, ranks[0].graph, alignment)
+        self.shares = [batches] * len(ranks)
+        """A file of batches for each process."""
+        self.forced: dict[str, Any] = {}
+        if len(ranks) > 1:
+            self.forced = {**ALONE, "devices": len(ranks)}
+            del self.forced["strategy"]
+            self.shares = [ranks[0].program.path("share") for _ in ranks]
+            for path, share in zip(
+                self.shares, even_shares(Stored(batches), len(ranks)), strict=True
+            ):
+                save(path, share)
+        self.ours: Arrays = {}
+
+    def take_batches(self, reference: str) -> list[Difference]:
+        """Let the user's function give the suspect's batches; return how they differ.
+
+        Each of several processes trains on what it gives there, and the steps are compared alone.
+
+        Raises:
+            CheckError: it gives them different numbers of batches.
+        """
+        outs = [side.program.path("batches") for side in self.ranks]
+        for side, out in zip(self.ranks, outs, strict=True):
+            side.program.ask("batches", reference=reference, out=out)
+        if not self.forced:
+            return judge_batches(self.of[1], Stored(self.batches), Stored(outs[0]))
+        self.shares = outs
+        counts = [len(_rows(Stored(out))) for out in outs]
+        if len(set(counts)) > 1:
+            raise CheckError(f"{reference}() gives the suspect's processes {counts} batches: they "
+                             "would wait for each other")  # fmt: skip
+        return []
+
+    def judge(self, first: Arrays) -> tuple[list[Difference], list[str]]:
+        """Train, and return what differs first, with causes, and what is to be said.
+
+        Args:
+            first: weights that the suspect's first process started from by itself. Where another
+                process started from the same ones, it starts from those carried over, too.
+        """
+        are_alike = min([self._fill_as(side, first) for side in self.ranks[1:]], default=True)
+        out = self.left.train(self.batches, **(ALONE if self.forced else {}))
+        theirs = self._train([self.left])
+        self.ours = self.left.read(out)
+        apart, found = self._apart(theirs), []
+        changing: list[str] = []
+        is_tried = apart is not None and (self.forced or apart[1].what == "loss")
+        for cause, shares, forced in self._causes(are_alike) if is_tried else ():
+            if apart is None:
+                break
+            for side in self.ranks:
+                side.fill(self.carried.right)
+            try:
+                again = self._train(shares=shares, **forced)
+            except CheckError:  # a loss that does not take such targets; it explains nothing
+                break
+            later = self._apart(again)
+            changing.append(cause)
+            if later is None or later[0] > apart[0]:
+                apart[1].cause = "; and ".join(changing)
+                found.append(apart[1])
+                apart, theirs, changing = later, again, []
+            elif gap(theirs[0]["losses"], again[0]["losses"]).within(LOSS):
+                changing.pop()
+        if apart is None:
+            return found + self._metrics(theirs), self._notes()
+        if self.forced and apart[1].what != "steps":
+            apart[1].cause = self._weighed(apart[0][0], theirs) or apart[1].cause
+        return [*found, apart[1]], self._notes()
+
+    def _causes(self, are_alike: bool) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
+        """Yield what may be wrong with the batches and the Trainer's arguments that make it right.
+
+        Args:
+            are_alike: whether the processes started from the same weights.
+        """
+        if not self.forced:
+            turned = {n: a[:, None] if n.startswith("y.") and a.ndim == 1 else a
+                      for n, a in Stored(self.batches).items()}  # fmt: skip
+            yield BROADCAST, [save(self.left.program.path("turned"), turned)], {}
+            return
+        if not are_alike:  # they do from here on
+            yield STARTS, self.shares, {}
+        if any(c.kind == "batch_norm" for c in self.of[1].calls):
+            yield SHARED, self.shares, {"sync_batchnorm": True}
+
+    def _fill_as(self, side: Side, first: Arrays) -> bool:
+        """Fill a process if it started from the weights of the first one; return whether it did."""
+        calls, own = self.of[1].calls, side.first()
+        if [c.key for c in side.graph.calls] != [c.key for c in calls]:
+            raise CheckError(f"{side.program.side}: its model is another than in the first process")
+        names = [f"first|{c.key}|{role}" for c in calls for role in c.roles]
+        is_alike = all(np.array_equal(own[n], first[n]) for n in names)
+        if is_alike:
+            side.fill(self.carried.right)
+        return is_alike
+
+    def _train(
+        self, others: Sequence[Side] = (), shares: Sequence[str] = (), **forced: Any
+    ) -> list[Arrays]:
+        """Train the suspect, in step with others that train; losses are the processes' mean."""
+        outs = [side.train(share, **self.forced, **forced)
+                for side, share in zip(self.ranks, shares or self.shares, strict=True)]  # fmt: skip
+        for side in others:
+            side.program.answer()
+        answers([side.program for side in self.ranks])
+        found = [side.read(out) for side, out in zip(self.ranks, outs, strict=True)]
+        counts = [len(arrays["losses"]) for arrays in found]
+        if len(set(counts)) > 1:
+            raise CheckError(f"the suspect's processes took {counts} steps")
+        losses = np.mean([arrays["losses"] for arrays in found], 0)
+        return [ChainMap({"losses": losses}, arrays) for arrays in found]  # type: ignore[arg-type]
+
+    def _apart(self, theirs: Sequence[Arrays]) -> tuple[tuple[int, int], Difference] | None:
+        """Return where the first process parts that does, and how."""
+        parted = []
+        for rank, arrays in enumerate(theirs):
+            found = first_apart(*self.of, self.ours, arrays, self.carried.left)
+            if found is not None:
+                found[1].detail += f"; in process {rank}" if rank else ""
+                parted.append(found)
+        return min(parted, key=lambda found: found[0], default=None)
+
+    def _metrics(self, theirs: Sequence[Arrays]) -> list[Difference]:
+        """Return metrics that differ; those that do in the first process's share alone say so."""
+        found = judge_metrics(*self.of[:2], self.ours, theirs[0])
+        if found and self.forced and len({arrays["metrics"].shape for arrays in theirs}) == 1:
+            rows = [_rows(Stored(share)).sum() for share in self.shares]
+            mean = np.average([arrays["metrics"] for arrays in theirs], 0, rows)
+            of_all = ChainMap({"metrics": mean}, theirs[0])  # type: ignore[arg-type]
+            left = {d.kind for d in judge_metrics(*self.of[:2], self.ours, of_all)}
+            for d in found:
+                if d.kind not in left:
+                    d.cause = "logged for each process's share alone (sync_dist=True)"
+        return found
+
+    def _weighed(self, k: int, theirs: Sequence[Arrays]) -> str | None:
+        """Return what the processes make of their shares in step k, tried on the reference."""
+        start, whole = self.carried.left, self._gradients(self.ours, k, 0)
+        behind = any(moved_apart(*self.of, k, self.ours, arrays, start) for arrays in theirs)
+        # Without weights that part nothing came of the gradients; some are of several batches.
+        if not behind or not whole or (k and not self._gradients(self.ours, k - 1, 0)):
+            return None
+        if k:
+            start = {f"{c.key}|{role}": self.ours[f"step.{k - 1}|{c.key}|{role}"]
+                     for c in self.of[0].calls for role in c.roles}  # fmt: skip
+        forced = {**ALONE, "accumulate_grad_batches": 1, "max_epochs": 1, "limit_val_batches": 0}
+        shares, rows = [], []
+        for share in map(Stored, self.shares):
+            count = len(_rows(share))
+            one = {".".join([n.split(".")[0], "0", *n.split(".")[2:]]): a
+                   for n, a in share.items() if int(n.split(".")[1]) == k % count}  # fmt: skip
+            self.left.fill(start)
+            try:
+                out = self.left.train(save(self.left.program.path("share"), one), **forced)
+                self.left.program.answer()
+            except CheckError:  # a step that takes no share by itself; it explains nothing
+                return None
+            shares.append(self._gradients(self.left.read(out), 0, 0))
+            rows.append(len(one["x.0.0"]))
+        processes = [self._gradients(arrays, k, 1) for arrays in theirs]
+        if any(made.keys() != whole.keys() for made in (*shares, *processes)):
+            return None
+        names = [f"step.{k}|{c.key}|{role}" for c in self.of[1].calls for role in c.roles]
+        are_apart = any(not np.array_equal(arrays[n], theirs[0][n])
+                        for n in names for arrays in theirs)  # fmt: skip
+        return cause_of_gradients(whole, shares, rows, processes, are_apart)
+
+    def _gradients(self, arrays: Arrays, k: int, side: int) -> dict[str, np.ndarray]:
+        """Return the gradients that step k's optimizer got, under names of the reference's."""
+        found = {}
+        for i, j in self.of[2].pairs.items():
+            a = self.of[0].calls[i]
+            call = self.of[1].calls[j] if side else a
+            for role in a.roles:
+                if (name := f"grad.{k}|{call.key}|{role}") in arrays:
+                    found[a.place(role)] = arrays[name]
+        return found
+
+    def _notes(self) -> list[str]:
+        if not self.forced:
+            return []
+        sizes = np.stack([_rows(Stored(share)) for share in self.shares], 1).tolist()
+        texts = dict.fromkeys(" + ".join(map(str, rows)) for rows in sizes)
+        return [f"the suspect trained on {len(self.ranks)} processes; rows of their shares of a "
+                f"batch: {', '.join(texts)}; losses are the processes' mean"]  # fmt: skip
+
+
+def _rows(batches: Arrays) -> np.ndarray:
+    """Return each batch's number of rows."""
+    count = 1 + max(int(name.split(".")[1]) for name in batches)
+    return np.array([len(batches[f"x.{k}.0"]) for k in range(count)])
+
+
+def even_shares(batches: Arrays, count: int) -> list[dict[str, np.ndarray]]:
+    """Return even shares of each batch's rows, in order.
+
+    Raises:
+        CheckError: a batch has fewer rows than there are shares, or its arrays differ in rows.
+    """
+    rows = _rows(batches)
+    for name, a in batches.items():
+        k = int(name.split(".")[1])
+        if a.shape[:1] != (rows[k],):
+            raise CheckError(f"batch {k + 1}: {name} is {a.shape}, for inputs of {rows[k]} rows")
+        if rows[k] < count:
+            raise CheckError(f"batch {k + 1} has {rows[k]} rows, too few for {count} processes")
+    parts = {name: np.array_split(a, count) for name, a in batches.items()}
+    return [{name: p[r] for name, p in parts.items()} for r in range(count)]
