@@ -318,6 +318,15 @@ def test_rules_of_the_frameworks_hold_in_training_steps_and_torchs_adam_is_named
     assert [d.what for d in verdict.declarations if d.is_rule] == ["statistics"]
     (found,) = checked("adam", "adam", "6", upto="steps", batches=batches).failures
     assert (found.what, "beside √v" in str(found.cause)) == ("update", True)
+    clipped = ("regression_clipped", "regression_clipped", "6")
+    verdict = checked(*clipped, upto="steps", batches=batches)
+    assert verdict.passed, str(verdict)
+    (found,) = (d for d in verdict.declarations if d.is_rule)
+    assert (found.what, "norm + 1e-6" in str(found.cause)) == ("update", True)
+    (found,) = checked(
+        "regression", "regression_clipped", "6", upto="steps", batches=batches
+    ).failures
+    assert (found.what, found.cause) == ("update", None)
 
 
 @pytest.mark.slow

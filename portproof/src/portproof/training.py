@@ -19,6 +19,7 @@ from portproof.sides import Arrays, Side, Stored
 ALONE = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
 """A Trainer's arguments for the reference of a suspect on several processes."""
 BROADCAST = "targets (N,) against outputs (N, 1): the suspect's loss is of (N, N)"
+CLIPPED = "torch clips by the gradients' norm + 1e-6, and Keras by their norm"
 STARTS = "the processes start from different weights"
 SHARED = "each process's BatchNorm takes the statistics of its own share (sync_batchnorm=True)"
 
@@ -85,8 +86,7 @@ class Training:
         self.ours = self.left.read(out)
         apart, found = self._apart(theirs), []
         changing: list[str] = []
-        is_tried = apart is not None and (self.forced or apart[1].what == "loss")
-        for cause, shares, forced in self._causes(are_alike) if is_tried else ():
+        for cause, shares, forced in self._causes(apart[1].what, are_alike) if apart else ():
             if apart is None:
                 break
             for side in self.ranks:
@@ -99,6 +99,7 @@ class Training:
             changing.append(cause)
             if later is None or later[0] > apart[0]:
                 apart[1].cause = "; and ".join(changing)
+                apart[1].is_rule = changing == [CLIPPED]
                 found.append(apart[1])
                 apart, theirs, changing = later, again, []
             elif gap(theirs[0]["losses"], again[0]["losses"]).within(LOSS):
@@ -109,16 +110,22 @@ class Training:
             apart[1].cause = self._weighed(apart[0][0], theirs) or apart[1].cause
         return [*found, apart[1]], self._notes()
 
-    def _causes(self, are_alike: bool) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
+    def _causes(
+        self, what: str, are_alike: bool
+    ) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
         """Yield what may be wrong with the batches and the Trainer's arguments that make it right.
 
         Args:
+            what: differs first.
             are_alike: whether the processes started from the same weights.
         """
-        if not self.forced:
+        if not self.forced and what == "update":
+            yield CLIPPED, self.shares, {"exact_clipping": True}
+        elif not self.forced and what == "loss":
             turned = {n: a[:, None] if n.startswith("y.") and a.ndim == 1 else a
                       for n, a in Stored(self.batches).items()}  # fmt: skip
             yield BROADCAST, [save(self.left.program.path("turned"), turned)], {}
+        if not self.forced:
             return
         if not are_alike:  # they do from here on
             yield STARTS, self.shares, {}

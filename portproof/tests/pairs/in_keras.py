@@ -222,6 +222,13 @@ def batches_in_float32():
     return [(x.astype("float32"), y.astype("float32")) for x, y in batches()]
 
 
+def regression_clipped():
+    """The same, with gradients that are clipped."""
+    model = regression()
+    model.compile(keras.optimizers.SGD(0.0625, global_clipnorm=0.25), "mse")
+    return model
+
+
 def classes():
     """Class weights, a schedule by epoch, a metric, and two epochs."""
     model = keras.Sequential(

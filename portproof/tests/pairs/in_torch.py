@@ -384,6 +384,10 @@ def regression_flat():
     return Flat()
 
 
+def regression_clipped():
+    return Regression(), {"gradient_clip_val": 0.25}
+
+
 def regression_other_rate():
     return Regression(0.125)
 

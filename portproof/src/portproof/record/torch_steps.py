@@ -5,6 +5,7 @@ import importlib
 import logging
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 from unittest import mock
 
@@ -60,7 +61,8 @@ def train(
 
     Args:
         module: a LightningModule.
-        options: the user's own for the Trainer, and `val_dataloaders` for its `fit`.
+        options: the user's own for the Trainer, and `val_dataloaders` for its `fit`; with
+            `exact_clipping` gradients are clipped by their norm, as torch does but for its 1e-6.
         batches: inputs, targets and weights, as the user's function gave them.
         weights: returns canonical weights by `key|role`.
         gradients: returns those to them.
@@ -111,7 +113,7 @@ def train(
         inputs = inputs[0] if len(inputs) == 1 else inputs
         data.append([inputs, *(_tensors(part) for part in (y, *given))])
     validation = options.get("val_dataloaders")
-    own = {k: v for k, v in options.items() if k != "val_dataloaders"}
+    own = {k: v for k, v in options.items() if k not in ("val_dataloaders", "exact_clipping")}
     own = {**own, "callbacks": [*options.get("callbacks", []), Noted()]}
     for name in ("lightning.pytorch", "pytorch_lightning", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -125,8 +127,11 @@ def train(
         mock.patch.object(nn.SyncBatchNorm, "forward", _synchronised),
         mock.patch.object(nn.parallel.DistributedDataParallel, "_passing_sync_batchnorm_handle"),
     )  # that one refuses what the first makes possible
-    with warnings.catch_warnings(), Training(swaps), on_cpus[0], on_cpus[1]:
+    clips = mock.patch.object(nn.utils, "clip_grad_norm_", _clipped)
+    with warnings.catch_warnings(), Training(swaps), on_cpus[0], on_cpus[1], ExitStack() as stack:
         warnings.simplefilter("ignore")
+        if options.get("exact_clipping"):
+            stack.enter_context(clips)
         trainer = lightning.Trainer(**{**usual, **quiet, **own})
         try:
             starts = type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher"
@@ -137,6 +142,16 @@ def train(
         finally:
             del user.on_train_epoch_end, user.on_before_optimizer_step
     return found | {"losses": np.array(losses)} | metrics(epochs)
+
+
+def _clipped(parameters: Any, max_norm: float, *_: Any, **__: Any) -> torch.Tensor:
+    """Scale gradients so that their norm is at most `max_norm`, and return what it was."""
+    parts = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
+    grads = [p.grad for p in parts if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
+    for g in grads:
+        g.mul_((max_norm / norm).clamp(max=1.0))
+    return norm
 
 
 class _Given(list[Any]):
