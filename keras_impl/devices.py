@@ -1,4 +1,4 @@
-"""Training on several devices of one process, which share each batch; JAX and TensorFlow.
+"""Training on several devices, which share each batch; on JAX also of several processes.
 
 Every device is handed the whole batch and takes its share of it inside the step, so that a share
 may be of any size, also empty: nothing is padded, dropped or counted twice, and the device knows of

@@ -17,7 +17,8 @@ import keras
 import numpy as np
 
 from pipeline.errors import RunError, UsageError
-from pipeline.processes import Ranks, require_same, this_process
+from pipeline.processes import Ranks, this_process
+from pipeline.ranks import require_same
 from pipeline.terminal import last_words
 
 TIME_LIMIT_SECONDS = 120.0
@@ -114,11 +115,13 @@ def _end_in_silence(has_ended: threading.Event) -> None:
     while not has_ended.wait(0.5):
         if time.monotonic() - Heard.at > TIME_LIMIT_SECONDS:
             ranks = this_process()
-            last_words(
-                f"{os.path.basename(sys.argv[0])}: rank {ranks.rank} of {ranks.size} waited "
-                f"{TIME_LIMIT_SECONDS:g} s for a batch: a rank hangs, and the others end"
-            )
-            os._exit(1)
+            try:
+                last_words(
+                    f"{os.path.basename(sys.argv[0])}: rank {ranks.rank} of {ranks.size} waited "
+                    f"{TIME_LIMIT_SECONDS:g} s for a batch: a rank hangs, and the others end"
+                )
+            finally:  # also where nobody listens any more
+                os._exit(1)
 
 
 def _words(error: Exception) -> str:

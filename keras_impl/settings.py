@@ -25,8 +25,8 @@ def configure(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     matter; the backend itself comes from `KERAS_BACKEND`.
 
     Raises:
-        UsageError: a GPU is asked for and there is none, or fewer than asked for, or threads can't
-            be limited here.
+        UsageError: a GPU is asked for and there is none, or fewer than asked for, threads can't be
+            limited here, or the other ranks do not come.
     """
     if not execution.plain:
         keep_freed_memory()
@@ -171,7 +171,12 @@ def _require(execution: Execution, has_gpu: bool) -> None:
 
 
 def _limit_cores(num_threads: int) -> None:
-    """Bind the process to `num_threads` cores: XLA's CPU client takes a thread for each."""
+    """Bind the process to `num_threads` cores: XLA's CPU client takes a thread for each.
+
+    Several on this machine take others each, where there are as many.
+    """
     if not hasattr(os, "sched_setaffinity"):
         raise UsageError("`--threads` for the JAX backend needs Linux")
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_threads])
+    cores, ranks = sorted(os.sched_getaffinity(0)), this_process()
+    first = ranks.local_rank * num_threads if ranks.local_size * num_threads <= len(cores) else 0
+    os.sched_setaffinity(0, cores[first : first + num_threads])

@@ -26,7 +26,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from pipeline.errors import RunError, UsageError
-from pipeline.processes import Ranks, require_same, this_process
+from pipeline.processes import Ranks, this_process
+from pipeline.ranks import require_same
 
 TIME_LIMIT_SECONDS = 120.0
 """How long a rank waits for the others: to come, and in each exchange."""

@@ -354,6 +354,11 @@ def _with_ranks(execution: Execution, engine: str, recipe: Recipe, asked: int | 
     """
     ranks = this_process()
     if ranks.launcher:
+        if engine == "keras-torch":
+            raise UsageError(
+                f"{engine} trains on one device, and {ranks.launcher} has started {ranks.size} "
+                "processes; start it by itself"
+            )
         if engine == "keras-tensorflow":
             raise UsageError(
                 f"{engine} trains on several devices in one process, and {ranks.launcher} has "

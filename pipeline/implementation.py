@@ -15,7 +15,7 @@ from pipeline.environment import bound_cores, usable_cores
 from pipeline.execution import Execution
 from pipeline.journal import Journal
 from pipeline.preprocess import LabeledImages, PreparedData
-from pipeline.processes import this_process
+from pipeline.processes import sharers, this_process
 from pipeline.recipe import Recipe
 
 Array = np.ndarray[Any, Any]
@@ -54,7 +54,8 @@ def within_quota(execution: Execution) -> Execution:
     Frameworks start one for each core that they see; those that get no time hold up the others.
     Several processes on this machine share them.
     """
-    num_cores = max(1, usable_cores() // this_process().local_size)
+    num_cores = usable_cores()
+    num_cores = max(1, num_cores // sharers(this_process(), os.environ, num_cores))
     if execution.num_threads is not None or num_cores >= bound_cores():
         return execution
     return dataclasses.replace(execution, num_threads=num_cores)

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import Terminated, UsageError
 
@@ -77,27 +76,20 @@ def ranks_of(environ: Mapping[str, str]) -> Ranks:
     return ranks
 
 
+def sharers(ranks: Ranks, environ: Mapping[str, str], num_cores: int) -> int:
+    """Return how many ranks share the `num_cores` that this one may run on.
+
+    SLURM binds each to cores of its own where it is told to.
+    """
+    on_node = environ.get("SLURM_CPUS_ON_NODE", "")
+    is_bound = ranks.launcher == "slurm" and on_node.isdecimal() and num_cores < int(on_node)
+    return 1 if is_bound else ranks.local_size
+
+
 @cache
 def this_process() -> Ranks:
     """Return this process's place; once, as Lightning takes WORLD_SIZE away after a training."""
     return ranks_of(os.environ)
-
-
-def require_same(rank: int, first: Mapping[str, Any], stated: Mapping[str, Any]) -> None:
-    """Hold what a rank states of its training to what rank 0 does, the `first`.
-
-    Raises:
-        UsageError: they differ.
-    """
-    for name, value in first.items():
-        found = stated.get(name)
-        if isinstance(value, dict) and isinstance(found, dict):
-            require_same(rank, value, found)
-        elif found != value:
-            raise UsageError(
-                f"all ranks must train the same: `{name}` is {value!r} at rank 0 and "
-                f"{found!r} at rank {rank}"
-            )
 
 
 def run_ranks(size: int) -> int:

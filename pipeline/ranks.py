@@ -4,12 +4,13 @@ import dataclasses
 import hashlib
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.environment import package_versions
+from pipeline.errors import UsageError
 from pipeline.execution import Execution, computed
 from pipeline.implementation import Implementation, environment_of, no_keras_home, within_quota
 from pipeline.journal import Journal
@@ -80,3 +81,20 @@ def joined(
     own = {"run_dir": str(run_dir), "record": dataclasses.asdict(journal.record)} if journal else {}
     with impl.together({"same": same, **own}, device) as first:
         yield first
+
+
+def require_same(rank: int, first: Mapping[str, Any], stated: Mapping[str, Any]) -> None:
+    """Hold what a rank states of its training to what rank 0 does, the `first`.
+
+    Raises:
+        UsageError: they differ.
+    """
+    for name, value in first.items():
+        found = stated.get(name)
+        if isinstance(value, dict) and isinstance(found, dict):
+            require_same(rank, value, found)
+        elif found != value:
+            raise UsageError(
+                f"all ranks must train the same: `{name}` is {value!r} at rank 0 and "
+                f"{found!r} at rank {rank}"
+            )

@@ -14,7 +14,7 @@ from pipeline.command import WRONG_CALL, trainer_main
 from pipeline.datasets import load_dataset
 from pipeline.errors import UsageError
 from pipeline.preprocess import LabeledImages
-from pipeline.processes import Ranks, ranks_of, this_process
+from pipeline.processes import Ranks, ranks_of, sharers, this_process
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -72,15 +72,28 @@ def test_a_slurm_step_without_numbers_is_refused():
         ranks_of({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"})
 
 
-def test_torchrun_of_keras_is_refused(monkeypatch, capsys):
+def test_ranks_share_a_machines_cores_unless_slurm_has_bound_them():
+    assert sharers(Ranks(), {}, 8) == 1
+    assert sharers(Ranks(0, 2, 0, 2, "torchrun"), {}, 8) == 2
+    slurm = Ranks(0, 4, 0, 2, "slurm")
+    assert sharers(slurm, {"SLURM_CPUS_ON_NODE": "8"}, 8) == 2
+    assert sharers(slurm, {"SLURM_CPUS_ON_NODE": "8"}, 4) == 1
+    assert sharers(slurm, {}, 4) == 2
+
+
+@pytest.mark.parametrize(
+    ("backend", "words"),
+    [("tensorflow", "in one process, and local has started 2"), ("torch", "trains on one device")],
+)
+def test_torchrun_of_keras_is_refused(backend, words, monkeypatch, capsys):
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     this_process.cache_clear()
     try:
-        assert trainer_main("keras", lambda: None, []) == WRONG_CALL
+        assert trainer_main("keras", lambda: None, ["--backend", backend]) == WRONG_CALL
     finally:
         this_process.cache_clear()
-    assert "in one process" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 5])

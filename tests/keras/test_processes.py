@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
+from keras_impl import settings
 from keras_impl.devices import require_devices
 from ladder.exchange import read_arrays
 from pipeline.drawn import draw_dataset
 from pipeline.errors import UsageError
+from pipeline.processes import Ranks
 from pipeline.record import EPOCH_METRICS, LAST_WEIGHTS, read_predictions, read_record
 
 ROOT = Path(__file__).parents[2]
@@ -238,6 +240,16 @@ def test_processes_of_jax_that_differ_are_a_wrong_call(devices):
         assert left["code"] == 2
         assert "`seed` is 0 at rank 0 and 1 at rank 1" in left["said"].splitlines()[-1]
     assert not (devices.folder / differing["name"]).exists()
+
+
+def test_ranks_of_jax_take_cores_of_their_own(monkeypatch):
+    bound = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: bound.append(cores))
+    for ranks, threads in ((Ranks(), 2), (Ranks(1, 2, 1, 2), 2), (Ranks(1, 2, 1, 2), 3)):
+        monkeypatch.setattr(settings, "this_process", lambda ranks=ranks: ranks)
+        settings._limit_cores(threads)
+    assert bound == [[0, 1], [2, 3], [0, 1, 2]]
 
 
 def test_more_devices_than_there_are_are_refused():
