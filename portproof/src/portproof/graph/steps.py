@@ -14,6 +14,9 @@ LOSS = 1e-11
 """Losses of one step from the same weights, relative. Measured: up to 4e-16."""
 MOVED = 1e-8
 """What steps moved weights by, relative to the largest move of the call."""
+REACH = 2.0
+"""How far Adam can move a weight by gradients of rounding, whose size it divides by, in units of
+the largest move of the call's other weights."""
 METRIC = 1e-6
 """Metrics at an epoch's end, relative: torchmetrics divides in float32."""
 
@@ -23,7 +26,13 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def first_apart(
-    left: Graph, right: Graph, alignment: Alignment, ours: Arrays, theirs: Arrays, first: Arrays
+    left: Graph,
+    right: Graph,
+    alignment: Alignment,
+    ours: Arrays,
+    theirs: Arrays,
+    first: Arrays,
+    peer: Arrays | None = None,
 ) -> tuple[tuple[int, int], Difference] | None:
     """Return the first difference of training, and when: the step from 0, and 1 behind its loss.
 
@@ -34,6 +43,8 @@ def first_apart(
         ours: the reference's `step.k|key|role` and `losses`.
         theirs: the suspect's.
         first: the reference's weights before the first step, `key|role`.
+        peer: those of the suspect's first process, where `theirs` are of another one. Weights
+            that are only bounded against the reference's must be equal to these.
     """
     mine, other = ours["losses"], theirs["losses"]
     if len(mine) != len(other):
@@ -50,7 +61,7 @@ def first_apart(
             where = [Place(place, place, apart.size)]
             found = Difference("loss", "training", *sides, "training", where, detail=detail)
             return (k, 0), found
-        moved = moved_apart(left, right, alignment, k, ours, theirs, first)
+        moved = moved_apart(left, right, alignment, k, ours, theirs, first, peer)
         if moved:
             sides = (texts[0].get("optimizer", ""), texts[1].get("optimizer", ""))
             detail = f"weights after {place}"
@@ -69,13 +80,15 @@ def moved_apart(
     ours: Arrays,
     theirs: Arrays,
     first: Arrays,
+    peer: Arrays | None = None,
 ) -> list[Place]:
     """Return the calls whose weights the steps up to k moved otherwise."""
+    loose = {(a.key, role) for a, role in rounded(left, right, alignment, k, ours, theirs)}
     return [
         Place(a.owner, b.owner, g.size)
         for i, j in sorted(alignment.pairs.items())
         for a, b in [(left.calls[i], right.calls[j])]
-        if not (g := _moved(a, b, k, ours, theirs, first)).within(MOVED)
+        if not (g := _moved(a, b, k, ours, theirs, first, peer, loose)).within(MOVED)
     ]
 
 
@@ -180,35 +193,66 @@ def _options(text: str) -> dict[str, float]:
     return options if text.startswith("Adam(") and "weight_decay" not in options else {}
 
 
-def _moved(a: Call, b: Call, k: int, ours: Arrays, theirs: Arrays, first: Arrays) -> Gap:
+def _moved(
+    a: Call,
+    b: Call,
+    k: int,
+    ours: Arrays,
+    theirs: Arrays,
+    first: Arrays,
+    peer: Arrays | None,
+    loose: set[tuple[str, str]],
+) -> Gap:
     """Return how far the two are apart in what the first steps moved a call's weights by."""
-    moves = []
+    moves, bounded = [], []
     for role in sorted(b.roles.keys() & a.roles.keys()):
-        if _is_rounding(a, role, k, ours) and _is_rounding(b, role, k, theirs):
-            continue
         start = first[f"{a.key}|{role}"]
         one = ours[f"step.{k}|{a.key}|{role}"]
         two = fitted(theirs[f"step.{k}|{b.key}|{role}"], one.shape)
-        if role == "bias" and ("recurrent_bias" in a.roles) != ("recurrent_bias" in b.roles):
+        if (a.key, role) in loose:
+            if peer is None:
+                bounded.append((one - start, two - start))
+                continue
+            one = fitted(peer[f"step.{k}|{b.key}|{role}"], one.shape)
+        elif role == "bias" and ("recurrent_bias" in a.roles) != ("recurrent_bias" in b.roles):
             two = _sum(two, theirs, f"step.{k}|{b.key}", b)
             one = _sum(one, ours, f"step.{k}|{a.key}", a)
             start = _sum(start, first, a.key, a)
         moves.append((one - start, two - start))
     largest = max((float(np.abs(m).max()) for m, _ in moves), default=0.0)
+    moves += [(m, t) for m, t in bounded
+              if not all(np.abs(x).max() <= REACH * largest for x in (m, t))]  # fmt: skip
     sizes = [gap(m, t, largest) for m, t in moves if m.any() or t.any()]
     return max(sizes, key=lambda g: g.size, default=Gap(0.0))
 
 
-def _is_rounding(call: Call, role: str, k: int, arrays: Arrays) -> bool:
-    """Return whether a weight's gradient, where it is noted, is zero by theory, as before a norm.
+def rounded(
+    left: Graph, right: Graph, alignment: Alignment, k: int, ours: Arrays, theirs: Arrays
+) -> list[tuple[Call, str]]:
+    """Return the reference's weights (call, role) whose moves hold rounding alone in both.
 
-    Adam divides what rounding leaves of it by its own size.
+    Their gradients, where those are noted, are zero by theory, as before a norm, and Adam divides
+    what rounding leaves of them by its own size. SGD does not.
     """
+    if right.about.get("training", {}).get("optimizer", "").startswith("SGD("):
+        return []
+    found = []
+    for i, j in sorted(alignment.pairs.items()):
+        a, b = left.calls[i], right.calls[j]
+        for role in sorted(a.roles.keys() & b.roles.keys()):
+            sizes = _size(a, role, k, ours), _size(b, role, k, theirs)
+            if 0 < max(sizes) <= WHOLE_GRADIENT:
+                found.append((a, role))
+    return found
+
+
+def _size(call: Call, role: str, k: int, arrays: Arrays) -> float:
+    """Return a weight's largest gradient relative to its call's; infinite where none is noted."""
     while k and f"grad.{k}|{call.key}|{role}" not in arrays:
         k -= 1
     names = {r: f"grad.{k}|{call.key}|{r}" for r in call.roles}
     sizes = {r: float(np.abs(arrays[n]).max()) for r, n in names.items() if n in arrays}
-    return 0 < sizes.get(role, 0.0) <= WHOLE_GRADIENT * max(sizes.values())
+    return sizes.get(role, np.inf) / (max(sizes.values(), default=0.0) or 1.0)
 
 
 def _sum(bias: np.ndarray, arrays: Arrays, key: str, call: Call) -> np.ndarray:
