@@ -160,7 +160,7 @@ def check(
             accept,
         )
         verdict.notes += _without_effect(accept, verdict, (found.left, found.right))
-        verdict.memory = (left.ask("memory")["gb"], right.ask("memory")["gb"])
+        verdict.memory = (left.memory, right.memory)
     verdict.seconds = time.monotonic() - began
     return verdict
 

@@ -102,7 +102,7 @@ def run_passes(
         training = Training(left, [right, *others], alignment, carried, batches)
         loader = functions.get("suspect_batches")
         steps = training.take_batches(loader) if loader else []
-        parted, said = training.judge(first[1])
+        parted, said = training.judge()
         steps += parted
         for word, effect in (("outputs", "output"), ("gradients", "training")):
             if any(d.fails and d.effect == effect for d in judge.found.differences):
