@@ -67,8 +67,8 @@ def test_moves_by_gradients_of_rounding_are_bounded(
 
     before = {"a|kernel": np.zeros((3, 5)), "a|bias": np.zeros(5)}
     ours, theirs = map(side, moved, gradients)
-    others = None if peer is None else side(peer, 1e-17)
-    apart = first_apart(g, g, align(g, g), ours, theirs, before, others)
+    others = [] if peer is None else [side(peer, 1e-17)]
+    apart = first_apart(g, g, align(g, g), ours, theirs, before, *others)
     assert (apart is not None) == is_apart
 
 

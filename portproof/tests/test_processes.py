@@ -54,8 +54,8 @@ def test_a_cause_is_named_where_a_formula_gives_both_sides(reference, suspect, e
     ("reference", "suspect", "expected"),
     [
         ([1, 1], [0.5, 0.5], "gradients are 1/2 of the batch's sum"),
-        ([0.6, 0.4], [1.2, 0.8], "gradients are 2 times the batch's mean"),
-        ([0.6, 0.4], [1, 1], "gradients are 2 times the mean of the shares'"),
+        ([0.6, 0.4], [1.2, 0.8], "gradients are 2 times the mean"),
+        ([0.6, 0.4], [1, 1], "gradients are 2 times the mean"),
     ],
 )
 def test_what_one_process_does_too_is_no_sum_over_processes(reference, suspect, expected) -> None:
@@ -84,7 +84,7 @@ def test_shares_that_are_alike_and_processes_that_stay_alike_name_nothing() -> N
         (["--suspect-processes", "1"], "`suspect_processes` must be at least 2; received 1"),
         (["--suspect-processes", "-2"], "--suspect-processes takes a number; received -2"),
         (["--suspect-processes", "two"], "--suspect-processes takes a number; received two"),
-        (["--suspect-processes", "2", "--upto", "forward"], "--upto steps and --batches"),
+        (["--suspect-processes", "2", "--upto", "forward"], "give it without --upto"),
     ],
 )
 def test_a_number_of_processes_that_is_none_is_one_line(options, message, capsys) -> None:
@@ -139,9 +139,9 @@ MUTANTS = [
     ("first_alone", "batches", [("loss", "step 1", "the share of process 0 alone counts")]),
     ("summed", "batches", [("loss", "step 1", "gradients are summed over 2 processes")]),
     ("meeting", "batches", [("loss", "step 1", "gradients are summed over 2 processes")]),
-    ("scaled_by_environment", "batches", [("loss", "step 1", "gradients are 2 times the batch")]),
-    ("raises_later", "batches", [("loss", "step 1", "gradients are 2 times the batch")]),
-    ("ends_later", "batches", [("loss", "step 1", "gradients are 2 times the batch")]),
+    ("scaled_by_environment", "batches", [("loss", "step 1", "gradients are 2 times the mean")]),
+    ("raises_later", "batches", [("loss", "step 1", "gradients are 2 times the mean")]),
+    ("ends_later", "batches", [("loss", "step 1", "gradients are 2 times the mean")]),
     ("other_starts_in_one_row", "batches", [("loss", "step 1", "the processes start from diff")]),
     ("not_synchronised", "batches", [("update", "network.0", "gradients are not synchronised")]),
     ("clipped_first", "batches", [("update", "network.0", None)]),
@@ -164,7 +164,7 @@ def test_a_mutant_is_caught_and_named_by_what_makes_it_right(name, batches, expe
 @pytest.mark.parametrize(
     ("reference", "suspect", "batches", "expected"),
     [
-        ("right", "doubled", "batches", "gradients are 2 times the batch's mean"),
+        ("right", "doubled", "batches", "gradients are 2 times the mean"),
         ("sum_for_mean", "right", "pairs", "gradients are 1/2 of the batch's sum"),
     ],
 )

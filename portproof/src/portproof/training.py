@@ -34,24 +34,16 @@ class Training:
         ranks: the suspect's processes, the first one's weights carried over.
         alignment: which calls belong together.
         carried: weights to start from.
-        batches: a file of the reference's, whole.
+        files: of batches: the reference's, whole, and one for each of the suspect's processes.
     """
 
     def __init__(
-        self, left: Side, ranks: list[Side], alignment: Alignment, carried: Carried, batches: str
+        self, left: Side, ranks: list[Side], alignment: Alignment, carried: Carried, *files: str
     ) -> None:
-        self.left, self.ranks, self.carried, self.batches = left, ranks, carried, batches
-        self.of = (left.graph, ranks[0].graph, alignment)
-        self.shares = [batches] * len(ranks)
-        """A file of batches for each process."""
-        self.overrides: dict[str, Any] = {}
-        if len(ranks) > 1:
-            self.overrides = {**HERE, "devices": len(ranks)}
-            self.shares = [ranks[0].program.path("share") for _ in ranks]
-            for path, share in zip(
-                self.shares, even_shares(Stored(batches), len(ranks)), strict=True
-            ):
-                save(path, share)
+        self.left, self.ranks, self.carried, self.shares = left, ranks, carried, list(files[1:])
+        self.batches, self.of = files[0], (left.graph, ranks[0].graph, alignment)
+        self.overrides = {**HERE, "devices": len(ranks)} if len(ranks) > 1 else {}
+        """Arguments of the suspect's Trainer that outdo the user's own."""
         self.ours: Arrays = {}
 
     def take_batches(self, reference: str) -> list[Difference]:
@@ -64,7 +56,8 @@ class Training:
         """
         outs = [side.program.path("batches") for side in self.ranks]
         for side, out in zip(self.ranks, outs, strict=True):
-            side.program.ask("batches", reference=reference, out=out)
+            side.program.send("batches", reference=reference, out=out)
+        answers([side.program for side in self.ranks])
         if not self.overrides:
             return judge_batches(self.of[1], Stored(self.batches), Stored(outs[0]))
         self.shares = outs
@@ -142,8 +135,8 @@ class Training:
         calls, others = self.of[1].calls, self.ranks[1:]
         for side in others:
             if [c.key for c in side.graph.calls] != [c.key for c in calls]:
-                side_name = side.program.side
-                raise CheckError(f"{side_name}: its model is another than in the first process")
+                name = side.program.side
+                raise CheckError(f"{name}: its model is another than in the first process")
             side.first()
         alike = [side for side in others if side.digest == self.ranks[0].digest]
         fill(alike, self.carried.right)
@@ -169,8 +162,8 @@ class Training:
         """Return where the first process parts that does, and how."""
         parted = []
         for rank, arrays in enumerate(theirs):
-            peer = theirs[0] if rank else None
-            found = first_apart(*self.of, self.ours, arrays, self.carried.left, peer)
+            peer = theirs[: min(rank, 1)]
+            found = first_apart(*self.of, self.ours, arrays, self.carried.left, *peer)
             if found is not None:
                 found[1].detail += f"; in process {rank}" if rank else ""
                 parted.append(found)
@@ -192,8 +185,8 @@ class Training:
     def _weighed(self, k: int, theirs: list[Arrays], are_there: bool) -> str | None:
         """Return what the processes make of their shares in step k.
 
-        The reference is trained on each share alone from its weights before that step and, where
-        they are there, the suspect's processes, each on the whole batch.
+        The reference is trained on each share alone, from its weights before that step; and the
+        suspect's processes, where they still answer, each on the whole batch.
         """
         start, whole = self._before(0, k, self.ours), self._gradients(self.ours, k, 0)
         behind = any(moved_apart(*self.of, k, self.ours, a, self.carried.left) for a in theirs)
@@ -255,7 +248,7 @@ class Training:
         texts = dict.fromkeys(" + ".join(map(str, rows)) for rows in sizes)
         notes = [f"the suspect trained on {len(self.ranks)} processes; rows of their shares of a "
                  f"batch: {', '.join(texts)}; losses are the processes' mean"]  # fmt: skip
-        last = min(len(arrays["losses"]) for arrays in (self.ours, *theirs)) - 1
+        last = max(min(len(a["losses"]) for a in (self.ours, *theirs)) - 1, 0)
         loose = [f"{a.owner} ({role})" for a, role in rounded(*self.of, last, self.ours, theirs[0])]
         if loose:
             notes.append("gradients that are rounding, as before a norm, so that moves are bounded "

@@ -25,9 +25,8 @@ def cause_of_gradients(
         rows: of each share.
         processes: those that each process's optimizer got.
         are_apart: whether the processes' weights differ behind the step.
-        alone: gives those that each process gets by itself on the whole batch; none where that
-            fails. A sum over processes is named only if they are the reference's: else the
-            suspect's loss is another one, whatever processes make of it.
+        alone: gives those that each process gets by itself on the whole batch, if it can. A sum
+            is named only if they are the reference's; else the loss is another one anyhow.
     """
     count, largest = len(rows), max(float(np.abs(g).max()) for g in whole.values())
     parted = [n for n in whole if not all(_near(whole[n], p[n], largest) for p in processes)]
@@ -44,16 +43,14 @@ def cause_of_gradients(
     measured = {
         f"gradients are 1/{count} of the batch's sum":
         f"the loss is a sum over samples; the mean over {count} processes is 1/{count} of it",
-        f"gradients are {count} times the batch's mean":
-        f"gradients are summed over {count} processes: {count} times the batch's mean",
-        f"gradients are {count} times the mean of the shares'":
-        f"gradients are summed over {count} processes: {count} times the mean of the shares'",
+        f"gradients are {count} times the mean":
+        f"gradients are summed over {count} processes: {count} times the mean",
     }  # fmt: skip
-    of_sum, of_batch, of_shares = measured
+    of_sum, of_mean = measured
     if gives(once, whole, whole):
         tried = [(of_sum, once / count)]
     elif gives(mean, whole, whole):
-        tried = [(of_batch, count * mean), (of_shares, once)]
+        tried = [(of_mean, once), (of_mean, count * mean)]
         text = f"{' and '.join(map(str, rows))} rows count 1/{count} each"
         tried.append((f"unequal shares are averaged alike: {text}", once / count))
         if are_apart:

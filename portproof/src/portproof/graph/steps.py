@@ -26,13 +26,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def first_apart(
-    left: Graph,
-    right: Graph,
-    alignment: Alignment,
-    ours: Arrays,
-    theirs: Arrays,
-    first: Arrays,
-    peer: Arrays | None = None,
+    left: Graph, right: Graph, alignment: Alignment, *arrays: Arrays
 ) -> tuple[tuple[int, int], Difference] | None:
     """Return the first difference of training, and when: the step from 0, and 1 behind its loss.
 
@@ -40,13 +34,11 @@ def first_apart(
         left: the reference's calls.
         right: the suspect's.
         alignment: which is which.
-        ours: the reference's `step.k|key|role` and `losses`.
-        theirs: the suspect's.
-        first: the reference's weights before the first step, `key|role`.
-        peer: those of the suspect's first process, where `theirs` are of another one. Weights
-            that are only bounded against the reference's must be equal to these.
+        arrays: the reference's `step.k|key|role` and `losses`; the suspect's; the reference's
+            weights before the first step, `key|role`; and where the suspect's are of another
+            process than its first one, that one's: what is only bounded must be equal to these.
     """
-    mine, other = ours["losses"], theirs["losses"]
+    mine, other = arrays[0]["losses"], arrays[1]["losses"]
     if len(mine) != len(other):
         sides = (f"{len(mine)} steps", f"{len(other)} steps")
         found = Difference("steps", "training", *sides, "training", [Place("fit", "fit")])
@@ -61,34 +53,27 @@ def first_apart(
             where = [Place(place, place, apart.size)]
             found = Difference("loss", "training", *sides, "training", where, detail=detail)
             return (k, 0), found
-        moved = moved_apart(left, right, alignment, k, ours, theirs, first, peer)
+        moved = moved_apart(left, right, alignment, k, *arrays)
         if moved:
             sides = (texts[0].get("optimizer", ""), texts[1].get("optimizer", ""))
             detail = f"weights after {place}"
             found = Difference("update", "call", *sides, "training", moved, detail=detail)
             if k == 0:
-                found.cause = _adams(left, right, alignment, (ours, theirs, first))
+                found.cause = _adams(left, right, alignment, arrays)
             return (k, 1), found
     return None
 
 
 def moved_apart(
-    left: Graph,
-    right: Graph,
-    alignment: Alignment,
-    k: int,
-    ours: Arrays,
-    theirs: Arrays,
-    first: Arrays,
-    peer: Arrays | None = None,
+    left: Graph, right: Graph, alignment: Alignment, k: int, *arrays: Arrays
 ) -> list[Place]:
-    """Return the calls whose weights the steps up to k moved otherwise."""
-    loose = {(a.key, role) for a, role in rounded(left, right, alignment, k, ours, theirs)}
+    """Return the calls whose weights the steps up to k moved otherwise; see `first_apart`."""
+    loose = {(a.key, role) for a, role in rounded(left, right, alignment, k, *arrays[:2])}
     return [
         Place(a.owner, b.owner, g.size)
         for i, j in sorted(alignment.pairs.items())
         for a, b in [(left.calls[i], right.calls[j])]
-        if not (g := _moved(a, b, k, ours, theirs, first, peer, loose)).within(MOVED)
+        if not (g := _moved(a, b, k, loose, *arrays)).within(MOVED)
     ]
 
 
@@ -121,7 +106,7 @@ def _by_name(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def _adams(
-    left: Graph, right: Graph, alignment: Alignment, arrays: tuple[Arrays, Arrays, Arrays]
+    left: Graph, right: Graph, alignment: Alignment, arrays: tuple[Arrays, ...]
 ) -> str | None:
     """Return a cause if the first step's moves are those of Keras's Adam, and of torch's.
 
@@ -152,7 +137,7 @@ def _adams(
 def _moves_as_torchs(
     a: Call,
     b: Call,
-    arrays: tuple[Arrays, Arrays, Arrays],
+    arrays: tuple[Arrays, ...],
     rate: float,
     ratio: float,
     reach: float,
@@ -169,7 +154,7 @@ def _moves_as_torchs(
         reach: what Keras's moves tend to, times `beside`.
         beside: √(1 - β₂).
     """
-    ours, theirs, first = arrays
+    ours, theirs, first = arrays[:3]
     if a.roles.keys() != b.roles.keys():
         return False
     for role in a.roles:
@@ -193,27 +178,19 @@ def _options(text: str) -> dict[str, float]:
     return options if text.startswith("Adam(") and "weight_decay" not in options else {}
 
 
-def _moved(
-    a: Call,
-    b: Call,
-    k: int,
-    ours: Arrays,
-    theirs: Arrays,
-    first: Arrays,
-    peer: Arrays | None,
-    loose: set[tuple[str, str]],
-) -> Gap:
+def _moved(a: Call, b: Call, k: int, loose: set[tuple[str, str]], *arrays: Arrays) -> Gap:
     """Return how far the two are apart in what the first steps moved a call's weights by."""
+    ours, theirs, first, *peer = arrays
     moves, bounded = [], []
     for role in sorted(b.roles.keys() & a.roles.keys()):
         start = first[f"{a.key}|{role}"]
         one = ours[f"step.{k}|{a.key}|{role}"]
         two = fitted(theirs[f"step.{k}|{b.key}|{role}"], one.shape)
         if (a.key, role) in loose:
-            if peer is None:
+            if not peer:
                 bounded.append((one - start, two - start))
                 continue
-            one = fitted(peer[f"step.{k}|{b.key}|{role}"], one.shape)
+            one = fitted(peer[0][f"step.{k}|{b.key}|{role}"], one.shape)
         elif role == "bias" and ("recurrent_bias" in a.roles) != ("recurrent_bias" in b.roles):
             two = _sum(two, theirs, f"step.{k}|{b.key}", b)
             one = _sum(one, ours, f"step.{k}|{a.key}", a)

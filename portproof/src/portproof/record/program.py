@@ -212,7 +212,7 @@ def made_batches(reference: str) -> Arrays:
     Several targets are `y.k.list.i`, or `y.k.dict.name`.
 
     Raises:
-        SetUpError: it gives something else than inputs, targets and perhaps weights.
+        SetUpError: it gives something else than inputs with rows, targets and perhaps weights.
     """
     made = call_function(reference, load_function(reference))
     arrays: Arrays = {}
@@ -235,6 +235,10 @@ def made_batches(reference: str) -> Arrays:
         ) from error
     if not arrays or any(a.dtype.kind not in "biuf" for a in arrays.values()):
         raise SetUpError(f"{reference}() must return batches of numbers, one or more")
+    for k in range(1 + max(int(name.split(".")[1]) for name in arrays)):
+        inputs = [a for name, a in arrays.items() if name.startswith(f"x.{k}.")]
+        if not inputs or not all(a.ndim and len(a) for a in inputs):
+            raise SetUpError(f"{reference}(): batch {k + 1} needs inputs with one or more rows")
     return arrays
 
 

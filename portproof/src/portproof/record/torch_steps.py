@@ -158,7 +158,10 @@ def _clipped(parameters: Any, max_norm: float, *_: Any, **__: Any) -> torch.Tens
 
 
 class _Given(list[Any]):
-    """Batches in memory; as no DataLoader they are not dealt out by a sampler of Lightning's."""
+    """Batches in memory; as no DataLoader they are not dealt out by a sampler of Lightning's.
+
+    A class of its own, for Lightning takes the items of a plain list as several loaders.
+    """
 
 
 class _Summed(torch.autograd.Function):
