@@ -72,7 +72,7 @@ class Side:
     def train(self, batches: str, **overrides: Any) -> str:
         """Ask for a training from the present weights; return the file that will hold it.
 
-        It holds it once `program.answer` or `answers`, which must follow, has returned.
+        `program.answer`, or `answers`, must follow.
 
         Args:
             batches: a file, as `record.program.made_batches` gives them.

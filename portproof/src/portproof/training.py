@@ -16,7 +16,7 @@ from portproof.graph.verdict import Difference
 from portproof.programs import CheckError, answers, save
 from portproof.sides import Arrays, Side, Stored, fill
 
-HERE = {"accelerator": "cpu", "num_nodes": 1}
+HERE: dict[str, Any] = {"accelerator": "cpu", "num_nodes": 1}
 ALONE = {**HERE, "devices": 1, "strategy": "auto"}
 """A Trainer's arguments for the reference of a suspect on several processes."""
 ONE_STEP = {**ALONE, "accumulate_grad_batches": 1, "max_epochs": 1, "limit_val_batches": 0}
@@ -132,11 +132,10 @@ class Training:
 
     def _fill_alike(self) -> bool:
         """Fill the processes that started from the first one's weights; return whether all did."""
-        calls, others = self.of[1].calls, self.ranks[1:]
+        others = self.ranks[1:]
         for side in others:
-            if [c.key for c in side.graph.calls] != [c.key for c in calls]:
-                name = side.program.side
-                raise CheckError(f"{name}: its model is another than in the first process")
+            if [c.key for c in side.graph.calls] != [c.key for c in self.of[1].calls]:
+                raise CheckError(f"{side.program.side}: its model is not the first process's")
             side.first()
         alike = [side for side in others if side.digest == self.ranks[0].digest]
         fill(alike, self.carried.right)
@@ -225,10 +224,8 @@ class Training:
 
     def _before(self, side: int, k: int, arrays: Arrays) -> Arrays:
         """Return the weights before step k."""
-        if not k:
-            return self.carried.right if side else self.carried.left
-        return {f"{c.key}|{role}": arrays[f"step.{k - 1}|{c.key}|{role}"]
-                for c in self.of[side].calls for role in c.roles}  # fmt: skip
+        first = self.carried.right if side else self.carried.left
+        return {n: arrays[f"step.{k - 1}|{n}"] for n in first} if k else first
 
     def _gradients(self, arrays: Arrays, k: int, side: int) -> dict[str, np.ndarray]:
         """Return the gradients that step k's optimizer got, under names of the reference's."""
