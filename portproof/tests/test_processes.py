@@ -164,8 +164,8 @@ def test_a_mutant_is_caught_and_named_by_what_makes_it_right(name, batches, expe
 @pytest.mark.parametrize(
     ("reference", "suspect", "batches", "expected"),
     [
-        ("right", "doubled", "batches", "gradients are 2 times the mean"),
-        ("sum_for_mean", "right", "pairs", "gradients are 1/2 of the batch's sum"),
+        ("right_once", "doubled", "batches", "gradients are 2 times the mean"),
+        ("sum_for_mean", "right_once", "pairs", "gradients are 1/2 of the batch's sum"),
     ],
 )
 def test_another_loss_on_one_process_too_is_no_mistake_of_several(

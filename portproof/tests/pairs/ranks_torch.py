@@ -43,6 +43,10 @@ def right():
     return Right(), {"gradient_clip_val": 0.25, "max_epochs": 2}
 
 
+def right_once():
+    return Right()
+
+
 def right_that_joins():
     """Joins the others as it is built, as a script under torchrun may."""
     if IS_ONE_OF_MANY and not dist.is_initialized():
