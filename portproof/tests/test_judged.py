@@ -40,6 +40,38 @@ def first(role, *draws):
     return {f"first|{c.key}|{role}": a for c, a in zip(skip().calls, draws, strict=False)}
 
 
+@pytest.mark.parametrize(
+    ("moved", "gradients", "optimizer", "peer", "is_apart"),
+    [
+        ((0.1, -0.15), (1e-17, 1e-17), "Adam(lr=0.1)", None, False),
+        ((0.0, -0.15), (0.0, 1e-17), "Adam(lr=0.1)", None, False),
+        ((0.0, -0.15), (0.0, 0.0), "Adam(lr=0.1)", None, True),
+        ((0.0, 5.0), (1e-17, 1e-17), "Adam(lr=0.1)", None, True),
+        ((0.0, np.nan), (1e-17, 1e-17), "Adam(lr=0.1)", None, True),
+        ((0.0, 0.01), (1e-17, 1e-17), "SGD(lr=0.1)", None, True),
+        ((0.0, 0.01), (1e-5, 1e-5), "Adam(lr=0.1)", None, True),
+        ((0.1, -0.15), (1e-17, 1e-17), "Adam(lr=0.1)", -0.15, False),
+        ((0.1, -0.15), (1e-17, 1e-17), "Adam(lr=0.1)", -0.14, True),
+    ],
+)
+def test_moves_by_gradients_of_rounding_are_bounded(
+    moved, gradients, optimizer, peer, is_apart
+) -> None:
+    g = graph(Call("a", "a", "dense", {"kernel": [3, 5], "bias": [5]}))
+    g.about["training"] = {"optimizer": optimizer}
+
+    def side(move, gradient):
+        made = {"losses": np.ones(1), "step.0|a|kernel": np.full((3, 5), 0.1)}
+        made |= {"step.0|a|bias": np.full(5, move), "grad.0|a|kernel": np.ones((3, 5))}
+        return made | {"grad.0|a|bias": np.full(5, gradient)}
+
+    before = {"a|kernel": np.zeros((3, 5)), "a|bias": np.zeros(5)}
+    ours, theirs = map(side, moved, gradients)
+    others = [] if peer is None else [side(peer, 1e-17)]
+    apart = first_apart(g, g, align(g, g), ours, theirs, before, *others)
+    assert (apart is not None) == is_apart
+
+
 def test_first_weights_are_told_apart_by_their_distribution() -> None:
     g, rng = skip(), np.random.default_rng(0)
     wide, other, few = (rng.uniform(-1, 1, n) for n in (9000, 9000, 25))

@@ -45,17 +45,36 @@ def mixed(shares: list[dict[str, np.ndarray]], *weights: float) -> dict[str, np.
 def test_a_cause_is_named_where_a_formula_gives_both_sides(reference, suspect, expected) -> None:
     shares = drawn(2)
     processes = [mixed(shares, *weights) for weights in suspect]
-    cause = cause_of_gradients(mixed(shares, *reference), shares, [3, 2], processes, True)
+    whole = mixed(shares, *reference)
+    cause = cause_of_gradients(whole, shares, [3, 2], processes, True, lambda: [whole] * 2)
     assert cause is None if expected is None else str(cause).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("reference", "suspect", "expected"),
+    [
+        ([1, 1], [0.5, 0.5], "gradients are 1/2 of the batch's sum"),
+        ([0.6, 0.4], [1.2, 0.8], "gradients are 2 times the mean"),
+        ([0.6, 0.4], [1, 1], "gradients are 2 times the mean"),
+    ],
+)
+def test_what_one_process_does_too_is_no_sum_over_processes(reference, suspect, expected) -> None:
+    shares = drawn(2)
+    whole, made = mixed(shares, *reference), mixed(shares, *suspect)
+    for alone in ([], [whole, made], [made, made], [{}, {}]):
+        cause = cause_of_gradients(whole, shares, [3, 2], [made] * 2, True, lambda a=alone: a)
+        assert cause == expected
 
 
 def test_shares_that_are_alike_and_processes_that_stay_alike_name_nothing() -> None:
     shares = drawn(2)
     processes = [mixed(shares, 1, 0), mixed(shares, 0, 1)]
-    assert cause_of_gradients(mixed(shares, 0.6, 0.4), shares, [3, 2], processes, False) is None
+    assert (
+        cause_of_gradients(mixed(shares, 0.6, 0.4), shares, [3, 2], processes, False, list) is None
+    )
     same = [shares[0], shares[0]]
     whole = mixed(same, 0.5, 0.5)
-    assert cause_of_gradients(whole, same, [3, 3], [mixed(same, 1, 1)] * 2, True) is None
+    assert cause_of_gradients(whole, same, [3, 3], [mixed(same, 1, 1)] * 2, True, list) is None
 
 
 @pytest.mark.parametrize(
@@ -65,7 +84,7 @@ def test_shares_that_are_alike_and_processes_that_stay_alike_name_nothing() -> N
         (["--suspect-processes", "1"], "`suspect_processes` must be at least 2; received 1"),
         (["--suspect-processes", "-2"], "--suspect-processes takes a number; received -2"),
         (["--suspect-processes", "two"], "--suspect-processes takes a number; received two"),
-        (["--suspect-processes", "2", "--upto", "forward"], "--upto steps and --batches"),
+        (["--suspect-processes", "2", "--upto", "forward"], "give it without --upto"),
     ],
 )
 def test_a_number_of_processes_that_is_none_is_one_line(options, message, capsys) -> None:
@@ -96,6 +115,7 @@ def checked(name: str, batches: str = "batches", **options: object) -> Verdict:
         ("right_with_norm", "batches", "4 + 4, 2 + 2"),
         ("unequal_weighted", "unequal", "4 + 4, 3 + 2"),
         ("same_starts", "batches", "4 + 4, 2 + 2"),
+        ("right_that_joins", "batches", "4 + 4, 2 + 2"),
     ],
 )
 def test_a_right_module_passes_on_two_processes(name: str, batches: str, shares: str) -> None:
@@ -118,6 +138,11 @@ MUTANTS = [
     ),
     ("first_alone", "batches", [("loss", "step 1", "the share of process 0 alone counts")]),
     ("summed", "batches", [("loss", "step 1", "gradients are summed over 2 processes")]),
+    ("meeting", "batches", [("loss", "step 1", "gradients are summed over 2 processes")]),
+    ("scaled_by_environment", "batches", [("loss", "step 1", "gradients are 2 times the mean")]),
+    ("raises_later", "batches", [("loss", "step 1", "gradients are 2 times the mean")]),
+    ("ends_later", "batches", [("loss", "step 1", "gradients are 2 times the mean")]),
+    ("other_starts_in_one_row", "batches", [("loss", "step 1", "the processes start from diff")]),
     ("not_synchronised", "batches", [("update", "network.0", "gradients are not synchronised")]),
     ("clipped_first", "batches", [("update", "network.0", None)]),
     ("own_metric", "batches", [("metric", "epoch's end", "logged for each process's share")]),
@@ -133,6 +158,22 @@ def test_a_mutant_is_caught_and_named_by_what_makes_it_right(name, batches, expe
     assert [f[:2] for f in found] == [e[:2] for e in expected], str(verdict)
     for (*_, cause), (*_, start) in zip(found, expected, strict=True):
         assert cause is None if start is None else str(cause).startswith(start)
+
+
+@slow
+@pytest.mark.parametrize(
+    ("reference", "suspect", "batches", "expected"),
+    [
+        ("right_once", "doubled", "batches", "gradients are 2 times the mean"),
+        ("sum_for_mean", "right_once", "pairs", "gradients are 1/2 of the batch's sum"),
+    ],
+)
+def test_another_loss_on_one_process_too_is_no_mistake_of_several(
+    reference, suspect, batches, expected
+) -> None:
+    verdict = check(FILE + reference, FILE + suspect, [], batches=FILE + batches,
+                    suspect_processes=2, timeout=240.0)  # fmt: skip
+    assert [(d.what, d.cause) for d in verdict.failures] == [("loss", expected)], str(verdict)
 
 
 @slow
@@ -204,6 +245,39 @@ def test_the_programs_are_gone_when_portproof_is_killed(tmp_path: Path) -> None:
         time.sleep(0.1)
     assert len(pids) == 2
     assert not any(map(_is_there, pids))
+
+
+LEAVING = """
+import os, subprocess, time
+
+def leaves_a_worker():
+    worker = subprocess.Popen(["sleep", "60"])
+    open("pid", "w").write(str(worker.pid))
+    os._exit(3)
+
+def closes_its_output():
+    open("pid", "w").write(str(os.getpid()))
+    os.closerange(3, 64)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "how"), [("leaves_a_worker", "exit code 3"), ("closes_its_output", "signal 9")]
+)
+def test_a_program_that_ends_by_itself_leaves_nothing_behind(
+    name, how, tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "models.py").write_text(LEAVING)
+    monkeypatch.chdir(tmp_path)
+    began = time.monotonic()
+    with pytest.raises(CheckError, match=f"its program ended by {how}"):
+        check(f"models.py:{name}", f"models.py:{name}", ["3"])
+    assert time.monotonic() - began < 45
+    ends, pid = time.monotonic() + 5, (tmp_path / "pid").read_text()
+    while _is_there(pid) and time.monotonic() < ends:
+        time.sleep(0.1)
+    assert not _is_there(pid)
 
 
 def _is_there(pid: str) -> bool:

@@ -14,7 +14,7 @@ from portproof.graph.conclude import conclude, is_at
 from portproof.graph.inputs import InputSpec
 from portproof.graph.verdict import PortError, Verdict
 from portproof.passes import run_passes
-from portproof.programs import CheckError, Program, environments
+from portproof.programs import CheckError, Program, answers, environments, save
 from portproof.sides import Stored
 from portproof.training import even_shares
 
@@ -98,7 +98,7 @@ def check(
         ),
         (
             (upto == "steps") != (batches is not None),
-            "--upto steps and --batches module:function go together",
+            "--batches module:function asks for training steps: give it without --upto",
         ),
         (
             suspect_processes is not None and suspect_processes < 2,
@@ -132,21 +132,25 @@ def check(
         places = environments(count) if count > 1 else [{}]
         left = start("reference", reference, reference_python)
         right = start("suspect", suspect, suspect_python, **places[0])
-        _open([left, right])
+        others = [start(f"suspect, process {r}", suspect, suspect_python, **places[r])
+                  for r in range(1, count)]  # fmt: skip
+        programs = [left, right, *others]
+        _open(programs)
+        framework = right.about["framework"]
+        if count > 1 and not framework.startswith("torch"):
+            raise CheckError("--suspect-processes: the suspect must be a LightningModule; "
+                             f"received a model of {framework}")  # fmt: skip
+        shares: list[str] = []
         functions = {"suspect_batches": suspect_batches, "convert": convert}
         if batches is not None:
             functions["batches"] = file = left.path("batches")
             left.ask("batches", reference=batches, out=file)
             given = Stored(file)
             specs = specs or [_like(given, i) for i in range(10_000) if f"x.0.{i}" in given]
-            if count > 1:
-                _require_several(right, given, count)
-        # They start once they are known to have something to do.
-        others = [start(f"suspect, process {r}", suspect, suspect_python, **places[r])
-                  for r in range(1, count)]  # fmt: skip
-        _open(others)
-        programs = [left, right, *others]
-        found = run_passes(programs, specs, asked, pairs, seed, folder, progress, functions)
+            shares = [file]
+            if count > 1 and suspect_batches is None:
+                shares = [save(right.path("share"), s) for s in even_shares(given, count)]
+        found = run_passes(programs, specs, asked, pairs, seed, folder, progress, functions, shares)
         verdict = conclude(
             (reference, suspect),
             (left.about["framework"], right.about["framework"]),
@@ -160,24 +164,19 @@ def check(
             accept,
         )
         verdict.notes += _without_effect(accept, verdict, (found.left, found.right))
-        verdict.memory = (left.ask("memory")["gb"], right.ask("memory")["gb"])
+        verdict.memory = (left.memory, right.memory)
     verdict.seconds = time.monotonic() - began
     return verdict
 
 
 def _open(programs: Sequence[Program]) -> None:
-    """Let the programs build their models."""
+    """Let the programs build their models, at once: the suspect's processes may join each other."""
     for program in programs:
         program.send("open", reference=program.reference)
-    for program in programs:
-        program.about = program.answer()
-
-
-def _require_several(suspect: Program, batches: Stored, count: int) -> None:
-    if not suspect.about["framework"].startswith("torch"):
-        raise CheckError("--suspect-processes: the suspect must be a LightningModule; "
-                         f"received a model of {suspect.about['framework']}")  # fmt: skip
-    even_shares(batches, count)
+    left, *ranks = programs
+    left.about = left.answer()
+    for program, about in zip(ranks, answers(ranks), strict=True):
+        program.about = about
 
 
 def _like(batches: Stored, i: int) -> InputSpec:

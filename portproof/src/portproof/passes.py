@@ -42,6 +42,7 @@ def run_passes(
     folder: Path,
     progress: Callable[[str], None],
     functions: Mapping[str, str | None],
+    shares: Sequence[str] = (),
 ) -> Passes:
     """Compare two models whose programs are open.
 
@@ -55,6 +56,7 @@ def run_passes(
         progress: told what is done.
         functions: the user's own: `suspect_batches` of the port's loader, `convert` that carries
             weights over; and `batches` to train on, a file of the arrays that one gave.
+        shares: of the batches, a file for each of the suspect's processes.
 
     Raises:
         CheckError: a program fails, or the models cannot be compared as they are.
@@ -99,10 +101,10 @@ def run_passes(
                 judge.found.whole_settled = judge.whole()
     if batches := functions.get("batches"):
         progress("training")
-        training = Training(left, [right, *others], alignment, carried, batches)
+        training = Training(left, [right, *others], alignment, carried, batches, *shares)
         loader = functions.get("suspect_batches")
         steps = training.take_batches(loader) if loader else []
-        parted, said = training.judge(first[1])
+        parted, said = training.judge()
         steps += parted
         for word, effect in (("outputs", "output"), ("gradients", "training")):
             if any(d.fails and d.effect == effect for d in judge.found.differences):

@@ -85,6 +85,8 @@ class Program:
             reason = error.strerror or error
             raise CheckError(f"{side}: {python} is no Python interpreter here: {reason}") from error
         self.about: dict[str, Any] = {}
+        self.memory = 0.0
+        """The largest that the program had taken by its last answer, in GB."""
 
     def __enter__(self) -> "Program":
         return self
@@ -95,15 +97,18 @@ class Program:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # The program may have started workers: the whole group goes.
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        if self._process.returncode is None:
+            self._end()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+    def _end(self) -> None:
+        """End the program's whole group, for it may have started workers; reap it behind."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def send(self, what: str, **request: Any) -> None:
         """Send a request; `answer` waits for what it gives."""
@@ -136,8 +141,11 @@ class Program:
         return self._process.stdout
 
     def died(self) -> CheckError:
-        """Return how the program ended."""
-        code = self._process.wait()
+        """Return how the program ended; one that only closed its output is ended here."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE)
+        self._end()
+        code = self._process.returncode
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors.read()[-8000:].splitlines() if line.strip()]
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -152,7 +160,8 @@ def answers(programs: Sequence[Program]) -> list[dict[str, Any]]:
         CheckError: one died, did not answer in time, or reports a problem. Of several that train
             together it is the first to say so, or one that died, which the others only notice.
     """
-    ends, lines = time.monotonic() + programs[0].timeout, [b""] * len(programs)
+    ends = time.monotonic() + max((p.timeout for p in programs), default=0.0)
+    lines = [b""] * len(programs)
     problem = ""  # no exception: its frames would hold it, and files open behind it
     with selectors.DefaultSelector() as selector:
         for number, program in enumerate(programs):
@@ -182,7 +191,10 @@ def answers(programs: Sequence[Program]) -> list[dict[str, Any]]:
                 f"{silent.side} {silent.reference}: no answer within {silent.timeout:g} s; "
                 "--timeout allows more"
             )
-    return [json.loads(line) for line in lines]
+    found = [json.loads(line) for line in lines]
+    for program, answer in zip(programs, found, strict=True):
+        program.memory = answer["gb"]
+    return found
 
 
 def save(path: str, arrays: Mapping[str, np.ndarray]) -> str:

@@ -1,6 +1,6 @@
 """One program of a check and what it recorded, as the comparison reads it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from portproof.graph.calls import Graph
 from portproof.graph.fused import Part, Split, joined_calls, joined_weights, split_fused
 from portproof.graph.inputs import EDGE_ROWS
-from portproof.programs import CheckError, Program, save
+from portproof.programs import CheckError, Program, answers, save
 
 BATCHES = (("batch of 4", 4), ("batch of 3", 3), ("single", 1), ("edge batch", EDGE_ROWS))
 """Full, partial and single batches, and one of wide numbers, zeros and small ids.
@@ -32,6 +32,8 @@ class Side:
     """Functions computed in another way from here on: constants that were found."""
     forced: str = ""
     trained: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
+    """Of all weights that the model starts from, once `first` has read them."""
     _out: str = ""
 
     def split(self, other: Graph) -> None:
@@ -41,23 +43,12 @@ class Side:
     def first(self) -> Arrays:
         """Return the weights that the model starts from; of large ones some of their numbers."""
         out = self.program.path("first")
-        self.program.ask("first", out=out)
+        self.digest = self.program.ask("first", out=out)["digest"]
         return self.read(out)
 
     def fill(self, weights: Arrays) -> None:
-        """Put weights in place.
-
-        Raises:
-            CheckError: a weight is another one behind.
-        """
-        joined = joined_weights(weights, self.graph, self.parts)
-        given = save(self.program.path("weights"), joined)
-        lost = self.program.ask("fill", given=given)["lost"]
-        if lost and not self.graph.unreadable:
-            raise CheckError(
-                f"{self.program.side}: {len(lost)} weights did not keep what was put there: "
-                f"{lost[0].rpartition('|')[2]} of {lost[0].partition(';')[0]}"
-            )
+        """Put weights in place, as `fill` does."""
+        fill([self], weights)
 
     def give(self, arrays: Arrays) -> str:
         """Write what a replay is forced by, and return the file."""
@@ -78,15 +69,17 @@ class Side:
         """Return the arrays of a file that the program wrote, by the calls of the graph."""
         return Split(Stored(path), self.graph, self.parts)
 
-    def train(self, batches: str, **forced: Any) -> str:
-        """Ask for a training from the present weights; return the file that holds it once answered.
+    def train(self, batches: str, **overrides: Any) -> str:
+        """Ask for a training from the present weights; return the file that will hold it.
+
+        `program.answer`, or `answers`, must follow.
 
         Args:
             batches: a file, as `record.program.made_batches` gives them.
-            forced: arguments of the Trainer that outdo the user's own.
+            overrides: arguments of the Trainer that outdo the user's own.
         """
         out = self.program.path("trained")
-        self.program.send("train", given=batches, out=out, swaps=self.swaps, forced=forced)
+        self.program.send("train", given=batches, out=out, swaps=self.swaps, overrides=overrides)
         return out
 
     def vary(self, trials: list[dict[str, Any]], given: dict[str, np.ndarray]) -> Arrays:
@@ -105,6 +98,24 @@ class Side:
                 found.setdefault(str(part.call), []).append(of[i])
         counts = {str(part.call): part.count for part in self.parts}
         return {call: seeds for call, seeds in found.items() if len(seeds) == counts[call]}
+
+
+def fill(sides: Sequence[Side], weights: Arrays) -> None:
+    """Put weights in place, on all sides at once: processes of a module may wait for each other.
+
+    Raises:
+        CheckError: a weight is another one behind.
+    """
+    for side in sides:
+        joined = joined_weights(weights, side.graph, side.parts)
+        side.program.send("fill", given=save(side.program.path("weights"), joined))
+    found = answers([side.program for side in sides])
+    for side, lost in zip(sides, (answer["lost"] for answer in found), strict=True):
+        if lost and not side.graph.unreadable:
+            raise CheckError(
+                f"{side.program.side}: {len(lost)} weights did not keep what was put there: "
+                f"{lost[0].rpartition('|')[2]} of {lost[0].partition(';')[0]}"
+            )
 
 
 class Stored(Mapping[str, np.ndarray]):

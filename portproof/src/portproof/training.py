@@ -10,14 +10,16 @@ from portproof.graph.align import Alignment
 from portproof.graph.carry import Carried
 from portproof.graph.gaps import gap
 from portproof.graph.ranks import cause_of_gradients
-from portproof.graph.steps import LOSS, first_apart, judge_metrics, moved_apart
+from portproof.graph.steps import LOSS, first_apart, judge_metrics, moved_apart, rounded
 from portproof.graph.users import judge_batches
 from portproof.graph.verdict import Difference
 from portproof.programs import CheckError, answers, save
-from portproof.sides import Arrays, Side, Stored
+from portproof.sides import Arrays, Side, Stored, fill
 
-ALONE = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
+HERE: dict[str, Any] = {"accelerator": "cpu", "num_nodes": 1}
+ALONE = {**HERE, "devices": 1, "strategy": "auto"}
 """A Trainer's arguments for the reference of a suspect on several processes."""
+ONE_STEP = {**ALONE, "accumulate_grad_batches": 1, "max_epochs": 1, "limit_val_batches": 0}
 BROADCAST = "targets (N,) against outputs (N, 1): the suspect's loss is of (N, N)"
 CLIPPED = "torch clips by the gradients' norm + 1e-6, and Keras by their norm"
 STARTS = "the processes start from different weights"
@@ -32,25 +34,16 @@ class Training:
         ranks: the suspect's processes, the first one's weights carried over.
         alignment: which calls belong together.
         carried: weights to start from.
-        batches: a file of the reference's, whole.
+        files: of batches: the reference's, whole, and one for each of the suspect's processes.
     """
 
     def __init__(
-        self, left: Side, ranks: list[Side], alignment: Alignment, carried: Carried, batches: str
+        self, left: Side, ranks: list[Side], alignment: Alignment, carried: Carried, *files: str
     ) -> None:
-        self.left, self.ranks, self.carried, self.batches = left, ranks, carried, batches
-        self.of = (left.graph, ranks[0].graph, alignment)
-        self.shares = [batches] * len(ranks)
-        """A file of batches for each process."""
-        self.forced: dict[str, Any] = {}
-        if len(ranks) > 1:
-            self.forced = {**ALONE, "devices": len(ranks)}
-            del self.forced["strategy"]
-            self.shares = [ranks[0].program.path("share") for _ in ranks]
-            for path, share in zip(
-                self.shares, even_shares(Stored(batches), len(ranks)), strict=True
-            ):
-                save(path, share)
+        self.left, self.ranks, self.carried, self.shares = left, ranks, carried, list(files[1:])
+        self.batches, self.of = files[0], (left.graph, ranks[0].graph, alignment)
+        self.overrides = {**HERE, "devices": len(ranks)} if len(ranks) > 1 else {}
+        """Arguments of the suspect's Trainer that outdo the user's own."""
         self.ours: Arrays = {}
 
     def take_batches(self, reference: str) -> list[Difference]:
@@ -63,8 +56,9 @@ class Training:
         """
         outs = [side.program.path("batches") for side in self.ranks]
         for side, out in zip(self.ranks, outs, strict=True):
-            side.program.ask("batches", reference=reference, out=out)
-        if not self.forced:
+            side.program.send("batches", reference=reference, out=out)
+        answers([side.program for side in self.ranks])
+        if not self.overrides:
             return judge_batches(self.of[1], Stored(self.batches), Stored(outs[0]))
         self.shares = outs
         counts = [len(_rows(Stored(out))) for out in outs]
@@ -73,27 +67,31 @@ class Training:
                              "would wait for each other")  # fmt: skip
         return []
 
-    def judge(self, first: Arrays) -> tuple[list[Difference], list[str]]:
+    def judge(self) -> tuple[list[Difference], list[str]]:
         """Train, and return what differs first, with causes, and what is to be said.
 
-        Args:
-            first: weights that the suspect's first process started from by itself. Where another
-                process started from the same ones, it starts from those carried over, too.
+        A process that started from the same weights as the suspect's first one starts from those
+        carried over, too.
+
+        Raises:
+            CheckError: the first training of one side does not end well, or the suspect's processes
+                have other models or numbers of steps.
         """
-        are_alike = min([self._fill_as(side, first) for side in self.ranks[1:]], default=True)
-        out = self.left.train(self.batches, **(ALONE if self.forced else {}))
+        are_alike = self._fill_alike()
+        out = self.left.train(self.batches, **(ALONE if self.overrides else {}))
         theirs = self._train([self.left])
         self.ours = self.left.read(out)
         apart, found = self._apart(theirs), []
         changing: list[str] = []
-        for cause, shares, forced in self._causes(apart[1].what, are_alike) if apart else ():
+        are_there = True
+        for cause, shares, overrides in self._causes(apart[1].what, are_alike) if apart else ():
             if apart is None:
                 break
-            for side in self.ranks:
-                side.fill(self.carried.right)
             try:
-                again = self._train(shares=shares, **forced)
+                fill(self.ranks, self.carried.right)
+                again = self._train(shares=shares, **overrides)
             except CheckError:  # a loss that does not take such targets; it explains nothing
+                are_there = False  # one may hang, and is asked for nothing more
                 break
             later = self._apart(again)
             changing.append(cause)
@@ -105,10 +103,10 @@ class Training:
             elif gap(theirs[0]["losses"], again[0]["losses"]).within(LOSS):
                 changing.pop()
         if apart is None:
-            return found + self._metrics(theirs), self._notes()
-        if self.forced and apart[1].what != "steps":
-            apart[1].cause = self._weighed(apart[0][0], theirs) or apart[1].cause
-        return [*found, apart[1]], self._notes()
+            return found + self._metrics(theirs), self._notes(theirs)
+        if self.overrides and apart[1].what != "steps":
+            apart[1].cause = self._weighed(apart[0][0], theirs, are_there) or apart[1].cause
+        return [*found, apart[1]], self._notes(theirs)
 
     def _causes(
         self, what: str, are_alike: bool
@@ -119,35 +117,35 @@ class Training:
             what: differs first.
             are_alike: whether the processes started from the same weights.
         """
-        if not self.forced and what == "update":
+        if not self.overrides and what == "update":
             yield CLIPPED, self.shares, {"exact_clipping": True}
-        elif not self.forced and what == "loss":
+        elif not self.overrides and what == "loss":
             turned = {n: a[:, None] if n.startswith("y.") and a.ndim == 1 else a
                       for n, a in Stored(self.batches).items()}  # fmt: skip
             yield BROADCAST, [save(self.left.program.path("turned"), turned)], {}
-        if not self.forced:
+        if not self.overrides:
             return
         if not are_alike:  # they do from here on
             yield STARTS, self.shares, {}
         if any(c.kind == "batch_norm" for c in self.of[1].calls):
             yield SHARED, self.shares, {"sync_batchnorm": True}
 
-    def _fill_as(self, side: Side, first: Arrays) -> bool:
-        """Fill a process if it started from the weights of the first one; return whether it did."""
-        calls, own = self.of[1].calls, side.first()
-        if [c.key for c in side.graph.calls] != [c.key for c in calls]:
-            raise CheckError(f"{side.program.side}: its model is another than in the first process")
-        names = [f"first|{c.key}|{role}" for c in calls for role in c.roles]
-        is_alike = all(np.array_equal(own[n], first[n]) for n in names)
-        if is_alike:
-            side.fill(self.carried.right)
-        return is_alike
+    def _fill_alike(self) -> bool:
+        """Fill the processes that started from the first one's weights; return whether all did."""
+        others = self.ranks[1:]
+        for side in others:
+            if [c.key for c in side.graph.calls] != [c.key for c in self.of[1].calls]:
+                raise CheckError(f"{side.program.side}: its model is not the first process's")
+            side.first()
+        alike = [side for side in others if side.digest == self.ranks[0].digest]
+        fill(alike, self.carried.right)
+        return len(alike) == len(others)
 
     def _train(
-        self, others: Sequence[Side] = (), shares: Sequence[str] = (), **forced: Any
+        self, others: Sequence[Side] = (), shares: Sequence[str] = (), **overrides: Any
     ) -> list[Arrays]:
         """Train the suspect, in step with others that train; losses are the processes' mean."""
-        outs = [side.train(share, **self.forced, **forced)
+        outs = [side.train(share, **{**self.overrides, **overrides})
                 for side, share in zip(self.ranks, shares or self.shares, strict=True)]  # fmt: skip
         for side in others:
             side.program.answer()
@@ -163,7 +161,8 @@ class Training:
         """Return where the first process parts that does, and how."""
         parted = []
         for rank, arrays in enumerate(theirs):
-            found = first_apart(*self.of, self.ours, arrays, self.carried.left)
+            peer = theirs[: min(rank, 1)]
+            found = first_apart(*self.of, self.ours, arrays, self.carried.left, *peer)
             if found is not None:
                 found[1].detail += f"; in process {rank}" if rank else ""
                 parted.append(found)
@@ -172,7 +171,7 @@ class Training:
     def _metrics(self, theirs: Sequence[Arrays]) -> list[Difference]:
         """Return metrics that differ; those that do in the first process's share alone say so."""
         found = judge_metrics(*self.of[:2], self.ours, theirs[0])
-        if found and self.forced and len({arrays["metrics"].shape for arrays in theirs}) == 1:
+        if found and self.overrides and len({arrays["metrics"].shape for arrays in theirs}) == 1:
             rows = [_rows(Stored(share)).sum() for share in self.shares]
             mean = np.average([arrays["metrics"] for arrays in theirs], 0, rows)
             of_all = ChainMap({"metrics": mean}, theirs[0])  # type: ignore[arg-type]
@@ -182,25 +181,23 @@ class Training:
                     d.cause = "logged for each process's share alone (sync_dist=True)"
         return found
 
-    def _weighed(self, k: int, theirs: Sequence[Arrays]) -> str | None:
-        """Return what the processes make of their shares in step k, tried on the reference."""
-        start, whole = self.carried.left, self._gradients(self.ours, k, 0)
-        behind = any(moved_apart(*self.of, k, self.ours, arrays, start) for arrays in theirs)
+    def _weighed(self, k: int, theirs: list[Arrays], are_there: bool) -> str | None:
+        """Return what the processes make of their shares in step k.
+
+        The reference is trained on each share alone, from its weights before that step; and the
+        suspect's processes, where they still answer, each on the whole batch.
+        """
+        start, whole = self._before(0, k, self.ours), self._gradients(self.ours, k, 0)
+        behind = any(moved_apart(*self.of, k, self.ours, a, self.carried.left) for a in theirs)
         # Without weights that part nothing came of the gradients; some are of several batches.
         if not behind or not whole or (k and not self._gradients(self.ours, k - 1, 0)):
             return None
-        if k:
-            start = {f"{c.key}|{role}": self.ours[f"step.{k - 1}|{c.key}|{role}"]
-                     for c in self.of[0].calls for role in c.roles}  # fmt: skip
-        forced = {**ALONE, "accumulate_grad_batches": 1, "max_epochs": 1, "limit_val_batches": 0}
         shares, rows = [], []
-        for share in map(Stored, self.shares):
-            count = len(_rows(share))
-            one = {".".join([n.split(".")[0], "0", *n.split(".")[2:]]): a
-                   for n, a in share.items() if int(n.split(".")[1]) == k % count}  # fmt: skip
-            self.left.fill(start)
+        for share in self.shares:
+            one = _one(share, k)
             try:
-                out = self.left.train(save(self.left.program.path("share"), one), **forced)
+                self.left.fill(start)
+                out = self.left.train(save(self.left.program.path("share"), one), **ONE_STEP)
                 self.left.program.answer()
             except CheckError:  # a step that takes no share by itself; it explains nothing
                 return None
@@ -212,7 +209,23 @@ class Training:
         names = [f"step.{k}|{c.key}|{role}" for c in self.of[1].calls for role in c.roles]
         are_apart = any(not np.array_equal(arrays[n], theirs[0][n])
                         for n in names for arrays in theirs)  # fmt: skip
-        return cause_of_gradients(whole, shares, rows, processes, are_apart)
+
+        def alone() -> list[dict[str, np.ndarray]]:
+            try:  # at once: a module may let them wait for each other
+                fill(self.ranks, self._before(1, k, theirs[0]))
+                file = save(self.left.program.path("whole"), _one(self.batches, k))
+                made = self._train(shares=[file] * len(self.ranks), **ONE_STEP)
+            except CheckError:
+                return []
+            return [self._gradients(arrays, 0, 1) for arrays in made]
+
+        asked = alone if are_there else list
+        return cause_of_gradients(whole, shares, rows, processes, are_apart, asked)
+
+    def _before(self, side: int, k: int, arrays: Arrays) -> Arrays:
+        """Return the weights before step k."""
+        first = self.carried.right if side else self.carried.left
+        return {n: arrays[f"step.{k - 1}|{n}"] for n in first} if k else first
 
     def _gradients(self, arrays: Arrays, k: int, side: int) -> dict[str, np.ndarray]:
         """Return the gradients that step k's optimizer got, under names of the reference's."""
@@ -225,19 +238,33 @@ class Training:
                     found[a.place(role)] = arrays[name]
         return found
 
-    def _notes(self) -> list[str]:
-        if not self.forced:
+    def _notes(self, theirs: Sequence[Arrays]) -> list[str]:
+        if not self.overrides:
             return []
         sizes = np.stack([_rows(Stored(share)) for share in self.shares], 1).tolist()
         texts = dict.fromkeys(" + ".join(map(str, rows)) for rows in sizes)
-        return [f"the suspect trained on {len(self.ranks)} processes; rows of their shares of a "
-                f"batch: {', '.join(texts)}; losses are the processes' mean"]  # fmt: skip
+        notes = [f"the suspect trained on {len(self.ranks)} processes; rows of their shares of a "
+                 f"batch: {', '.join(texts)}; losses are the processes' mean"]  # fmt: skip
+        last = max(min(len(a["losses"]) for a in (self.ours, *theirs)) - 1, 0)
+        loose = [f"{a.owner} ({role})" for a, role in rounded(*self.of, last, self.ours, theirs[0])]
+        if loose:
+            notes.append("gradients that are rounding, as before a norm, so that moves are bounded "
+                         f"by the call's others alone: {', '.join(loose)}")  # fmt: skip
+        return notes
 
 
 def _rows(batches: Arrays) -> np.ndarray:
     """Return each batch's number of rows."""
     count = 1 + max(int(name.split(".")[1]) for name in batches)
     return np.array([len(batches[f"x.{k}.0"]) for k in range(count)])
+
+
+def _one(file: str, k: int) -> dict[str, np.ndarray]:
+    """Return the batch of step k as the only one."""
+    batches = Stored(file)
+    count = len(_rows(batches))
+    return {".".join([n.split(".")[0], "0", *n.split(".")[2:]]): a
+            for n, a in batches.items() if int(n.split(".")[1]) == k % count}  # fmt: skip
 
 
 def even_shares(batches: Arrays, count: int) -> list[dict[str, np.ndarray]]:

@@ -43,6 +43,17 @@ def right():
     return Right(), {"gradient_clip_val": 0.25, "max_epochs": 2}
 
 
+def right_once():
+    return Right()
+
+
+def right_that_joins():
+    """Joins the others as it is built, as a script under torchrun may."""
+    if IS_ONE_OF_MANY and not dist.is_initialized():
+        dist.init_process_group("gloo")
+    return Right()
+
+
 def right_in_two_batches():
     return Right(), {"accumulate_grad_batches": 2}
 
@@ -87,6 +98,66 @@ def summed():
     return Summed()
 
 
+class Doubled(Right):
+    def factor(self, rows):
+        return 2
+
+
+def doubled():
+    return Doubled()
+
+
+class ScaledByEnvironment(Right):
+    def factor(self, rows):
+        return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def scaled_by_environment():
+    return ScaledByEnvironment()
+
+
+class Meeting(Summed):
+    """Its forward pass meets the other processes wherever there are some."""
+
+    def forward(self, x):
+        if dist.is_initialized():
+            dist.barrier()
+        return super().forward(x)
+
+
+def meeting():
+    return Meeting()
+
+
+class FailingLater(Summed):
+    """Wrong by its loss; its second training fails, as a trial may."""
+
+    fits = 0
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def on_fit_start(self):
+        self.fits += 1
+
+    def training_step(self, batch, batch_idx):
+        if RANK == 1 and self.fits == 2:
+            self.how()
+        return super().training_step(batch, batch_idx)
+
+
+def raises_later():
+    def how():
+        raise ValueError("no such label")
+
+    return FailingLater(how)
+
+
+def ends_later():
+    return FailingLater(lambda: os._exit(7))
+
+
 class First(Right):
     def factor(self, rows):
         return int(RANK == 0)
@@ -102,6 +173,16 @@ def other_starts():
 
 def other_starts_with_norm():
     return Right(nn.BatchNorm1d(8)), {"strategy": DDPStrategy(init_sync=False)}
+
+
+def other_starts_in_one_row():
+    """Of weights so many that their distribution is told by every second row."""
+    torch.manual_seed(1)
+    module, options = other_starts()
+    module.network[0], module.network[-1] = nn.Linear(6, 4000), nn.Linear(4000, 3)
+    with torch.no_grad():
+        module.network[0].weight[:, 1] += RANK
+    return module, options
 
 
 def same_starts():
@@ -182,6 +263,10 @@ def batches(*sizes):
 
 def unequal():
     return batches(8, 5)
+
+
+def pairs():
+    return batches(2, 2)
 
 
 def single():

@@ -262,6 +262,9 @@ x, y = np.ones((2, 3), "float32"), np.ones(2, "int64")
 def in_float32(): return [(x, y)]
 def of_two(): return [(x, [y, y]), (x, {"b": y, "a": y}, y / 2)]
 def of_texts(): return [(x, ["a", "b"])]
+def without_inputs(): return [(x, y), ([], y)]
+def of_a_number(): return [(x, y), (1.0, y)]
+def without_rows(): return [(x, y), (x[:0].astype(int), y[:0])]
 """
 
 
@@ -275,6 +278,9 @@ def test_batches_are_taken_in_float64_with_several_targets_and_weights(tmp_path)
     assert [len(first), none, sorted(second), weights.tolist()] == [2, [], ["a", "b"], [0.5, 0.5]]
     with pytest.raises(SetUpError, match="must return batches of numbers"):
         made_batches(f"{tmp_path}/batches.py:of_texts")
+    for name in ("without_inputs", "of_a_number", "without_rows"):
+        with pytest.raises(SetUpError, match=r"batch 2 needs inputs with one or more rows"):
+            made_batches(f"{tmp_path}/batches.py:{name}")
 
 
 class Tied(nn.Module):

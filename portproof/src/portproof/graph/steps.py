@@ -14,6 +14,9 @@ LOSS = 1e-11
 """Losses of one step from the same weights, relative. Measured: up to 4e-16."""
 MOVED = 1e-8
 """What steps moved weights by, relative to the largest move of the call."""
+REACH = 2.0
+"""How far Adam can move a weight by gradients of rounding, whose size it divides by, in units of
+the largest move of the call's other weights."""
 METRIC = 1e-6
 """Metrics at an epoch's end, relative: torchmetrics divides in float32."""
 
@@ -23,7 +26,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def first_apart(
-    left: Graph, right: Graph, alignment: Alignment, ours: Arrays, theirs: Arrays, first: Arrays
+    left: Graph, right: Graph, alignment: Alignment, *arrays: Arrays
 ) -> tuple[tuple[int, int], Difference] | None:
     """Return the first difference of training, and when: the step from 0, and 1 behind its loss.
 
@@ -31,11 +34,11 @@ def first_apart(
         left: the reference's calls.
         right: the suspect's.
         alignment: which is which.
-        ours: the reference's `step.k|key|role` and `losses`.
-        theirs: the suspect's.
-        first: the reference's weights before the first step, `key|role`.
+        arrays: the reference's `step.k|key|role` and `losses`; the suspect's; the reference's
+            weights before the first step, `key|role`; and where the suspect's are of another
+            process than its first one, that one's: what is only bounded must be equal to these.
     """
-    mine, other = ours["losses"], theirs["losses"]
+    mine, other = arrays[0]["losses"], arrays[1]["losses"]
     if len(mine) != len(other):
         sides = (f"{len(mine)} steps", f"{len(other)} steps")
         found = Difference("steps", "training", *sides, "training", [Place("fit", "fit")])
@@ -50,32 +53,27 @@ def first_apart(
             where = [Place(place, place, apart.size)]
             found = Difference("loss", "training", *sides, "training", where, detail=detail)
             return (k, 0), found
-        moved = moved_apart(left, right, alignment, k, ours, theirs, first)
+        moved = moved_apart(left, right, alignment, k, *arrays)
         if moved:
             sides = (texts[0].get("optimizer", ""), texts[1].get("optimizer", ""))
             detail = f"weights after {place}"
             found = Difference("update", "call", *sides, "training", moved, detail=detail)
             if k == 0:
-                found.cause = _adams(left, right, alignment, (ours, theirs, first))
+                found.cause = _adams(left, right, alignment, arrays)
             return (k, 1), found
     return None
 
 
 def moved_apart(
-    left: Graph,
-    right: Graph,
-    alignment: Alignment,
-    k: int,
-    ours: Arrays,
-    theirs: Arrays,
-    first: Arrays,
+    left: Graph, right: Graph, alignment: Alignment, k: int, *arrays: Arrays
 ) -> list[Place]:
-    """Return the calls whose weights the steps up to k moved otherwise."""
+    """Return the calls whose weights the steps up to k moved otherwise; see `first_apart`."""
+    loose = {(a.key, role) for a, role in rounded(left, right, alignment, k, *arrays[:2])}
     return [
         Place(a.owner, b.owner, g.size)
         for i, j in sorted(alignment.pairs.items())
         for a, b in [(left.calls[i], right.calls[j])]
-        if not (g := _moved(a, b, k, ours, theirs, first)).within(MOVED)
+        if not (g := _moved(a, b, k, loose, *arrays)).within(MOVED)
     ]
 
 
@@ -108,7 +106,7 @@ def _by_name(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def _adams(
-    left: Graph, right: Graph, alignment: Alignment, arrays: tuple[Arrays, Arrays, Arrays]
+    left: Graph, right: Graph, alignment: Alignment, arrays: tuple[Arrays, ...]
 ) -> str | None:
     """Return a cause if the first step's moves are those of Keras's Adam, and of torch's.
 
@@ -139,7 +137,7 @@ def _adams(
 def _moves_as_torchs(
     a: Call,
     b: Call,
-    arrays: tuple[Arrays, Arrays, Arrays],
+    arrays: tuple[Arrays, ...],
     rate: float,
     ratio: float,
     reach: float,
@@ -156,7 +154,7 @@ def _moves_as_torchs(
         reach: what Keras's moves tend to, times `beside`.
         beside: √(1 - β₂).
     """
-    ours, theirs, first = arrays
+    ours, theirs, first = arrays[:3]
     if a.roles.keys() != b.roles.keys():
         return False
     for role in a.roles:
@@ -180,35 +178,58 @@ def _options(text: str) -> dict[str, float]:
     return options if text.startswith("Adam(") and "weight_decay" not in options else {}
 
 
-def _moved(a: Call, b: Call, k: int, ours: Arrays, theirs: Arrays, first: Arrays) -> Gap:
+def _moved(a: Call, b: Call, k: int, loose: set[tuple[str, str]], *arrays: Arrays) -> Gap:
     """Return how far the two are apart in what the first steps moved a call's weights by."""
-    moves = []
+    ours, theirs, first, *peer = arrays
+    moves, bounded = [], []
     for role in sorted(b.roles.keys() & a.roles.keys()):
-        if _is_rounding(a, role, k, ours) and _is_rounding(b, role, k, theirs):
-            continue
         start = first[f"{a.key}|{role}"]
         one = ours[f"step.{k}|{a.key}|{role}"]
         two = fitted(theirs[f"step.{k}|{b.key}|{role}"], one.shape)
-        if role == "bias" and ("recurrent_bias" in a.roles) != ("recurrent_bias" in b.roles):
+        if (a.key, role) in loose:
+            if not peer:
+                bounded.append((one - start, two - start))
+                continue
+            one = fitted(peer[0][f"step.{k}|{b.key}|{role}"], one.shape)
+        elif role == "bias" and ("recurrent_bias" in a.roles) != ("recurrent_bias" in b.roles):
             two = _sum(two, theirs, f"step.{k}|{b.key}", b)
             one = _sum(one, ours, f"step.{k}|{a.key}", a)
             start = _sum(start, first, a.key, a)
         moves.append((one - start, two - start))
     largest = max((float(np.abs(m).max()) for m, _ in moves), default=0.0)
+    moves += [(m, t) for m, t in bounded
+              if not all(np.abs(x).max() <= REACH * largest for x in (m, t))]  # fmt: skip
     sizes = [gap(m, t, largest) for m, t in moves if m.any() or t.any()]
     return max(sizes, key=lambda g: g.size, default=Gap(0.0))
 
 
-def _is_rounding(call: Call, role: str, k: int, arrays: Arrays) -> bool:
-    """Return whether a weight's gradient, where it is noted, is zero by theory, as before a norm.
+def rounded(
+    left: Graph, right: Graph, alignment: Alignment, k: int, ours: Arrays, theirs: Arrays
+) -> list[tuple[Call, str]]:
+    """Return the reference's weights (call, role) whose moves hold rounding alone in both.
 
-    Adam divides what rounding leaves of it by its own size.
+    Their gradients, where those are noted, are zero by theory, as before a norm, and Adam divides
+    what rounding leaves of them by its own size. SGD does not.
     """
+    if right.about.get("training", {}).get("optimizer", "").startswith("SGD("):
+        return []
+    found = []
+    for i, j in sorted(alignment.pairs.items()):
+        a, b = left.calls[i], right.calls[j]
+        for role in sorted(a.roles.keys() & b.roles.keys()):
+            sizes = _size(a, role, k, ours), _size(b, role, k, theirs)
+            if 0 < max(sizes) <= WHOLE_GRADIENT:
+                found.append((a, role))
+    return found
+
+
+def _size(call: Call, role: str, k: int, arrays: Arrays) -> float:
+    """Return a weight's largest gradient relative to its call's; infinite where none is noted."""
     while k and f"grad.{k}|{call.key}|{role}" not in arrays:
         k -= 1
     names = {r: f"grad.{k}|{call.key}|{r}" for r in call.roles}
     sizes = {r: float(np.abs(arrays[n]).max()) for r, n in names.items() if n in arrays}
-    return 0 < sizes.get(role, 0.0) <= WHOLE_GRADIENT * max(sizes.values())
+    return sizes.get(role, np.inf) / (max(sizes.values(), default=0.0) or 1.0)
 
 
 def _sum(bias: np.ndarray, arrays: Arrays, key: str, call: Call) -> np.ndarray:

@@ -184,7 +184,7 @@ class KerasModel:
         return {**replay.tensors, **finals}
 
     def train(
-        self, batches: list[Batch], swaps: Mapping[str, str], forced: Mapping[str, Any]
+        self, batches: list[Batch], swaps: Mapping[str, str], overrides: Mapping[str, Any]
     ) -> Arrays:
         """Train with the compiled loss and optimizer, dropout at 0; return weights by step."""
         with _nothing_dropped(self.model):

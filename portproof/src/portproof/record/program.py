@@ -4,6 +4,7 @@ A request is one line of JSON, and so is its answer. Arrays travel in `.npz` fil
 nothing but NumPy on either side. What the user's code prints goes to stderr.
 """
 
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -68,14 +69,14 @@ class Model(Protocol):
         """Run the model and return what was seen at each call."""
 
     def train(
-        self, batches: list[Batch], swaps: Mapping[str, str], forced: Mapping[str, Any]
+        self, batches: list[Batch], swaps: Mapping[str, str], overrides: Mapping[str, Any]
     ) -> Arrays:
         """Train with the user's own loss and optimizer, and return weights step by step.
 
         Args:
             batches: in order.
             swaps: functions of torch that are computed in another way.
-            forced: arguments of a Trainer that outdo the user's own.
+            overrides: arguments of a Trainer that outdo the user's own.
         """
 
     def vary(self, trials: list[dict[str, Any]], given: Arrays) -> Arrays:
@@ -211,7 +212,7 @@ def made_batches(reference: str) -> Arrays:
     Several targets are `y.k.list.i`, or `y.k.dict.name`.
 
     Raises:
-        SetUpError: it gives something else than inputs, targets and perhaps weights.
+        SetUpError: it gives something else than inputs with rows, targets and perhaps weights.
     """
     made = call_function(reference, load_function(reference))
     arrays: Arrays = {}
@@ -234,6 +235,10 @@ def made_batches(reference: str) -> Arrays:
         ) from error
     if not arrays or any(a.dtype.kind not in "biuf" for a in arrays.values()):
         raise SetUpError(f"{reference}() must return batches of numbers, one or more")
+    for k in range(1 + max(int(name.split(".")[1]) for name in arrays)):
+        inputs = [a for name, a in arrays.items() if name.startswith(f"x.{k}.")]
+        if not inputs or not all(a.ndim and len(a) for a in inputs):
+            raise SetUpError(f"{reference}(): batch {k + 1} needs inputs with one or more rows")
     return arrays
 
 
@@ -281,9 +286,6 @@ def serve(open_model: Callable[[str], tuple[Model, dict[str, Any]]]) -> None:
             elif request["do"] == "batches":
                 write_arrays(request["out"], made_batches(request["reference"]))
                 answer = {}
-            elif request["do"] == "memory":
-                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
-                answer = {"gb": peak / 1024**2}
             else:
                 assert model is not None
                 answer = _answer(model, request)
@@ -294,7 +296,8 @@ def serve(open_model: Callable[[str], tuple[Model, dict[str, Any]]]) -> None:
         except Exception as error:
             traceback.print_exc()
             answer = {"error": one_line(error) + _place(error), "kind": "failure"}
-        answers.write(json.dumps(answer) + "\n")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
+        answers.write(json.dumps({**answer, "gb": peak / 1024**2}) + "\n")
         answers.flush()
 
 
@@ -318,16 +321,20 @@ def _answer(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
         return {"lost": model.fill(given)}
     if what == "first":
         frozen = {f"{c.key}|{role}" for c in model.recorder.calls for role in c.frozen}
-        found = {f"first|{name}": a if name in frozen else _some(a)
-                 for name, a in model.weights().items()}  # fmt: skip
-    elif what == "native":
+        weights, digest = model.weights(), hashlib.sha256()
+        for name in sorted(weights):
+            digest.update(name.encode() + np.ascontiguousarray(weights[name]).tobytes())
+        found = {f"first|{name}": a if name in frozen else _some(a) for name, a in weights.items()}
+        write_arrays(request["out"], found)
+        return {"digest": digest.hexdigest()}
+    if what == "native":
         found = model.native()
     elif what == "convert":
         function = load_function(request["reference"])
         call_function(request["reference"], lambda: model.convert(function, given))
         found = {f"first|{name}": a for name, a in model.weights().items()}
     elif what == "train":
-        found = model.train(batches_of(given), request["swaps"], request["forced"])
+        found = model.train(batches_of(given), request["swaps"], request["overrides"])
     elif what == "vary":
         found = model.vary(request["trials"], given)
     else:

@@ -197,11 +197,11 @@ class TorchModel:
         return {**replay.arrays, **finals}
 
     def train(
-        self, batches: list[Batch], swaps: Mapping[str, str], forced: Mapping[str, Any]
+        self, batches: list[Batch], swaps: Mapping[str, str], overrides: Mapping[str, Any]
     ) -> Arrays:
         """Train with the module's own step and optimizer, dropout at 0; return weights by step.
 
-        Gradients, too, where the Trainer's arguments are forced.
+        Gradients, too, where the Trainer's arguments are overridden.
         """
 
         def tensors(xs: list[np.ndarray]) -> list[torch.Tensor]:
@@ -210,10 +210,10 @@ class TorchModel:
         with _training(self.module):
             return torch_steps.train(
                 self.module,
-                {**self.options, **forced},
+                {**self.options, **overrides},
                 batches,
                 self.weights,
-                self._gradients if forced else dict,
+                self._gradients if overrides else dict,
                 tensors,
                 swaps,
             )

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import logging
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from portproof.record.torch_tags import function_name
 from portproof.record.torch_variants import variant_of
 
 
-class Training(TorchFunctionMode):
+class NothingDropped(TorchFunctionMode):
     """Lets every dropout function give what it takes, and others that drop numbers drop none.
 
     Args:
@@ -128,7 +129,9 @@ def train(
         mock.patch.object(nn.parallel.DistributedDataParallel, "_passing_sync_batchnorm_handle"),
     )  # that one refuses what the first makes possible
     clips = mock.patch.object(nn.utils, "clip_grad_norm_", _clipped)
-    with warnings.catch_warnings(), Training(swaps), on_cpus[0], on_cpus[1], ExitStack() as stack:
+    with NothingDropped(swaps), on_cpus[0], on_cpus[1], ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(mock.patch.dict(os.environ))  # Lightning takes WORLD_SIZE away
         warnings.simplefilter("ignore")
         if options.get("exact_clipping"):
             stack.enter_context(clips)
@@ -155,7 +158,10 @@ def _clipped(parameters: Any, max_norm: float, *_: Any, **__: Any) -> torch.Tens
 
 
 class _Given(list[Any]):
-    """Batches in memory; as no DataLoader they are not dealt out by a sampler of Lightning's."""
+    """Batches in memory; as no DataLoader they are not dealt out by a sampler of Lightning's.
+
+    A class of its own, for Lightning takes the items of a plain list as several loaders.
+    """
 
 
 class _Summed(torch.autograd.Function):
