@@ -561,8 +561,8 @@ def partial_call_dropped() -> None:
     """An epoch's last steps, fewer than 25, are left out."""
     real = keras_impl.train.batch_source
 
-    def batch_source(batches: Any, plain: bool) -> Any:
-        source = real(batches, plain)
+    def batch_source(batches: Any, *how: Any) -> Any:
+        source = real(batches, *how)
         if batches.seed is None or len(batches) < STEPS_IN_CALL:
             return source
         return source.take(len(batches) // STEPS_IN_CALL * STEPS_IN_CALL)
@@ -581,11 +581,11 @@ def order_restarted_in_calls() -> None:
     """Each call of 25 steps begins with the epoch's first images."""
     real = keras_impl.train.batch_source
 
-    def batch_source(batches: Any, plain: bool) -> Any:
+    def batch_source(batches: Any, *how: Any) -> Any:
         if batches.seed is not None:
             read = batches.positions
             batches.positions = lambda index: read(index % STEPS_IN_CALL)[: len(read(index))]
-        return real(batches, plain)
+        return real(batches, *how)
 
     keras_impl.train.batch_source = batch_source
 
