@@ -90,6 +90,11 @@ def together(statement: Mapping[str, Any], device: str) -> Iterator[dict[str, An
         has_ended.set()
 
 
+def heard() -> list[keras.callbacks.Callback]:
+    """Return what notes each batch that all ranks have done; nothing for a process by itself."""
+    return [Heard()] if this_process().size > 1 else []
+
+
 class Heard(keras.callbacks.Callback):
     """Note each batch that all ranks have done."""
 

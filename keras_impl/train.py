@@ -13,7 +13,7 @@ from keras_impl.data import batch_source
 from keras_impl.devices import model_scope, share_steps, undistributed
 from keras_impl.fast import on_gpu, pools_first, scan_steps, steps_per_execution
 from keras_impl.model import build_model
-from keras_impl.processes import Heard, together
+from keras_impl.processes import heard, together
 from keras_impl.settings import configure
 from keras_impl.tracking import TrackingCallback, layers_of
 from keras_impl.weights import (
@@ -96,7 +96,7 @@ def train(
                 EpochStart(recipe, training),
                 JournalCallback(journal, len(training), waits=execution.plain or not on_gpu()),
                 *_checkpoints_and_logs(journal),
-                Heard(),
+                *heard(),
                 *callbacks,
             ],
         )
@@ -111,7 +111,7 @@ def predict_logits(
 ) -> Array:
     """Return the logits (N, classes) of `images`, dropout off."""
     batches = batch_source(evaluation_batches(images, recipe), execution.plain, execution.devices)
-    logits = model.predict(batches, verbose=0, callbacks=[Heard()])
+    logits = model.predict(batches, verbose=0, callbacks=heard())
     # Mixed precision predicts in bfloat16, which NumPy can't store.
     return np.asarray(logits, np.float64 if recipe.precision == "64" else np.float32)
 
