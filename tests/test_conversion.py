@@ -113,6 +113,7 @@ def test_without_the_optimizer_state_the_second_epoch_would_be_another(
     assert weight_gap(run_dir, runs[KERAS, 2].folder) > 1e-4
 
 
+@pytest.mark.slow  # the runs, which all tests here share
 def test_a_state_that_was_written_wrong_is_seen_and_nothing_is_left(
     runs, drawn_data, tmp_path, monkeypatch
 ):

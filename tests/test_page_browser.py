@@ -108,7 +108,7 @@ def test_hostile_names_are_shown_and_do_nothing(seen):
     assert one.dialogs == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_nothing(seen, scheme):
     one = seen(color_scheme=scheme, bypass_csp=True)
     one.page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")

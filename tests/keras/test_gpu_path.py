@@ -142,7 +142,7 @@ def test_a_gpu_trains_on_it_as_single_steps_do(drawn_data, tmp_path, backend):
     assert is_async
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("backend", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
 def test_batches_gathered_on_a_device_are_the_same_bits(drawn_data, tmp_path, backend):
     assert ask(GATHER, backend, drawn_data, tmp_path, "") == [368, True]
 
