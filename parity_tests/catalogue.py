@@ -1,6 +1,6 @@
 """The mutants: porting mistakes, where the ladder must catch each, and by what name.
 
-Each is a function of a program in `parity_tests/mutants`, which plants it.
+Each is a function in `parity_tests/mutants`, which plants it.
 """
 
 import ast
@@ -81,8 +81,12 @@ FLOAT64_ONLY = frozenset(
 )
 """Mutants that are none in float32."""
 
-PROGRAMS = {"in_lightning.py": LIGHTNING, "in_keras.py": TENSORFLOW}
-"""The programs in `mutants/`, and the engine that each plants its mutants in by default."""
+MODULES = {
+    f"{implementation}_{part}.py": engine
+    for implementation, engine in (("lightning", LIGHTNING), ("keras", TENSORFLOW))
+    for part in ("forward", "training")
+}
+"""The modules in `mutants/`, and the engine that each plants its mutants in by default."""
 PLANTERS: dict[str, Callable[[], None]] = {}
 """In a program: what plants each mutant, by its name."""
 
@@ -101,8 +105,8 @@ def mutant(*_: object, **__: object) -> Callable[[Callable[[], None]], Callable[
     return register
 
 
-def _read(program: str) -> Iterator[Mutant]:
-    path = Path(__file__).parent / "mutants" / program
+def _read(module: str) -> Iterator[Mutant]:
+    path = Path(__file__).parent / "mutants" / module
     functions = (n for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef))
     for node in functions:
         for call in node.decorator_list:
@@ -112,7 +116,7 @@ def _read(program: str) -> Iterator[Mutant]:
                 given |= zip(names, map(_value, call.args), strict=False)
                 mistake = str(ast.get_docstring(node)).removesuffix(".")
                 yield Mutant(
-                    **{"engine": PROGRAMS[program], **given},
+                    **{"engine": MODULES[module], **given},
                     name=node.name.replace("_", "-"),
                     mistake=mistake,
                 )
@@ -129,7 +133,7 @@ def _value(node: ast.expr) -> Any:
 
 MUTANTS: tuple[Mutant, ...] = tuple(
     sorted(
-        (each for program in PROGRAMS for each in _read(program)),
+        (each for module in MODULES for each in _read(module)),
         key=lambda each: (each.is_harmless, (*RUNG_NAMES, "").index(each.rung)),
     )
 )
