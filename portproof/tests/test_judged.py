@@ -10,7 +10,7 @@ from portproof.graph.compare import Judged
 from portproof.graph.conclude import conclude
 from portproof.graph.first import frozen_values, judge_first
 from portproof.graph.steps import first_apart, judge_metrics
-from portproof.graph.users import judge_batches, judge_conversion
+from portproof.graph.users import as_reference, judge_batches, judge_conversion
 from portproof.graph.verdict import Difference, Place
 from portproof.record.program import metrics
 
@@ -127,13 +127,15 @@ def test_steps_are_judged_by_losses_and_by_what_they_move() -> None:
     rng = np.random.default_rng(0)
     first = {f"{c.key}|{r}": rng.normal(size=s) for c in g.calls for r, s in c.roles.items()}
 
-    def trained(rate=0.1, losses=(1.0, 0.5), logged=None):
+    def trained(rate=0.1, losses=(1.0, 0.5), logged=None, decay=0.0, role=""):
         moves = np.random.default_rng(1)
         steps = [{k: moves.normal(size=v.shape) for k, v in first.items()} for _ in range(2)]
         arrays = {"losses": np.array(losses), **metrics([logged or {}])}
         for n in range(2):
             arrays |= {
-                f"step.{n}|{k}": v - rate * sum(s[k] for s in steps[: n + 1])
+                f"step.{n}|{k}": v
+                - rate * sum(s[k] for s in steps[: n + 1])
+                - (decay * (n + 1) * v if role in k else 0)
                 for k, v in first.items()
             }
         return arrays
@@ -149,6 +151,12 @@ def test_steps_are_judged_by_losses_and_by_what_they_move() -> None:
     assert (loss.what, loss.places[0].left, loss.fails) == ("loss", "step 2", True)
     assert [d.what for d in judged(losses=(1.0,))] == ["steps"]
     assert [d.what for d in judged(losses=(1.0, np.nan))] == ["loss"]
+    assert judged(losses=(64.0, 0.5))[0].detail.endswith("the suspect's is 64 × the reference's")
+    assert "×" not in judged(losses=(64.001, 0.5))[0].detail
+    assert "moves 2 × as far in the suspect" in str(judged(rate=0.2)[0].cause)
+    assert "lose 0.01 of themselves besides in the suspect" in str(judged(decay=0.01)[0].cause)
+    assert "besides in the reference" in str(judged(decay=-0.01, role="kernel")[0].cause)
+    assert judged(rate=0.2, decay=0.01)[0].cause is None
     ours = trained(logged={"accuracy": 0.5, "val_loss": 1.0})
     theirs = trained(logged={"train_acc": 0.5, "val/loss_epoch": 1.1, "f1": 1.0})
     (metric,) = judge_steps(g, g, found, ours, theirs, first)
@@ -166,10 +174,10 @@ def test_batches_of_two_loaders_are_compared_channels_last() -> None:
     g.about["inputs"] = ["channels first"]
     x, y = np.arange(24.0).reshape(2, 2, 2, 3) / 255, np.arange(2)
     ours, theirs = {"x.0.0": x, "y.0": y}, {"x.0.0": np.moveaxis(x, -1, 1), "y.0": y}
-    assert judge_batches(g, ours, theirs) == []
-    (found,) = judge_batches(g, ours, theirs | {"x.0.0": np.moveaxis(x, -1, 1) * 2})
+    assert judge_batches(ours, as_reference(g, theirs)) == []
+    (found,) = judge_batches(ours, as_reference(g, theirs | {"x.0.0": np.moveaxis(x, -1, 1) * 2}))
     assert (found.kind, found.cause, found.fails) == ("inputs", "0.5 × the suspect's", True)
-    assert judge_batches(g, ours, {"x.0.0": x})[0].detail == "on one side alone: y.0"
+    assert judge_batches(ours, {"x.0.0": x})[0].detail == "on one side alone: y.0"
 
 
 def test_a_conversion_is_judged_by_where_it_puts_weights() -> None:

@@ -11,7 +11,7 @@ from portproof.graph.carry import Carried
 from portproof.graph.gaps import gap
 from portproof.graph.ranks import cause_of_gradients
 from portproof.graph.steps import LOSS, first_apart, judge_metrics, moved_apart, rounded
-from portproof.graph.users import judge_batches
+from portproof.graph.users import as_reference, judge_batches
 from portproof.graph.verdict import Difference
 from portproof.programs import CheckError, answers, save
 from portproof.sides import Arrays, Side, Stored, fill
@@ -58,9 +58,10 @@ class Training:
         for side, out in zip(self.ranks, outs, strict=True):
             side.program.send("batches", reference=reference, out=out)
         answers([side.program for side in self.ranks])
+        given = [as_reference(self.of[1], Stored(out)) for out in outs]
         if not self.overrides:
-            return judge_batches(self.of[1], Stored(self.batches), Stored(outs[0]))
-        self.shares = outs
+            return judge_batches(Stored(self.batches), given[0])
+        self.shares = [save(out, arrays) for out, arrays in zip(outs, given, strict=True)]
         counts = [len(_rows(Stored(out))) for out in outs]
         if len(set(counts)) > 1:
             raise CheckError(f"{reference}() gives the suspect's processes {counts} batches: they "

@@ -1,8 +1,10 @@
 """A recorded model: its calls that own weights, and what runs between them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
 
 Pred = int | str
 """The index of a call, or the name of an input (`input0`); `?` where nothing is known."""
@@ -93,6 +95,18 @@ class Graph:
         outputs = [Output(**{**o, "between": _ops(o["between"])}) for o in data["outputs"]]
         uncovered = [(str(name), int(size)) for name, size in data["uncovered"]]
         return cls(**{**data, "calls": calls, "outputs": outputs, "uncovered": uncovered})
+
+
+def order_of(targets: np.ndarray, outputs: Sequence[Sequence[int]]) -> list[int] | None:
+    """Return the order of axes in which targets stand, where that is not the canonical one.
+
+    Args:
+        targets: of a batch; those of 4 axes or more are maps, laid out as the outputs are.
+        outputs: for each output, its axes in canonical order.
+    """
+    plain = list(range(targets.ndim))
+    turned = (list(a) for a in outputs if len(a) == targets.ndim >= 4 and list(a) != plain)
+    return next(turned, None)
 
 
 def _ops(items: list[Mapping[str, Any]]) -> list[Op]:

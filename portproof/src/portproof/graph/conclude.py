@@ -9,6 +9,9 @@ from portproof.graph.compare import Judged
 from portproof.graph.gaps import Gap
 from portproof.graph.verdict import Difference, Place, Verdict
 
+_IN_STEPS = {"batches", "loss", "metric", "steps", "update"}
+"""Kinds of differences that training by the user's own loops shows."""
+
 
 def conclude(
     references: tuple[str, str],
@@ -48,11 +51,12 @@ def conclude(
         differences += [
             _end("output", name, g) for name, g in ends.items() if not g.within(gaps.END_TO_END)
         ]
+    _say_what_came_before(differences)
     failing = any(d.fails for d in differences)
     if whole is not None and not whole.within(gaps.WHOLE_GRADIENT) and not failing:
         differences.append(_end("gradients", "through the whole model", whole))
     differences += _counts(left, "left") + _counts(right, "right")
-    differences += _awake(left, right) + _turned(left, right) + _keys(left, right)
+    differences += _awake(left, right) + _turned(left, right, inputs) + _keys(left, right)
     notes = [f"{n} of the differences accepted" for n in [_accept(differences, accept)] if n]
     if notes and not any(d.fails for d in differences):
         # What was accepted explains a gap behind it, and no other shape.
@@ -69,9 +73,7 @@ def conclude(
             for graph, side in ((left, "reference"), (right, "suspect"))
             if (names := ", ".join(graph.about.get("regularised", [])))
         ]
-    if left.about.get("inputs") != right.about.get("inputs"):
-        shown = ", ".join(right.about.get("inputs", []))
-        notes.append(f"inputs of the suspect: {shown}")
+    notes += _layouts(left, right)
     for graph, side in ((left, "reference"), (right, "suspect")):
         if precision := graph.about.get("precision"):
             notes.append(f"not compared: {precision} of the {side}; all is computed in float64")
@@ -87,7 +89,7 @@ def conclude(
         tuple(_count(g) for g in graphs),  # type: ignore[arg-type]
         differences,
         judged.outputs,
-        judged.first,
+        judged.first if any(d.fails and d.effect == "output" for d in differences) else None,
         judged.rounding,
         judged.gradient,
         judged.whole_gradient,
@@ -95,6 +97,16 @@ def conclude(
         strict,
         notes,
     )
+
+
+def _say_what_came_before(differences: list[Difference]) -> None:
+    """Add to differences of training steps that outputs differ, or gradients."""
+    steps = [d for d in differences if d.what in _IN_STEPS]
+    for word, effect in (("outputs", "output"), ("gradients", "training")):
+        if any(d.fails and d.effect == effect and d not in steps for d in differences):
+            for d in steps:
+                d.detail += f"; {word} differ already"
+            return
 
 
 def _awake(left: Graph, right: Graph) -> list[Difference]:
@@ -109,15 +121,30 @@ def _awake(left: Graph, right: Graph) -> list[Difference]:
     return [Difference("dropout", "evaluation", ours, theirs, "output", [place], detail=detail)]
 
 
-def _turned(left: Graph, right: Graph) -> list[Difference]:
-    """Report outputs whose axes are in another order; channels first where inputs are, too."""
+def _layouts(left: Graph, right: Graph) -> list[str]:
+    """Return notes on where the suspect has its channels elsewhere."""
+    notes = []
+    if left.about.get("inputs") != right.about.get("inputs"):
+        notes.append(f"inputs of the suspect: {', '.join(right.about.get('inputs', []))}")
+    if any(axes != sorted(axes) for axes in right.about.get("axes", [])):
+        notes.append("outputs of the suspect, and targets of 4 axes or more: channels first")
+    return notes
+
+
+def _turned(left: Graph, right: Graph, inputs: Sequence[str]) -> list[Difference]:
+    """Report outputs whose axes are in another order; channels first where inputs are, too.
+
+    Maps may be channels first also where no input has axes between samples and features.
+    """
     found = []
     is_turned = any("channels first" in g.about.get("inputs", []) for g in (left, right))
+    is_flat = not any("," in text for text in inputs)
     for k in range(min(len(left.outputs), len(right.outputs))):
         plain = list(range(len(left.outputs[k].shape)))
         ours, theirs = (list(g.about["axes"][k]) if "axes" in g.about else plain
                         for g in (left, right))  # fmt: skip
-        if ours == theirs or (is_turned and ours[:1] == theirs[:1]):
+        is_usual = is_turned or (is_flat and len(plain) >= 4)
+        if ours == theirs or (is_usual and ours[:1] == theirs[:1]):
             continue
         place = Place("the last call", f"output {k}")
         first, second = (", ".join(map(str, side)) for side in (ours, theirs))

@@ -35,7 +35,11 @@ def relation(reference: np.ndarray, suspect: np.ndarray) -> str | None:
                     return f"{name} in the reference alone"
                 if gap(step(reference), suspect).within(CALL):
                     return f"{name} in the suspect alone"
-    return _exchanged(reference, suspect) or _scaled(reference, suspect)
+    return (
+        _exchanged(reference, suspect)
+        or _reordered(reference, suspect)
+        or _scaled(reference, suspect)
+    )
 
 
 def _exchanged(a: np.ndarray, b: np.ndarray) -> str | None:
@@ -51,6 +55,21 @@ def _exchanged(a: np.ndarray, b: np.ndarray) -> str | None:
         for axis in range(1, a.ndim):
             if gap(a, np.flip(b, axis)).within(CALL):
                 return f"axis {axis} read backwards"
+    return None
+
+
+def _reordered(a: np.ndarray, b: np.ndarray) -> str | None:
+    """Try channels in another order, and maps cut out of features with their channels first."""
+    if a.shape != b.shape or a.ndim < 2 or a.shape[-1] == 1:
+        return None
+    x, y = (array.reshape(-1, array.shape[-1]) for array in (a, b))
+    # Two orders that sort the same sums over the rows bring equal channels to equal places.
+    factors = np.random.default_rng(0).normal(size=len(x))
+    if gap(x[:, np.argsort(factors @ x)], y[:, np.argsort(factors @ y)]).within(CALL):
+        return "the same channels in another order"
+    for cut, other, side in ((b, a, "suspect"), (a, b, "reference")):
+        if a.ndim > 2 and gap(other.ravel(), np.moveaxis(cut, -1, 1).ravel()).within(CALL):
+            return f"the same numbers in a row, cut into maps with channels first in the {side}"
     return None
 
 

@@ -17,6 +17,8 @@ MOVED = 1e-8
 REACH = 2.0
 """How far Adam can move a weight by gradients of rounding, whose size it divides by, in units of
 the largest move of the call's other weights."""
+MULTIPLE = 1e6
+"""Up to which factor losses are looked at for being whole multiples: positions, samples, steps."""
 METRIC = 1e-6
 """Metrics at an epoch's end, relative: torchmetrics divides in float32."""
 
@@ -50,6 +52,7 @@ def first_apart(
         if not apart.within(LOSS):
             sides = (f"{mine[k]:.9g}", f"{other[k]:.9g}")
             detail = f"{texts[0].get('loss', '')} | {texts[1].get('loss', '')}"
+            detail += _multiple(mine[k], other[k])
             where = [Place(place, place, apart.size)]
             found = Difference("loss", "training", *sides, "training", where, detail=detail)
             return (k, 0), found
@@ -60,6 +63,7 @@ def first_apart(
             found = Difference("update", "call", *sides, "training", moved, detail=detail)
             if k == 0:
                 found.cause = _adams(left, right, alignment, arrays)
+            found.cause = found.cause or _proportional(left, right, alignment, k, arrays)
             return (k, 1), found
     return None
 
@@ -132,6 +136,62 @@ def _adams(
         ):
             return "ε beside √v in Keras's Adam, beside √(v/(1 − β₂ᵗ)) in torch's"
     return None
+
+
+def _multiple(mine: float, other: float) -> str:
+    """Return that one loss is a whole multiple of the other, if it is."""
+    small, large = sorted((mine, other))
+    if not 0 < small < large < MULTIPLE * small:  # NaN is none of these
+        return ""
+    whole = round(large / small)
+    if whole < 2 or abs(large / small / whole - 1) > LOSS:
+        return ""
+    sides = ("suspect", "reference") if large == other else ("reference", "suspect")
+    return f"; the {sides[0]}'s is {whole} × the {sides[1]}'s"
+
+
+def _proportional(
+    left: Graph, right: Graph, alignment: Alignment, k: int, arrays: tuple[Arrays, ...]
+) -> str | None:
+    """Return a cause if all moves of step k are the reference's times a factor, or with a decay.
+
+    A decay takes the same share of weights away, of all arrays or of some.
+    """
+    ours, theirs, start = arrays[:3]
+    loose = {(a.key, role) for a, role in rounded(left, right, alignment, k, ours, theirs)}
+    moves = []
+    for i, j in alignment.pairs.items():
+        a, b = left.calls[i], right.calls[j]
+        if a.roles.keys() != b.roles.keys():
+            return None
+        for role in a.roles:
+            if role.startswith("moving") or (a.key, role) in loose:
+                continue
+            before, behind = f"step.{k - 1}|{{}}|{role}", f"step.{k}|{{}}|{role}"
+            w = ours[before.format(a.key)] if k else start[f"{a.key}|{role}"]
+            their_w = fitted(theirs[before.format(b.key)], w.shape) if k else w
+            seen = fitted(theirs[behind.format(b.key)], w.shape)
+            moves.append((ours[behind.format(a.key)] - w, seen - their_w, w))
+    moves = [(x, y, w) for x, y, w in moves if x.shape == y.shape and (x.any() or y.any())]
+    square = sum(float((x * x).sum()) for x, _, _ in moves)
+    if not square:
+        return None
+    largest = max(float(np.abs(m).max()) for x, y, _ in moves for m in (x, y))
+    factor = sum(float((x * y).sum()) for x, y, _ in moves) / square
+    if all(gap(y, factor * x, largest).within(MOVED) for x, y, _ in moves):
+        return f"each weight moves {factor:.9g} × as far in the suspect (its rate, or clipping)"
+    shares = []
+    for x, y, w in moves:
+        share = float(((x - y) * w).sum() / (w * w).sum()) if w.any() else 0.0
+        if gap(y, x, largest).within(MOVED):
+            continue
+        if not gap(y, x - share * w, largest).within(MOVED):
+            return None
+        shares.append(share)
+    if not shares or max(shares) - min(shares) > MOVED * max(map(abs, shares)):
+        return None
+    side = "suspect" if shares[0] > 0 else "reference"
+    return f"weights lose {abs(shares[0]):.6g} of themselves besides in the {side} (weight decay)"
 
 
 def _moves_as_torchs(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from portproof.graph.align import Alignment
-from portproof.graph.calls import Call, Graph
+from portproof.graph.calls import Call, Graph, order_of
 from portproof.graph.gaps import fitted, gap
 from portproof.graph.relations import relation
 from portproof.graph.verdict import Difference, Place
@@ -16,13 +16,29 @@ _PARTS = {"x": "inputs", "y": "targets", "w": "weights"}
 Arrays = Mapping[str, np.ndarray]
 
 
-def judge_batches(right: Graph, ours: Arrays, theirs: Arrays) -> list[Difference]:
+def as_reference(right: Graph, batches: Arrays) -> dict[str, np.ndarray]:
+    """Return batches of the suspect's with their axes as the reference has them.
+
+    Args:
+        right: the suspect, which says where its inputs and outputs have their channels.
+        batches: by name: `x.k.i`, `y.k`, `w.k`.
+    """
+    found = dict(batches)
+    for name, a in batches.items():
+        part, _, *rest = name.split(".")
+        if part == "x" and right.about["inputs"][int(rest[0])] == "channels first" and a.ndim > 2:
+            found[name] = np.moveaxis(a, 1, -1)
+        elif part == "y" and (order := order_of(a, right.about.get("axes", []))):
+            found[name] = a.transpose(order)
+    return found
+
+
+def judge_batches(ours: Arrays, theirs: Arrays) -> list[Difference]:
     """Return how batches differ that two loaders give.
 
     Args:
-        right: the suspect, which says where its inputs have their channels.
         ours: the reference's, by name: `x.k.i`, `y.k`, `w.k`.
-        theirs: the suspect's.
+        theirs: the suspect's, with their axes as the reference's.
     """
     if sorted(ours) != sorted(theirs):
         missing = sorted(set(ours) ^ set(theirs))
@@ -32,10 +48,8 @@ def judge_batches(right: Graph, ours: Arrays, theirs: Arrays) -> list[Difference
         return [Difference("batches", "batch", *sides, "training", [place], detail=detail)]
     found: dict[str, Difference] = {}
     for name in sorted(ours, key=lambda n: int(n.split(".")[1])):
-        part, number, *rest = name.split(".")
+        part, number, *_ = name.split(".")
         a, b = ours[name], theirs[name]
-        if part == "x" and right.about["inputs"][int(rest[0])] == "channels first" and b.ndim > 2:
-            b = np.moveaxis(b, 1, -1)
         apart = gap(a, b)
         if not apart.within(SINGLE):
             made = Difference("batches", _PARTS[part], _range(a), _range(b), "training")

@@ -71,14 +71,17 @@ class _Given(keras.utils.PyDataset):
         return self._batches[index]
 
 
+_WITHOUT_EFFECT = {"name", "ema_momentum"}
+"""Options of Keras's optimizers that are set by default and change no update by themselves."""
+
+
 def described(model: Any) -> dict[str, str]:
     """Return the loss and the optimizer in a few words."""
     if not model.compiled:
         return {}
     losses = [getattr(loss, "name", loss) for loss in keras.tree.flatten(model.loss)]
     config = model.optimizer.get_config()
-    names = "learning_rate momentum beta_1 beta_2 epsilon weight_decay clipnorm global_clipnorm"
-    words = [f"{k}={_short(config[k])}" for k in names.split() if config.get(k)]
+    words = [f"{k}={_short(v)}" for k, v in config.items() if v and k not in _WITHOUT_EFFECT]
     return {
         "loss": ", ".join(map(str, losses)),
         "optimizer": f"{type(model.optimizer).__name__}({', '.join(words)})",
@@ -86,4 +89,6 @@ def described(model: Any) -> dict[str, str]:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, dict):  # a schedule
+        return str(value.get("class_name", "?"))
     return f"{value:.6g}" if isinstance(value, float) else str(value)[:30]

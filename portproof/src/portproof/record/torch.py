@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from portproof.adapter import adapter_of
-from portproof.graph.calls import Call, Graph, Output
+from portproof.graph.calls import Call, Graph, Output, order_of
 from portproof.record import torch_steps
 from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, one_line
 from portproof.record.torch_names import Names
@@ -59,6 +59,8 @@ class TorchModel:
         self.names = Names(module)
         self.layout: tuple[bool, ...] = ()
         """For each input, whether its channels go to axis 1."""
+        self.axes: list[list[int]] = []
+        """For each output, its axes in canonical order."""
         self.last: dict[int, int] = {}
         self.recorder: Recorder
         self.example: list[np.ndarray] = []
@@ -70,6 +72,7 @@ class TorchModel:
         recorder, outs, _ = self._run(inputs, Replay())
         keys = self.keys
         self.recorder, self.last = recorder, dict(enumerate(recorder.raw))
+        self.axes = [list(_axes(o)) for o in outs]
         tensors = self._weights(recorder)
         computed = [k for k, t in tensors.items() if self.names.owner(t) is None]
         if computed:
@@ -95,7 +98,7 @@ class TorchModel:
             sorted(self.names.unreadable),
             {
                 "inputs": ["channels first" if first else "as given" for first in self.layout],
-                "axes": [list(_axes(o)) for o in outs],
+                "axes": self.axes,
                 "keys": keys,
                 "drops in evaluation": list(recorder.awake),
                 "precision": ", ".join(sorted(self.precision | recorder.precision)),
@@ -211,7 +214,7 @@ class TorchModel:
             return torch_steps.train(
                 self.module,
                 {**self.options, **overrides},
-                batches,
+                [(xs, self._laid_out(targets), given) for xs, targets, given in batches],
                 self.weights,
                 self._gradients if overrides else dict,
                 tensors,
@@ -291,6 +294,15 @@ class TorchModel:
         if not outs:
             raise SetUpError(f"the module returned {type(out).__name__}, which holds no tensor")
         return recorder, outs, replay
+
+    def _laid_out(self, targets: Any) -> Any:
+        """Return the reference's targets with the axes of maps in the order of the outputs'."""
+        if isinstance(targets, Mapping):
+            return {name: self._laid_out(part) for name, part in targets.items()}
+        if isinstance(targets, list):
+            return [self._laid_out(part) for part in targets]
+        axes = order_of(targets, self.axes)
+        return targets if axes is None else targets.transpose(np.argsort(axes))
 
     def _tensor(self, x: np.ndarray, index: int) -> torch.Tensor:
         t = torch.from_numpy(np.array(x))
