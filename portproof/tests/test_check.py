@@ -351,6 +351,30 @@ def test_epochs_weights_schedules_metrics_and_several_targets(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("port", "what", "cause"),
+    [
+        ("drawing", None, ""),
+        ("drawing_cut_first", "between", "cut into maps with channels first in the suspect"),
+        (
+            "drawing_decayed_less",
+            "update",
+            "lose 0.000625 of themselves besides in the reference",
+        ),
+    ],
+)
+def test_maps_channels_first_and_penalties_that_the_optimizer_takes_over(
+    port: str, what: str | None, cause: str
+) -> None:
+    batches = f"{PAIRS}/in_keras.py:drawings"
+    verdict = checked("drawing", port, "6", where="trained_torch", batches=batches)
+    assert verdict.passed == (what is None), str(verdict)
+    assert any("penalties of its regularisers" in n for n in verdict.notes) == (what != "between")
+    if what is not None:
+        assert cause in str(next(d for d in verdict.failures if d.what == what).cause)
+
+
+@pytest.mark.slow
 def test_a_head_that_reads_the_embedding_is_a_right_port() -> None:
     assert checked("tied", "tied", "int11:7", where="trained_torch").passed
     verdict = checked("tied", "tied_not", "int11:7", where="trained_torch")

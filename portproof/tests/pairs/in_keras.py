@@ -273,3 +273,20 @@ class Head(layers.Layer):
 def tied():
     tokens, table = keras.Input((7,), dtype="int32"), layers.Embedding(11, 6)
     return keras.Model(tokens, Head(table)(layers.Dense(6, activation="tanh")(table(tokens))))
+
+
+def drawing():
+    """Maps out of features, and a regulariser."""
+    penalty = keras.regularizers.L2(0.01)
+    model = keras.Sequential([
+        keras.Input((6,)),
+        layers.Dense(16, activation="tanh", kernel_regularizer=penalty),
+        layers.Reshape((2, 2, 4)),
+        layers.Conv2DTranspose(3, 2, strides=2),
+    ])  # fmt: skip
+    model.compile(keras.optimizers.SGD(0.0625), "mse")
+    return model
+
+
+def drawings():
+    return [(x, np.sin(np.arange(len(x) * 48)).reshape(-1, 4, 4, 3)) for x, _ in batches()]

@@ -111,3 +111,38 @@ def converted(weights, module):
 def unconverted(weights, module):
     first = next(iter(weights.values()))
     return {**converted(weights, module), "network.0.weight": first.reshape(8, 6)}
+
+
+class Drawing(Regression):
+    """Gives maps with their channels first, and lets the optimizer decay what Keras penalises."""
+
+    def __init__(self, is_cut_first=False, decay=0.02):
+        super().__init__()
+        self.network, self.last = nn.Linear(6, 16), nn.ConvTranspose2d(4, 3, 2, 2)
+        self.is_cut_first, self.decay = is_cut_first, decay
+
+    def forward(self, x):
+        x = self.network(x).tanh()
+        if self.is_cut_first:
+            return self.last(x.view(-1, 4, 2, 2))
+        return self.last(x.view(-1, 2, 2, 4).permute(0, 3, 1, 2))
+
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        decayed = {"params": [self.network.weight], "weight_decay": self.decay}
+        return torch.optim.SGD([decayed, {"params": [self.network.bias, *self.last.parameters()]}],
+                               0.0625)  # fmt: skip
+
+
+def drawing():
+    return Drawing()
+
+
+def drawing_cut_first():
+    return Drawing(is_cut_first=True)
+
+
+def drawing_decayed_less():
+    return Drawing(decay=0.01)

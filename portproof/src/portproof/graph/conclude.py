@@ -79,6 +79,9 @@ def conclude(
             notes.append(f"not compared: {precision} of the {side}; all is computed in float64")
         if named := graph.about.get("training", {}).get("not compared"):
             notes.append(f"not compared: {named} of the {side}")
+    if penalty := left.about.get("training", {}).get("penalties"):
+        notes.append("the reference's losses hold penalties of its regularisers and the suspect's "
+                     f"do not ({penalty}); compared without")  # fmt: skip
     return Verdict(
         *references,
         frameworks,

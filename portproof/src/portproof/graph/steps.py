@@ -49,7 +49,10 @@ def first_apart(
     for k in range(len(mine)):
         place = f"step {k + 1}"
         apart = gap(mine[k : k + 1], other[k : k + 1])
-        if not apart.within(LOSS):
+        penalty = arrays[0]["penalties"][k] if "penalties" in arrays[0] else 0.0
+        if penalty and gap(mine[k : k + 1] - penalty, other[k : k + 1]).within(LOSS):
+            texts[0]["penalties"] = f"{penalty:.6g} in {place}"
+        elif not apart.within(LOSS):
             sides = (f"{mine[k]:.9g}", f"{other[k]:.9g}")
             detail = f"{texts[0].get('loss', '')} | {texts[1].get('loss', '')}"
             detail += _multiple(mine[k], other[k])

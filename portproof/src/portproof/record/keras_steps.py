@@ -26,8 +26,8 @@ def train(
         call: gives inputs the structure that the model takes.
 
     Returns:
-        `step.k|key|role` after step k, from 0, and `losses` (steps,); `metrics` (epochs, names)
-        and their `names`.
+        `step.k|key|role` after step k, from 0, `losses` (steps,) and what of them are `penalties`
+        of regularisers; `metrics` (epochs, names) and their `names`.
 
     Raises:
         SetUpError: it is not compiled.
@@ -36,6 +36,7 @@ def train(
         raise SetUpError("the model is not compiled, so that it has no loss and no optimizer")
     found: Arrays = {}
     losses: list[float] = []
+    penalties = [_penalty(model)]
     epochs: list[dict[str, float]] = []
     sizes = np.array([len(xs[0]) for xs, *_ in batches])
 
@@ -46,6 +47,7 @@ def train(
             before = (np.array(losses[len(losses) - batch :]) * sizes[:batch]).sum()
             total = float(logs["loss"]) * sizes[: batch + 1].sum()
             losses.append((total - before) / sizes[batch])
+            penalties.append(_penalty(model))  # of the weights that `weights` brought up to date
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             epochs.append({k: float(v) for k, v in logs.items() if k != "loss"})
@@ -54,7 +56,14 @@ def train(
     own = {"epochs": 1, **options, "verbose": 0, "shuffle": False}
     own["callbacks"] = [*own.get("callbacks", []), Noted()]
     model.fit(given, **own)
-    return found | {"losses": np.array(losses)} | metrics(epochs)
+    found |= {"losses": np.array(losses), "penalties": np.array(penalties[:-1])}
+    return found | metrics(epochs)
+
+
+def _penalty(model: Any) -> float:
+    """Return what regularisers of weights add to the loss."""
+    regularised = [v for v in model.trainable_variables if v.regularizer is not None]
+    return sum(float(keras.ops.convert_to_numpy(v.regularizer(v))) for v in regularised)
 
 
 class _Given(keras.utils.PyDataset):
