@@ -63,6 +63,7 @@ SIDES = {
             "torch_live",
             "torch_names",
             "torch_recorder",
+            "torch_rules",
             "torch_steps",
             "torch_tags",
             "torch_variants",

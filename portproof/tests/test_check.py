@@ -316,8 +316,11 @@ def test_rules_of_the_frameworks_hold_in_training_steps_and_torchs_adam_is_named
     verdict = checked("norm_regression", "norm_regression", "6", upto="steps", batches=batches)
     assert verdict.passed, str(verdict)
     assert [d.what for d in verdict.declarations if d.is_rule] == ["statistics"]
-    (found,) = checked("adam", "adam", "6", upto="steps", batches=batches).failures
-    assert (found.what, "beside √v" in str(found.cause)) == ("update", True)
+    verdict = checked("adam", "adam", "6", upto="steps", batches=batches)
+    assert verdict.passed, str(verdict)
+    assert "beside √v" in str(next(d for d in verdict.declarations if d.what == "update").cause)
+    (found,) = checked("adam", "adam_default", "6", upto="steps", batches=batches).failures
+    assert (found.what, "it is 1e-07 | 1e-08" in str(found.cause)) == ("update", True)
     clipped = ("regression_clipped", "regression_clipped", "6")
     verdict = checked(*clipped, upto="steps", batches=batches)
     assert verdict.passed, str(verdict)
@@ -326,7 +329,7 @@ def test_rules_of_the_frameworks_hold_in_training_steps_and_torchs_adam_is_named
     (found,) = checked(
         "regression", "regression_clipped", "6", upto="steps", batches=batches
     ).failures
-    assert (found.what, found.cause) == ("update", None)
+    assert (found.what, "as far in the suspect" in str(found.cause)) == ("update", True)
 
 
 @pytest.mark.slow

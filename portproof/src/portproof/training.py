@@ -10,7 +10,7 @@ from portproof.graph.align import Alignment
 from portproof.graph.carry import Carried
 from portproof.graph.gaps import gap
 from portproof.graph.ranks import cause_of_gradients
-from portproof.graph.steps import LOSS, first_apart, judge_metrics, moved_apart, rounded
+from portproof.graph.steps import LOSS, first_apart, judge_metrics, moved_apart, placed, rounded
 from portproof.graph.users import as_reference, judge_batches
 from portproof.graph.verdict import Difference
 from portproof.programs import CheckError, answers, save
@@ -45,6 +45,9 @@ class Training:
         self.overrides = {**HERE, "devices": len(ranks)} if len(ranks) > 1 else {}
         """Arguments of the suspect's Trainer that outdo the user's own."""
         self.ours: Arrays = {}
+        other = placed(*self.of[:2])
+        self._rules = {CLIPPED, *([other[0]] if other and other[1] else [])}
+        """Causes that are the frameworks' and no port's."""
 
     def take_batches(self, reference: str) -> list[Difference]:
         """Let the user's function give the suspect's batches; return how they differ.
@@ -84,25 +87,34 @@ class Training:
         self.ours = self.left.read(out)
         apart, found = self._apart(theirs), []
         changing: list[str] = []
+        kept: dict[str, Any] = {}
+        tried: set[str] = set()
         are_there = True
-        for cause, shares, overrides in self._causes(apart[1].what, are_alike) if apart else ():
-            if apart is None:
+        while apart is not None:
+            causes = self._causes(apart[1].what, are_alike)
+            trial = next((each for each in causes if each[0] not in tried), None)
+            if trial is None:
                 break
+            cause, shares, overrides = trial
+            tried.add(cause)
             try:
                 fill(self.ranks, self.carried.right)
-                again = self._train(shares=shares, **overrides)
+                again = self._train(shares=shares, **kept, **overrides)
             except CheckError:  # a loss that does not take such targets; it explains nothing
                 are_there = False  # one may hang, and is asked for nothing more
                 break
             later = self._apart(again)
-            changing.append(cause)
+            has_effect = not gap(theirs[0]["losses"], again[0]["losses"]).within(LOSS)
             if later is None or later[0] > apart[0]:
+                changing.append(cause)
                 apart[1].cause = "; and ".join(changing)
-                apart[1].is_rule = changing == [CLIPPED]
+                apart[1].is_rule = all(each in self._rules for each in changing)
                 found.append(apart[1])
                 apart, theirs, changing = later, again, []
-            elif gap(theirs[0]["losses"], again[0]["losses"]).within(LOSS):
-                changing.pop()
+                kept |= overrides
+            elif has_effect:
+                changing.append(cause)
+                kept |= overrides
         if apart is None:
             return found + self._metrics(theirs), self._notes(theirs)
         if self.overrides and apart[1].what != "steps":
@@ -120,7 +132,11 @@ class Training:
         """
         if not self.overrides and what == "update":
             yield CLIPPED, self.shares, {"exact_clipping": True}
-        elif not self.overrides and what == "loss":
+        if what == "update" and (other := placed(*self.of[:2])):
+            is_rounded = self.left.program.about["framework"].endswith("on tensorflow")
+            how = {"precision": "float32" if is_rounded else "float64", "epsilon": other[2]}
+            yield other[0], self.shares, {"placed_epsilon": how}
+        if not self.overrides and what == "loss":
             turned = {n: a[:, None] if n.startswith("y.") and a.ndim == 1 else a
                       for n, a in Stored(self.batches).items()}  # fmt: skip
             yield BROADCAST, [save(self.left.program.path("turned"), turned)], {}

@@ -361,19 +361,23 @@ class Flat(Regression):
 
 
 class Normed(Regression):
-    def __init__(self, is_adam):
+    def __init__(self, is_adam, epsilon=1e-7):
         super().__init__()
         self.network = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
-        self.is_adam = is_adam
+        self.is_adam, self.epsilon = is_adam, epsilon
 
     def configure_optimizers(self):
         if self.is_adam:
-            return torch.optim.Adam(self.parameters(), 0.001, eps=1e-7)
+            return torch.optim.Adam(self.parameters(), 0.001, eps=self.epsilon)
         return super().configure_optimizers()
 
 
 def adam():
     return Normed(True)
+
+
+def adam_default():
+    return Normed(True, 1e-8)
 
 
 def norm_regression():

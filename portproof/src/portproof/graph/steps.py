@@ -22,6 +22,11 @@ MULTIPLE = 1e6
 METRIC = 1e-6
 """Metrics at an epoch's end, relative: torchmetrics divides in float32."""
 
+BESIDE = "ε beside √v in Keras's {0}, beside √(v/(1 − β₂ᵗ)) in torch's"
+WITHIN = "ε within the root in Keras's {0}, beside it in torch's"
+PLACED = {"Adam": BESIDE, "AdamW": BESIDE, "RMSprop": WITHIN, "Adagrad": WITHIN}
+"""Optimizers of both frameworks that have ε in another place."""
+
 SEEN = {"loss", "learning_rate"}
 """Logged, and seen in each step."""
 Arrays = Mapping[str, np.ndarray]
@@ -64,9 +69,7 @@ def first_apart(
             sides = (texts[0].get("optimizer", ""), texts[1].get("optimizer", ""))
             detail = f"weights after {place}"
             found = Difference("update", "call", *sides, "training", moved, detail=detail)
-            if k == 0:
-                found.cause = _adams(left, right, alignment, arrays)
-            found.cause = found.cause or _proportional(left, right, alignment, k, arrays)
+            found.cause = _proportional(left, right, alignment, k, arrays)
             return (k, 1), found
     return None
 
@@ -112,33 +115,24 @@ def _by_name(arrays: Arrays) -> dict[str, np.ndarray]:
     return found
 
 
-def _adams(
-    left: Graph, right: Graph, alignment: Alignment, arrays: tuple[Arrays, ...]
-) -> str | None:
-    """Return a cause if the first step's moves are those of Keras's Adam, and of torch's.
+def placed(left: Graph, right: Graph) -> tuple[str, bool, float] | None:
+    """Return how ε stands in Keras's optimizer and torch's, whether it is the same, and Keras's.
 
-    At step 1 torch's moves by lr·g/(|g| + ε). In Keras ε stands beside √v, which is √(1 - β₂)·|g|
-    there, so that torch's moves follow from Keras's. TensorFlow rounds the βs whose powers correct
-    the bias to float32.
+    None where the two are no such optimizers of one name.
     """
-    own, its = (_options(g.about.get("training", {}).get("optimizer", "")) for g in (left, right))
-    rate = own.get("learning_rate")
-    if not {"beta_1", "beta_2", "epsilon"} <= own.keys() or "eps" not in its:
+    texts = [g.about.get("training", {}).get("optimizer", "") for g in (left, right)]
+    (name, own), (other, theirs) = (_epsilon(text) for text in texts)
+    if name != other or name not in PLACED or not own or not theirs:
         return None
-    if rate is None or rate != its.get("lr"):
-        return None
-    first_beta, second_beta = own["beta_1"], own["beta_2"]
-    beside = float(np.sqrt(1 - second_beta))
-    for kind in (np.float32, np.float64):
-        powers = [1 - float(kind(beta)) for beta in (first_beta, second_beta)]
-        reach = rate * float(np.sqrt(powers[1])) * (1 - first_beta) / powers[0]
-        if all(
-            _moves_as_torchs(a, b, arrays, rate, its["eps"] / own["epsilon"], reach, beside)
-            for i, j in alignment.pairs.items()
-            for a, b in [(left.calls[i], right.calls[j])]
-        ):
-            return "ε beside √v in Keras's Adam, beside √(v/(1 − β₂ᵗ)) in torch's"
-    return None
+    text = PLACED[name].format(name)
+    is_same = own == theirs
+    return text if is_same else f"{text}, and it is {own:g} | {theirs:g}", is_same, own
+
+
+def _epsilon(text: str) -> tuple[str, float]:
+    """Return an optimizer's name and its ε; 0 where it has none."""
+    found = re.search(r"\beps(?:ilon)?=([\d.e+-]+)", text)
+    return text.partition("(")[0], float(found[1]) if found else 0.0
 
 
 def _multiple(mine: float, other: float) -> str:
@@ -195,50 +189,6 @@ def _proportional(
         return None
     side = "suspect" if shares[0] > 0 else "reference"
     return f"weights lose {abs(shares[0]):.6g} of themselves besides in the {side} (weight decay)"
-
-
-def _moves_as_torchs(
-    a: Call,
-    b: Call,
-    arrays: tuple[Arrays, ...],
-    rate: float,
-    ratio: float,
-    reach: float,
-    beside: float,
-) -> bool:
-    """Return whether a call's moves in torch are those in Keras, reach·g/(beside·|g| + ε), for it.
-
-    Args:
-        a: Keras's call.
-        b: torch's.
-        arrays: Keras's weights behind the step, torch's, and those before it.
-        rate: lr.
-        ratio: torch's ε over Keras's.
-        reach: what Keras's moves tend to, times `beside`.
-        beside: √(1 - β₂).
-    """
-    ours, theirs, first = arrays[:3]
-    if a.roles.keys() != b.roles.keys():
-        return False
-    for role in a.roles:
-        if role.startswith("moving"):
-            continue
-        start = first[f"{a.key}|{role}"]
-        signed = ours[f"step.0|{a.key}|{role}"] - start
-        seen = fitted(theirs[f"step.0|{b.key}|{role}"], start.shape) - start
-        move = np.abs(signed)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.where(move > 0, ratio * (reach - beside * move) / move, np.inf)
-        if not gap(seen, np.sign(signed) * rate / (1 + share), rate).within(MOVED):
-            return False
-    return True
-
-
-def _options(text: str) -> dict[str, float]:
-    """Return an Adam's numbers by name; none of another optimizer's."""
-    found = re.findall(r"(\w+)=\(?([\d.e+-]+)(?:, ([\d.e+-]+)\))?", text)
-    options = {name: float(last or value) for name, value, last in found}
-    return options if text.startswith("Adam(") and "weight_decay" not in options else {}
 
 
 def _moved(a: Call, b: Call, k: int, loose: set[tuple[str, str]], *arrays: Arrays) -> Gap:

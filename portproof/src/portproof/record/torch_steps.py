@@ -18,8 +18,11 @@ from torch.overrides import TorchFunctionMode
 
 from portproof.record.program import Arrays, Batch, SetUpError, metrics
 from portproof.record.torch_calls import DROPOUTS, RATES
+from portproof.record.torch_rules import place_epsilon
 from portproof.record.torch_tags import function_name
 from portproof.record.torch_variants import variant_of
+
+_NOT_A_TRAINERS = {"val_dataloaders", "exact_clipping", "placed_epsilon"}
 
 
 class NothingDropped(TorchFunctionMode):
@@ -63,7 +66,8 @@ def train(
     Args:
         module: a LightningModule.
         options: the user's own for the Trainer, and `val_dataloaders` for its `fit`; with
-            `exact_clipping` gradients are clipped by their norm, as torch does but for its 1e-6.
+            `exact_clipping` gradients are clipped by their norm, as torch does but for its 1e-6,
+            and with `placed_epsilon`, arguments of `place_epsilon`, ε stands where Keras has it.
         batches: inputs, targets and weights, as the user's function gave them.
         weights: returns canonical weights by `key|role`.
         gradients: returns those to them.
@@ -114,7 +118,7 @@ def train(
         inputs = inputs[0] if len(inputs) == 1 else inputs
         data.append([inputs, *(_tensors(part) for part in (y, *given))])
     validation = options.get("val_dataloaders")
-    own = {k: v for k, v in options.items() if k not in ("val_dataloaders", "exact_clipping")}
+    own = {k: v for k, v in options.items() if k not in _NOT_A_TRAINERS}
     own = {**own, "callbacks": [*options.get("callbacks", []), Noted()]}
     for name in ("lightning.pytorch", "pytorch_lightning", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -135,6 +139,8 @@ def train(
         warnings.simplefilter("ignore")
         if options.get("exact_clipping"):
             stack.enter_context(clips)
+        if how := options.get("placed_epsilon"):
+            place_epsilon(stack, **how)
         trainer = lightning.Trainer(**{**usual, **quiet, **own})
         try:
             starts = type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher"

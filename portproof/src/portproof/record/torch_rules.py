@@ -1,0 +1,92 @@
+"""torch's optimizers with ε where Keras has it, which shows whether nothing else is different.
+
+Keras's Adam divides by √v + ε and corrects the bias in front, torch's corrects v first; Keras's
+RMSprop and Adagrad divide by √(v + ε), torch's by √v + ε.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+from portproof.graph.steps import PLACED
+
+
+def place_epsilon(stack: ExitStack, precision: str, epsilon: float) -> None:
+    """Let torch's optimizers have ε as Keras has it, as long as `stack` is open.
+
+    Args:
+        stack: of contexts.
+        precision: of Adam's βs in their powers, and of AdamW's decay: Keras on TensorFlow takes
+            them in `float32`.
+        epsilon: the number.
+    """
+    kind = np.dtype(precision).type
+    steps = {"RMSprop": _by_root(_root_mean_square, epsilon), "Adagrad": _by_root(_sum, epsilon)}
+    for name in ("Adam", "AdamW"):  # one may have its step of the other: both before any patch
+        steps[name] = _adam(getattr(torch.optim, name).step, kind, epsilon)
+    for name in PLACED:
+        stack.enter_context(mock.patch.object(getattr(torch.optim, name), "step", steps[name]))
+
+
+def _adam(step: Callable[..., Any], kind: Any, epsilon: float) -> Callable[..., Any]:
+    """Return Adam's step with a rate and an ε for each step that make it Keras's."""
+
+    def keras_step(self: Any, closure: Any = None) -> Any:
+        kept = [dict(group) for group in self.param_groups]
+        for group in self.param_groups:
+            counts = [self.state[p]["step"] for p in group["params"] if self.state.get(p)]
+            t = 1 + int(max(counts, default=0))
+            first, second = (1 - beta**t for beta in group["betas"])
+            own = [1 - float(kind(beta)) ** t for beta in group["betas"]]
+            change = (own[1] / second) ** 0.5 * first / own[0]
+            group["eps"] = epsilon / second**0.5
+            group["lr"] = group["lr"] * change
+            if group.get("decoupled_weight_decay"):  # by the rate, too
+                group["weight_decay"] = float(kind(group["weight_decay"])) / change
+        try:
+            return step(self, closure)
+        finally:
+            for group, before in zip(self.param_groups, kept, strict=True):
+                group.update({name: before[name] for name in ("eps", "lr", "weight_decay")})
+
+    return keras_step
+
+
+def _by_root(
+    moments: Callable[[Any, Any, torch.Tensor], torch.Tensor], epsilon: float
+) -> Callable[..., Any]:
+    """Return a step that divides gradients by the root of `moments(group, state, gradient)` + ε."""
+
+    @torch.no_grad()
+    def step(self: Any, closure: Any = None) -> Any:
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                gradient = p.grad + group["weight_decay"] * p
+                state = self.state[p]
+                move = gradient / (moments(group, state, gradient) + epsilon).sqrt()
+                if group.get("momentum"):
+                    before = state.get("momentum_buffer", torch.zeros_like(p))
+                    move = state["momentum_buffer"] = group["momentum"] * before + move
+                p.sub_(group["lr"] * move)
+        return loss
+
+    return step
+
+
+def _root_mean_square(group: Any, state: Any, gradient: torch.Tensor) -> torch.Tensor:
+    zeros = torch.zeros_like(gradient)
+    for name, new in (("square_avg", gradient**2), ("grad_avg", gradient)):
+        state[name] = torch.lerp(state.get(name, zeros), new, 1 - group["alpha"])
+    mean = state["grad_avg"] ** 2 if group["centered"] else 0.0
+    return state["square_avg"] - mean
+
+
+def _sum(group: Any, state: Any, gradient: torch.Tensor) -> torch.Tensor:
+    state["sum"] = state["sum"] + gradient**2
+    return state["sum"]
