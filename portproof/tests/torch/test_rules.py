@@ -35,7 +35,7 @@ def rms(momentum=0.0, centered=False):
 
 
 def adagrad(w, g, s, t):
-    s["v"] = s.get("v", 0.1) + g**2
+    s["v"] = s.get("v", float(np.float32(0.1))) + g**2
     return w - RATE * g / np.sqrt(s["v"] + EPSILON)
 
 
@@ -48,7 +48,7 @@ RULES = [
     (torch.optim.RMSprop, {"lr": RATE, "alpha": 0.9}, rms(), "float64"),
     (torch.optim.RMSprop, {"lr": RATE, "alpha": 0.9, "momentum": 0.5}, rms(0.5), "float64"),
     (torch.optim.RMSprop, {"lr": RATE, "alpha": 0.9, "centered": True}, rms(0, True), "float64"),
-    (torch.optim.Adagrad, {"lr": RATE, "initial_accumulator_value": 0.1}, adagrad, "float64"),
+    (torch.optim.Adagrad, {"lr": RATE, "initial_accumulator_value": 0.1}, adagrad, "float32"),
 ]
 
 

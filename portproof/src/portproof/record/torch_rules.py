@@ -6,6 +6,7 @@ RMSprop and Adagrad divide by √(v + ε), torch's by √v + ε.
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -20,12 +21,15 @@ def place_epsilon(stack: ExitStack, precision: str, epsilon: float) -> None:
 
     Args:
         stack: of contexts.
-        precision: of Adam's βs in their powers, and of AdamW's decay: Keras on TensorFlow takes
-            them in `float32`.
+        precision: of Adam's βs in their powers, of AdamW's decay and of what Adagrad starts from:
+            Keras on TensorFlow takes them in `float32`.
         epsilon: the number.
     """
     kind = np.dtype(precision).type
-    steps = {"RMSprop": _by_root(_root_mean_square, epsilon), "Adagrad": _by_root(_sum, epsilon)}
+    steps = {
+        "RMSprop": _by_root(_root_mean_square, epsilon),
+        "Adagrad": _by_root(partial(_sum, kind), epsilon),
+    }
     for name in ("Adam", "AdamW"):  # one may have its step of the other: both before any patch
         steps[name] = _adam(getattr(torch.optim, name).step, kind, epsilon)
     for name in PLACED:
@@ -87,6 +91,9 @@ def _root_mean_square(group: Any, state: Any, gradient: torch.Tensor) -> torch.T
     return state["square_avg"] - mean
 
 
-def _sum(group: Any, state: Any, gradient: torch.Tensor) -> torch.Tensor:
+def _sum(kind: Any, group: Any, state: Any, gradient: torch.Tensor) -> torch.Tensor:
+    if not state["step"]:
+        state["sum"] = torch.full_like(gradient, float(kind(group["initial_accumulator_value"])))
+    state["step"] += 1
     state["sum"] = state["sum"] + gradient**2
     return state["sum"]

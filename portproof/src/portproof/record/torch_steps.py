@@ -226,6 +226,12 @@ def _package(module: nn.Module) -> str:
     return "lightning.pytorch"
 
 
+_OF_THE_MACHINE = {
+    "foreach", "fused", "capturable", "differentiable", "initial_lr", "decoupled_weight_decay",
+}  # fmt: skip
+"""Options of torch's optimizers that say how they compute, not what."""
+
+
 def described(module: nn.Module) -> dict[str, str]:
     """Return the optimizer in a few words, and schedules; the loss is what the step computes."""
     configure: Any = getattr(module, "configure_optimizers", None)
@@ -241,8 +247,7 @@ def described(module: nn.Module) -> dict[str, str]:
     optimizer = optimizers[0] if isinstance(optimizers, tuple | list) else optimizers
     named = [s.get("scheduler") if isinstance(s, dict) else s for s in schedules]
     options = getattr(optimizer, "defaults", {})
-    wanted = ("lr", "momentum", "betas", "eps", "weight_decay", "nesterov")
-    words = [f"{k}={options[k]}" for k in wanted if options.get(k)]
+    words = [f"{k}={v}" for k, v in options.items() if v and k not in _OF_THE_MACHINE]
     return {
         "loss": "training_step",
         "optimizer": f"{type(optimizer).__name__}({', '.join(words)})",
