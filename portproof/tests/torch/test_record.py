@@ -197,6 +197,8 @@ def test_dropout_is_noted_and_drops_nothing() -> None:
     assert [c.drops for c in graph.calls] == [[], ["0.4"]]
     trained = model.replay(x, {"train": True}, {})
     assert np.array_equal(trained["final.0"], model.replay(x, {}, {})["final.0"])
+    recurrent = lambda: nn.LSTM(3, 4, 3, dropout=0.2, batch_first=True)  # noqa: E731
+    assert [c.drops for c in opened(recurrent, (6, 3))[1].calls] == [[], ["0.2"], ["0.2"]]
 
 
 def test_features_flattened_from_maps_stand_in_order_of_channels_last() -> None:

@@ -176,7 +176,7 @@ def _proportional(
     largest = max(float(np.abs(m).max()) for x, y, _ in moves for m in (x, y))
     factor = sum(float((x * y).sum()) for x, y, _ in moves) / square
     if all(gap(y, factor * x, largest).within(MOVED) for x, y, _ in moves):
-        return f"each weight moves {factor:.9g} × as far in the suspect (its rate, or clipping)"
+        return f"each weight moves {factor:.9g} × as far in the suspect"
     shares = []
     for x, y, w in moves:
         share = float(((x - y) * w).sum() / (w * w).sum()) if w.any() else 0.0

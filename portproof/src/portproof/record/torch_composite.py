@@ -5,6 +5,7 @@ Keras has them.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,8 +70,7 @@ def recurrent(
                 return func(t, own, params, bool(bound["has_biases"]), 1, 0.0, False, False, first)
 
             recorder.number += 1
-            axis = 1 if first else 0
-            turned = [axis] if direction else []
+            turned = [int(first)] if direction else []
             keep = _keep(recorder, x, bool(direction), first)
 
             def alone(
@@ -97,7 +97,10 @@ def recurrent(
             put_tag(back, tag)
             given.append(back)
         x = given[0] if directions == 1 else torch.cat(given, -1)
-        put_tag(x, after(torch.cat, (), {}, given, x) if directions > 1 else tag_of(given[0]))
+        tag = after(torch.cat, (), {}, given, x) if directions > 1 else tag_of(given[0])
+        is_dropped = bound["train"] and layer + 1 < bound["num_layers"]  # between layers alone
+        rates = drops(float(bound["dropout"]) if is_dropped else 0.0)
+        put_tag(x, replace(tag, drops=(*tag.drops, *rates)))
     whole = [torch.cat(kept) if len(kept) > 1 else kept[0] for kept in lasts]
     for t, kept in zip(whole, lasts, strict=True):
         put_tag(t, after(torch.cat, (), {}, kept, t) if len(kept) > 1 else tag_of(kept[0]))
