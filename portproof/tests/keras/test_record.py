@@ -192,6 +192,18 @@ def test_a_layer_with_unknown_weights_is_a_call_of_its_own_kind() -> None:
     assert [(c.kind, c.roles) for c in graph.calls] == [("Own (unknown)", {"w": [4]})]
 
 
+def test_layers_of_several_outputs_and_dense_layers_step_by_step_are_calls() -> None:
+    steps = keras.Input((3, 6, 6, 2))
+    x = layers.ConvLSTM2D(4, 3, padding="same", return_sequences=True)(steps)
+    x = layers.TimeDistributed(layers.GlobalAveragePooling2D())(x)
+    model = keras.Model(steps, layers.TimeDistributed(layers.Dense(2))(x))
+    wrapped, _ = open_model(model)
+    graph = Graph.from_dict(wrapped.describe([np.ones((2, 3, 6, 6, 2))]))
+    *cells, dense = graph.calls
+    assert {c.kind for c in cells} == {"ConvLSTMCell (unknown)"}
+    assert (dense.kind, dense.in_shape, dense.out_shape) == ("dense", [2, 3, 4], [2, 3, 2])
+
+
 def test_weights_that_no_call_uses_are_said() -> None:
     class Spare(Subclassed):
         def build(self, shape):

@@ -181,6 +181,16 @@ def test_where_channels_go_follows_from_what_reads_them(build, shape, layout) ->
     assert graph.about["inputs"] == [layout]
 
 
+def test_images_of_whole_numbers_go_channels_first_too() -> None:
+    class Scaling(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x.double() / 255)
+
+    model = TorchModel(Scaling(3, 4, 3))
+    images = np.arange(4 * 8 * 8 * 3).reshape(4, 8, 8, 3)
+    assert model.describe([images])["about"]["inputs"] == ["channels first"]
+
+
 def test_a_module_that_turns_its_input_itself_gets_it_as_given() -> None:
     class Turning(nn.Conv2d):
         def forward(self, x):

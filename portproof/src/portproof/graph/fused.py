@@ -40,7 +40,7 @@ def split_fused(graph: Graph, other: Graph) -> tuple[Graph, list[Part]]:
     spare = Counter(signature(c) for c in graph.calls)
     spare.subtract(Counter(signature(c) for c in other.calls))
     groups = Counter((c.siblings, signature(c)) for c in other.calls if c.kind == "dense")
-    wanted = {
+    wanted: dict[tuple[int, ...], int] = {
         (kernel[0], kernel[1] * n): n
         for (siblings, sign), n in groups.items()
         if siblings and 1 < n <= MAX_PARTS
@@ -50,7 +50,7 @@ def split_fused(graph: Graph, other: Graph) -> tuple[Graph, list[Part]]:
     places: dict[int, list[int]] = {}
     for i, call in enumerate(graph.calls):
         shape = tuple(call.roles.get("kernel", ()))
-        count = wanted.get((shape[0], shape[1]), 1) if call.kind == "dense" else 1
+        count = wanted.get(shape, 1) if call.kind == "dense" else 1
         if spare[signature(call)] <= 0:
             count = 1
         places[i] = list(range(len(parts), len(parts) + count))

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import keras
+from keras import layers as L
 from keras import ops
 
 from portproof.graph.calls import Op
@@ -127,7 +128,12 @@ def recurrent(
 
 
 def time_distributed(recorder: "Recorder", layer: Any, x: Any) -> Any:
-    """Run what is within on all steps at once, as samples; Keras runs it step by step."""
+    """Run what is within on all steps at once; Keras runs it step by step.
+
+    The steps are folded into samples for a layer that would take them for something else.
+    """
+    if isinstance(layer.layer, L.Dense | L.Embedding):
+        return layer.layer(x)
     tag, (samples, steps) = recorder.tag(x), tuple(x.shape[:2])
     with recorder.quiet():
         rows = ops.reshape(x, (samples * steps, *x.shape[2:]))

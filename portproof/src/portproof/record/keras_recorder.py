@@ -130,7 +130,7 @@ class Recorder:
         own = getattr(layer, "activation", None) if kind in ("conv", "deconv", "dense") else None
         source = padded[0] if padded else x
 
-        def run(t: Any) -> Any:
+        def whole(t: Any) -> Any:
             t = ops.pad(t, [[0, 0], *padded[1], [0, 0]]) if padded else t
             replaced = keras.tree.map_structure(lambda v: t if v is x else v, (args, kwargs))
             self.busy += 1
@@ -143,15 +143,14 @@ class Recorder:
                 if own is not None:
                     layer.activation = own
 
-        shape = tuple(source.shape)
         is_first = getattr(layer, "data_format", None) == "channels_first"
-        if is_first:
-            shape = (shape[0], *shape[2:], shape[1])
+        shape = tuple(source.shape)
+        shape = (shape[0], *shape[2:], shape[1]) if is_first else shape
         settings = kinds.settings_of(layer, kind, shape, padded[1] if padded else None)
         dense = kind == "dense"
         live = Live(
             kinds.roles_of(layer, kind),
-            run,
+            lambda t: tensors(whole(t))[0],
             kinds.contracted(layer) if dense else 1,
             kinds.produced(layer) if dense else 1,
             is_first,
@@ -159,7 +158,8 @@ class Recorder:
         )
         if live.order is not None:
             reorder(live.roles["kernel"], live.order)
-        y = run(source)
+        made = whole(source)
+        y = tensors(made)[0]
         out = self.call(layer.path or layer.name, kind, settings, live, source, given, y)
         if own is not None and own is not keras.activations.linear:
             mask = keras.src.backend.get_keras_mask(out)
@@ -169,7 +169,13 @@ class Recorder:
             self.put(out, replace(tag, ops=(kinds.activation(own),)))
             if mask is not None:
                 keras.src.backend.set_keras_mask(out, mask)
-        return out
+        return out if made is y else self._handed_on(made, y, out)
+
+    def _handed_on(self, made: Any, y: Any, out: Any) -> Any:
+        """Return what a layer of several outputs gives, `out` in place of `y`, its first."""
+        for other in tensors(made)[1:]:
+            self.put(other, self.tag(out))
+        return keras.tree.map_structure(lambda v: out if v is y else v, made)
 
     def weight(self, variable: Any, value: Any) -> Any:
         """Note a weight that is used by itself as a call of its own; return what it gives."""

@@ -247,7 +247,7 @@ class TorchModel:
 
     def _find_layout(self, inputs: list[np.ndarray]) -> tuple[bool, ...]:
         """Return which inputs take their channels at axis 1, by running both ways."""
-        turned = [x.ndim > 2 and x.dtype.kind == "f" for x in inputs]
+        turned = [x.ndim > (2 if x.dtype.kind == "f" else 3) for x in inputs]
         choices = [(False, True) if t else (False,) for t in turned]
         problem: Exception | None = None
         misfits = []
