@@ -20,6 +20,7 @@ from reporting.comparison import (
     Run,
     to_json,
 )
+from reporting.markdown import table
 
 PAGE, DATA = "comparison.md", "comparison.json"
 PICTURES = {
@@ -270,9 +271,9 @@ def _result_notes(comparison: Comparison) -> str:
 
 
 def _difference_section(comparison: Comparison) -> str:
-    table = _markdown_table(DIFFERENCE_COLUMNS, difference_rows(comparison))
+    shown = _markdown_table(DIFFERENCE_COLUMNS, difference_rows(comparison))
     return (
-        f"{table}\n\nTime: seconds an epoch, second divided by first; {OTHER_DEVICE} where they "
+        f"{shown}\n\nTime: seconds an epoch, second divided by first; {OTHER_DEVICE} where they "
         "ran on different devices, whose times are not compared. Same label: share of the "
         "test images to which both give the same class."
     )
@@ -353,27 +354,25 @@ def _records(outcomes: Sequence[Outcome]) -> list[Record]:
 
 
 def _table(title: str, columns: Sequence[str], rows: Rows) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=0)
-    for number, column in enumerate(columns):
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE, padding=0)
+    numbers = _numbers(columns)
+    for place, column in enumerate(columns):
         # On a narrow terminal names are folded before numbers, and nothing is cut off.
-        is_name = number < 2 or column in NAME_COLUMNS
-        width = None if is_name else max(len(row[number]) for row in rows)
-        justify = "left" if is_name else "right"
-        table.add_column(column, justify=justify, overflow="fold", min_width=width)  # type: ignore[arg-type]
+        width = max(len(row[place]) for row in rows) if place in numbers else None
+        justify = "right" if place in numbers else "left"
+        shown.add_column(column, justify=justify, overflow="fold", min_width=width)  # type: ignore[arg-type]
     for row in rows:
-        table.add_row(*row)
-    return table
+        shown.add_row(*row)
+    return shown
 
 
 def _markdown_table(columns: Sequence[str], rows: Rows) -> str:
-    is_name = [number < 2 or column in NAME_COLUMNS for number, column in enumerate(columns)]
-    rule = ["---" if name else "---:" for name in is_name]
-    lines = [columns, rule, *rows]
-    return "\n".join(f"| {' | '.join(map(_markdown_cell, line))} |" for line in lines)
+    return "\n".join(table(columns, rows, numbers=_numbers(columns)))
 
 
-def _markdown_cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "/")
+def _numbers(columns: Sequence[str]) -> list[int]:
+    """Return the places of the columns that hold numbers."""
+    return [place for place in range(2, len(columns)) if columns[place] not in NAME_COLUMNS]
 
 
 def _failed(run: Run, num_cells: int = len(RESULT_COLUMNS) - len(NAME_COLUMNS)) -> list[str] | None:
