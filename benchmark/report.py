@@ -8,9 +8,9 @@ from typing import Any
 
 from benchmark.runner import Contender, Measured, baselines, steady_seconds
 from pipeline.network import parameter_shapes
-from pipeline.plots import plot_measurements
 from pipeline.recipe import Recipe, preset
 from reporting.markdown import table
+from reporting.pictures import plot_measurements
 from reporting.repeated import paired_ratio, spread
 
 STRAY = 0.02

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from parity_tests.certificate import MOST_SEEDS, Certificate
 from parity_tests.equivalence import Judgement
-from pipeline.plots import BLUE, VERMILLION
+from pipeline.plots import BLUE, VERMILLION, clear_frame
 from reporting.markdown import table
 
 SHARES = ("accuracy", "recall ", "calibration_error", "churn")
@@ -116,9 +116,7 @@ def certificate_picture(certificates: Sequence[Certificate]) -> bytes:
     for name, color in (("reference", BLUE), ("suspect", VERMILLION)):
         axis.plot([], [], ".", color=color, label=name)
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis="x", color="#DDDDDD", linewidth=0.8)
-    axis.set_axisbelow(True)
+    clear_frame(axis, grid="x")
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()

@@ -116,7 +116,8 @@ def pictures_of(comparison: Comparison) -> list[str]:
 
 def write_pictures(output_dir: Path, comparison: Comparison, outcomes: Sequence[Outcome]) -> None:
     """Draw the pictures of a comparison whose outcomes these are."""
-    from pipeline.plots import plot_class_changes, plot_curves
+    from pipeline.plots import plot_curves
+    from reporting.pictures import plot_class_changes
 
     pictures = pictures_of(comparison)
     for metric in ("accuracy", "loss"):
