@@ -126,22 +126,20 @@ def summarize(
             "images_per_second": images[0] / epoch.median,
             "flops_per_second": flops / epoch.median,
             "share_of_peak": flops / epoch.median / peak_flops if peak_flops else None,
-            "to_first_step_seconds": dataclasses.asdict(
-                spread([run["startup_seconds"] + run["first_step_seconds"] for run in runs])
+            "to_first_step_seconds": _spread_if_all(
+                [run["startup_seconds"] + run["first_step_seconds"] for run in runs]
             ),
-            "startup_seconds": dataclasses.asdict(spread([run["startup_seconds"] for run in runs])),
+            "startup_seconds": _spread_if_all([run["startup_seconds"] for run in runs]),
             "startup": {
-                phase: dataclasses.asdict(spread([run["startup"][phase] for run in runs]))
+                phase: _spread_if_all([run["startup"][phase] for run in runs])
                 for phase in runs[0].get("startup", ())
             },
-            "first_step_seconds": dataclasses.asdict(
-                spread([run["first_step_seconds"] for run in runs])
-            ),
-            "warm_up_seconds": dataclasses.asdict(
-                spread([run["epoch_seconds"][0] - steady_seconds(run) for run in runs])
+            "first_step_seconds": _spread_if_all([run["first_step_seconds"] for run in runs]),
+            "warm_up_seconds": _spread_if_all(
+                [run["epoch_seconds"][0] - steady_seconds(run) for run in runs]
             ),
             "to_accuracy_seconds": _spread_if_all([to_accuracy(run, accuracy) for run in runs]),
-            "wall_seconds": dataclasses.asdict(spread([run["wall_seconds"] for run in runs])),
+            "wall_seconds": _spread_if_all([run["wall_seconds"] for run in runs]),
             "peak_memory_bytes": max(run["peak_memory_bytes"] for run in runs),
             "peak_device_memory_bytes": _largest([r.get("peak_device_memory_bytes") for r in runs]),
             "energy_joules": _spread_if_all([run.get("energy_joules") for run in runs]),

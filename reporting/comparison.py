@@ -267,7 +267,7 @@ def _difference(first: Outcome, second: Outcome) -> Difference:
         variant=one.variant,
         first=one.engine,
         second=two.engine,
-        **{name: _change(getattr(one, name), getattr(two, name)) for name in names},
+        **{name: change(getattr(one, name), getattr(two, name)) for name in names},
         epoch_seconds_ratio=seconds_ratio if one.device == two.device else None,
         agreement=float(np.mean(same)),
     )
@@ -342,7 +342,8 @@ def _nullable(values: Sequence[float] | np.ndarray[Any, Any]) -> tuple[float | N
     return tuple(float(value) if math.isfinite(value) else None for value in values)
 
 
-def _change(before: float | None, after: float | None) -> float | None:
+def change(before: float | None, after: float | None) -> float | None:
+    """Return by how much a value has grown; None where one of the two is missing."""
     return None if before is None or after is None else after - before
 
 

@@ -18,6 +18,7 @@ from reporting.comparison import (
     Comparison,
     DropoutEffect,
     Run,
+    change,
     to_json,
 )
 from reporting.markdown import table
@@ -215,8 +216,8 @@ def _effect_rows(effect: DropoutEffect) -> Rows:
     }
     rows = []
     for name, (before, after) in numbers.items():
-        change = NONE if before is None or after is None else _signed(after - before)
-        rows.append([effect.engine, name, _number(before), _number(after), change])
+        shown = _number(before), _number(after), _signed(change(before, after))
+        rows.append([effect.engine, name, *shown])
     opens = ["never" if epoch is None else str(epoch) for epoch in effect.gap_opens]
     best = [NONE if epoch is None else str(epoch) for epoch in effect.best_epoch]
     return [
@@ -290,7 +291,7 @@ def _effect_section(comparison: Comparison) -> str:
     ]
     for effect in comparison.dropout_effects:
         rows = [
-            [name, _number(before), _number(after), _signed(_change(before, after))]
+            [name, _number(before), _number(after), _signed(change(before, after))]
             for name, before, after in effect.recall
         ]
         sections += [effect.engine, _markdown_table(("class", "base", "dropout", "change"), rows)]
@@ -346,7 +347,7 @@ def _gap_curves(comparison: Comparison) -> dict[str, list[Any]]:
 
 
 def _changes_by_class(effect: DropoutEffect, class_names: Sequence[str]) -> list[float]:
-    changes = {name: _change(before, after) or 0.0 for name, before, after in effect.recall}
+    changes = {name: change(before, after) or 0.0 for name, before, after in effect.recall}
     return [changes[name] for name in class_names]
 
 
@@ -386,10 +387,6 @@ def _number(value: float | None) -> str:
 
 def _signed(value: float | None) -> str:
     return NONE if value is None else f"{value:+.4f}"
-
-
-def _change(before: float | None, after: float | None) -> float | None:
-    return None if before is None or after is None else after - before
 
 
 def _memory(run: Run) -> str:
