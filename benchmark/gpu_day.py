@@ -29,6 +29,7 @@ from pipeline.errors import RunError, UsageError
 from pipeline.launch import leashed
 from pipeline.session import claimed
 from pipeline.terminal import say
+from reporting.markdown import table
 
 ROOMS = (
     "benchmark", "pipeline", "ladder", "reporting", "parity_tests", "keras_impl", "lightning_impl",
@@ -258,14 +259,19 @@ class Day:
         told = [f"{name.replace('_', ' ')} {value}" for name, value in gpu.items() if value]
         machine = self.record["machine"]
         rows = [
-            f"| {name} | {each['purpose']} | {each['status']} "
-            f"| {each.get('seconds', 0) / 60:.1f} | {each.get('reason', '') or '–'} |"
+            [
+                name,
+                each["purpose"],
+                each["status"],
+                f"{each.get('seconds', 0) / 60:.1f}",
+                each.get("reason", "") or "–",
+            ]
             for name, each in self.outcomes.items()
         ]
         return [
             f"# {gpu['name']}", "", f"{', '.join(told)}. {machine['cpu']}, {machine['cores']} "
             f"cores; commit {self.record['commit']}.", "",
-            "| stage | what | status | minutes | reason |", "|---|---|---|---:|---|", *rows,
+            *table(("stage", "what", "status", "minutes", "reason"), rows, numbers=[3]),
         ]  # fmt: skip
 
 

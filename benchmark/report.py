@@ -8,8 +8,9 @@ from typing import Any
 
 from benchmark.runner import Contender, Measured, baselines, steady_seconds
 from pipeline.network import parameter_shapes
-from pipeline.plots import plot_measurements
 from pipeline.recipe import Recipe, preset
+from reporting.markdown import table
+from reporting.pictures import plot_measurements
 from reporting.repeated import paired_ratio, spread
 
 STRAY = 0.02
@@ -125,22 +126,20 @@ def summarize(
             "images_per_second": images[0] / epoch.median,
             "flops_per_second": flops / epoch.median,
             "share_of_peak": flops / epoch.median / peak_flops if peak_flops else None,
-            "to_first_step_seconds": dataclasses.asdict(
-                spread([run["startup_seconds"] + run["first_step_seconds"] for run in runs])
+            "to_first_step_seconds": _spread_if_all(
+                [run["startup_seconds"] + run["first_step_seconds"] for run in runs]
             ),
-            "startup_seconds": dataclasses.asdict(spread([run["startup_seconds"] for run in runs])),
+            "startup_seconds": _spread_if_all([run["startup_seconds"] for run in runs]),
             "startup": {
-                phase: dataclasses.asdict(spread([run["startup"][phase] for run in runs]))
+                phase: _spread_if_all([run["startup"][phase] for run in runs])
                 for phase in runs[0].get("startup", ())
             },
-            "first_step_seconds": dataclasses.asdict(
-                spread([run["first_step_seconds"] for run in runs])
-            ),
-            "warm_up_seconds": dataclasses.asdict(
-                spread([run["epoch_seconds"][0] - steady_seconds(run) for run in runs])
+            "first_step_seconds": _spread_if_all([run["first_step_seconds"] for run in runs]),
+            "warm_up_seconds": _spread_if_all(
+                [run["epoch_seconds"][0] - steady_seconds(run) for run in runs]
             ),
             "to_accuracy_seconds": _spread_if_all([to_accuracy(run, accuracy) for run in runs]),
-            "wall_seconds": dataclasses.asdict(spread([run["wall_seconds"] for run in runs])),
+            "wall_seconds": _spread_if_all([run["wall_seconds"] for run in runs]),
             "peak_memory_bytes": max(run["peak_memory_bytes"] for run in runs),
             "peak_device_memory_bytes": _largest([r.get("peak_device_memory_bytes") for r in runs]),
             "energy_joules": _spread_if_all([run.get("energy_joules") for run in runs]),
@@ -230,11 +229,11 @@ def table_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the table and where it comes from."""
     unit, factor, digits = unit_of(found)
     alternatives: list[str] = []
-    yield (
-        f"| contender | {unit} an epoch (quartiles) | images/s | against stock | against raw | "
-        "against float32 | share of peak | memory, GiB | val. accuracy |"
-    )
-    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    headings = (
+        "contender", f"{unit} an epoch (quartiles)", "images/s", "against stock", "against raw",
+        "against float32", "share of peak", "memory, GiB", "val. accuracy",
+    )  # fmt: skip
+    rows = []
     for row in found["arms"]:
         epoch, ratios = row["epoch_seconds"], row["faster_than"]
         share = row["share_of_peak"]
@@ -252,10 +251,11 @@ def table_lines(found: Mapping[str, Any]) -> Iterator[str]:
             f"{row['peak_memory_bytes'] / GIB:.2f}",
             f"{min(row['val_accuracy']):.3f}–{max(row['val_accuracy']):.3f}",
         ]
-        yield f"| {' | '.join(cells)} |"
+        rows.append(cells)
         if as_it_is != row["arm"] and as_it_is in ratios:
             alternatives.append(f"{row['arm']}: {_ratio(ratios, as_it_is)} of {as_it_is}")
         alternatives += [f"{row['arm']}: {note}" for note in row.get("notes", ())]
+    yield from table(headings, rows, numbers=range(1, len(headings)))
     machine, conditions = found["environment"], found["conditions"]
     versions = ", ".join(
         f"{name} {version}" for name, version in machine["packages"].items() if version
@@ -291,11 +291,11 @@ def unit_of(found: Mapping[str, Any]) -> tuple[str, float, int]:
 def start_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the table of what a command takes until its first step, and until its end."""
     accuracy = found["conditions"]["accuracy"]
-    yield (
-        "| contender | to first step, s | program + data + framework + build + first step | "
-        f"warm-up, s | to {accuracy:.0%} accuracy, s | whole program, s |"
-    )
-    yield "|---|---:|---:|---:|---:|---:|"
+    headings = (
+        "contender", "to first step, s", "program + data + framework + build + first step",
+        "warm-up, s", f"to {accuracy:.0%} accuracy, s", "whole program, s",
+    )  # fmt: skip
+    rows = []
     for row in found["arms"]:
         to_first, reached = row["to_first_step_seconds"], row["to_accuracy_seconds"]
         phases = [*row["startup"].values(), row["first_step_seconds"]]
@@ -307,7 +307,8 @@ def start_lines(found: Mapping[str, Any]) -> Iterator[str]:
             "not in each run" if reached is None else f"{reached['median']:.1f}",
             f"{row['wall_seconds']['median']:.1f}",
         ]
-        yield f"| {' | '.join(cells)} |"
+        rows.append(cells)
+    yield from table(headings, rows, numbers=range(1, len(headings)))
     yield ""
     yield (
         "The first step ends when the program hears of it: where several steps are one call, "
@@ -326,12 +327,12 @@ def _several_steps(found: Mapping[str, Any]) -> str:
 
 def gpu_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the tables of what each contender takes of the GPU, and how it goes about it."""
-    yield (
-        "| contender | memory, GiB | J an epoch (quartiles) | above idle | SM clock, MHz | power, "
-        "W | hottest, °C | CUDA events / wall | first time, s |"
-    )
-    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    headings = (
+        "contender", "memory, GiB", "J an epoch (quartiles)", "above idle", "SM clock, MHz",
+        "power, W", "hottest, °C", "CUDA events / wall", "first time, s",
+    )  # fmt: skip
     cold = found.get("cold_first_step_seconds") or {}
+    rows = []
     for row in found["arms"]:
         memory, first = row["peak_device_memory_bytes"], cold.get(row["arm"])
         cells = [
@@ -345,7 +346,8 @@ def gpu_lines(found: Mapping[str, Any]) -> Iterator[str]:
             _median(row.get("device_share"), digits=3),
             "–" if first is None else f"{first:.1f}",
         ]
-        yield f"| {' | '.join(cells)} |"
+        rows.append(cells)
+    yield from table(headings, rows, numbers=range(1, len(headings)))
     gpu = found["environment"]["gpu"]
     yield ""
     yield (
@@ -359,12 +361,13 @@ def gpu_lines(found: Mapping[str, Any]) -> Iterator[str]:
         "time is that until the first step while nothing is in a cache."
     )
     yield ""
-    yield "| contender | the data lie | a step is | kernels chosen by trial | the host waits |"
-    yield "|---|---|---|---|---|"
+    rows = []
     for row in found["arms"]:
         track, _, engine = row["arm"].partition(",")[0].partition(" ")
         if terms := ON_A_GPU.get((track, engine.split(" ")[0])):
-            yield f"| {row['arm']} | {' | '.join(terms)} |"
+            rows.append([row["arm"], *terms])
+    ways = ("contender", "the data lie", "a step is", "kernels chosen by trial", "the host waits")
+    yield from table(ways, rows)
 
 
 def _quartiles(values: Mapping[str, Any] | None) -> str:

@@ -48,9 +48,10 @@ from pipeline.answers import (
 )
 from pipeline.batches import batch_dtype, training_batches
 from pipeline.execution import Execution
+from pipeline.local_ranks import run_ranks
 from pipeline.network import parameter_shapes
 from pipeline.preprocess import PreparedData, rescale
-from pipeline.processes import run_ranks, this_process
+from pipeline.processes import this_process
 from pipeline.recipe import Recipe
 
 

@@ -9,19 +9,24 @@ from matplotlib.figure import Figure
 
 from parity_tests.certificate import MOST_SEEDS, Certificate
 from parity_tests.equivalence import Judgement
-from pipeline.plots import BLUE, VERMILLION
+from pipeline.plots import BLUE, VERMILLION, clear_frame
+from reporting.markdown import table
 
 SHARES = ("accuracy", "recall ", "calibration_error", "churn")
 """Quantities shown in points of a hundred."""
+QUANTITIES = (
+    "quantity", "reference", "suspect", "difference", "interval", "bootstrap", "margin", "verdict",
+)  # fmt: skip
 
 
 def certificate_markdown(certificates: Sequence[Certificate], origin: str) -> str:
     """Return the page: the sentences first, then a table for each design."""
     parts = ["# Do they learn the same?", origin]
-    parts += ["| design | seeds | verdict |\n|---|---|---|\n" + "\n".join(
-        f"| {item.design} | {len(item.values[0])} of {item.declared_seeds} | {item.sentence} |"
+    rows = [
+        [item.design, f"{len(item.values[0])} of {item.declared_seeds}", item.sentence]
         for item in certificates
-    )]  # fmt: skip
+    ]
+    parts.append("\n".join(table(("design", "seeds", "verdict"), rows)))
     for item in certificates:
         parts += [f"## {item.design}", _about(item)]
         if item.judgements:
@@ -57,17 +62,20 @@ def _about(item: Certificate) -> str:
 
 
 def _table(judgements: Sequence[Judgement]) -> str:
-    lines = [
-        "| quantity | reference | suspect | difference | interval | bootstrap | margin | verdict |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {item.name} | {_mean(item, 0)} | {_mean(item, 1)} | {_number(item, item.difference)} "
-        f"| {_range(item, item.interval)} | {_range(item, item.bootstrap)} "
-        f"| ±{_number(item, item.margin).lstrip('+')} | {item.verdict} |"
+    rows = [
+        [
+            item.name,
+            _mean(item, 0),
+            _mean(item, 1),
+            _number(item, item.difference),
+            _range(item, item.interval),
+            _range(item, item.bootstrap),
+            f"±{_number(item, item.margin).lstrip('+')}",
+            item.verdict,
+        ]
         for item in judgements
     ]
-    return "\n".join(lines)
+    return "\n".join(table(QUANTITIES, rows))
 
 
 def _mean(item: Judgement, side: int) -> str:
@@ -108,9 +116,7 @@ def certificate_picture(certificates: Sequence[Certificate]) -> bytes:
     for name, color in (("reference", BLUE), ("suspect", VERMILLION)):
         axis.plot([], [], ".", color=color, label=name)
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis="x", color="#DDDDDD", linewidth=0.8)
-    axis.set_axisbelow(True)
+    clear_frame(axis, grid="x")
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()

@@ -14,6 +14,7 @@ from parity_tests.pages import (
     replays_page,
     training_lines,
 )
+from reporting.markdown import with_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCS = ROOT / "results" / "proof", ROOT / "docs"
@@ -27,13 +28,13 @@ def made_pages() -> dict[Path, str]:
     return {
         DOCS / "faults.md": "\n".join([*mutants_page(mutants), ""]),
         DOCS / "replays.md": "\n".join([*replays_page(result("replays.json")), ""]),
-        PARITY: with_parts(PARITY.read_text()),
+        PARITY: parity_page(PARITY.read_text()),
         DOCS / "horizon.svg": horizon_picture(result("training.json")["stages"]),
     }
 
 
-def with_parts(text: str) -> str:
-    """Return a page's text with its marked parts made anew."""
+def parity_page(text: str) -> str:
+    """Return the text of `docs/parity.md` with its marked parts made anew."""
     training = result("training.json")
     parts = {
         "ladder": ladder_lines((RESULTS / "ladder.md").read_text()),
@@ -41,12 +42,7 @@ def with_parts(text: str) -> str:
         "jax": jax_lines(training["stages"]),
         "horizon": horizon_lines(training["stages"]),
     }
-    for name, lines in parts.items():
-        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        before, rest = text.split(start)
-        _, after = rest.split(end)
-        text = f"{before}{start}{chr(10).join(lines)}\n{end}{after}"
-    return text
+    return with_parts(text, {name: "\n".join(lines) for name, lines in parts.items()})
 
 
 def result(name: str) -> dict[str, Any]:

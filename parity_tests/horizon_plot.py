@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from parity_tests.catalogue import TENSORFLOW
 from parity_tests.full import HORIZON_GAP, MOVED, SMALL
-from pipeline.plots import BLUE, GREY, VERMILLION
+from pipeline.plots import BLUE, GREY, VERMILLION, clear_frame
 
 TITLES = {
     SMALL: "4,000 images, batches of 16",
@@ -62,6 +62,4 @@ def _draw(axis: Axes, stages: Mapping[str, Any]) -> None:
     )  # fmt: skip
     axis.set_yscale("log")
     axis.set_xlabel("step")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(color="#DDDDDD", linewidth=0.8)
-    axis.set_axisbelow(True)
+    clear_frame(axis, grid="both")

@@ -5,6 +5,7 @@ from typing import Any
 
 from ladder.rungs import RUNGS, RungResult, Verdict
 from ladder.verdict import verdict_lines, verdict_to_dict
+from reporting.markdown import table
 
 
 def verdicts_to_dict(verdicts: Sequence[Verdict], **origin: Any) -> dict[str, Any]:
@@ -65,11 +66,3 @@ def markdown(verdicts: Sequence[Verdict], lost: Sequence[str] = ()) -> Iterator[
         yield "```"
         yield from verdict_lines(verdict)
         yield "```"
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a Markdown table."""
-    yield f"| {' | '.join(headings)} |"
-    yield f"|{' --- |' * len(headings)}"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"

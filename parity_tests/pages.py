@@ -19,8 +19,8 @@ from parity_tests.full import (
     horizons,
     largest_gap,
 )
-from parity_tests.ladder_report import table
 from parity_tests.practice import CHECKS
+from reporting.markdown import table
 
 Rows = Sequence[Mapping[str, Any]]
 WORDS = {True: "passes", False: "**seen**", None: "cannot be made", "left out": ""}
@@ -63,7 +63,7 @@ def _caught(row: Mapping[str, Any]) -> Iterator[str]:
     wrong = "".join(f" ({text})" for text in row["not_as_expected"])
     explained = ", explained" if row["status"] == "explained" else ""
     variant = f", {row['variant']}" if row["variant"] != "base" else ""
-    yield _cell(row["mistake"])
+    yield row["mistake"]
     yield f"{row['engine']}{variant}"
     yield f"{row['rung'] or 'not caught'}{explained}{wrong}"
     yield _code(row["where"])
@@ -97,7 +97,7 @@ def practice_lines(planted: Rows, practice: Mapping[str, Any]) -> Iterator[str]:
     for row in sorted(known, key=lambda row: row not in blind):
         made = checks[_place(row)]
         shown = [WORDS[made.get(name, "left out")] for name in CHECKS]
-        rows.append([_cell(row["mistake"]), row["engine"], *shown])
+        rows.append([row["mistake"], row["engine"], *shown])
     yield from table(("mistake", "planted in", *CHECKS), rows)
 
 
@@ -122,11 +122,11 @@ def replays_page(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     shown = [
         [
-            f"[{_cell(row['thread_title'])}]({row['thread_url']})",
-            _cell(row["reported"]),
+            f"[{row['thread_title']}]({row['thread_url']})",
+            row["reported"],
             f"{row['pair']}, {row['engine']}",
             row["found_rung"] or "none",
-            f"{_code(row['found_cause'])}: {_cell(row['sentence'])}",
+            f"{_code(row['found_cause'])}: {row['sentence']}",
         ]
         for row in rows
     ]
@@ -142,12 +142,7 @@ def origin_lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _code(text: str) -> str:
-    return f"`{_cell(text)}`" if text else "–"
-
-
-def _cell(text: str) -> str:
-    """Return a text that cannot end a table's cell."""
-    return text.replace("|", "\\|").replace("\n", " ")
+    return f"`{text}`" if text else "–"
 
 
 def ladder_lines(page: str) -> Iterator[str]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reporting.markdown import table
+
 MODELS = Path(__file__).parent / "pairs"
 
 
@@ -97,10 +99,9 @@ REPAIRED = (
 )
 LONGEST = 100
 """Characters of a stretch in the page."""
-TABLE = [
-    "| pair | input | calls matched | failing | end to end | gradients, statistics | s | GB |",
-    "|---|---|---|---|---|---|---|---|",
-]
+COLUMNS = (
+    "pair", "input", "calls matched", "failing", "end to end", "gradients, statistics", "s", "GB",
+)  # fmt: skip
 
 
 def published_page(verdicts: Mapping[str, Mapping[str, Any]]) -> str:
@@ -111,12 +112,12 @@ def published_page(verdicts: Mapping[str, Mapping[str, Any]]) -> str:
     """
     if not verdicts:
         raise ValueError("no verdicts: nothing to write a page of")
-    rows: tuple[list[str], list[str]] = (list(TABLE), list(TABLE))
+    rows: tuple[list[list[str]], list[list[str]]] = ([], [])
     sections: list[str] = []
     for pair in PAIRS:
-        for table, name in zip(rows, (pair.name, f"{pair.name}-repaired"), strict=True):
+        for own, name in zip(rows, (pair.name, f"{pair.name}-repaired"), strict=True):
             if name in verdicts:
-                table.append(_row(pair, verdicts[name]))
+                own.append(_row(pair, verdicts[name]))
         if pair.name in verdicts:
             found = _differences(verdicts[pair.name]["verdict"])
             sections += ["", f"## {pair.name} → {pair.port}", "", *found]
@@ -124,7 +125,8 @@ def published_page(verdicts: Mapping[str, Mapping[str, Any]]) -> str:
     names = [n for p in PAIRS for n in (p.name, *([f"{p.name}-repaired"] if p.repair else []))]
     missing = ", ".join(name for name in names if name not in verdicts)
     left_out = ["", f"Not checked: {missing}."] if missing else []
-    lines = [HEAD, "", *rows[0], "", ran, *left_out, "", REPAIRED, "", *rows[1], *sections]
+    as_is, repaired = (table(COLUMNS, own) for own in rows)
+    lines = [HEAD, "", *as_is, "", ran, *left_out, "", REPAIRED, "", *repaired, *sections]
     return "\n".join(lines) + "\n"
 
 
@@ -140,14 +142,14 @@ def _ran(kept: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _row(pair: Published, kept: Mapping[str, Any]) -> str:
+def _row(pair: Published, kept: Mapping[str, Any]) -> list[str]:
     verdict = kept["verdict"]
     failing = sum(d["fails"] for d in verdict["differences"])
     output = max(verdict["outputs"].values(), key=_size)
     gradient = verdict["whole_gradient"]
     if verdict["settled"]:
         output, gradient = verdict["settled"]
-    cells = [
+    return [
         f"{pair.name} → {pair.port}",
         ", ".join(pair.several) or f"{pair.size}×{pair.size}",
         f"{verdict['matched']}/{max(verdict['calls'])}",
@@ -156,7 +158,6 @@ def _row(pair: Published, kept: Mapping[str, Any]) -> str:
         f"{verdict['seconds']:.0f}",
         ", ".join(f"{gb:.1f}" for gb in verdict["memory"]),
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _size(gap: Mapping[str, Any]) -> float:
@@ -166,10 +167,7 @@ def _size(gap: Mapping[str, Any]) -> float:
 
 def _differences(verdict: Mapping[str, Any]) -> list[str]:
     """Return a table of all that differs, what fails first."""
-    lines = [
-        "| differs | where | Keras | torch | gap | what was found |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for d in sorted(verdict["differences"], key=lambda d: not d["fails"]):
         place = d["places"][0]
         gap = "" if d["gap"] is None else f"{d['gap']:.1e}"
@@ -183,8 +181,9 @@ def _differences(verdict: Mapping[str, Any]) -> list[str]:
             gap,
             found,
         ]
-        lines.append(f"| {' | '.join(c.replace('|', '·') for c in cells)} |")
-    return lines if len(lines) > 2 else ["Nothing differs."]
+        rows.append([cell.replace("|", "·") for cell in cells])
+    headings = ("differs", "where", "Keras", "torch", "gap", "what was found")
+    return list(table(headings, rows)) if rows else ["Nothing differs."]
 
 
 def _short(text: str) -> str:

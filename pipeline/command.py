@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ladder.engines import end_with_parent
 from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.execution import DEVICES, LOGGERS, Execution, execution_from_dict
-from pipeline.processes import run_ranks, this_process
+from pipeline.processes import this_process
 from pipeline.recipe import DROPOUT_RATES, PRECISIONS, VARIANTS, Recipe
 from pipeline.terminal import open_missing_streams
 
@@ -329,6 +329,8 @@ def _train(
     execution = _with_ranks(execution, engine, recipe, arguments.devices)
     ranks = this_process()
     if execution.devices > 1 and ranks.size == 1 and engine == "lightning":
+        from pipeline.local_ranks import run_ranks
+
         raise SystemExit(run_ranks(execution.devices))
     if ranks.launcher == "local":
         end_with_parent()

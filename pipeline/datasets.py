@@ -5,14 +5,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import platformdirs
 
 from ladder.files import read_limited
 from pipeline.errors import UsageError
-from pipeline.forms import WANTED, Found, read_other_form, what_lies_in
 from pipeline.idx import (
     IDX_FILES,
     TEST_IMAGES,
@@ -26,6 +25,9 @@ from pipeline.idx import (
     read_idx,
     small_labels,
 )
+
+if TYPE_CHECKING:
+    from pipeline.forms import Found
 
 DATA_VARIABLE = "FASHION_MNIST_DIR"
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
@@ -158,13 +160,13 @@ def _load(place: Path) -> Dataset:
     if place.is_dir() and not os.access(place, os.R_OK | os.X_OK):
         raise UsageError(f"cannot read {place}: permission denied")
     paths = _idx_paths(place)
-    found = None if paths else read_other_form(place)
-    if found is not None:
+    if not paths:
+        from pipeline.forms import read_other_form
+
+        found = read_other_form(place)
         folder, names = place, found.class_names
         arrays, digests = _as_idx(folder, found)
     else:
-        if not paths:
-            raise UsageError(f"{place} holds {what_lies_in(place)}; wanted: {WANTED}")
         folder, names = next(iter(paths.values())).parent, None
         arrays, digests = {}, []
         for file in IDX_FILES:
@@ -233,7 +235,7 @@ def _idx_paths_in(folder: Path) -> dict[IdxFile, Path]:
     return next(iter(sets.values()), {})
 
 
-def _as_idx(folder: Path, found: Found) -> tuple[dict[IdxFile, Array], list[str]]:
+def _as_idx(folder: Path, found: "Found") -> tuple[dict[IdxFile, Array], list[str]]:
     """Return the arrays of another form, and the SHA-256 that each would have as an IDX file."""
     arrays = {
         TRAIN_IMAGES: found.train_images,

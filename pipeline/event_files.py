@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.record import Layer
+from pipeline.record import PLOTS, Layer, Record
+from pipeline.tracking import SAMPLES, epochs_of, test_metrics
+
+TENSORBOARD_FOLDER = Path("logs", "tensorboard")
 
 
 def keep_tensorflow_out() -> None:
@@ -79,3 +82,37 @@ class EventFile:
 
         self._writer.add_event(Event(wall_time=time.time(), step=step, **content))
         self._writer.flush()  # so that a live TensorBoard sees it, and a kill loses nothing
+
+
+class TensorBoardTracker:
+    """Event files in the run's folder; tags are the columns of `history.csv`, steps its epochs."""
+
+    name = "tensorboard"
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.events = EventFile(run_dir / TENSORBOARD_FOLDER)
+
+    def begin(self, record: Record) -> None:
+        """Write the sample images at step 0, and the epochs of a resumed run."""
+        self.events.write_picture(0, SAMPLES, self.run_dir / PLOTS / f"{SAMPLES}.png")
+        for epoch, metrics in epochs_of(record):
+            self.log_epoch(epoch, metrics)
+
+    def log_graph(self, layers: Sequence[Layer]) -> None:
+        """Write the graph."""
+        self.events.write_graph(layers)
+
+    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Write the scalars."""
+        self.events.write_scalars(epoch, metrics)
+
+    def end(self, record: Record) -> None:
+        """Write the test's metrics and the run's pictures at the step of the last epoch."""
+        if record.status == "complete":
+            step = len(record.history)
+            self.events.write_scalars(step, test_metrics(record))
+            for path in sorted((self.run_dir / PLOTS).glob("*.png")):
+                if path.stem != SAMPLES:
+                    self.events.write_picture(step, path.stem, path)
+        self.events.close()

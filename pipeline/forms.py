@@ -44,17 +44,17 @@ class Found:
     class_names: tuple[str, ...] | None = None
 
 
-def read_other_form(place: Path) -> Found | None:
+def read_other_form(place: Path) -> Found:
     """Read a data set from a folder, or a file, that holds one of these forms.
 
     Raises:
-        UsageError: it holds one, which is damaged, too large, or not of grey square images.
+        UsageError: it holds none, or one that is damaged, too large, or not of grey square images.
     """
     for read in READERS:
         found = read(place)
         if found is not None:
             return found
-    return None
+    raise UsageError(f"{place} holds {what_lies_in(place)}; wanted: {WANTED}")
 
 
 def what_lies_in(place: Path) -> str:

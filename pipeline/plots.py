@@ -1,10 +1,11 @@
-"""Every picture, as PNG and as SVG, drawn with matplotlib's object interface, without global state.
+"""A run's pictures, as PNG and as SVG, and what all pictures share.
+
+They are drawn with matplotlib's object interface, without global state.
 
 Colours are Okabe and Ito's, which colour-blind readers tell apart
 (https://jfly.uni-koeln.de/color/).
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from ladder.files import write_whole
@@ -36,8 +36,6 @@ DOTS_PER_INCH = 120
 ASIDE = 0.03
 """Epochs between two runs' points where there is one epoch only, so that none hides another."""
 SAMPLE_ROWS, SAMPLE_COLUMNS = 4, 6
-MOST_PICTURES = 24
-"""Pictures of one's own that are drawn into one figure."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def plot_curves(
         _label_epochs(axis)
     axes[0].set_ylabel(quantity)
     _add_curve_legend(figure, [] if is_single else _labels(panels), line_names)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_confusion(path: Path, confusion: Array, class_names: Sequence[str]) -> None:
@@ -83,7 +81,7 @@ def plot_confusion(path: Path, confusion: Array, class_names: Sequence[str]) -> 
     """
     num_classes = len(class_names)
     side = 2.5 + 0.62 * num_classes
-    figure = Figure(figsize=(side, side * 0.93), layout=_layout())
+    figure = Figure(figsize=(side, side * 0.93), layout=layout())
     axis = figure.subplots()
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
@@ -97,7 +95,7 @@ def plot_confusion(path: Path, confusion: Array, class_names: Sequence[str]) -> 
     axis.set_ylabel("true")
     accuracy = np.trace(confusion) / max(confusion.sum(), 1)
     axis.set_title(f"Confusion matrix: {confusion.sum():,} images, accuracy {accuracy:.4f}")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_classified(
@@ -125,7 +123,7 @@ def plot_classified(
             0, 1.03, f"pred: {class_names[guess]}",
             fontsize=9, color=colour, transform=axis.transAxes,
         )  # fmt: skip
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_class_samples(
@@ -141,7 +139,7 @@ def plot_class_samples(
             columns = slice(column * width, (column + 1) * width)
             sheet[rows, columns] = images[position].reshape(images.shape[1:3])
     size = (0.8 * num_samples + 1.4, 0.8 * len(class_names) + 0.5)
-    figure = Figure(figsize=size, layout=_layout())
+    figure = Figure(figsize=size, layout=layout())
     axis = figure.subplots()
     _show(axis, sheet)
     axis.set_yticks((np.arange(len(class_names)) + 0.5) * height - 0.5, class_names)
@@ -149,155 +147,18 @@ def plot_class_samples(
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     axis.set_title(f"The first {num_samples} training images of each class")
-    _save(figure, path)
+    save(figure, path)
 
 
-def plot_class_histogram(
-    path: Path, counts: Mapping[str, Sequence[int]], class_names: Sequence[str]
-) -> None:
-    """Draw the number of images of each class; `counts` holds one sequence a set."""
-    title = "Images of each class"
-    _plot_bars(path, counts, class_names, title=title, unit="images", value_format="{:,.0f}")
-
-
-def plot_class_changes(
-    path: Path, changes: Mapping[str, Sequence[float]], class_names: Sequence[str]
-) -> None:
-    """Draw by how much dropout changed the recall of each class, in points of percent."""
-    percent = {name: [100 * value for value in values] for name, values in changes.items()}
-    title = "What dropout changed: share of a class's test images found"
-    _plot_bars(
-        path, percent, class_names, title=title, unit="percentage points", value_format="{:+.1f}"
-    )
-
-
-def plot_measurements(path: Path, groups: Mapping[str, Sequence[float]], unit: str) -> None:
-    """Draw every measurement of each group, with a line at the group's median."""
-    figure = Figure(figsize=(8, 1.2 + 0.4 * len(groups)), layout=_layout())
-    axis = figure.subplots()
-    for row, values in enumerate(groups.values()):
-        axis.plot(values, [row] * len(values), "o", color=BLUE, markersize=5, alpha=0.6)
-        axis.plot([np.median(values)] * 2, [row - 0.3, row + 0.3], color=VERMILLION, linewidth=2)
-    axis.set_yticks(range(len(groups)), list(groups))
-    axis.invert_yaxis()
-    axis.set_xlim(left=0)
-    axis.set_xlabel(unit)
-    _clear_frame(axis, grid="x")
-    handles = [
-        Line2D([], [], color=BLUE, marker="o", linestyle="", alpha=0.6, label="a process"),
-        Line2D([], [], color=VERMILLION, linewidth=2, label="median"),
-    ]
-    _outside_legend(figure, handles)
-    _save(figure, path)
-
-
-@dataclass(frozen=True)
-class PicturedGuess:
-    """A picture of one's own, and what networks say of it."""
-
-    name: str
-    original: Array | None
-    """uint8 (h, w, 3)."""
-    box: tuple[float, float, float, float]
-    """Left, top, right and bottom of what networks were shown of it, as shares."""
-    seen: Sequence[Array]
-    """uint8 (H, W), one for each size that a network takes."""
-    guesses: Mapping[str, Sequence[tuple[str, float]]]
-    """Classes with their probabilities, likeliest first, by the network's name."""
-
-
-def plot_guesses(path: Path, pictures: Sequence[PicturedGuess], num_pictures: int) -> None:
-    """Draw a row for each picture: itself, as networks saw it, and a bar for each class named.
-
-    `num_pictures` is how many there are in all.
-    """
-    num_seen, networks = len(pictures[0].seen), list(pictures[0].guesses)
-    widths = [1.0] * (1 + num_seen) + [2.2] * len(networks)
-    figure = Figure(figsize=(1.5 * sum(widths), 1.5 * len(pictures) + 0.5), layout=_layout())
-    axes = figure.subplots(len(pictures), len(widths), squeeze=False, width_ratios=widths)
-    for row, picture in zip(axes, pictures, strict=True):
-        for axis, image in zip(row, [picture.original, *picture.seen], strict=False):
-            axis.set_axis_off()
-            if image is not None:
-                axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        if picture.original is not None:
-            _frame(row[0], picture.original.shape, picture.box)
-        name = picture.name if len(picture.name) <= 24 else f"{picture.name[:23]}…"
-        row[0].set_title(name, fontsize=8, parse_math=False)
-        for number, said in enumerate(picture.guesses.values()):
-            _draw_guess(row[1 + num_seen + number], said, CYCLE[number % len(CYCLE)])
-    for axis, image in zip(axes[0][1:], pictures[0].seen, strict=False):
-        axis.set_title(f"as seen, {image.shape[0]} × {image.shape[1]}", fontsize=8)
-    for axis, network in zip(axes[0][1 + num_seen :], networks, strict=True):
-        axis.set_title(network, fontsize=9, parse_math=False)
-    if num_pictures > len(pictures):
-        figure.suptitle(f"the first {len(pictures)} of {num_pictures:,}")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a name may hold any letter
-        _save(figure, path)
-
-
-def _frame(axis: Axes, shape: tuple[int, ...], box: tuple[float, float, float, float]) -> None:
-    """Draw what was taken as the object; a pixel's middle has its whole number."""
-    left, top, right, bottom = box
-    height, width = shape[:2]
-    corner = left * width - 0.5, top * height - 0.5
-    size = (right - left) * width, (bottom - top) * height
-    axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor=VERMILLION, linewidth=1.2))
-
-
-def _draw_guess(axis: Axes, said: Sequence[tuple[str, float]], colour: str) -> None:
-    places = range(len(said))
-    bars = axis.barh(places, [probability for _, probability in said], 0.7, color=colour)
-    words = [f"{100 * probability:.1f} %" for _, probability in said]
-    axis.bar_label(bars, words, padding=3, fontsize=8)
-    axis.set_yticks(places, [name for name, _ in said], fontsize=8, parse_math=False)
-    axis.set_xlim(0, 1.3)  # room for the numbers
-    axis.set_xticks([])
-    axis.invert_yaxis()
-    axis.spines[["top", "right", "bottom"]].set_visible(False)
-
-
-def _plot_bars(
-    path: Path,
-    groups: Mapping[str, Sequence[float]],
-    class_names: Sequence[str],
-    *,
-    title: str,
-    unit: str,
-    value_format: str,
-) -> None:
-    num_bars = len(class_names) * len(groups)
-    figure = Figure(figsize=(8, 1.6 + 0.24 * (len(class_names) + num_bars)), layout=_layout())
-    axis = figure.subplots()
-    height = 0.8 / max(len(groups), 1)
-    places = np.arange(len(class_names))
-    for number, (name, values) in enumerate(groups.items()):
-        offsets = places + (number - (len(groups) - 1) / 2) * height
-        colour = CYCLE[number % len(CYCLE)]
-        bars = axis.barh(offsets, values, height * 0.92, color=colour, label=name)
-        axis.bar_label(
-            bars, [value_format.format(value) for value in values], padding=3, fontsize=8
-        )
-    axis.axvline(0, color=GREY, linewidth=0.8)
-    axis.set_yticks(places, class_names)
-    axis.invert_yaxis()
-    axis.margins(x=0.12)
-    axis.set_title(title)
-    axis.set_xlabel(unit)
-    _clear_frame(axis, grid="x")
-    _outside_legend(figure, axis.get_legend_handles_labels()[0])
-    _save(figure, path)
-
-
-def _layout() -> ConstrainedLayoutEngine:
+def layout() -> ConstrainedLayoutEngine:
+    """Return the layout of all pictures: nothing overlaps."""
     return ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
 
 
 def _panels(number: int, share_y: bool) -> tuple[Figure, list[Axes]]:
     number = max(number, 1)
     width = 6.4 if number == 1 else 4.8 * number
-    figure = Figure(figsize=(width, 4.4), layout=_layout())
+    figure = Figure(figsize=(width, 4.4), layout=layout())
     return figure, list(figure.subplots(1, number, sharey=share_y, squeeze=False)[0])
 
 
@@ -315,10 +176,11 @@ def _label_epochs(axis: Axes) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     longest = max((len(np.atleast_1d(line.get_xdata())) for line in axis.lines), default=1)
     axis.set_xlim(1 - 0.04 * max(longest, 5), longest + 0.04 * max(longest, 5))
-    _clear_frame(axis, grid="both")
+    clear_frame(axis, grid="both")
 
 
-def _clear_frame(axis: Axes, grid: str) -> None:
+def clear_frame(axis: Axes, grid: str) -> None:
+    """Leave of the frame what carries numbers, and draw a light `grid`: `x`, `y` or `both`."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_axisbelow(True)
     axis.grid(axis=grid, color="#DDDDDD", linewidth=0.8)  # type: ignore[arg-type]
@@ -337,10 +199,11 @@ def _add_curve_legend(figure: Figure, labels: Sequence[str], line_names: tuple[s
     solid, dashed = ({"color": GREY, "marker": "o"},) * 2 if labels else (_style(0), _style(1))
     handles.append(_handle(line_names[0], **solid))
     handles.append(_handle(line_names[1], **DASHED, **dashed))
-    _outside_legend(figure, handles)
+    outside_legend(figure, handles)
 
 
-def _outside_legend(figure: Figure, handles: Sequence[Any]) -> None:
+def outside_legend(figure: Figure, handles: Sequence[Any]) -> None:
+    """Put the legend below all panels."""
     if handles:
         figure.legend(
             handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False
@@ -348,7 +211,7 @@ def _outside_legend(figure: Figure, handles: Sequence[Any]) -> None:
 
 
 def _image_grid(rows: int, columns: int) -> tuple[Figure, Array]:
-    figure = Figure(figsize=(1.6 * columns, 2.0 * rows + 0.5), layout=_layout())
+    figure = Figure(figsize=(1.6 * columns, 2.0 * rows + 0.5), layout=layout())
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -366,7 +229,7 @@ def pictures(path: Path) -> tuple[Path, Path]:
     return path.with_suffix(".png"), path.with_suffix(".svg")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Write both files; equal pictures are equal files, which don't say what made them and when."""
     png, svg = pictures(path)
     figure.set_dpi(DOTS_PER_INCH)

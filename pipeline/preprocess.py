@@ -38,6 +38,17 @@ class PreparedData:
     validation: LabeledImages
     test: LabeledImages
 
+    def described(self) -> dict[str, Any]:
+        """Return what a record says of the data, but for where they lie."""
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "class_names": list(self.class_names),
+            "train": len(self.train),
+            "validation": len(self.validation),
+            "test": len(self.test),
+        }
+
 
 def fitted(recipe: Recipe, dataset: Dataset) -> Recipe:
     """Return `recipe` with the data set's number of classes, unless it asks for another."""

@@ -20,7 +20,6 @@ from ladder.files import (
     write_text,
 )
 from pipeline.errors import RunError
-from pipeline.npz import read_member
 
 RECORD = "record.json"
 RECIPE = "recipe.yaml"
@@ -194,6 +193,8 @@ def read_predictions(run_dir: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[An
     Raises:
         RunError: missing, too large, damaged, or of unexpected shape.
     """
+    from pipeline.npz import read_member
+
     path = run_dir / PREDICTIONS
     try:
         content = io.BytesIO(read_limited(path, MAX_PREDICTIONS_BYTES))

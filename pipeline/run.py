@@ -280,15 +280,7 @@ def _new_record(
         command=_called(),
         recipe=recipe_to_dict(recipe),
         execution={**dataclasses.asdict(execution), "loggers": list(execution.loggers)},
-        dataset={
-            "folder": str(data_folder.absolute()),
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "class_names": list(data.class_names),
-            "train": len(data.train),
-            "validation": len(data.validation),
-            "test": len(data.test),
-        },
+        dataset={"folder": str(data_folder.absolute()), **data.described()},
         environment={**describe_machine(), "packages": package_versions()},
         parameters=0,
     )

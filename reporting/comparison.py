@@ -6,8 +6,6 @@ Everything here is computed from records and predictions alone; `comparison_page
 import dataclasses
 import math
 import statistics
-import types
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -21,6 +19,7 @@ from pipeline.evaluation import evaluate_logits
 from pipeline.launch import Outcome
 from pipeline.recipe import VARIANTS, preset, recipe_to_dict
 from pipeline.record import Record, device_of, series
+from reporting.reading import built
 
 SCHEMA = 1
 GAP_OPENS_ABOVE = 0.02
@@ -232,7 +231,10 @@ def comparison_from_json(fields: Any) -> Comparison:
     """
     if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
         raise RunError(f"a comparison of schema {SCHEMA} is expected")
-    return _built(Comparison, fields, "comparison")
+    try:
+        return built(Comparison, fields, "comparison", is_whole=True)
+    except ValueError as error:
+        raise RunError(str(error)) from error
 
 
 def _gap_fields(record: Record) -> dict[str, Any]:
@@ -265,7 +267,7 @@ def _difference(first: Outcome, second: Outcome) -> Difference:
         variant=one.variant,
         first=one.engine,
         second=two.engine,
-        **{name: _change(getattr(one, name), getattr(two, name)) for name in names},
+        **{name: change(getattr(one, name), getattr(two, name)) for name in names},
         epoch_seconds_ratio=seconds_ratio if one.device == two.device else None,
         agreement=float(np.mean(same)),
     )
@@ -340,7 +342,8 @@ def _nullable(values: Sequence[float] | np.ndarray[Any, Any]) -> tuple[float | N
     return tuple(float(value) if math.isfinite(value) else None for value in values)
 
 
-def _change(before: float | None, after: float | None) -> float | None:
+def change(before: float | None, after: float | None) -> float | None:
+    """Return by how much a value has grown; None where one of the two is missing."""
     return None if before is None or after is None else after - before
 
 
@@ -351,31 +354,3 @@ def _epoch_seconds(outcome: Outcome) -> float:
 
 def _integer(value: float | None) -> int | None:
     return None if value is None else int(value)
-
-
-def _built(kind: Any, value: Any, path: str) -> Any:
-    """Return JSON's `value` as the annotated `kind`: dataclass, tuple, union or plain type."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return _built_dataclass(kind, value, path)
-    if origin is types.UnionType:
-        if value is None and type(None) in arguments:
-            return None
-        return _built(arguments[0], value, path)
-    if origin is tuple and isinstance(value, list | tuple):
-        kinds = arguments[:1] * len(value) if arguments[-1] is ... else arguments
-        if len(kinds) == len(value):
-            pairs = zip(kinds, value, strict=True)
-            return tuple(_built(item_kind, item, path) for item_kind, item in pairs)
-    wanted = (int, float) if kind is float else (origin or kind)
-    if origin is tuple or not isinstance(value, wanted) or isinstance(value, bool):
-        raise RunError(f"{path} has a wrong type or length: {value!r:.80}")
-    return value
-
-
-def _built_dataclass(kind: Any, value: Any, path: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    if not isinstance(value, dict) or set(value) != set(hints):
-        names = sorted(set(value) ^ set(hints)) if isinstance(value, dict) else type(value)
-        raise RunError(f"{path}: unexpected or missing fields {names}")
-    return kind(**{name: _built(hints[name], value[name], f"{path}.{name}") for name in hints})

@@ -18,8 +18,10 @@ from reporting.comparison import (
     Comparison,
     DropoutEffect,
     Run,
+    change,
     to_json,
 )
+from reporting.markdown import table
 
 PAGE, DATA = "comparison.md", "comparison.json"
 PICTURES = {
@@ -115,7 +117,8 @@ def pictures_of(comparison: Comparison) -> list[str]:
 
 def write_pictures(output_dir: Path, comparison: Comparison, outcomes: Sequence[Outcome]) -> None:
     """Draw the pictures of a comparison whose outcomes these are."""
-    from pipeline.plots import plot_class_changes, plot_curves
+    from pipeline.plots import plot_curves
+    from reporting.pictures import plot_class_changes
 
     pictures = pictures_of(comparison)
     for metric in ("accuracy", "loss"):
@@ -213,8 +216,8 @@ def _effect_rows(effect: DropoutEffect) -> Rows:
     }
     rows = []
     for name, (before, after) in numbers.items():
-        change = NONE if before is None or after is None else _signed(after - before)
-        rows.append([effect.engine, name, _number(before), _number(after), change])
+        shown = _number(before), _number(after), _signed(change(before, after))
+        rows.append([effect.engine, name, *shown])
     opens = ["never" if epoch is None else str(epoch) for epoch in effect.gap_opens]
     best = [NONE if epoch is None else str(epoch) for epoch in effect.best_epoch]
     return [
@@ -270,9 +273,9 @@ def _result_notes(comparison: Comparison) -> str:
 
 
 def _difference_section(comparison: Comparison) -> str:
-    table = _markdown_table(DIFFERENCE_COLUMNS, difference_rows(comparison))
+    shown = _markdown_table(DIFFERENCE_COLUMNS, difference_rows(comparison))
     return (
-        f"{table}\n\nTime: seconds an epoch, second divided by first; {OTHER_DEVICE} where they "
+        f"{shown}\n\nTime: seconds an epoch, second divided by first; {OTHER_DEVICE} where they "
         "ran on different devices, whose times are not compared. Same label: share of the "
         "test images to which both give the same class."
     )
@@ -288,7 +291,7 @@ def _effect_section(comparison: Comparison) -> str:
     ]
     for effect in comparison.dropout_effects:
         rows = [
-            [name, _number(before), _number(after), _signed(_change(before, after))]
+            [name, _number(before), _number(after), _signed(change(before, after))]
             for name, before, after in effect.recall
         ]
         sections += [effect.engine, _markdown_table(("class", "base", "dropout", "change"), rows)]
@@ -344,7 +347,7 @@ def _gap_curves(comparison: Comparison) -> dict[str, list[Any]]:
 
 
 def _changes_by_class(effect: DropoutEffect, class_names: Sequence[str]) -> list[float]:
-    changes = {name: _change(before, after) or 0.0 for name, before, after in effect.recall}
+    changes = {name: change(before, after) or 0.0 for name, before, after in effect.recall}
     return [changes[name] for name in class_names]
 
 
@@ -353,27 +356,25 @@ def _records(outcomes: Sequence[Outcome]) -> list[Record]:
 
 
 def _table(title: str, columns: Sequence[str], rows: Rows) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=0)
-    for number, column in enumerate(columns):
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE, padding=0)
+    numbers = _numbers(columns)
+    for place, column in enumerate(columns):
         # On a narrow terminal names are folded before numbers, and nothing is cut off.
-        is_name = number < 2 or column in NAME_COLUMNS
-        width = None if is_name else max(len(row[number]) for row in rows)
-        justify = "left" if is_name else "right"
-        table.add_column(column, justify=justify, overflow="fold", min_width=width)  # type: ignore[arg-type]
+        width = max(len(row[place]) for row in rows) if place in numbers else None
+        justify = "right" if place in numbers else "left"
+        shown.add_column(column, justify=justify, overflow="fold", min_width=width)  # type: ignore[arg-type]
     for row in rows:
-        table.add_row(*row)
-    return table
+        shown.add_row(*row)
+    return shown
 
 
 def _markdown_table(columns: Sequence[str], rows: Rows) -> str:
-    is_name = [number < 2 or column in NAME_COLUMNS for number, column in enumerate(columns)]
-    rule = ["---" if name else "---:" for name in is_name]
-    lines = [columns, rule, *rows]
-    return "\n".join(f"| {' | '.join(map(_markdown_cell, line))} |" for line in lines)
+    return "\n".join(table(columns, rows, numbers=_numbers(columns)))
 
 
-def _markdown_cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "/")
+def _numbers(columns: Sequence[str]) -> list[int]:
+    """Return the places of the columns that hold numbers."""
+    return [place for place in range(2, len(columns)) if columns[place] not in NAME_COLUMNS]
 
 
 def _failed(run: Run, num_cells: int = len(RESULT_COLUMNS) - len(NAME_COLUMNS)) -> list[str] | None:
@@ -386,10 +387,6 @@ def _number(value: float | None) -> str:
 
 def _signed(value: float | None) -> str:
     return NONE if value is None else f"{value:+.4f}"
-
-
-def _change(before: float | None, after: float | None) -> float | None:
-    return None if before is None or after is None else after - before
 
 
 def _memory(run: Run) -> str:

@@ -103,7 +103,8 @@ def write_pictures(output_dir: Path, dataset: Dataset, exploration: Exploration)
     Raises:
         UsageError: `output_dir` cannot be made or written to.
     """
-    from pipeline.plots import plot_class_histogram, plot_class_samples
+    from pipeline.plots import plot_class_samples
+    from reporting.pictures import plot_class_histogram
 
     samples, classes = output_dir / SAMPLES, output_dir / CLASSES
     counts = {name: summary.class_counts for name, summary in _sets(exploration)}

@@ -7,6 +7,7 @@ from pathlib import Path
 from ladder.files import write_text
 from reporting.comparison import comparison_from_json
 from reporting.comparison_page import readme_table
+from reporting.markdown import with_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -17,12 +18,7 @@ BENCHMARK = ROOT / "results" / "benchmark-cpu" / "benchmark.md"
 def render(text: str) -> str:
     """Return a README's text with its marked parts made anew."""
     parts = {"results": results_part(), "benchmark": benchmark_part(), "models": models_part()}
-    for name, part in parts.items():
-        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        before, rest = text.split(start)
-        _, after = rest.split(end)
-        text = f"{before}{start}{part}\n{end}{after}"
-    return text
+    return with_parts(text, parts)
 
 
 def results_part() -> str:

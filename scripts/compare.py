@@ -161,14 +161,7 @@ def check_data(
     jobs = [dataclasses.replace(job, recipe=fitted(job.recipe, dataset)) for job in jobs]
     data = prepare(dataset, jobs[0].recipe)
     first_weights(jobs[0].recipe)
-    return jobs, {
-        "name": data.name,
-        "fingerprint": data.fingerprint,
-        "class_names": list(data.class_names),
-        "train": len(data.train),
-        "validation": len(data.validation),
-        "test": len(data.test),
-    }
+    return jobs, data.described()
 
 
 def settings_of(jobs: "list[Job]") -> dict[str, Any]:

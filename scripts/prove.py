@@ -101,8 +101,9 @@ def conduct(arguments: argparse.Namespace) -> None:
     if arguments.processes is not None:
         prove_devices(arguments)
         return
+    engines = None
     if arguments.engines is not None:
-        chosen(arguments.engines, ENGINE_NAMES, "--engines")
+        engines = chosen(arguments.engines, ENGINE_NAMES, "--engines")
     if (arguments.mutants or arguments.replays) and not (
         takes_all(arguments) and arguments.engines is None
     ):
@@ -111,7 +112,6 @@ def conduct(arguments: argparse.Namespace) -> None:
         )
     if arguments.full and arguments.engines is not None:
         raise UsageError("`--full` takes every engine that can run here; leave `--engines` out")
-    engines = arguments.engines and chosen(arguments.engines, ENGINE_NAMES, "--engines")
     variants = chosen(arguments.variants, VARIANTS, "--variants")
     dtypes = chosen(arguments.dtypes, DTYPES, "--lanes")
     if arguments.output_dir is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from parity_tests.docs import PARITY, made_pages, with_parts
+from parity_tests.docs import PARITY, made_pages, parity_page
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = made_pages()
@@ -48,7 +48,7 @@ def test_a_row_whose_test_is_gone_is_seen(old, new):
 def test_a_stale_part_is_seen():
     text = PARITY.read_text().replace("| keras-", "| changed-", 1)
     assert text != PARITY.read_text()
-    assert with_parts(text) == PARITY.read_text()
+    assert parity_page(text) == PARITY.read_text()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)

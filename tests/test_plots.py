@@ -8,14 +8,13 @@ from PIL import Image
 from pipeline.evaluation import evaluate_logits
 from pipeline.plots import (
     Curve,
-    plot_class_changes,
-    plot_class_histogram,
     plot_class_samples,
     plot_classified,
     plot_confusion,
     plot_curves,
 )
 from pipeline.run_report import write_run_report
+from reporting.pictures import plot_class_changes, plot_class_histogram
 from tests.fabricated import CLASS_NAMES, TEST_LABELS, make_logits, make_record
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (200, 28, 28, 1), dtype=np.uint8)

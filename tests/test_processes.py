@@ -19,11 +19,11 @@ from pipeline.processes import Ranks, ranks_of, sharers, this_process
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import os, signal, sys, time
-from pipeline import processes
-processes.GRACE_SECONDS = 1.0
+from pipeline import local_ranks, processes
+local_ranks.GRACE_SECONDS = 1.0
 ranks, how = processes.this_process(), sys.argv[1]
 if ranks.size == 1:
-    sys.exit(processes.run_ranks(3))
+    sys.exit(local_ranks.run_ranks(3))
 print(f"rank {ranks.rank}", flush=True)
 if how == "kill" and ranks.rank == 1:
     os.kill(os.getpid(), signal.SIGKILL)

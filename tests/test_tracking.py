@@ -13,9 +13,10 @@ from pipeline import tracking
 from pipeline.command import trainer_main
 from pipeline.errors import UsageError
 from pipeline.event_files import EventFile
+from pipeline.mlflow_runs import MLFLOW_RUN, MlflowTracker
 from pipeline.recipe import shortest
 from pipeline.record import EPOCH_METRICS, Layer
-from pipeline.tracking import MLFLOW_RUN, MlflowTracker, Trackers, require_loggers
+from pipeline.tracking import Trackers, require_loggers
 from tests.fabricated import make_record
 from tests.read_mlflow import mlflow_runs
 from tests.test_run import fake_implementation, interrupted_at

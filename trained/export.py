@@ -33,7 +33,6 @@ FORMS = {"keras": ("keras", "savedmodel", "onnx"), "lightning": ("pt2", "onnx")}
 ABOUT = "export.json"
 ONNX_PACKAGES = ("onnx", "onnxruntime")
 """What checks an ONNX file needs here; what writes one needs onnx and onnxscript."""
-MAX_ONNX_BYTES = 2 * 1024**3
 
 
 @dataclass(frozen=True)

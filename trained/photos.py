@@ -42,7 +42,6 @@ SUFFIXES = (
     ".heic", ".heif", ".avif", ".jxl",
 )  # fmt: skip
 """A file in a folder that is named so is tried, whatever its content is."""
-BACKGROUNDS = ("auto", "light", "dark")
 MAX_FILE_BYTES = 128 * 1024 * 1024
 MAX_PIXELS = 64_000_000
 """Of one picture, as decoded: a quarter of a gigabyte in colour."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.plots import MOST_PICTURES, PicturedGuess, plot_guesses
 from pipeline.preprocess import resize
+from trained.guess_plot import MOST_PICTURES, PicturedGuess, plot_guesses
 from trained.photos import Photo, PhotoError, find_pictures, read_photo
 from trained.run_folder import TrainedRun, predict
 
