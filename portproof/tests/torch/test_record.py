@@ -181,14 +181,27 @@ def test_where_channels_go_follows_from_what_reads_them(build, shape, layout) ->
     assert graph.about["inputs"] == [layout]
 
 
-def test_images_of_whole_numbers_go_channels_first_too() -> None:
+@pytest.mark.parametrize(
+    ("real", "asked"),
+    [
+        (lambda x: x.float() / 255, ""),
+        (lambda x: x.to(torch.float32) / 255, ""),
+        (lambda x: x / torch.full((), 255, dtype=torch.float32), ""),
+        (lambda x: x.to(dtype=torch.float16) / 255, "float16"),
+        (lambda x: x.bfloat16() / 255, "bfloat16"),
+    ],
+)
+def test_images_of_whole_numbers_go_channels_first_and_all_is_float64(real, asked) -> None:
     class Scaling(nn.Conv2d):
         def forward(self, x):
-            return super().forward(x.double() / 255)
+            return super().forward(real(x).to(self.weight.dtype))
 
     model = TorchModel(Scaling(3, 4, 3))
     images = np.arange(4 * 8 * 8 * 3).reshape(4, 8, 8, 3)
-    assert model.describe([images])["about"]["inputs"] == ["channels first"]
+    about = model.describe([images])["about"]
+    assert (about["inputs"], about["precision"]) == (["channels first"], asked)
+    seen = model.replay([images], {}, {})["in.0"]
+    assert np.array_equal(seen, images / 255)
 
 
 def test_a_module_that_turns_its_input_itself_gets_it_as_given() -> None:

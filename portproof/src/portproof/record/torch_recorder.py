@@ -40,6 +40,7 @@ from portproof.record.torch_tags import (
     dropout_of,
     function_name,
     id_of,
+    in_float64,
     own_tag,
     put_tag,
     tag_of,
@@ -118,7 +119,8 @@ class Recorder(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
+        func, args, kwargs, asked = in_float64(func, args, kwargs or {})
+        self.precision |= asked
         name = function_name(func)
         if self.busy or name in LOOKING:
             return func(*args, **kwargs)

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from portproof.record.program import Arrays, Batch, SetUpError, metrics
 from portproof.record.torch_calls import DROPOUTS, RATES
 from portproof.record.torch_rules import place_epsilon
-from portproof.record.torch_tags import function_name
+from portproof.record.torch_tags import function_name, in_float64
 from portproof.record.torch_variants import variant_of
 
 _NOT_A_TRAINERS = {"val_dataloaders", "exact_clipping", "placed_epsilon"}
@@ -39,7 +39,8 @@ class NothingDropped(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs, name = kwargs or {}, function_name(func)
+        func, args, kwargs, _ = in_float64(func, args, kwargs or {})
+        name = function_name(func)
         if name in DROPOUTS and args:
             return args[0]
         if name in RATES:

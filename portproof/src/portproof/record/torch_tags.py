@@ -65,6 +65,32 @@ def function_name(func: Any) -> str:
     return name.strip("_")
 
 
+_NARROW = {torch.float32: "", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+_CASTS = {
+    torch.Tensor.float: torch.float32,
+    torch.Tensor.half: torch.float16,
+    torch.Tensor.bfloat16: torch.bfloat16,
+}
+
+
+def in_float64(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, tuple[Any, ...], dict[str, Any], set[str]]:
+    """Return a call with float64 where it asks for real numbers in less, and what it asked for.
+
+    All is computed in float64; float32, which a model has by default, is nothing to note.
+    """
+    asked = {a for a in (*args, *kwargs.values()) if isinstance(a, torch.dtype)} & _NARROW.keys()
+    if asked:
+        args = tuple(torch.float64 if isinstance(a, torch.dtype) and a in asked else a
+                     for a in args)  # fmt: skip
+        kwargs = {k: torch.float64 if isinstance(a, torch.dtype) and a in asked else a
+                  for k, a in kwargs.items()}  # fmt: skip
+    if func in _CASTS:
+        func, asked = torch.Tensor.double, {_CASTS[func]}
+    return func, args, kwargs, {_NARROW[dtype] for dtype in asked} - {""}
+
+
 def dropout_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, bool]:
     """Return a dropout function's rate, and whether it is told to drop."""
     rate = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
