@@ -85,14 +85,20 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_mirror(real_data: Path) -> Iterator["Mirror"]:
-    """A mirror of Fashion-MNIST itself."""
-    from tests.mirror import serve
-
+def packed_data(real_data: Path) -> dict[str, bytes]:
+    """Fashion-MNIST's four files as gzip has them, by their names without `.gz`."""
     packed = {}
     for file in IDX_FILES:
         path = find_file(real_data, file)
         assert path is not None
         content = path.read_bytes()
         packed[file.name] = content if path.suffix == ".gz" else gzip.compress(content, 1)
-    yield from serve(packed)
+    return packed
+
+
+@pytest.fixture(scope="session")
+def real_mirror(packed_data: dict[str, bytes]) -> Iterator["Mirror"]:
+    """A mirror of Fashion-MNIST itself."""
+    from tests.mirror import serve
+
+    yield from serve(packed_data)
