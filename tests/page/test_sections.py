@@ -8,9 +8,7 @@ import pytest
 
 from pipeline.datasets import load_dataset
 from reporting import samples
-from reporting.evidence import (
-    Source,
-)
+from reporting.evidence import Source
 from reporting.sections import data, evaluation, model, parity, summary, training
 from tests.page import paged
 from tests.page.paged import built_ladder, page_of, section
