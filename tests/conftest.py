@@ -1,20 +1,25 @@
 """What the tests share: the data, and the guard of one framework a process."""
 
+import gzip
 import signal
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.datasets import find_dataset
+from pipeline.datasets import IDX_FILES, find_dataset, find_file
 from pipeline.drawn import draw_dataset
 
 if TYPE_CHECKING:
-    from tests.training import WarmEngines
+    from tests.mirror import Mirror
+    from tests.training import Trainings, WarmEngines
 
 TOGETHER = ("tensorflow", "torch")
+# So that an assertion in what several test files share shows its values too.
+pytest.register_assert_rewrite("tests.both", "tests.training", "tests.soaking")
 
 # `nohup make test` and a script's `make test &` start it with SIGINT ignored, which every child
 # inherits: those that a test interrupts would go on.
@@ -62,6 +67,38 @@ def warm_engines() -> Iterator["WarmEngines"]:
 
 
 @pytest.fixture(scope="session")
+def trainings(
+    implementation: ModuleType, drawn_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["Trainings"]:
+    """Trainings with the engine of the folder's `implementation`."""
+    from tests.training import Trainings
+
+    made = Trainings(implementation.ENGINE, tmp_path_factory.mktemp("runs"), drawn_data)
+    yield made
+    made.server.close()
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder that holds Fashion-MNIST itself; `make data` fetches it."""
     return find_dataset(None)
+
+
+@pytest.fixture(scope="session")
+def packed_data(real_data: Path) -> dict[str, bytes]:
+    """Fashion-MNIST's four files as gzip has them, by their names without `.gz`."""
+    packed = {}
+    for file in IDX_FILES:
+        path = find_file(real_data, file)
+        assert path is not None
+        content = path.read_bytes()
+        packed[file.name] = content if path.suffix == ".gz" else gzip.compress(content, 1)
+    return packed
+
+
+@pytest.fixture(scope="session")
+def real_mirror(packed_data: dict[str, bytes]) -> Iterator["Mirror"]:
+    """A mirror of Fashion-MNIST itself."""
+    from tests.mirror import serve
+
+    yield from serve(packed_data)

@@ -12,7 +12,7 @@ from benchmark.runner import Conditions, Contender, baselines, contenders_of, me
 from pipeline import devices
 from pipeline.errors import RunError, UsageError
 from tests.fake_gpu import FakeGpu
-from tests.test_benchmark import ENGINES, OURS, REFERENCE, STOCK, measured
+from tests.measured import ENGINES, OURS, REFERENCE, STOCK, measured
 
 VARIED = Contender("ours lightning, nchw", "ours", "lightning", alternative="nchw")
 

@@ -13,6 +13,7 @@ from pipeline import command
 from pipeline.command import execution_of, guarded, recipe_of, trainer_main, trainer_parser
 from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.recipe import preset, write_recipe
+from tests.programs import run_python
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 FRAMEWORKS = {"torch", "lightning", "tensorflow", "keras", "jax", "torchmetrics"}
@@ -275,10 +276,7 @@ def help_of(script):
     times, modules = [], set()
     for options in (["-X", "importtime"], [], []):
         before = os.times()
-        done = subprocess.run(
-            [sys.executable, *options, str(script), "--help"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        done = run_python(*options, script, "--help", check=True)
         after = os.times()
         spent = after.children_user + after.children_system
         times.append(spent - before.children_user - before.children_system)

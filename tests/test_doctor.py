@@ -4,7 +4,6 @@ import os
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -25,6 +24,7 @@ from reporting.doctor import (
     examine_keras,
     problems,
 )
+from tests.programs import run_python
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "doctor.py"
 
@@ -52,12 +52,7 @@ def findings(**problem_of: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def full_report(drawn_data: Path) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--json", "--data-dir", str(drawn_data)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(SCRIPT, "--json", "--data-dir", drawn_data)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

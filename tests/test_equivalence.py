@@ -12,12 +12,7 @@ import pytest
 from scipy.stats import norm
 
 from parity_tests import fleet, seeds
-from parity_tests.certificate import (
-    certify,
-    halves_say_equivalent,
-    seeds_for_power,
-    simulated_rate,
-)
+from parity_tests.certificate import certify, halves_say_equivalent, seeds_for_power, simulated_rate
 from parity_tests.certificate_page import certificate_markdown, certificate_picture
 from parity_tests.equivalence import (
     DIFFERENT,

@@ -1,144 +1,28 @@
-import contextlib
 import dataclasses
 import gzip
 import hashlib
-import http.server
 import os
 import subprocess
 import sys
-import threading
-import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline import fetch
-from pipeline.datasets import IDX_FILES, cache_dir, find_file, load_dataset
+from pipeline.datasets import IDX_FILES, cache_dir, load_dataset
 from pipeline.errors import RunError, UsageError
 from pipeline.fetch import LOCK, Limits, ensure_dataset
+from tests.mirror import Mirror, serve
+from tests.programs import run_python
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "fetch_data.py"
+
+
 NAMES = [file.name for file in IDX_FILES]
+
+
 QUICK = Limits(stall_seconds=0.5, file_seconds=5)
-
-
-class Mirror(http.server.ThreadingHTTPServer):
-    """A mirror whose first path element says how it behaves."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, packed: dict[str, bytes]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.packed = packed
-        self.requests: Counter[str] = Counter()
-        self.stop = threading.Event()
-
-    def url(self, behaviour: str) -> str:
-        return f"http://127.0.0.1:{self.server_port}/{behaviour}/"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Mirror
-
-    def do_GET(self) -> None:
-        _, behaviour, name = self.path.split("/")
-        self.server.requests[behaviour] += 1
-        content = self.server.packed[name.removesuffix(".gz")]
-        getattr(self, behaviour)(content, name)
-
-    def start(self, length: int | None) -> None:
-        self.send_response(200)
-        if length is not None:
-            self.send_header("Content-Length", str(length))
-        self.end_headers()
-
-    def send(self, content: bytes, length: int | None = None) -> None:
-        self.start(len(content) if length is None else length)
-        self.wfile.write(content)
-
-    def good(self, content: bytes, _name: str) -> None:
-        self.send(content)
-
-    def slow(self, content: bytes, _name: str) -> None:
-        time.sleep(0.4)
-        self.send(content)
-
-    def no_length(self, content: bytes, _name: str) -> None:
-        self.start(None)
-        self.wfile.write(content)
-
-    def cut_off(self, content: bytes, _name: str) -> None:
-        self.send(content[: len(content) // 2], length=len(content))
-
-    def says_too_little(self, content: bytes, _name: str) -> None:
-        self.send(content, length=len(content) // 2)
-
-    def endless(self, _content: bytes, _name: str) -> None:
-        self.start(None)
-        zeros = gzip.compress(bytes(10**6))
-        while not self.server.stop.is_set():
-            self.wfile.write(zeros[:10] + zeros)
-
-    def wrong_bytes(self, content: bytes, _name: str) -> None:
-        whole = bytearray(gzip.decompress(content))
-        whole[-1] ^= 1
-        self.send(gzip.compress(bytes(whole)))
-
-    def bomb(self, _content: bytes, _name: str) -> None:
-        self.send(gzip.compress(bytes(5_000_000), 1))
-
-    def page(self, _content: bytes, _name: str) -> None:
-        self.send(b"<html>Please log in</html>")
-
-    def broken(self, _content: bytes, _name: str) -> None:
-        self.send_error(500)
-
-    def absent(self, _content: bytes, _name: str) -> None:
-        self.send_error(404)
-
-    def redirect(self, _content: bytes, name: str) -> None:
-        self.send_response(302)
-        self.send_header("Location", f"/good/{name}")
-        self.end_headers()
-
-    def circle(self, _content: bytes, name: str) -> None:
-        self.send_response(302)
-        self.send_header("Location", f"/circle/{name}")
-        self.end_headers()
-
-    def hang(self, _content: bytes, _name: str) -> None:
-        self.server.stop.wait(20)
-
-    def stall(self, content: bytes, _name: str) -> None:
-        self.send(content[:100], length=len(content))
-        self.server.stop.wait(20)
-
-    def trickle(self, content: bytes, _name: str) -> None:
-        self.start(len(content))
-        for byte in content:
-            if self.server.stop.wait(0.05):
-                break
-            self.wfile.write(bytes([byte]))
-
-    def log_message(self, *_arguments: object) -> None:
-        pass
-
-    def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # the client hangs up on a bad mirror
-            super().handle()
-
-
-def serve(packed: dict[str, bytes]) -> Iterator[Mirror]:
-    with Mirror(packed) as mirror:
-        thread = threading.Thread(target=mirror.serve_forever, args=(0.02,))
-        thread.start()
-        yield mirror
-        mirror.stop.set()
-        mirror.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -156,17 +40,6 @@ def mirror(drawn_data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror
     monkeypatch.setattr(fetch, "IDX_FILES", stand_ins)
     monkeypatch.setenv("no_proxy", "*")
     yield from serve({name: gzip.compress(content) for name, content in contents.items()})
-
-
-@pytest.fixture(scope="module")
-def real_mirror(real_data: Path) -> Iterator[Mirror]:
-    packed = {}
-    for file in IDX_FILES:
-        path = find_file(real_data, file)
-        assert path is not None
-        content = path.read_bytes()
-        packed[file.name] = content if path.suffix == ".gz" else gzip.compress(content, 1)
-    yield from serve(packed)
 
 
 @pytest.fixture
@@ -272,20 +145,26 @@ def test_wrong_calls_are_refused(tmp_path: Path) -> None:
         ensure_dataset(tmp_path / "file" / "inside")
 
 
-def fake_tools(folder: Path, packed: dict[str, bytes], apt_get: str) -> Path:
-    """Write an `apt-get` and a `dpkg-deb` that act as Debian's do, on a package of `packed`."""
-    package = folder / "package"
-    package.mkdir()
+def fake_tools(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: dict[str, bytes], apt_get: str
+) -> Path:
+    """Put an `apt-get` and a `dpkg-deb` first that act as Debian's do, on a package of `packed`."""
+    folder = tmp_path / "tools"
+    (folder / "package").mkdir(parents=True)
     for name, content in packed.items():
-        (package / f"{name}.gz").write_bytes(content)
-    unpack = f'mkdir -p "$3{fetch.DEBIAN_DIR}" && cp "{package}"/* "$3{fetch.DEBIAN_DIR}"'
+        (folder / "package" / f"{name}.gz").write_bytes(content)
+    target = f"$3{fetch.DEBIAN_DIR}"
+    unpack = f'mkdir -p "{target}" && cp "{folder}/package"/* "{target}"'
     for name, body in (("apt-get", apt_get), ("dpkg-deb", unpack)):
         (folder / name).write_text(f"#!/bin/sh\n{body}\n")
         (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return folder
 
 
 DOWNLOAD = "touch dataset-fashion-mnist_1_all.deb"
+
+
 NEEDS_OWN_LISTS = f"""
 case "$*" in
   *Dir::State=*update) touch "$HOME/updated" ;;
@@ -298,9 +177,7 @@ esac"""
 def test_without_mirrors_the_package_is_unpacked(
     apt_get: str, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "tools").mkdir()
-    tools = fake_tools(tmp_path / "tools", mirror.packed, apt_get)
-    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    fake_tools(tmp_path, monkeypatch, mirror.packed, apt_get)
     monkeypatch.setenv("HOME", str(tmp_path))
     said: list[str] = []
     ensure_dataset(tmp_path / "data", mirrors=[mirror.url("broken")], say=said.append)
@@ -320,9 +197,7 @@ def test_without_mirrors_the_package_is_unpacked(
 def test_a_package_that_cannot_be_had_is_reported(
     apt_get: str, message: str, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "tools").mkdir()
-    tools = fake_tools(tmp_path / "tools", mirror.packed, f"exec 3>&1; {apt_get}")
-    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    fake_tools(tmp_path, monkeypatch, mirror.packed, f"exec 3>&1; {apt_get}")
     limits = Limits(stall_seconds=0.5, file_seconds=1)
     with pytest.raises(RunError, match=message):
         ensure_dataset(tmp_path / "data", mirrors=[mirror.url("absent")], limits=limits)
@@ -337,11 +212,9 @@ def test_a_package_that_cannot_be_had_is_reported(
 def test_a_package_cannot_lead_out_of_its_folder(
     plant: str, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "tools").mkdir()
-    tools = fake_tools(tmp_path / "tools", {}, DOWNLOAD)
+    tools = fake_tools(tmp_path, monkeypatch, {}, DOWNLOAD)
     unpack = f'mkdir -p "$3{fetch.DEBIAN_DIR}"; cd "$3{fetch.DEBIAN_DIR}"; NAME={NAMES[0]}.gz'
     (tools / "dpkg-deb").write_text(f"#!/bin/sh\n{unpack}\n{plant}\n")
-    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     with pytest.raises(RunError, match=f"it holds no file {NAMES[0]}.gz"):
         ensure_dataset(tmp_path / "data", mirrors=[mirror.url("absent")])
     assert contents(tmp_path / "data") == [LOCK]
@@ -350,9 +223,8 @@ def test_a_package_cannot_lead_out_of_its_folder(
 def test_a_package_with_other_bytes_is_refused(
     mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "tools").mkdir()
-    tools = fake_tools(tmp_path / "tools", dict.fromkeys(NAMES, gzip.compress(b"x")), DOWNLOAD)
-    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    other = dict.fromkeys(NAMES, gzip.compress(b"x"))
+    fake_tools(tmp_path, monkeypatch, other, DOWNLOAD)
     with pytest.raises(RunError, match="Debian's package: cut off"):
         ensure_dataset(tmp_path / "data", mirrors=[mirror.url("absent")])
     assert contents(tmp_path / "data") == [LOCK]
@@ -420,13 +292,7 @@ def test_two_processes_at_once_share_the_work(real_mirror: Mirror, tmp_path: Pat
 def test_the_command_refuses_a_wrong_call(
     arguments: list[str], code: int, message: str, tmp_path: Path
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
+    done = run_python(SCRIPT, *arguments, cwd=tmp_path)
     assert done.returncode == code
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
@@ -434,13 +300,7 @@ def test_the_command_refuses_a_wrong_call(
 
 
 def test_quiet_says_nothing(drawn_data: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--quiet"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "FASHION_MNIST_DIR": str(drawn_data)},
-    )
+    done = run_python(SCRIPT, "--quiet", env={"FASHION_MNIST_DIR": str(drawn_data)})
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

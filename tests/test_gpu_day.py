@@ -16,6 +16,7 @@ from benchmark.gpu_day import DONE, FAILED, SKIPPED, STOPPED, Day, Stage
 from pipeline.engines import ENGINES
 from pipeline.errors import RunError, UsageError
 from tests.fake_gpu import FakeGpu
+from tests.programs import run_python
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = {"gpu": {"name": "Card", "uuid": "GPU-a", "mig": 0}, "commit": "c",
@@ -192,10 +193,7 @@ def test_every_call_of_the_plan_is_one_that_its_script_takes(tmp_path):
                        f"p = getattr(m, 'parser', None) or " \
                        f"__import__('benchmark.command', fromlist=['parser']).parser; " \
                        f"p().parse_args({list(command[1:])!r})"  # fmt: skip
-                done = subprocess.run(
-                    [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-                    check=False,
-                )  # fmt: skip
+                done = run_python("-c", code, cwd=ROOT)
                 assert done.returncode == 0, done.stderr
 
 
@@ -233,10 +231,7 @@ def test_a_whole_day_on_a_gpu_that_is_not_there(tmp_path, monkeypatch, capsys):
 
 
 def test_without_a_gpu_it_is_a_wrong_call_in_a_line():
-    done = subprocess.run(
-        [sys.executable, "scripts/gpu.py"], cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-    )  # fmt: skip
+    done = run_python("scripts/gpu.py", cwd=ROOT, env={"CUDA_VISIBLE_DEVICES": "-1"})
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "gpu.py: error: " in done.stderr

@@ -18,15 +18,7 @@ from hypothesis import strategies as st
 
 from tests.edits import EDITS, HYPOTHESIS, edited
 from tests.fuzzing import PARSER_NAMES, WITH_TORCH
-from tests.parsers import (
-    PARSERS,
-    QUESTION_WORDS,
-    RECORD,
-    as_json,
-    enveloped,
-    tried,
-    with_header,
-)
+from tests.parsers import PARSERS, QUESTION_WORDS, RECORD, as_json, enveloped, tried, with_header
 
 ROOT = Path(__file__).parents[1]
 MOST_MEMORY = 32 * 1024 * 1024

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import run_python
+
 ROOT = Path(__file__).parents[1]
 PORTPROOF = "portproof/src/portproof"
 ROOMS = (
@@ -302,12 +304,6 @@ def test_what_the_table_allows_is_let_through(tmp_path: Path) -> None:
     assert violations(tmp_path) == []
 
 
-def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments, "-c", code], capture_output=True, text=True, check=False
-    )
-
-
 def test_shared_modules_load_no_framework() -> None:
     modules = [
         f"{room.removeprefix('portproof/src/').replace('/', '.')}.{path.stem}"
@@ -319,7 +315,7 @@ def test_shared_modules_load_no_framework() -> None:
         if path.stem not in {"__init__", "conftest"} and not path.stem.startswith("test_")
     ]
     done = run_python(
-        f"import sys, {', '.join(modules)}\nprint(sorted({FRAMEWORKS!r} & set(sys.modules)))"
+        "-c", f"import sys, {', '.join(modules)}\nprint(sorted({FRAMEWORKS!r} & set(sys.modules)))"
     )
     assert done.stdout == "[]\n", done.stderr
 

@@ -1,7 +1,6 @@
 """Which interpreter an engine runs under, with interpreters that are made up."""
 
 import json
-import os
 import re
 import stat
 import subprocess
@@ -24,6 +23,7 @@ from pipeline.engines import (
 )
 from pipeline.environment import PACKAGES, package_versions
 from pipeline.errors import UsageError
+from tests.programs import run_python
 
 ROOT = Path(__file__).parents[1]
 # Answers the probe as told, and runs any other program as the real interpreter does.
@@ -232,10 +232,7 @@ def test_an_engine_answers_under_its_interpreter_which_finds_the_project(fake, t
 
 def train(engine, *flags, **variables):
     script, *first = engines.trainer_arguments(engine)
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / script), *first, *flags],
-        env={**os.environ, **variables}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    return run_python(ROOT / "scripts" / script, *first, *flags, env=variables)
 
 
 def test_a_trainer_goes_to_its_interpreter_once(tmp_path):

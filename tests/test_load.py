@@ -1,17 +1,13 @@
 """Many processes at once on one data cache, which the first of them fills."""
 
-import gzip
 import os
 import subprocess
 import sys
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from pipeline.datasets import IDX_FILES, find_file, load_dataset
+from pipeline.datasets import IDX_FILES, load_dataset
 from pipeline.drawn import draw_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -28,35 +24,16 @@ print("fingerprint", load_dataset(find_dataset(None)).fingerprint)
 """
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture(scope="module")
-def mirror(real_data, tmp_path_factory):
-    """The address of a server of the packed files."""
-    folder = tmp_path_factory.mktemp("mirror")
-    for file in IDX_FILES:
-        path = find_file(real_data, file)
-        content = path.read_bytes()
-        packed = content if path.suffix == ".gz" else gzip.compress(content, 1)
-        (folder / f"{file.name}.gz").write_bytes(packed)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/"
-    server.shutdown()
-    server.server_close()
-
-
 @pytest.mark.parametrize("num_processes", [2, pytest.param(32, marks=pytest.mark.slow)])
-def test_all_get_whole_data_where_one_fills_the_cache(mirror, real_data, tmp_path, num_processes):
+def test_all_get_whole_data_where_one_fills_the_cache(
+    real_mirror, real_data, tmp_path, num_processes
+):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
     environment |= {"PYTHONPATH": str(ROOT), "no_proxy": "127.0.0.1"}
     environment.pop("FASHION_MNIST_DIR", None)
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", FIND, mirror], env=environment, text=True,
+            [sys.executable, "-c", FIND, real_mirror.url("good")], env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for _ in range(num_processes)

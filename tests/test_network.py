@@ -1,8 +1,6 @@
 import hashlib
 import math
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from pipeline.network import (
     write_weights,
 )
 from pipeline.recipe import preset
+from tests.programs import run_python
 
 RECIPE = preset("base")
 SMALL = preset("base", conv_filters=(2, 3), hidden_units=4, dropout_rates=(0.0, 0.0, 0.0))
@@ -138,30 +137,6 @@ def test_float64_weights_are_taken(tmp_path):
     assert read_weights(tmp_path / "w", SMALL)["conv1.kernel"].dtype == np.float64
 
 
-def safetensors_bytes(tmp_path):
-    write_weights(tmp_path / "good", shared_first_weights(SMALL))
-    return (tmp_path / "good").read_bytes()
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: b"",
-        lambda content: content[:-1],
-        lambda content: content + b"\0",
-        lambda content: content[: len(content) // 3],
-        lambda content: b"\xff" * 8 + content[8:],
-        lambda content: pickle.dumps({"conv1.kernel": np.zeros(3)}),
-        lambda content: b"\0" * len(content),
-    ],
-    ids=["empty", "truncated", "longer", "third", "header length", "pickle", "zeros"],
-)
-def test_files_that_are_not_safetensors_are_refused(damage, tmp_path):
-    (tmp_path / "w").write_bytes(damage(safetensors_bytes(tmp_path)))
-    with pytest.raises(ValueError, match=r"cannot read .*/w as safetensors"):
-        read_weights(tmp_path / "w", SMALL)
-
-
 def test_a_pickle_is_never_run(tmp_path):
     class Hostile:
         def __reduce__(self):
@@ -185,10 +160,7 @@ def test_bfloat16_which_numpy_lacks_is_refused(tmp_path):
         "import sys, ml_dtypes, pathlib, ladder.exchange as exchange\n"
         "exchange.read_arrays(pathlib.Path(sys.argv[1]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "w")],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1],
-    )  # fmt: skip
+    done = run_python("-c", program, tmp_path / "w", cwd=Path(__file__).parents[1])
     assert "as safetensors: a is bfloat16, which NumPy itself lacks" in done.stderr
 
 

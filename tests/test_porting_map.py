@@ -21,6 +21,15 @@ ROWS = TEXT.partition("## Set-up")[2].partition("## Settings that")[0].split("\n
 LINK = re.compile(r"\[(`+)?(.+?)(?(1)\1)\]\(\.\./([\w/]+\.py)\)")
 
 
+def names_in(code: str) -> Iterator[str]:
+    """Yield the functions that a file defines, and what it imports by name."""
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name
+        elif isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names)
+
+
 def wrong_links(text: str) -> Iterator[str]:
     """Yield the links to code whose text is neither a line's part nor a test's name there."""
     for ticks, words, path in LINK.findall(text):
@@ -28,8 +37,7 @@ def wrong_links(text: str) -> Iterator[str]:
         if ticks:
             found = words.replace("\\|", "|") in code or path.endswith(words)
         else:
-            functions = (node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef))
-            found = f"test_{words.replace(' ', '_')}" in {node.name for node in functions}
+            found = f"test_{words.replace(' ', '_')}" in names_in(code)
         if not found:
             yield f"{words} in {path}"
 

@@ -1,8 +1,6 @@
 """Several processes: who is which, their shares, and starting and ending them here."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from pipeline.datasets import load_dataset
 from pipeline.errors import UsageError
 from pipeline.preprocess import LabeledImages
 from pipeline.processes import Ranks, ranks_of, sharers, this_process
+from tests.programs import run_python
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -148,11 +147,7 @@ def test_a_wrong_number_of_devices_is_said_in_a_line(impl, flags, words, capsys)
 def test_ranks_end_together_and_one_speaks(tmp_path, how, code, words):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    done = subprocess.run(
-        [sys.executable, str(program), how],
-        capture_output=True, text=True, check=False, timeout=50,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    done = run_python(program, how, timeout=50, env={"PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stdout, done.stderr) == (code, "rank 0\n", words)
 
 
@@ -185,8 +180,5 @@ def test_a_training_that_parts_from_one_device_is_named(answers):
 
 @pytest.mark.parametrize("flags", [["2,0"], ["2", "--engines", "keras-torch"]])
 def test_numbers_and_engines_that_prove_nothing_are_refused(flags):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "prove.py"), "--processes", *flags],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_python(ROOT / "scripts" / "prove.py", "--processes", *flags)
     assert (done.returncode, done.stderr.count("\n")) == (WRONG_CALL, 1)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,19 +33,14 @@ from pipeline.drawn import draw_dataset
 from pipeline.errors import RunError
 from pipeline.session import LOCK, Session, claimed
 from tests.disks import no_space, small_disk
+from tests.programs import run_python
+from tests.waiting import pid_in, until
 
 PROVE = Path(__file__).resolve().parent.parent / "scripts" / "prove.py"
 
 
 def prove(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, str(PROVE), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env={**os.environ, **environment},
-    )
+    return run_python(PROVE, *arguments, timeout=120, env=environment)
 
 
 @pytest.mark.parametrize(
@@ -323,11 +317,7 @@ def test_a_proof_that_is_ended_leaves_no_engine_behind(tmp_path, how):
         cwd=root,
         env={**os.environ, "PYTHONPATH": ".", "TMPDIR": str(tmp_path)},
     )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "pid").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    answering = psutil.Process(int((tmp_path / "pid").read_text()))
+    answering = psutil.Process(pid_in(tmp_path / "pid"))
     engine = answering.parent()
     parent.send_signal(how)
     try:
@@ -358,10 +348,7 @@ def test_an_interrupted_proof_says_how_to_go_on(drawn, tmp_path):
     )
     engines = []
     try:
-        deadline = time.monotonic() + 60
-        while not (engines := psutil.Process(process.pid).children()):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        engines = until(psutil.Process(process.pid).children)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
     finally:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from parity_tests.published import PAIRS, published_page, read_verdicts
+from tests.programs import run_python
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "published.py"
 DIFFERENCE = {
@@ -94,10 +94,7 @@ def test_versions_are_those_of_the_interpreter_that_is_asked() -> None:
 
 
 def test_an_unknown_pair_is_a_wrong_call(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--pairs", "ResNet51", "--output-dir", str(tmp_path)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_python(SCRIPT, "--pairs", "ResNet51", "--output-dir", tmp_path)
     assert done.returncode == 2
     assert "`--pairs` takes VGG16, " in done.stderr
 

@@ -18,7 +18,7 @@ from pipeline.record import (
     write_predictions,
     write_record,
 )
-from tests.fabricated import LAYERS, TEST_LABELS, make_logits, make_record
+from tests.fabricated import LAYERS, TEST_LABELS, make_logits, make_record, write_run
 
 
 def test_a_record_comes_back_as_it_was(tmp_path):
@@ -94,13 +94,6 @@ def test_a_folder_without_record_is_not_a_run_folder(tmp_path):
         read_record(tmp_path)
 
 
-def test_oversized_records_are_refused(tmp_path, monkeypatch):
-    write_record(tmp_path, make_record())
-    monkeypatch.setattr(record_module, "MAX_RECORD_BYTES", 100)
-    with pytest.raises(RunError, match="larger than the 100 bytes"):
-        read_record(tmp_path)
-
-
 def test_predictions_come_back_as_they_were(tmp_path):
     write_predictions(tmp_path, make_logits(3), TEST_LABELS)
     logits, labels = read_predictions(tmp_path)
@@ -128,13 +121,6 @@ def npz(**arrays):
 def test_damaged_predictions_and_pickles_are_refused(content, message, tmp_path):
     (tmp_path / "predictions.npz").write_bytes(content)
     with pytest.raises(RunError, match=message):
-        read_predictions(tmp_path)
-
-
-def test_oversized_predictions_are_refused(tmp_path, monkeypatch):
-    write_predictions(tmp_path, make_logits(), TEST_LABELS)
-    monkeypatch.setattr(record_module, "MAX_PREDICTIONS_BYTES", 100)
-    with pytest.raises(RunError, match="larger than the 100 bytes"):
         read_predictions(tmp_path)
 
 
@@ -189,10 +175,23 @@ def test_undamaged_layers_are_taken(tmp_path):
     assert read_layers(tmp_path)[1] == Layer("conv1", "Conv2D", (28, 28, 32), 320)
 
 
-def test_missing_and_oversized_layers_are_refused(tmp_path, monkeypatch):
+def test_missing_layers_are_refused(tmp_path):
     with pytest.raises(RunError, match=r"cannot read .*layers\.json"):
         read_layers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("limit", "read"),
+    [
+        ("MAX_RECORD_BYTES", read_record),
+        ("MAX_PREDICTIONS_BYTES", read_predictions),
+        ("MAX_LAYERS_BYTES", read_layers),
+    ],
+)
+def test_oversized_files_are_refused(limit, read, tmp_path, monkeypatch):
+    write_run(tmp_path, make_record())
     write_layers(tmp_path, LAYERS)
-    monkeypatch.setattr(record_module, "MAX_LAYERS_BYTES", 100)
+    assert read(tmp_path)
+    monkeypatch.setattr(record_module, limit, 100)
     with pytest.raises(RunError, match="larger than the 100 bytes"):
-        read_layers(tmp_path)
+        read(tmp_path)

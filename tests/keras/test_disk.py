@@ -1,47 +1,18 @@
-"""Keras trainings on disks that fail them; see tests/disks.py."""
+"""Keras trainings on disks that fail them."""
 
 import pytest
 
-from tests.disks import (
-    check_a_disk_that_is_full_again_and_again,
-    check_a_disk_that_is_read_only,
-    check_a_folder_that_goes_away,
-    check_files_that_may_not_grow,
-    check_that_half_a_file_is_seen,
-    is_whole_archive,
+from tests.both.disk import (  # noqa: F401
+    check_a_file_that_cannot_be_written,
+    test_a_disk_that_is_full_costs_no_more_than_the_epoch,
+    test_a_disk_that_is_read_only_is_told_in_a_line,
+    test_a_folder_that_goes_away_ends_the_run_in_a_line,
+    test_half_a_file_is_seen,
 )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("step_bytes", "flags"),
-    [
-        (2_500_000, ()),
-        (500_000, ("--variant", "dropout", "--plain")),
-    ],
-)
-def test_a_disk_that_is_full_costs_no_more_than_the_epoch(trainings, tmp_path, step_bytes, flags):
-    check_a_disk_that_is_full_again_and_again(
-        trainings, tmp_path, is_whole_archive, step_bytes, *flags
-    )
 
 
 @pytest.mark.slow
 # The weights are 1.4 MB, the training state 4.28 MB and the .keras file 4.33 MB.
 @pytest.mark.parametrize("num_bytes", [1_000_000, 2_000_000, 4_300_000])
-def test_a_file_that_cannot_be_written_leaves_the_earlier_one(trainings, num_bytes):
-    check_files_that_may_not_grow(trainings, is_whole_archive, num_bytes, f"limit{num_bytes}")
-
-
-@pytest.mark.slow
-def test_a_folder_that_goes_away_ends_the_run_in_a_line(trainings):
-    check_a_folder_that_goes_away(trainings)
-
-
-@pytest.mark.slow
-def test_a_disk_that_is_read_only_is_told_in_a_line(trainings, tmp_path):
-    check_a_disk_that_is_read_only(trainings, tmp_path)
-
-
-def test_half_a_file_is_seen(trainings, tmp_path):
-    check_that_half_a_file_is_seen(trainings, is_whole_archive, tmp_path)
+def test_a_file_that_cannot_be_written_leaves_the_earlier_one(trainings, implementation, num_bytes):
+    check_a_file_that_cannot_be_written(trainings, implementation, num_bytes)

@@ -1,16 +1,12 @@
 """Keras reads the same files to exactly the same arrays."""
 
-import gzip
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.datasets import IDX_FILES, Dataset, find_file, load_dataset
+from pipeline.datasets import Dataset, load_dataset
+from tests.programs import run_python
 
 # Keras reads its home folder when it is first imported, so it gets a process of its own.
 LOAD = """
@@ -29,28 +25,21 @@ def ours(real_data: Path) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def keras_home(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def keras_home(packed_data: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home folder of Keras whose cache holds the four packed files; nothing is downloaded."""
     home = tmp_path_factory.mktemp("keras-home")
     cache = home / "datasets" / "fashion-mnist"
     cache.mkdir(parents=True)
-    for file in IDX_FILES:
-        source = find_file(real_data, file)
-        assert source is not None
-        packed = cache / f"{file.name}.gz"
-        if source.suffix == ".gz":
-            packed.symlink_to(source.resolve())
-        else:
-            with source.open("rb") as plain, gzip.open(packed, "wb", compresslevel=1) as output:
-                shutil.copyfileobj(plain, output)
+    for name, content in packed_data.items():
+        (cache / f"{name}.gz").write_bytes(content)
     return home
 
 
 @pytest.fixture(scope="module")
 def theirs(keras_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     answer = tmp_path_factory.mktemp("answer") / "keras.npz"
-    environ = {**os.environ, "KERAS_HOME": str(keras_home), "KERAS_BACKEND": "tensorflow"}
-    subprocess.run([sys.executable, "-c", LOAD, str(answer)], env=environ, check=True)
+    environ = {"KERAS_HOME": str(keras_home), "KERAS_BACKEND": "tensorflow"}
+    run_python("-c", LOAD, answer, env=environ, check=True)
     with np.load(answer, allow_pickle=False) as arrays:
         return dict(arrays)
 

@@ -4,25 +4,28 @@ import keras
 import numpy as np
 import pytest
 
-from keras_impl import settings
 from keras_impl.data import batch_source
-from keras_impl.fast import pools_first, steps_per_execution
+from keras_impl.fast import pools_first
 from keras_impl.model import build_model
 from keras_impl.tracking import layers_of
 from keras_impl.train import compile_model
-from keras_impl.watch import Follow
 from keras_impl.weights import (
     export_training_state,
     export_weights,
     load_training_state,
     load_weights,
 )
-from ladder.following import Follower
 from pipeline.batches import evaluation_batches
-from pipeline.execution import Execution
 from pipeline.network import feature_map_shape, parameter_shapes, shared_first_weights
 from pipeline.preprocess import LabeledImages
 from pipeline.recipe import preset
+from tests.both.model import (  # noqa: F401
+    test_any_other_callback_sees_each_step,
+    test_only_the_fast_path_keeps_freed_memory,
+    test_other_weights_are_refused_and_none_is_set,
+    test_own_first_weights_are_glorots_and_follow_the_seed,
+    test_who_follows_a_run_sees_each_step_that_is_due,
+)
 
 VARIANTS = ("base", "dropout")
 pytestmark = pytest.mark.filterwarnings(  # Keras's own, on NumPy 2
@@ -117,28 +120,6 @@ def test_weights_survive_the_way_in_and_out(floatx):
         np.testing.assert_array_equal(exported[name], array, strict=True)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"conv1.bias": None}, "missing conv1.bias"),
-        ({"extra": np.zeros(1, np.float32)}, "unexpected extra"),
-        ({"hidden.kernel": np.zeros((128, 2048), np.float32)}, r"hidden.kernel has shape \(128, "),
-        ({"logits.bias": np.full(10, np.nan, np.float32)}, "logits.bias holds values that are not"),
-        ({"logits.bias": np.zeros(10, np.int64)}, "must be float32 or float64; received int64"),
-    ],
-)
-def test_other_weights_are_refused_and_none_is_set(change, message):
-    recipe = preset("base")
-    model = build_model(recipe)
-    before = export_weights(model)
-    weights = {**shared_first_weights(recipe), **change}
-    weights = {name: array for name, array in weights.items() if array is not None}
-    with pytest.raises(ValueError, match=message):
-        load_weights(model, weights, recipe)
-    after = export_weights(model)
-    assert all(np.array_equal(before[name], after[name]) for name in before)
-
-
 def trained_a_step(recipe):
     model = build_model(recipe)
     compile_model(model, recipe)
@@ -177,44 +158,6 @@ def test_another_training_state_is_refused(name, value, message):
     state = {**export_training_state(model), name: value}
     with pytest.raises(ValueError, match=message):
         load_training_state(model, {key: item for key, item in state.items() if item is not None})
-
-
-def test_own_first_weights_are_glorots_and_follow_the_seed():
-    draws = []
-    for seed in (0, 0, 1):
-        keras.utils.set_random_seed(seed)
-        draws.append(export_weights(build_model(preset("base")))["hidden.kernel"])
-    limit = np.sqrt(6 / (2048 + 128))
-    assert 0.99 * limit < np.abs(draws[0]).max() <= np.float32(limit)
-    assert np.array_equal(draws[0], draws[1])
-    assert not np.array_equal(draws[0], draws[2])
-
-
-@pytest.mark.parametrize(
-    ("every", "steps_per_epoch", "expected"),
-    [(75, 750, 25), (75, 250, 25), (10, 250, 5), (75, 40, 5), (1, 750, 1)],
-)
-def test_who_follows_a_run_sees_each_step_that_is_due(tmp_path, every, steps_per_epoch, expected):
-    follow = Follow(Follower(tmp_path, every), steps_per_epoch)
-    num_steps = steps_per_execution(Execution(), [follow])
-    assert num_steps == expected
-    # Executions begin anew with each epoch.
-    ends = {step % steps_per_epoch for step in range(every, 10 * steps_per_epoch, every)}
-    assert all(end % num_steps == 0 for end in ends)
-
-
-def test_any_other_callback_sees_each_step():
-    assert steps_per_execution(Execution(), []) == 25
-    assert steps_per_execution(Execution(), [keras.callbacks.Callback()]) == 1
-    assert steps_per_execution(Execution(plain=True), []) == 1
-
-
-@pytest.mark.parametrize("plain", [False, True])
-def test_only_the_fast_path_keeps_freed_memory(monkeypatch, plain):
-    calls = []
-    monkeypatch.setattr(settings, "keep_freed_memory", lambda: calls.append("kept"))
-    settings.configure(preset("base"), Execution(plain=plain))
-    assert calls == ([] if plain else ["kept"])
 
 
 def test_the_fast_path_leaves_its_batches_untuned():

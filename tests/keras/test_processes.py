@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
@@ -17,15 +16,10 @@ from ladder.exchange import read_arrays
 from pipeline.drawn import draw_dataset
 from pipeline.errors import UsageError
 from pipeline.processes import Ranks
-from pipeline.record import EPOCH_METRICS, LAST_WEIGHTS, read_predictions, read_record
+from pipeline.record import LAST_WEIGHTS, read_record
+from tests.both.several import NUM_TEST, NUM_TRAIN, NUM_VALIDATION, differences, metrics, same_state
 
 ROOT = Path(__file__).parents[2]
-# Sums over shares round otherwise than over batches; measured 2e-15 after 48 steps.
-STATE = 1e-13
-# Of weights that differ so little; measured 4e-15.
-LOGITS = 1e-11
-METRICS = 1e-12
-NUM_TRAIN, NUM_VALIDATION, NUM_TEST = 162, 41, 60
 # 24 steps an epoch of a size that neither 2 nor 3 divides; the last batch is a single image, so
 # that shares of it are empty.
 BATCH_SIZE, NUM_EPOCHS = 7, 2
@@ -82,22 +76,14 @@ class Devices:
         return read_arrays(self.folder / f"{name}.states")[0]
 
     def metrics(self, name):
-        history = read_record(self.folder / name).history
-        return np.array([[row[metric] for metric in EPOCH_METRICS] for row in history])
+        return metrics(self.folder / name)
 
     def differences(self, name, reference):
         """Return what of a training on several devices is not that of one."""
-        found = []
-        one, several = self.states(reference), self.states(name)
-        assert one
-        assert set(one) == set(several)
-        if any(not np.abs(one[key] - several[key]).max() <= STATE for key in one):
-            found.append("state")
-        if not np.abs(self.metrics(reference) - self.metrics(name)).max() <= METRICS:
-            found.append("metrics")
-        first, second = (read_predictions(self.folder / run)[0] for run in (reference, name))
-        if first.shape != second.shape or not np.abs(first - second).max() <= LOGITS:
-            found.append("predictions")
+        found = differences(
+            [self.states(run) for run in (reference, name)],
+            [self.folder / run for run in (reference, name)],
+        )
         if self.ended(reference)["counts"] != self.ended(name)["counts"]:
             found.append("counts")
         return found
@@ -173,7 +159,7 @@ def test_a_run_goes_on_with_as_many_devices_to_the_same_bits_and_with_others(dev
         weights = runs / name / "weights-last.safetensors"
         assert (weights.read_bytes() == first) == (size == 2)
         one, several = read_arrays(runs / whole["name"] / weights.name)[0], read_arrays(weights)[0]
-        assert all(np.abs(one[key] - several[key]).max() <= STATE for key in one)
+        assert same_state(one, several)
 
 
 @pytest.mark.slow
@@ -219,7 +205,7 @@ def test_processes_of_jax_end_when_one_is_killed_and_the_run_goes_on(devices):
         weights = devices.folder / name / LAST_WEIGHTS
         assert (weights.read_bytes() == first.read_bytes()) == (size == 2)
         one, several = read_arrays(first)[0], read_arrays(weights)[0]
-        assert all(np.abs(one[key] - several[key]).max() <= STATE for key in one)
+        assert same_state(one, several)
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """What each framework is told of the device, with frameworks that are made up."""
 
 import os
-import subprocess
 import sys
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -11,6 +10,7 @@ import pytest
 from keras_impl import settings
 from pipeline.errors import UsageError
 from pipeline.execution import Execution
+from tests.programs import run_python
 
 
 @pytest.fixture
@@ -82,8 +82,5 @@ print(keras.ops.ones(1).device)
 @pytest.mark.parametrize(("call", "device"), [("configured", "cpu"), ("not configured", "meta")])
 def test_keras_on_torch_takes_no_device_but_the_one_it_is_told(call, device):
     """As on an Apple computer, where Keras by itself takes the GPU."""
-    done = subprocess.run(
-        [sys.executable, "-c", PLACED, call], capture_output=True, text=True, check=True,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-    )  # fmt: skip
+    done = run_python("-c", PLACED, call, check=True, env={"CUDA_VISIBLE_DEVICES": "-1"})
     assert done.stdout == f"{device}\n"

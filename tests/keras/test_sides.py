@@ -14,12 +14,19 @@ from ladder.adapters.keras import AfterEachStep, KerasSubject, main
 from ladder.exchange import Question, read_trace, write_question
 from pipeline.execution import Execution
 from pipeline.recipe import preset
+from tests.both.sides import (
+    CLASSES,
+    IMAGES,
+    check_segments,
+    check_that_the_loss_is_the_mean_over_all_images,
+    check_that_weights_survive_the_way_in_and_out,
+    check_the_contract_of_the_tutorials_model,
+)
+from tests.programs import run_python
 
 pytestmark = pytest.mark.filterwarnings(  # Keras's own, on NumPy 2
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
-IMAGES = np.random.default_rng(0).random((6, 8, 8, 2)).astype(np.float32)
-CLASSES = np.array([0, 1, 2, 0, 1, 2])
 
 
 def small_model(optimizer=None, **compiled):
@@ -60,20 +67,7 @@ def users_model():
 
 
 def test_weights_survive_the_way_in_and_out(subject):
-    weights = subject.weights()
-    assert {name: array.shape for name, array in weights.items()} == {
-        "conv.kernel": (3, 3, 2, 4), "conv.bias": (4,), "norm.gamma": (4,), "norm.beta": (4,),
-        "norm.moving_mean": (4,), "norm.moving_variance": (4,),
-        "depthwise.kernel": (3, 3, 1, 8), "logits.kernel": (32, 3), "logits.bias": (3,),
-    }  # fmt: skip
-    changed = {name: array + np.float32(0.5) for name, array in weights.items()}
-    before = subject.predict(IMAGES)
-    subject.load_weights(changed)
-    for name, array in subject.weights().items():
-        np.testing.assert_array_equal(array, changed[name])
-    assert not np.allclose(subject.predict(IMAGES), before)
-    with pytest.raises(ValueError, match=r"missing conv\.bias"):
-        subject.load_weights({name: weights[name] for name in weights if name != "conv.bias"})
+    check_that_weights_survive_the_way_in_and_out(subject, num_features=32)
 
 
 def test_the_table_is_read_off_the_model():
@@ -109,13 +103,7 @@ def test_points_and_segments_are_the_models_own(subject):
     names = ["norm", "act", "flatten", "logits"]
     points = subject.points(IMAGES, names)
     np.testing.assert_allclose(points["logits"], subject.predict(IMAGES), atol=1e-6)
-    inputs = dict(zip(names, [IMAGES, *(points[name] for name in names)], strict=False))
-    forced = subject.forced(inputs, names)
-    for name in names:
-        np.testing.assert_allclose(forced[name], points[name], atol=1e-6)
-    doubled = subject.forced({"logits": 2 * points["flatten"]}, names)
-    assert list(doubled) == ["logits"]
-    assert not np.allclose(doubled["logits"], points["logits"])
+    check_segments(subject, points, names)
 
 
 def test_a_model_that_branches_has_points_and_no_segments():
@@ -150,10 +138,7 @@ def test_gradients_are_the_losss_slope_and_leave_the_statistics(float64):
 
 
 def test_the_loss_is_the_mean_over_all_images(subject):
-    parts = [float(subject.loss(IMAGES[i : i + 1], CLASSES[i : i + 1])) for i in range(6)]
-    assert float(subject.loss(IMAGES, CLASSES)) == pytest.approx(np.mean(parts), rel=1e-6)
-    many = np.tile(IMAGES, (100, 1, 1, 1))
-    assert float(subject.loss(many, np.tile(CLASSES, 100))) == pytest.approx(np.mean(parts))
+    check_that_the_loss_is_the_mean_over_all_images(subject)
 
 
 def test_steps_are_what_fit_takes(subject):
@@ -186,25 +171,8 @@ def test_a_steps_loss_is_its_own_and_a_fit_can_stop(subject):
 
 def test_the_contract_of_the_tutorials_model():
     contract = built_subject(preset("dropout")).contract()
-    assert contract["optimizer"] == {
-        "kind": "adam", "learning_rate": pytest.approx(1e-3), "weight_decay": 0.0,
-        "weight_decay_kind": "none", "clipping": "none", "schedule": "none",
-        "gradient_accumulation": 1, "beta_1": pytest.approx(0.9), "beta_2": pytest.approx(0.999),
-        "epsilon": pytest.approx(1e-7), "epsilon_placement": "outside", "amsgrad": False,
-    }  # fmt: skip
-    assert contract["loss"] == {
-        "kind": "categorical cross-entropy", "reduction": "mean over the batch",
-        "takes": "logits", "label_smoothing": 0.0,
-    }  # fmt: skip
-    assert contract["metrics"] == {"accuracy": "share of images, weighted by batch size"}
-    assert contract["dtypes"] == {"compute": "float32", "weights": "float32"}
-    assert contract["data_format"] == "channels_last"
+    check_the_contract_of_the_tutorials_model(contract, "channels_last")
     assert contract["initialisers"]["conv1.kernel"] == "glorot_uniform"
-    assert contract["frozen"] == []
-    assert contract["layers"]["act1"] == {
-        "kind": "leaky_relu",
-        "negative_slope": pytest.approx(0.1),
-    }
 
 
 def test_the_contract_says_what_is_unusual():
@@ -283,13 +251,7 @@ print(len(calls))
 @pytest.mark.parametrize(("path", "stays"), [("fast", True), ("plain", False)])
 def test_on_torch_the_fast_path_leaves_maps_in_place(path, stays):
     """And Keras's convolution and pool do go through the function that is replaced."""
-    done = subprocess.run(
-        [sys.executable, "-c", PLACED, path],
-        env={**os.environ, "KERAS_BACKEND": "torch", "PYTHONPATH": os.getcwd()},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-c", PLACED, path, env={"KERAS_BACKEND": "torch", "PYTHONPATH": os.getcwd()})
     assert done.stdout.split() == [str(stays), "2"], done.stderr
 
 
@@ -305,13 +267,7 @@ from keras_impl.train import train
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_keras_is_imported_without_what_it_does_not_need(backend):
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORTED],
-        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.getcwd()},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-c", IMPORTED, env={"KERAS_BACKEND": backend, "PYTHONPATH": os.getcwd()})
     assert (done.returncode, done.stdout) == (0, f"['{backend}']\n"), done.stderr
 
 
@@ -330,11 +286,5 @@ def test_a_keras_json_may_name_jax(tmp_path):
 
 @pytest.mark.slow
 def test_seeding_loads_no_tensorflow_beside_torch():
-    done = subprocess.run(
-        [sys.executable, "-c", SEEDED],
-        env={**os.environ, "KERAS_BACKEND": "torch", "PYTHONPATH": os.getcwd()},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-c", SEEDED, env={"KERAS_BACKEND": "torch", "PYTHONPATH": os.getcwd()})
     assert done.stdout == "['torch']\n", done.stderr

@@ -7,20 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from lightning_impl.train import read_checkpoint
 from pipeline.drawn import draw_dataset
-from pipeline.record import EPOCH_METRICS, PREDICTIONS, read_predictions, read_record
+from tests.both.several import NUM_TEST, NUM_TRAIN, NUM_VALIDATION, differences, metrics
 
 ROOT = Path(__file__).parents[2]
-# Sums over shares round otherwise than over batches; measured 2e-15 after 72 steps.
-STATE = 1e-13
-# Of weights that differ so little; measured 2e-14.
-LOGITS = 1e-11
-# The metrics are kept in float64, the accuracies in float32, as exact counts.
-METRICS = 1e-12
-NUM_TRAIN, NUM_VALIDATION, NUM_TEST = 162, 41, 60
 # 24 steps an epoch of a size that neither 2 nor 3 divides; the last batch is a single image, so
 # that shares of it are empty.
 PROOF = ("--batch-size", "7", "--epochs", "3")
@@ -65,26 +56,14 @@ class Ranks:
         return arrays
 
     def metrics(self, name):
-        history = read_record(self.folder / name).history
-        return np.array([[row[metric] for metric in EPOCH_METRICS] for row in history])
-
-    def predictions(self, name):
-        path = self.folder / name
-        return read_predictions(path)[0] if (path / PREDICTIONS).exists() else np.zeros(0)
+        return metrics(self.folder / name)
 
     def differences(self, name, size, reference):
         """Return what of a training on several processes is not that of one."""
-        found = []
-        one, several = self.state(reference), self.state(name)
-        assert set(one) == set(several)
-        if any(not np.abs(one[key] - several[key]).max() <= STATE for key in one):
-            found.append("state")
-        first, second = (self.metrics(run) for run in (reference, name))
-        if first.shape != second.shape or not np.abs(first - second).max() <= METRICS:
-            found.append("metrics")
-        first, second = (self.predictions(run) for run in (reference, name))
-        if first.shape != second.shape or not np.abs(first - second).max() <= LOGITS:
-            found.append("predictions")
+        found = differences(
+            [self.state(run) for run in (reference, name)],
+            [self.folder / run for run in (reference, name)],
+        )
         (expected,) = self.counts(reference, 1)
         if any(counted != expected for counted in self.counts(name, size)):
             found.append("counts")

@@ -3,12 +3,12 @@
 import shutil
 import socket
 
-import numpy as np
 import pytest
 
 from pipeline.drawn import draw_dataset
 from pipeline.record import LAST_WEIGHTS, read_record
-from tests.lightning.cases import STATE, Ranks, case
+from tests.both.several import same_state
+from tests.lightning.cases import Ranks, case
 
 # As tests/lightning/ranks.py sets them; and for a busy machine.
 LIMIT_SECONDS, WORD_SECONDS, SLACK_SECONDS = 20, 3, 40
@@ -55,7 +55,7 @@ def test_resume_after_a_killed_rank(ranks, size):
     weights = [(ranks.folder / run / LAST_WEIGHTS).read_bytes() for run in (whole["name"], name)]
     assert (weights[0] == weights[1]) == (size == 2)
     one, several = ranks.state(whole["name"]), ranks.state(name)
-    assert all(np.abs(one[key] - several[key]).max() <= STATE for key in one)
+    assert same_state(one, several)
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,19 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_impl import settings
 from lightning_impl.fast import make_fast
 from lightning_impl.model import Classifier, build_model
 from lightning_impl.tracking import layers_of
 from lightning_impl.weights import export_weights, load_weights
-from pipeline.execution import Execution
 from pipeline.network import feature_map_shape, parameter_shapes, shared_first_weights
 from pipeline.recipe import preset
+from tests.both.model import (  # noqa: F401
+    test_any_other_callback_sees_each_step,
+    test_only_the_fast_path_keeps_freed_memory,
+    test_other_weights_are_refused_and_none_is_set,
+    test_own_first_weights_are_glorots_and_follow_the_seed,
+    test_who_follows_a_run_sees_each_step_that_is_due,
+)
 
 VARIANTS = ("base", "dropout")
 
@@ -79,39 +84,6 @@ def test_exported_weights_are_copies():
     assert not any(np.array_equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"conv1.bias": None}, "missing conv1.bias"),
-        ({"extra": np.zeros(1, np.float32)}, "unexpected extra"),
-        ({"hidden.kernel": np.zeros((128, 2048), np.float32)}, r"hidden.kernel has shape \(128, "),
-        ({"logits.bias": np.full(10, np.nan, np.float32)}, "logits.bias holds values that are not"),
-        ({"logits.bias": np.zeros(10, np.int64)}, "must be float32 or float64; received int64"),
-    ],
-)
-def test_other_weights_are_refused_and_none_is_set(change, message):
-    recipe = preset("base")
-    network = build_model(recipe)
-    before = export_weights(network, recipe)
-    weights = {**shared_first_weights(recipe), **change}
-    weights = {name: array for name, array in weights.items() if array is not None}
-    with pytest.raises(ValueError, match=message):
-        load_weights(network, weights, recipe)
-    after = export_weights(network, recipe)
-    assert all(np.array_equal(before[name], after[name]) for name in before)
-
-
-def test_own_first_weights_are_glorots_and_follow_the_seed():
-    draws = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        draws.append(export_weights(build_model(preset("base")), preset("base"))["hidden.kernel"])
-    limit = np.sqrt(6 / (2048 + 128))
-    assert 0.99 * limit < np.abs(draws[0]).max() <= np.float32(limit)
-    assert np.array_equal(draws[0], draws[1])
-    assert not np.array_equal(draws[0], draws[2])
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_fast_order_gives_the_same_bits(dtype):
     network = build_model(preset("base")).to(dtype)
@@ -132,11 +104,3 @@ def test_a_slope_that_falls_does_not_commute_with_the_pool():
     assert not torch.equal(nn.Sequential(*layers)(values), swapped)
     with pytest.raises(AssertionError):
         make_fast(nn.Sequential(*layers))
-
-
-@pytest.mark.parametrize("plain", [False, True])
-def test_only_the_fast_path_keeps_freed_memory(monkeypatch, plain):
-    calls = []
-    monkeypatch.setattr(settings, "keep_freed_memory", lambda: calls.append("kept"))
-    settings.configure(preset("base"), Execution(plain=plain))
-    assert calls == ([] if plain else ["kept"])

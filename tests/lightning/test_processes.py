@@ -14,7 +14,8 @@ from pipeline.network import first_weights
 from pipeline.preprocess import prepare
 from pipeline.recipe import preset
 from pipeline.record import read_record
-from tests.lightning.cases import NUM_TRAIN, NUM_VALIDATION, Ranks, case
+from tests.both.several import NUM_TRAIN, NUM_VALIDATION
+from tests.lightning.cases import Ranks, case
 
 # 5 steps an epoch, the last of 2 images.
 MUTATED = ("--batch-size", "40", "--epochs", "2")

@@ -18,9 +18,15 @@ from lightning_impl.trace import ImplementationSubject, built_subject
 from pipeline.execution import Execution
 from pipeline.network import shared_first_weights
 from pipeline.recipe import preset
+from tests.both.sides import (
+    CLASSES,
+    IMAGES,
+    check_segments,
+    check_that_the_loss_is_the_mean_over_all_images,
+    check_that_weights_survive_the_way_in_and_out,
+    check_the_contract_of_the_tutorials_model,
+)
 
-IMAGES = np.random.default_rng(0).random((6, 8, 8, 2)).astype(np.float32)
-CLASSES = np.array([0, 1, 2, 0, 1, 2])
 SHAPE = IMAGES.shape[1:]
 
 
@@ -89,20 +95,7 @@ def subject():
 
 
 def test_weights_survive_the_way_in_and_out(subject):
-    weights = subject.weights()
-    assert {name: array.shape for name, array in weights.items()} == {
-        "conv.kernel": (3, 3, 2, 4), "conv.bias": (4,), "norm.gamma": (4,), "norm.beta": (4,),
-        "norm.moving_mean": (4,), "norm.moving_variance": (4,),
-        "depthwise.kernel": (3, 3, 1, 8), "logits.kernel": (128, 3), "logits.bias": (3,),
-    }  # fmt: skip
-    changed = {name: array + np.float32(0.5) for name, array in weights.items()}
-    before = subject.predict(IMAGES)
-    subject.load_weights(changed)
-    for name, array in subject.weights().items():
-        np.testing.assert_array_equal(array, changed[name])
-    assert not np.allclose(subject.predict(IMAGES), before)
-    with pytest.raises(ValueError, match=r"missing conv\.bias"):
-        subject.load_weights({name: weights[name] for name in weights if name != "conv.bias"})
+    check_that_weights_survive_the_way_in_and_out(subject, num_features=128)
 
 
 def test_a_flattened_map_is_in_canonical_order(subject):
@@ -213,13 +206,7 @@ def test_points_and_segments_are_the_modules_own(subject):
     names = ["norm", "act", "flatten", "logits"]
     points = subject.points(IMAGES, names)
     np.testing.assert_array_equal(points["logits"], subject.predict(IMAGES))
-    inputs = dict(zip(names, [IMAGES, *(points[name] for name in names)], strict=False))
-    forced = subject.forced(inputs, names)
-    for name in names:
-        np.testing.assert_allclose(forced[name], points[name], atol=1e-6)
-    doubled = subject.forced({"logits": 2 * points["flatten"]}, names)
-    assert list(doubled) == ["logits"]
-    assert not np.allclose(doubled["logits"], points["logits"])
+    check_segments(subject, points, names)
 
 
 def test_points_of_both_paths_are_the_same():
@@ -264,11 +251,8 @@ def test_gradients_are_the_losss_slope_and_leave_the_statistics():
 @pytest.mark.parametrize("takes_one_hot", [False, True])
 def test_labels_are_given_as_the_step_takes_them(takes_one_hot):
     subject = LightningSubject(Small(takes_one_hot), SHAPE)
-    parts = [float(subject.loss(IMAGES[i : i + 1], CLASSES[i : i + 1])) for i in range(6)]
-    assert float(subject.loss(IMAGES, CLASSES)) == pytest.approx(np.mean(parts), rel=1e-6)
+    check_that_the_loss_is_the_mean_over_all_images(subject)
     assert subject.one_hot is takes_one_hot
-    many = np.tile(IMAGES, (100, 1, 1, 1))
-    assert float(subject.loss(many, np.tile(CLASSES, 100))) == pytest.approx(np.mean(parts))
 
 
 def test_steps_are_what_fit_takes_and_leave_the_module(subject):
@@ -298,24 +282,7 @@ def test_a_fit_can_stop_after_a_step(subject):
 
 def test_the_contract_of_the_tutorials_module():
     contract = built_subject(preset("dropout"), Execution(device="cpu")).contract()
-    assert contract["optimizer"] == {
-        "kind": "adam", "learning_rate": pytest.approx(1e-3), "weight_decay": 0.0,
-        "weight_decay_kind": "none", "clipping": "none", "schedule": "none",
-        "gradient_accumulation": 1, "beta_1": pytest.approx(0.9), "beta_2": pytest.approx(0.999),
-        "epsilon": pytest.approx(1e-7), "epsilon_placement": "outside", "amsgrad": False,
-    }  # fmt: skip
-    assert contract["loss"] == {
-        "kind": "categorical cross-entropy", "reduction": "mean over the batch",
-        "takes": "logits", "label_smoothing": 0.0,
-    }  # fmt: skip
-    assert contract["metrics"] == {"accuracy": "share of images, weighted by batch size"}
-    assert contract["dtypes"] == {"compute": "float32", "weights": "float32"}
-    assert contract["data_format"] == "channels_first"
-    assert contract["frozen"] == []
-    assert contract["layers"]["act1"] == {
-        "kind": "leaky_relu",
-        "negative_slope": pytest.approx(0.1),
-    }
+    check_the_contract_of_the_tutorials_model(contract, "channels_first")
 
 
 def test_the_contract_says_what_is_unusual():

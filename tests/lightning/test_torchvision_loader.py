@@ -1,14 +1,13 @@
 """torchvision reads the same files to exactly the same arrays."""
 
 import gzip
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from torchvision.datasets import FashionMNIST
 
-from pipeline.datasets import IDX_FILES, Dataset, find_file, load_dataset
+from pipeline.datasets import Dataset, load_dataset
 
 
 @pytest.fixture(scope="module")
@@ -17,19 +16,15 @@ def ours(real_data: Path) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def torchvision_root(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def torchvision_root(
+    packed_data: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A folder as torchvision lays it out: the unpacked files in FashionMNIST/raw."""
     root = tmp_path_factory.mktemp("torchvision")
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
-    for file in IDX_FILES:
-        source = find_file(real_data, file)
-        assert source is not None
-        if source.suffix == ".gz":
-            with gzip.open(source) as packed, (raw / file.name).open("wb") as plain:
-                shutil.copyfileobj(packed, plain)
-        else:
-            (raw / file.name).symlink_to(source.resolve())
+    for name, content in packed_data.items():
+        (raw / name).write_bytes(gzip.decompress(content))
     return root
 
 

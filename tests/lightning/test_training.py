@@ -11,61 +11,33 @@ import numpy as np
 import pytest
 import torch
 
-from ladder.following import Follower
 from lightning_impl import train as training
 from lightning_impl.model import Classifier
-from lightning_impl.train import predict_logits, steps_per_batch
+from lightning_impl.train import predict_logits
 from lightning_impl.transfer import read_state
-from lightning_impl.watch import Follow
 from pipeline.answers import scratch_journal
 from pipeline.datasets import load_dataset
 from pipeline.errors import Terminated
 from pipeline.execution import Execution
 from pipeline.preprocess import prepare
 from pipeline.recipe import preset
-from pipeline.record import BEST_WEIGHTS, read_layers, read_predictions
-from tests.training import (
-    check_more_epochs,
-    check_tracked,
-    check_validation_seconds,
-    mlflow_runs,
-    without_seconds,
+from tests.both.training import (  # noqa: F401
+    check_a_loss_that_is_not_a_number,
+    check_damaged_checkpoints,
+    check_the_same_bits_again,
+    test_a_gpu_that_is_not_there_is_a_wrong_call,
+    test_a_resumed_run_ends_with_the_same_bits,
+    test_a_resumed_run_is_followed_as_one,
+    test_a_script_is_followed_by_the_trackers_that_were_asked_for,
+    test_a_script_trains_to_the_same_bits_and_says_little,
+    test_another_number_of_threads_rounds_otherwise_at_most,
+    test_other_runs_have_other_bits,
 )
+from tests.training import check_more_epochs, without_seconds
 
 # The fast path takes LeakyReLU after the pool, and layouts and kernels that add up in another
 # order: float64's rounding over nine steps; measured 4e-16.
 FAST_AGAINST_PLAIN = 1e-12
-
-
-@pytest.mark.parametrize(
-    ("flags", "fault"),
-    [
-        (("--variant", "dropout"), "kill 2 1"),
-        pytest.param(("--variant", "dropout", "--plain"), "interrupt 2 1", marks=pytest.mark.slow),
-        pytest.param(("--variant", "base"), "interrupt 1 0", marks=pytest.mark.slow),
-        pytest.param(("--variant", "base"), "terminate 1 1", marks=pytest.mark.slow),
-        # After the first 25 of 40 steps, which are one batch of the Trainer.
-        (("--variant", "dropout", "--batch-size", "4"), "kill 2 1"),
-    ],
-)
-def test_a_resumed_run_ends_with_the_same_bits(trainings, flags, fault):
-    name = f"resumed{''.join(flags)} {fault}"
-    part = trainings.forked(name, *flags, fault=fault)
-    how, epoch, _ = fault.split()
-    codes = {"interrupt": 130, "terminate": 143, "kill": None}
-    assert part.code == codes[how]
-    assert part.record.status == ("running" if how == "kill" else "interrupted")
-    words = {"interrupt": ": interrupted; to go on: ", "terminate": ": terminated; to go on: "}
-    assert words.get(how, "") in part.err
-    assert len(part.record.history) == int(epoch)
-    resumed = trainings.forked(name, *flags, "--resume")
-    assert (resumed.code, resumed.err) == (0, "")
-    whole = trainings.once(*flags)
-    assert resumed.metrics == whole.metrics
-    assert resumed.bits == whole.bits
-    check_validation_seconds(resumed.record, part.record)
-    best = [(run.folder / BEST_WEIGHTS).read_bytes() for run in (resumed, whole)]
-    assert best[0] == best[1]
 
 
 @pytest.mark.parametrize("batch_size", ["4", pytest.param("64", marks=pytest.mark.slow)])
@@ -84,27 +56,7 @@ def test_more_epochs_end_with_the_bits_of_as_many_at_once(trainings, batch_size)
     ids=" ".join,
 )
 def test_the_same_command_twice_gives_the_same_bits(trainings, flags):
-    flags = ("--variant", "dropout", *flags)
-    again = trainings.forked(f"again{''.join(flags)}", *flags)
-    assert again.code == 0
-    assert (again.metrics, again.bits) == (
-        trainings.once(*flags).metrics,
-        trainings.once(*flags).bits,
-    )
-
-
-@pytest.mark.slow
-def test_another_number_of_threads_rounds_otherwise_at_most(trainings):
-    """Sums may be split otherwise; in float64 the logits stay within rounding of nine steps."""
-    flags = ("--variant", "base", "--precision", "64", "--threads")
-    one, two = (read_predictions(trainings.once(*flags, n).folder)[0] for n in ("1", "2"))
-    assert np.abs(one - two).max() < 1e-9
-
-
-def test_other_runs_have_other_bits(trainings):
-    runs = [trainings.once("--variant", "dropout", *more) for more in ([], ["--seed", "1"])]
-    runs.append(trainings.once("--variant", "base"))
-    assert len({run.bits for run in runs}) == 3
+    check_the_same_bits_again(trainings, flags)
 
 
 def metrics_of(run):
@@ -160,105 +112,14 @@ def test_several_steps_in_a_batch_end_with_the_bits_of_single_ones(drawn_data, t
     assert found[0][4:] == (["best.ckpt", "last.ckpt"], 80)
 
 
-@pytest.mark.parametrize(
-    ("every", "steps_per_epoch", "expected"),
-    [(75, 750, 25), (75, 250, 25), (10, 250, 5), (75, 40, 5), (1, 750, 1)],
-)
-def test_who_follows_a_run_sees_each_step_that_is_due(tmp_path, every, steps_per_epoch, expected):
-    follow = Follow(Follower(tmp_path, every), preset("base"), steps_per_epoch)
-    num_steps = steps_per_batch(Execution(), [follow])
-    assert num_steps == expected
-    # Batches begin anew with each epoch.
-    ends = {step % steps_per_epoch for step in range(every, 10 * steps_per_epoch, every)}
-    assert all(end % num_steps == 0 for end in ends)
-
-
-def test_any_other_callback_sees_each_step():
-    assert steps_per_batch(Execution(), []) == 25
-    assert steps_per_batch(Execution(), [L.Callback()]) == 1
-    assert steps_per_batch(Execution(plain=True), []) == 1
-
-
 def test_another_seed_trains_otherwise(trainings):
     flags = ("--variant", "base", "--precision", "64")
     one, other = (metrics_of(trainings.once(*flags, *more)) for more in ([], ["--seed", "1"]))
     assert np.abs(one - other).max() > 1e-3
 
 
-def test_a_script_trains_to_the_same_bits_and_says_little(trainings):
-    run, loaded = trainings.script("a {epoch} ü", "--variant", "base")
-    assert (run.code, run.err) == (0, "")
-    assert run.bits == trainings.once("--variant", "base").bits
-    assert loaded == {"torch", "lightning"}
-    layers = read_layers(run.folder)
-    assert [layers[0].type, layers[0].output_shape] == ["Conv2d", (32, 28, 28)]
-    assert sum(layer.parameters for layer in layers) == run.record.parameters == 356_234
-    lines = run.out.splitlines()
-    assert [line.split("  ")[0] for line in lines] == [
-        f"lightning base: {run.folder}", "epoch 1/3", "epoch 2/3", "epoch 3/3", lines[-1],
-    ]  # fmt: skip
-    assert lines[-1].startswith("lightning base: test accuracy ")
-    assert "\r" not in run.out
-    assert not (run.folder / "logs" / "tensorboard").exists()
-    assert not (run.folder / "plots" / "samples.png").exists()
-
-
-@pytest.mark.slow
-def test_a_script_is_followed_by_the_trackers_that_were_asked_for(trainings):
-    run, loaded = trainings.script(
-        "b {epoch} ü", "--variant", "base", "--logger", "tensorboard,mlflow"
-    )
-    assert (run.code, run.err) == (0, "")
-    assert run.bits == trainings.once("--variant", "base").bits
-    assert loaded == {"torch", "lightning", "tensorboard", "mlflow"}
-    events, _ = check_tracked(run, run.folder.name, 3)
-    assert set(events["images"]) == {
-        "samples", "accuracy", "loss", "confusion", "correct", "incorrect"
-    }  # fmt: skip
-    names = [name for name, *_ in events["graph"]]
-    assert names == [
-        "image", "conv1", "act1", "pool1", "conv2", "act2", "pool2", "conv3", "act3", "pool3",
-        "flatten", "hidden", "hidden_act", "logits",
-    ]  # fmt: skip
-    assert [kind for _, kind, _ in events["graph"][:4]] == [
-        "Input",
-        "Conv2d",
-        "LeakyReLU",
-        "MaxPool2d",
-    ]
-    assert [inputs for *_, inputs in events["graph"][1:]] == [[name] for name in names[:-1]]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", ["kill 2 1", "interrupt 1 0", "terminate 1 0"])
-def test_a_resumed_run_is_followed_as_one(trainings, fault):
-    name = f"followed {fault}"
-    flags = ("--variant", "base", "--logger", "tensorboard,mlflow")
-    part = trainings.forked(name, *flags, fault=fault)
-    (before,) = [run for run in mlflow_runs(trainings.folder / "mlflow.db") if run["name"] == name]
-    assert before["status"] == ("RUNNING" if part.code is None else "KILLED")
-    run = trainings.forked(name, *flags, "--resume")
-    assert (run.code, run.err) == (0, "")
-    assert run.bits == trainings.once("--variant", "base").bits
-    check_tracked(run, name, 3)
-
-
 def test_a_loss_that_is_not_a_number_is_recorded(trainings):
-    run = trainings.forked("nan", "--learning-rate", "1e30")
-    assert run.code == 1
-    assert run.err.startswith("train_lightning.py: the loss became ")
-    assert " in epoch 1, step 2; a smaller --learning-rate may help" in run.err
-    assert run.err.count("\n") == 1
-    assert run.record.status == "failed"
-    assert (run.record.failure["epoch"], run.record.failure["step"]) == (1, 2)
-
-
-def test_a_gpu_that_is_not_there_is_a_wrong_call(trainings):
-    run = trainings.forked("gpu", "--device", "gpu")
-    assert run.code == 2
-    assert "error: `--device gpu`: torch sees no GPU here; use --device cpu" in run.err
-    assert run.err.count("\n") == 1
-    assert not run.folder.exists()
+    check_a_loss_that_is_not_a_number(trainings, "nan", [], "step 2", 2)
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's own
@@ -287,15 +148,7 @@ def test_an_interrupt_while_predicting_is_one_too(drawn_data, monkeypatch, where
 def test_a_damaged_checkpoint_fails_in_one_line(trainings):
     trainings.forked("damaged", fault="kill 1 0")
     checkpoint = trainings.folder / "damaged" / "checkpoints" / "last.ckpt"
-    whole = checkpoint.read_bytes()
-    for content in (whole[:1000], b"", b"garbage" * 100):
-        checkpoint.write_bytes(content)
-        run = trainings.forked("damaged", "--resume")
-        assert run.code == 1
-        assert f"train_lightning.py: cannot go on from {checkpoint}" in run.err
-        assert run.err.count("\n") == 1
-    checkpoint.write_bytes(whole)
-    assert trainings.forked("damaged", "--resume").code == 0
+    check_damaged_checkpoints(trainings, checkpoint, [])
 
 
 class Evil:

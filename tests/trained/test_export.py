@@ -14,29 +14,12 @@ from ladder.exchange import read_arrays, write_arrays
 from pipeline.datasets import load_dataset
 from pipeline.errors import RunError, UsageError
 from pipeline.record import LAST_WEIGHTS, read_predictions
-from tests.training import Trainings
 from trained.export import FILES, FORMS, export, write_about
 from trained.run_folder import read_run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ENGINES = {"lightning": "lightning", "keras": "keras-tensorflow"}
-
-
-@pytest.fixture(autouse=True)
-def asked_warm(warm_engines, monkeypatch):
-    monkeypatch.setattr("trained.run_folder.answer", warm_engines.answer)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, drawn_data, warm_engines):
-    """A run of each implementation, after one epoch, by half."""
-    folder = tmp_path_factory.mktemp("it's a run")
-    found = {}
-    for impl, engine in ENGINES.items():
-        trainings = Trainings(engine, folder, drawn_data, warm_engines.server(engine))
-        found[impl] = trainings.forked(impl, "--epochs", "1")
-    assert [run.code for run in found.values()] == [0, 0]
-    return {impl: run.folder for impl, run in found.items()}
+pytestmark = pytest.mark.usefixtures("asked_warm")
 
 
 def test_what_is_exported_gives_the_runs_logits(runs, drawn_data, tmp_path):
@@ -52,7 +35,7 @@ def test_what_is_exported_gives_the_runs_logits(runs, drawn_data, tmp_path):
 def test_each_form_gives_the_runs_logits(impl, runs, drawn_data, tmp_path):
     folder = tmp_path / "to give 'away'"
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "export.py"), "--run", str(runs[impl]),
+        [sys.executable, str(ROOT / "scripts" / "export.py"), "--run", str(runs[ENGINES[impl]]),
          "--output-dir", str(folder), "--data-dir", str(drawn_data)],
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
@@ -66,7 +49,7 @@ def test_each_form_gives_the_runs_logits(impl, runs, drawn_data, tmp_path):
         assert 0 <= file["logit_gap"] <= file["allowed_gap"] < 1e-4
         assert file["input"]["layout"] == ("NCHW" if impl == "lightning" else "NHWC")
     assert done.stdout.count("60 test images, logits at most") == len(files)
-    check_onnx(folder / "model.onnx", about, impl, runs[impl], drawn_data)
+    check_onnx(folder / "model.onnx", about, impl, runs[ENGINES[impl]], drawn_data)
 
 
 def check_onnx(path, about, impl, run, data):

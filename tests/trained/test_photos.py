@@ -11,68 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.datasets import load_dataset
 from tests.edits import HYPOTHESIS
 from tests.parsers import plain_png
+from tests.trained.shoes import SHOE, close, data_set_form, on_paper, saved, seen_in
 from trained import photos
-from trained.cutout import SIZE, NothingStandsOutError, cut_out
+from trained.cutout import SIZE
 from trained.photos import PhotoError, find_pictures, read_photo
-
-INK, PAPER = 40, 250
-
-
-@pytest.fixture
-def shoe():
-    """A light object on black, touching all four sides and stretched, as the data set's are."""
-    image = np.zeros((28, 28), np.uint8)
-    image[12:28, 0:28] = 115
-    image[0:20, 18:26] = 255
-    return image
-
-
-def saved(path, image, mode="L", **options):
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    (picture if picture.mode == mode else picture.convert(mode)).save(path, **options)
-    return path
-
-
-def data_set_form(grey, background="auto"):
-    return cut_out(grey, background).seen
-
-
-def seen_in(path, background="auto"):
-    return read_photo(path, background).cutout.seen
-
-
-def on_paper(image, side=300, scale=7):
-    """The object dark, enlarged, on a larger white sheet, away from its middle."""
-    large = Image.fromarray(image).resize((28 * scale, 28 * scale), Image.Resampling.BICUBIC)
-    sheet = Image.new("L", (side, side), 0)
-    sheet.paste(large, (20, 60))
-    return 255 - np.asarray(sheet)
-
-
-def close(seen, wanted, most=12):
-    return np.abs(seen.astype(int) - wanted).mean() < most
 
 
 @pytest.mark.parametrize("kind", ["png", "bmp", "tiff", "gif", "webp"])
-def test_an_image_of_the_data_set_keeps_every_bit(kind, shoe, tmp_path):
+def test_an_image_of_the_data_set_keeps_every_bit(kind, tmp_path):
     options = {"lossless": True} if kind == "webp" else {}
-    path = saved(tmp_path / f"a.{kind}", shoe, **options)
-    assert np.array_equal(seen_in(path), shoe)
-
-
-def test_every_test_image_keeps_every_bit_and_comes_back_from_its_negative(real_data):
-    images = load_dataset(real_data).test_images
-    forms = zip(images, map(data_set_form, images), (data_set_form(255 - x) for x in images),
-                strict=True)  # fmt: skip
-    assert all(np.array_equal(x, a) and np.array_equal(x, b) for x, a, b in forms)
-
-
-def test_what_is_asked_for_overrules_the_border(shoe):
-    assert np.array_equal(data_set_form(shoe, "light"), 255 - shoe)
-    assert np.array_equal(data_set_form(255 - shoe, "dark"), 255 - shoe)
+    path = saved(tmp_path / f"a.{kind}", SHOE, **options)
+    assert np.array_equal(seen_in(path), SHOE)
 
 
 # What Pillow writes; 16 bits only where it keeps them.
@@ -87,8 +38,8 @@ MODES = {
 
 
 @pytest.mark.parametrize(("kind", "mode"), [(kind, mode) for kind in MODES for mode in MODES[kind]])
-def test_every_mode_of_every_format_is_read(mode, kind, shoe, tmp_path):
-    sheet = Image.fromarray(on_paper(shoe))
+def test_every_mode_of_every_format_is_read(mode, kind, tmp_path):
+    sheet = Image.fromarray(on_paper(SHOE))
     if mode == "LAB":
         flat = Image.new("L", sheet.size, 128)
         picture = Image.merge("LAB", [sheet, flat, flat])
@@ -100,123 +51,16 @@ def test_every_mode_of_every_format_is_read(mode, kind, shoe, tmp_path):
         picture = sheet.convert("P").convert("PA") if mode == "PA" else sheet.convert(mode)
     path = tmp_path / f"a.{kind}"
     picture.save(path, kind.upper())
-    wanted = data_set_form(on_paper(shoe))
+    wanted = data_set_form(on_paper(SHOE))
     assert close(seen_in(path), wanted, 30 if mode == "1" else 12)
 
 
-def test_an_object_anywhere_on_a_sheet_is_cut_out(shoe, tmp_path):
-    seen = seen_in(saved(tmp_path / "a.png", on_paper(shoe)))
-    assert close(seen, shoe)
-    dark = seen_in(saved(tmp_path / "b.png", 255 - on_paper(shoe)))
-    assert np.array_equal(seen, dark)
-
-
-def test_noise_of_the_paper_does_not_hide_the_object(shoe, tmp_path):
-    noise = np.random.default_rng(0).normal(0, 6, (300, 300))
-    sheet = np.clip(on_paper(shoe) * (225 / 255) + noise, 0, 255).astype(np.uint8)
-    assert close(seen_in(saved(tmp_path / "a.jpg", sheet, quality=80)), shoe, 16)
-
-
-@pytest.mark.parametrize(("height", "width"), [(10, 400), (400, 10), (1, 300), (300, 1), (1, 1)])
-def test_proportions_are_kept_and_the_object_is_in_the_middle(height, width):
-    sheet = np.full((500, 500), 255, np.uint8)
-    sheet[30 : 30 + height, 40 : 40 + width] = INK
-    seen = data_set_form(sheet)
-    rows, columns = (np.flatnonzero(seen.any(axis=axis)) for axis in (1, 0))
-    longer = max(height, width)
-    assert len(rows) == max(1, round(28 * height / longer))
-    assert len(columns) == max(1, round(28 * width / longer))
-    for places in (rows, columns):
-        assert abs(places[0] - (27 - places[-1])) <= 1
-
-
-def test_a_resize_without_antialiasing_would_be_seen():
-    stripes = np.full((560, 560), 255, np.uint8)
-    stripes[20:540, 20:540:2] = 0  # every second column dark: grey when averaged
-    stripes[20:60, 20:540] = 0
-    middle = data_set_form(stripes)[5:-5, 5:-5]
-    assert (np.abs(middle.astype(int) - 127) < 20).all()
-
-
-def grain(level, spread, shape=(300, 300), seed=0):
-    """A ground of wood: stripes that wander, and noise."""
-    random = np.random.default_rng(seed)
-    low = Image.fromarray(random.normal(0, 1, (5, 40)).astype(np.float32))
-    low = np.asarray(low.resize(shape[::-1], Image.Resampling.BICUBIC))
-    rows, columns = np.mgrid[: shape[0], : shape[1]]
-    stripes = np.sin(2 * np.pi * (columns / 23 + 0.6 * low + rows / 900)) + 0.6 * low
-    return level + spread * (stripes + random.normal(0, 0.4, shape))
-
-
-def laid_on(ground, shoe, level):
-    """The object on a ground (300, 300): `level` where it is lightest in the data set's form."""
-    large = Image.fromarray(shoe).resize((196, 196), Image.Resampling.BICUBIC)
-    share = np.asarray(large, np.float32) / 255
-    sheet = np.array(ground, np.float32)
-    part = sheet[60:256, 40:236]
-    part += share * (level - np.median(ground))
-    return np.clip(np.rint(sheet), 0, 255).astype(np.uint8)
-
-
-GREYS = (0, 36, 73, 109, 146, 182, 219, 255)
-GROUNDS = (20, 56, 92, 128, 164, 200, 236)
-
-
-@pytest.mark.parametrize(("texture", "contrast", "most"), [("even", 8, 6), ("wood", 60, 20)])
-def test_any_object_that_differs_from_its_ground_is_light_on_black(texture, contrast, most, shoe):
-    gaps = {}
-    for ground in GROUNDS:
-        sheet = grain(ground, 8) if texture == "wood" else np.full((300, 300), ground)
-        for level in GREYS:
-            if abs(level - ground) >= contrast:
-                seen = data_set_form(laid_on(sheet, shoe, level)).astype(int)
-                gaps[level, ground] = np.abs(seen - shoe).mean()
-    assert len(gaps) >= 30
-    assert max(gaps.values()) < most, gaps
-
-
-NOTHING = {
-    "black": np.zeros((50, 70)),
-    "white, in the data set's size": np.full((28, 28), 255.0),
-    "five levels": np.pad(np.full((90, 90), 250.0), 50, constant_values=255),
-    "noise": np.random.default_rng(0).normal(200, 9, (300, 300)),
-    "wood": grain(120, 12),
-}
-
-
-@pytest.mark.parametrize("what", NOTHING)
-def test_where_nothing_stands_out_there_is_no_object(what, shoe, tmp_path):
-    blank = np.clip(NOTHING[what], 0, 255).astype(np.uint8)
-    with pytest.raises(NothingStandsOutError):
-        cut_out(blank)
-    path = saved(tmp_path / "a.png", blank)
-    with pytest.raises(PhotoError, match="from the background; try --background"):
-        read_photo(path)
-    blank[10:20, 5:25] = 255 - blank[10:20, 5:25]
-    if min(blank.shape) > 28 and what != "five levels":
-        blank[50:90, 10:60] = 255 - blank[50:90, 10:60] if blank.mean() < 100 else 0
-    assert cut_out(blank).seen.max() == 255
-
-
-def test_an_object_on_half_of_the_border_needs_its_background_stated(tmp_path):
-    shirt = np.full((200, 200), 240, np.uint8)
-    shirt[60:140] = 60
-    shirt[30:170, 60:140] = 60  # 160 of 796 pixels of the border
-    shirt[:, :40] = 60  # and a wall, 240 more, which is as dark
-    path = saved(tmp_path / "a.png", shirt)
-    light = seen_in(path, "light")
-    assert light[14, 14] == 255
-    assert light[1, 26] == 0
-    with pytest.raises(PhotoError, match="nothing stands out from a light background"):
-        read_photo(saved(tmp_path / "b.png", np.full((50, 50), 255, np.uint8)), "light")
-
-
-def test_a_photo_is_turned_upright(shoe, tmp_path):
+def test_a_photo_is_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter to the right
-    lying = np.rot90(on_paper(shoe))
+    lying = np.rot90(on_paper(SHOE))
     path = saved(tmp_path / "a.png", np.ascontiguousarray(lying), exif=exif)
-    assert np.array_equal(seen_in(path), data_set_form(on_paper(shoe)))
+    assert np.array_equal(seen_in(path), data_set_form(on_paper(SHOE)))
 
 
 @pytest.mark.parametrize("level", [30, 225])
@@ -237,8 +81,8 @@ def test_in_a_wholly_transparent_picture_nothing_stands_out(tmp_path):
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 @pytest.mark.parametrize("kind", ["png", "tiff"])
-def test_levels_of_fewer_bits_in_a_file_of_16_are_read_as_these(bits, kind, shoe, tmp_path):
-    sheet = on_paper(shoe)
+def test_levels_of_fewer_bits_in_a_file_of_16_are_read_as_these(bits, kind, tmp_path):
+    sheet = on_paper(SHOE)
     deep = np.rint(sheet / 255.0 * (2**bits - 1)).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / f"a.{kind}")
     photo = read_photo(tmp_path / f"a.{kind}")
@@ -247,8 +91,8 @@ def test_levels_of_fewer_bits_in_a_file_of_16_are_read_as_these(bits, kind, shoe
     assert [note for note in photo.notes if "16-bit" in note] == said
 
 
-def test_colours_of_ten_bits_in_a_png_of_16_are_read_as_these(shoe, tmp_path):
-    sheet = on_paper(shoe)
+def test_colours_of_ten_bits_in_a_png_of_16_are_read_as_these(tmp_path):
+    sheet = on_paper(SHOE)
     deep = np.rint(sheet / 255.0 * 1023).astype(">u2")
     rows = np.repeat(deep[..., np.newaxis], 3, axis=2).reshape(300, -1)
     data = b"".join(b"\0" + row.tobytes() for row in rows)
@@ -259,12 +103,12 @@ def test_colours_of_ten_bits_in_a_png_of_16_are_read_as_these(shoe, tmp_path):
     assert photo.original.max() > 180
 
 
-def test_of_an_animation_the_first_frame_is_taken(shoe, tmp_path):
-    frames = [Image.fromarray(shoe), Image.fromarray(255 - shoe)]
+def test_of_an_animation_the_first_frame_is_taken(tmp_path):
+    frames = [Image.fromarray(SHOE), Image.fromarray(255 - SHOE)]
     for kind in ("gif", "webp", "png", "tiff"):
         options = {"lossless": True} if kind == "webp" else {}
         frames[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=frames[1:], **options)
-        assert np.array_equal(seen_in(tmp_path / f"a.{kind}"), shoe)
+        assert np.array_equal(seen_in(tmp_path / f"a.{kind}"), SHOE)
 
 
 def png_of(width, height, *data, other_chunks=(), depth=8, colour=0):
@@ -329,16 +173,16 @@ def test_a_png_made_by_another_hand_is_what_it_says_or_refused(
         assert np.array_equal(photos._grey(*photos._decode(path))[0], plain_png(whole))
 
 
-def test_a_large_file_is_refused_unread(tmp_path, monkeypatch, shoe):
-    path = saved(tmp_path / "a.png", shoe)
+def test_a_large_file_is_refused_unread(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.png", SHOE)
     monkeypatch.setattr(photos, "MAX_FILE_BYTES", path.stat().st_size - 1)
     with pytest.raises(PhotoError, match="larger than"):
         read_photo(path)
 
 
-def test_what_is_no_picture_says_why(tmp_path, shoe):
+def test_what_is_no_picture_says_why(tmp_path):
     whole = io.BytesIO()
-    Image.fromarray(on_paper(shoe)).save(whole, "PNG")
+    Image.fromarray(on_paper(SHOE)).save(whole, "PNG")
     contents = {
         "empty": (b"", "empty"),
         "text": (b"hello", "not a picture"),
@@ -354,12 +198,12 @@ def test_what_is_no_picture_says_why(tmp_path, shoe):
         read_photo(tmp_path / "nowhere")
 
 
-def test_any_damage_is_a_picture_or_a_clear_error(tmp_path, shoe):
+def test_any_damage_is_a_picture_or_a_clear_error(tmp_path):
     random = np.random.default_rng(0)
     path, refused = tmp_path / "a", 0
     for kind in photos.FORMATS:
         content = io.BytesIO()
-        Image.fromarray(on_paper(shoe)).save(content, kind)
+        Image.fromarray(on_paper(SHOE)).save(content, kind)
         for _ in range(60):
             damaged = bytearray(content.getvalue())
             for place in random.integers(len(damaged), size=random.integers(1, 20)):
@@ -437,8 +281,8 @@ def heic(image):
     return content.getvalue()
 
 
-def test_what_is_a_picture_says_its_content_and_not_its_name(shoe, tmp_path, monkeypatch):
-    sheet = Image.fromarray(on_paper(shoe)).convert("RGB")
+def test_what_is_a_picture_says_its_content_and_not_its_name(tmp_path, monkeypatch):
+    sheet = Image.fromarray(on_paper(SHOE)).convert("RGB")
     wanted = seen_in(saved(tmp_path / "a.jpg", sheet, "RGB", quality=95))
     content = io.BytesIO()
     sheet.save(content, "AVIF", quality=95)
@@ -459,9 +303,9 @@ def test_what_is_a_picture_says_its_content_and_not_its_name(shoe, tmp_path, mon
         read_photo(tmp_path / "d.png")
 
 
-def test_a_folders_pictures_are_told_by_content_and_the_rest_is_named(shoe, tmp_path):
+def test_a_folders_pictures_are_told_by_content_and_the_rest_is_named(tmp_path):
     png = io.BytesIO()
-    Image.fromarray(shoe).save(png, "PNG")
+    Image.fromarray(SHOE).save(png, "PNG")
     jxl = b"\0\0\0\x0cJXL \r\n\x87\n"
     files = {
         "b/2.png": b"", "b/1": png.getvalue(), "a/x y'.HEIC": b"", "a/._x y'.HEIC": b"",
@@ -482,20 +326,3 @@ def test_a_folders_pictures_are_told_by_content_and_the_rest_is_named(shoe, tmp_
         read_photo(tmp_path / "a" / "3.jxl")
     named = [tmp_path / "note.txt", tmp_path / ".hidden" / "1.png"]
     assert find_pictures(named) == (named, [])
-
-
-def test_what_was_taken_as_the_object_is_told_and_its_doubts_said(shoe):
-    sheet = on_paper(shoe)
-    plain = cut_out(sheet)
-    assert plain.notes == ()
-    assert plain.box == pytest.approx((20 / 300, 60 / 300, 216 / 300, 256 / 300), abs=0.02)
-    stamped = sheet.copy()
-    stamped[280:295, 230:290] = 0
-    assert cut_out(stamped).notes == ("2 separate things stand out and are taken as one",)
-    assert cut_out(stamped).box[2:] == pytest.approx((290 / 300, 295 / 300), abs=0.01)
-    framed = np.pad(sheet, 20, constant_values=30)
-    assert cut_out(framed).notes == ("a whole rectangle stands out, as of a frame or a screen",)
-    assert cut_out(sheet[:, 40:]).notes == ("what stands out reaches the picture's edge",)
-    dusty = sheet.copy()
-    dusty[5:8, 5:8] = dusty[290:293, 290:293] = 0
-    assert np.array_equal(cut_out(dusty).seen, plain.seen)

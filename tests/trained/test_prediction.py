@@ -11,24 +11,10 @@ from ladder.exchange import read_arrays, write_arrays
 from pipeline.datasets import load_dataset
 from pipeline.errors import UsageError
 from pipeline.record import RECORD, read_predictions
-from tests.training import Trainings
 from trained.prediction import printable
 from trained.run_folder import predict, read_run
 
-ROOT = Path(__file__).parents[1]
-ENGINES = ("lightning", "keras-tensorflow")
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, drawn_data, warm_engines):
-    """A run of each implementation, after one epoch, by engine."""
-    folder = tmp_path_factory.mktemp("it's a run")
-    found = {}
-    for engine in ENGINES:
-        trainings = Trainings(engine, folder, drawn_data, warm_engines.server(engine))
-        found[engine] = trainings.forked(engine, "--epochs", "1")
-    assert [(run.code, run.err) for run in found.values()] == [(0, "")] * 2
-    return {engine: run.folder for engine, run in found.items()}
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +27,8 @@ def pictures(tmp_path_factory, drawn_data):
 
 
 @pytest.fixture
-def main(monkeypatch, tmp_path, warm_engines):
+def main(monkeypatch, tmp_path, asked_warm):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("trained.run_folder.answer", warm_engines.answer)
     return runpy.run_path(str(ROOT / "scripts" / "predict.py"))["main"]
 
 
@@ -60,7 +45,7 @@ def test_both_implementations_say_of_saved_test_images_what_they_said_in_the_run
     code, captured = main(flags), capsys.readouterr()
     assert (code, captured.err) == (0, "")
     found = json.loads(captured.out)
-    assert [run["engine"] for run in found["runs"]] == list(ENGINES)
+    assert [run["engine"] for run in found["runs"]] == list(runs)
     assert [Path(image["file"]).name for image in found["images"]] == sorted(os.listdir(pictures))
     for number, folder in enumerate(runs.values()):
         said = [list(image["predictions"][number]["probabilities"].values())

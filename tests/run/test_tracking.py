@@ -10,7 +10,6 @@ import sys
 import pytest
 
 from pipeline import tracking
-from pipeline.command import trainer_main
 from pipeline.errors import UsageError
 from pipeline.event_files import EventFile
 from pipeline.mlflow_runs import MLFLOW_RUN, MlflowTracker
@@ -19,17 +18,10 @@ from pipeline.record import EPOCH_METRICS, Layer
 from pipeline.tracking import Trackers, require_loggers
 from tests.fabricated import make_record
 from tests.read_mlflow import mlflow_runs
-from tests.test_run import fake_implementation, interrupted_at
+from tests.run.made_up import fake_implementation, interrupted_at
 from tests.training import tracked_events
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """Drawing takes seconds."""
-    for name in ("plot_curves", "plot_confusion", "plot_classified"):
-        monkeypatch.setattr(f"pipeline.run_report.{name}", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +35,13 @@ def empty_store(tmp_path_factory):
 
 
 @pytest.fixture
-def call(tmp_path, drawn_data, monkeypatch, capsys):
-    """Return a function that calls a trainer with a made-up half: exit code, stdout, stderr."""
+def call(call, tmp_path, monkeypatch):
+    """The same of runs that share a store; `run` names the run's folder."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
     def trainer(impl, *flags, run="runs/one"):
         (tmp_path / run).parent.mkdir(exist_ok=True)
-        where = ["--data-dir", str(drawn_data), "--run-dir", str(tmp_path / run)]
-        argv = ["train_lightning.py", "--epochs", "3", *where, *flags]
-        monkeypatch.setattr(sys, "argv", argv)
-        return trainer_main("lightning", lambda: impl, argv[1:]), *capsys.readouterr()
+        return call(impl, *flags, run_dir=tmp_path / run)
 
     return trainer
 

@@ -7,8 +7,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
 from reporting.write import CONTENTS, write_page
-from tests import paged
-from tests.test_page import MARKUP
+from tests.page import paged
+from tests.page.paged import MARKUP
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = (
@@ -17,7 +17,6 @@ QUIET = (
     "--disable-sync",
     "--no-first-run",
 )
-
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 

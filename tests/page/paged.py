@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,12 @@ import numpy as np
 from pipeline.datasets import load_dataset
 from pipeline.drawn import draw_dataset
 from pipeline.record import Layer, write_layers, write_predictions, write_record
-from reporting.evidence import Source, gather, read_runs
+from reporting.evidence import Ladder, Source, gather, read_runs
+from reporting.reading import _built
+from reporting.write import render
 from tests.fabricated import make_record
 
+MARKUP = "</script><img src=x onerror=alert(1)>\"'&"
 CONVOLUTIONS = {
     "keras-tensorflow": Layer("conv1", "Conv2D", (28, 28, 32), 320),
     "lightning": Layer("conv1", "Conv2d", (32, 28, 28), 320),
@@ -182,3 +187,27 @@ def benchmark(lightning=(4.0, 4.1, 3.9), keras=(2.0, 2.1, 1.9)):
             "ours keras-tensorflow": [{"epoch_seconds": [9.0, value]} for value in keras],
         },
     }  # fmt: skip
+
+
+def page_of(made):
+    return render(made.read(), ["python", "scripts/report.py"])
+
+
+def section(html, name):
+    return re.search(rf'<section id="{name}">.*?</section>', html, re.DOTALL).group()
+
+
+class Tags(HTMLParser):
+    """The start tags of a page, with their attributes."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.found = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def built_ladder(value):
+    return _built(Ladder, value, "")

@@ -14,31 +14,21 @@ import pytest
 from ladder.exchange import digest, read_arrays, write_arrays
 from pipeline.drawn import draw_dataset
 from pipeline.errors import RunError, UsageError
-from pipeline.record import (
-    LAST_WEIGHTS,
-    RECORD,
-    read_predictions,
-    read_record,
-    series,
-)
+from pipeline.record import LAST_WEIGHTS, RECORD, read_predictions, read_record, series
 from tests.training import Trainings
 from trained import conversion
 from trained.conversion import LOGITS, convert, logit_gap
 from trained.run_folder import read_run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LIGHTNING, KERAS = "lightning", "keras-tensorflow"
+pytestmark = pytest.mark.usefixtures("asked_warm")
 FLOAT64 = ("--precision", "64", "--threads", "1")
 PARTED = 1e-14
 """Largest gap of a weight after two epochs, three steps each, part of them in either framework.
 
 Rounding in another order: 5.1e-16 measured, on weights below 0.5.
 """
-
-
-@pytest.fixture(autouse=True)
-def asked_warm(warm_engines, monkeypatch):
-    monkeypatch.setattr("trained.run_folder.answer", warm_engines.answer)
 
 
 @pytest.fixture(scope="module")
