@@ -1,4 +1,4 @@
-"""Alignment, carried weights, gaps, relations and judgement, on graphs that NumPy computes."""
+"""Alignment, carried weights, gaps and judgement, on graphs that NumPy computes."""
 
 import copy
 import dataclasses
@@ -14,9 +14,8 @@ from portproof.graph.carry import carry
 from portproof.graph.compare import Judge, Judged, Replays, _joined_rates
 from portproof.graph.conclude import conclude
 from portproof.graph.fused import Split, joined_calls, joined_weights, split_fused
-from portproof.graph.gaps import fitted, gap
+from portproof.graph.gaps import gap
 from portproof.graph.inputs import EDGE_ROWS, WIDE, InputSpec
-from portproof.graph.relations import relation
 from portproof.graph.verdict import Difference, Place, PortError, Verdict
 
 RELU = Op("relu", "relu")
@@ -356,44 +355,6 @@ def test_bytes_do_not_wrap_and_truth_values_compare() -> None:
     assert gap(a, b).size == pytest.approx(1 / 200)
     assert gap(a > 5, b > 5).size == 0
     assert gap(a > 1, b > 1).size == 1
-
-
-def test_only_axes_of_size_one_are_fitted() -> None:
-    a = np.arange(6.0).reshape(2, 3)
-    assert fitted(a, (2, 1, 1, 3)).shape == (2, 1, 1, 3)
-    assert fitted(a, (3, 2)).shape == (2, 3)
-
-
-@pytest.mark.parametrize(
-    ("step", "text"),
-    [
-        (lambda a: np.maximum(a, 0), "ReLU in the suspect alone"),
-        (lambda a: a[:, ::-1], "axis 1 read backwards"),
-        (lambda a: a[:, [1, 2, 0]], "the same channels in another order"),
-        (lambda a: a[:, [1, 2, 0]] + [0, 0, 1e-6], None),
-        (lambda a: a / 255 - 1, "255 × the suspect's + 255"),
-        (lambda a: a.swapaxes(0, 1), "axes 0 and 1 exchanged"),
-        (lambda a: a * np.arange(1.0, 4.0), "each channel times a factor and shifted"),
-        (lambda a: a + 1e-3 * np.sin(a), None),
-    ],
-)
-def test_a_relation_is_named_only_where_it_gives_the_number(step, text) -> None:
-    a = np.random.default_rng(0).normal(size=(5, 3))
-    found = relation(a, step(a))
-    assert found == text if text is None else text in str(found)
-
-
-def test_maps_cut_out_of_features_in_another_order_are_named() -> None:
-    features = np.random.default_rng(0).normal(size=(3, 24))
-    last, first = features.reshape(3, 2, 4, 3), np.moveaxis(features.reshape(3, 3, 2, 4), 1, -1)
-    assert "channels first in the suspect" in str(relation(last, first))
-    assert "channels first in the reference" in str(relation(first, last))
-    assert relation(last, first + 1e-6 * last) is None
-
-
-def test_channels_of_few_values_are_no_factor_and_shift() -> None:
-    few = np.array([[0.0, 1.0, 2.0]] * 3 + [[3.0, 5.0, 1.0]] * 3)
-    assert relation(few, few**2 + 1) is None
 
 
 @pytest.mark.parametrize(
