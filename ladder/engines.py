@@ -48,11 +48,28 @@ class EngineError(RuntimeError):
     """An engine died or left no answer; the message ends with what it wrote to stderr."""
 
 
+STARTED_BY = "LADDER_STARTED_BY"
+"""Variable of a child's environment: the number of the process that starts it."""
+
+
 def end_with_parent() -> None:
-    """Let this process be ended when the one that started it ends; does nothing but on Linux."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    """Let this process be ended when the one that started it ends; does nothing but on Linux.
+
+    Where that one has said its number (`STARTED_BY`) and ended during the imports before, now.
+    """
+    if sys.platform != "linux":
+        return
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    started_by = os.environ.pop(STARTED_BY, "")  # no child of this process is that one's
+    if not started_by:
+        return
+    try:
+        state = Path("/proc", started_by, "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        state = "X"
+    if state in "XZ":  # dead, or dead and not yet waited for: proc_pid_stat(5)
+        os._exit(1)
 
 
 def answer(
@@ -70,7 +87,11 @@ def answer(
     try:
         done = subprocess.run(
             engine.command(*engine.program, str(question), str(trace)),
-            env={**os.environ, **engine.environment(precision)},
+            env={
+                **os.environ,
+                **engine.environment(precision),
+                STARTED_BY: str(os.getpid()),
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -1,10 +1,11 @@
+import os
 import subprocess
 import sys
 
 import psutil
 import pytest
 
-from ladder.engines import Engine, EngineError, answer
+from ladder.engines import STARTED_BY, Engine, EngineError, answer
 from ladder.exchange import Question, read_trace, write_question
 from pipeline.engines import DEFAULT_ENGINES, ENGINES, trainer_arguments
 
@@ -86,6 +87,27 @@ def test_keras_engines_name_their_backend_whatever_keras_json_says():
             assert engine.environment()["KERAS_BACKEND"] == name.removeprefix("keras-")
     assert "JAX_ENABLE_X64" in ENGINES["keras-jax"].environment("64")
     assert "JAX_ENABLE_X64" not in ENGINES["keras-jax"].environment("32")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl")
+def test_an_engine_whose_starter_ended_before_it_could_ask_ends_by_itself():
+    """As while it imports a framework, which takes seconds."""
+    program = (
+        "from ladder.engines import end_with_parent as end; end(); import os; print(os.environ)"
+    )
+
+    def code_where(starter):
+        environ = {**os.environ, STARTED_BY: str(starter)}
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+        assert STARTED_BY not in done.stdout
+        return done.returncode
+
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as starter:
+        starter.stdout.read()  # it has ended, and is not waited for
+        assert code_where(starter.pid) == 1
+    assert code_where(starter.pid) == 1
+    assert code_where(os.getpid()) == 0
 
 
 PARENT = """
