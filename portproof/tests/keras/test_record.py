@@ -204,6 +204,15 @@ def test_layers_of_several_outputs_and_dense_layers_step_by_step_are_calls() -> 
     assert (dense.kind, dense.in_shape, dense.out_shape) == ("dense", [2, 3, 4], [2, 3, 2])
 
 
+def test_calls_that_training_mode_makes_besides_are_said() -> None:
+    dense = layers.SpectralNormalization(layers.Dense(4))
+    model = keras.Sequential([keras.Input((6,)), dense, layers.Dense(2)])
+    wrapped, _ = open_model(model)
+    wrapped.describe([np.ones((2, 6))])
+    with pytest.raises(SetUpError, match="in training mode"):
+        wrapped.replay([np.ones((2, 6))], {"train": True}, {})
+
+
 def test_weights_that_no_call_uses_are_said() -> None:
     class Spare(Subclassed):
         def build(self, shape):

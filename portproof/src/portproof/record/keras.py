@@ -203,7 +203,7 @@ class KerasModel:
         layers = self.model._flatten_layers()
         bare = {id(v): v for layer in layers for v in kinds.bare_variables(layer)}
         recorder = Recorder(replay, xs, bare)
-        recorder.trains = bool(replay.train)
+        recorder.expected = self.recorder.calls if replay.train else None
         with recording(recorder):
             out = self._call(xs, replay.train)
         outs = [t for t in keras.tree.flatten(out) if ops.is_tensor(t)]

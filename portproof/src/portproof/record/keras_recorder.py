@@ -15,7 +15,7 @@ from portproof.record import keras_layers as kinds
 from portproof.record.keras_composite import recurrent, separable, time_distributed
 from portproof.record.keras_layers import Role
 from portproof.record.keras_live import Live, Tag, layout, numbers, tensors
-from portproof.record.program import Arrays, drops, factors, reorder
+from portproof.record.program import Arrays, SetUpError, drops, factors, reorder
 
 MAX_OPS = 40
 """Operations kept of a stretch: the last ones."""
@@ -59,8 +59,8 @@ class Recorder:
         self._read: dict[int, Any] = {}
         self._roles: dict[int, Role] = {}
         """What weights are to the layers that were called, by their ids."""
-        self.trains = False
-        """Whether the model is called in training mode."""
+        self.expected: list[Call] | None = None
+        """In training mode, the calls of evaluation, by whose numbers it is forced and seeded."""
         self.awake: tuple[str, ...] = ()
         """What would drop in evaluation mode too."""
         self.calls: list[Call] = []
@@ -229,6 +229,9 @@ class Recorder:
             self._roles.setdefault(id(role.variable), role)
             if not role.is_statistic and not role.variable.trainable:
                 call.frozen.append(name)
+        if self.expected is not None and [c.key for c in self.expected[index:][:1]] != [call.key]:
+            raise SetUpError(f"in training mode {owner} makes calls that evaluation does not; "
+                             "add --upto forward")  # fmt: skip
         self.calls.append(call)
         self.live.append(live)
         self.native_shapes.append(tuple(y.shape))
@@ -288,7 +291,7 @@ class Recorder:
         with nullcontext() if is_made_of_parts else self.quiet():
             out = original(op, *args, **kwargs)
         is_dropping = kinds.augments(op) or any(c.__name__ in DROPPING for c in type(op).__mro__)
-        if is_dropping and kwargs.get("training") is True and not self.trains:
+        if is_dropping and kwargs.get("training") is True and self.expected is None:
             self.awake += _drops(op)
         if is_dropping and xs and out is xs[0]:
             out = self._copy(out)  # it has a dropout behind it, and what else reads it has not

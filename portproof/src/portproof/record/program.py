@@ -290,7 +290,10 @@ def serve(open_model: Callable[[str], tuple[Model, dict[str, Any]]]) -> None:
                 assert model is not None
                 answer = _answer(model, request)
         except SetUpError as error:
-            answer = {"error": str(error), "kind": "set-up"}
+            said = str(error)
+            if said.startswith("Exception encountered"):  # Keras tells whose call raised it
+                said = one_line(error).removeprefix("SetUpError: ")
+            answer = {"error": said, "kind": "set-up"}
         except MemoryError:
             answer = {"error": "it ran out of memory", "kind": "set-up"}
         except Exception as error:
