@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -253,7 +254,7 @@ def test_rows_are_kept_once_and_merged_and_a_damaged_file_is_refused(plan, tmp_p
         (tmp_path / "b.sqlite").write_bytes(content)
         with pytest.raises(RunError, match=r"as a file of runs|damaged"):
             Rows(tmp_path / "b.sqlite").read()
-    with sqlite3.connect(kept.path) as database:
+    with closing(sqlite3.connect(kept.path)) as database, database:
         database.execute("update runs set metrics = replace(metrics, '0.9', '0.8')")
         database.execute("update runs set engine = 'lightning' where seed = 1")
     with pytest.raises(RunError, match="damaged"):

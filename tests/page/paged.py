@@ -12,7 +12,7 @@ from pipeline.datasets import load_dataset
 from pipeline.drawn import draw_dataset
 from pipeline.record import Layer, write_layers, write_predictions, write_record
 from reporting.evidence import Ladder, Source, gather, read_runs
-from reporting.reading import _built
+from reporting.reading import built
 from reporting.write import render
 from tests.fabricated import make_record
 
@@ -210,4 +210,4 @@ class Tags(HTMLParser):
 
 
 def built_ladder(value):
-    return _built(Ladder, value, "")
+    return built(Ladder, value)
