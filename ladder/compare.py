@@ -134,7 +134,7 @@ def _compare_array(
 def worst_place(name: str, left: Array, right: Array) -> Difference:
     """Return where two arrays of one shape, not empty, lie furthest apart."""
     distance = _distance(left, right)
-    worst = np.unravel_index(distance.argmax(), distance.shape)
+    worst = np.unravel_index(np.argmax(distance), distance.shape)
     place = f"[{', '.join(map(str, worst))}]" if worst else ""
     values = float(left[worst]), float(right[worst])
     gap = float(distance[worst])

@@ -321,7 +321,8 @@ def read_runs(folders: Sequence[Path]) -> tuple[TrainedRun, ...]:
     complete = [run for run in runs if run.evaluation is not None]
     for run in complete[1:]:
         first = complete[0]
-        same = np.array_equal(run.labels, first.labels) and (  # type: ignore[arg-type]
+        labels: list[Any] = [run.labels, first.labels]  # which runs have that are evaluated
+        same = np.array_equal(*labels) and (
             run.record.dataset["class_names"] == first.record.dataset["class_names"]
         )
         if not same or run.record.dataset["fingerprint"] != first.record.dataset["fingerprint"]:

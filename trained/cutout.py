@@ -163,7 +163,7 @@ def _things(heights: Array, ground: _Ground) -> tuple[Array, Array]:
         is_thing &= (sizes >= PATCH * mask.size) | (peaks >= 2 * max(FAINTEST, ground.noise))
     if not is_thing.any():
         raise NothingStandsOutError
-    return labels, np.flatnonzero(is_thing & (sizes >= SPECK * sizes[is_thing].max()))
+    return labels, np.flatnonzero(is_thing & (sizes >= SPECK * np.max(sizes[is_thing])))
 
 
 def _centred(heights: Array) -> Array:
@@ -177,7 +177,7 @@ def _centred(heights: Array) -> Array:
     canvas = np.zeros((SIZE, SIZE), np.float32)
     top, left = ((SIZE - side) // 2 for side in resized.shape)
     canvas[top : top + resized.shape[0], left : left + resized.shape[1]] = resized
-    return np.rint(canvas * (255 / canvas.max())).astype(np.uint8)
+    return np.rint(canvas * (255 / np.max(canvas))).astype(np.uint8)
 
 
 def _notes(mask: Array, inside: Array, num_things: int) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ class Names:
         """
         total = sum(p.numel() for p in self.parameters.values())
         ids = np.rint(seen).astype(np.int64)
-        whole = np.array_equal(ids, seen) and ids.size and ids.min() >= 0 and ids.max() < total
+        whole = np.array_equal(ids, seen) and ids.size and np.min(ids) >= 0 and np.max(ids) < total
         if whole and len(np.unique(ids)) == ids.size:
             self.maps[key] = ids
         else:
