@@ -212,6 +212,7 @@ def test_a_conversion_is_judged_by_where_it_puts_weights() -> None:
         ("Adam(epsilon=1e-07)", "AdamW(eps=1e-07)", None),
         ("SGD(learning_rate=1)", "SGD(lr=1)", None),
         ("Adam(epsilon=1e-07)", "", None),
+        ("Adam(lr=1, eps=1e-07)", "Adam(lr=1, eps=1e-07)", None),  # torch's on both sides
     ],
 )
 def test_where_epsilon_stands_is_known_of_optimizers_of_one_name(ours, theirs, found) -> None:

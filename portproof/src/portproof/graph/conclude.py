@@ -129,7 +129,7 @@ def _layouts(left: Graph, right: Graph) -> list[str]:
     notes = []
     if left.about.get("inputs") != right.about.get("inputs"):
         notes.append(f"inputs of the suspect: {', '.join(right.about.get('inputs', []))}")
-    if any(axes != sorted(axes) for axes in right.about.get("axes", [])):
+    if any(axes != sorted(axes) and axes[0] == 0 for axes in right.about.get("axes", [])):
         notes.append("outputs of the suspect, and targets of 4 axes or more: channels first")
     return notes
 

@@ -121,7 +121,7 @@ def placed(left: Graph, right: Graph) -> tuple[str, bool, float] | None:
     None where the two are no such optimizers of one name.
     """
     texts = [g.about.get("training", {}).get("optimizer", "") for g in (left, right)]
-    (name, own), (other, theirs) = (_epsilon(text) for text in texts)
+    (name, own), (other, theirs) = map(_epsilon, texts, ("epsilon", "eps"))
     if name != other or name not in PLACED or not own or not theirs:
         return None
     text = PLACED[name].format(name)
@@ -129,9 +129,9 @@ def placed(left: Graph, right: Graph) -> tuple[str, bool, float] | None:
     return text if is_same else f"{text}, and it is {own:g} | {theirs:g}", is_same, own
 
 
-def _epsilon(text: str) -> tuple[str, float]:
-    """Return an optimizer's name and its ε; 0 where it has none."""
-    found = re.search(r"\beps(?:ilon)?=([\d.e+-]+)", text)
+def _epsilon(text: str, word: str) -> tuple[str, float]:
+    """Return an optimizer's name and its ε under its framework's word; 0 where it has none."""
+    found = re.search(rf"\b{word}=([\d.e+-]+)", text)
     return text.partition("(")[0], float(found[1]) if found else 0.0
 
 
