@@ -190,7 +190,7 @@ def above_idle(measured: Measured, idle_watts: float | None) -> float | None:
 
 
 def device_share(measured: Measured) -> float | None:
-    """Return what CUDA events say of the steady epochs, as a share of the wall time."""
+    """Return the time by CUDA events as a share of the steady epochs' wall time, in [0, 1]."""
     seconds = measured.get("epoch_device_seconds")
     if not seconds:
         return None

@@ -156,7 +156,7 @@ def _engine_of(contender: Contender) -> Engine:
 
 
 def contender_name(track: str, engine: str, precision: str) -> str:
-    """Return what a contender is called; float32 goes without saying."""
+    """Return the name of a contender, which says the precision only where it is not float32."""
     return f"{track} {engine}" if precision == "32" else f"{track} {engine} {precision}"
 
 

@@ -38,7 +38,7 @@ def export_model(form: str, path: Path, recipe: Recipe, weights: Weights) -> Non
 
 
 def run_exported(form: str, path: Path, batches: list[Array]) -> list[Array]:
-    """Return what the exported file makes of batches of images, loaded from nothing else."""
+    """Return the exported file's outputs for batches of images, loaded from nothing else."""
     if form == "keras":
         model = keras.saving.load_model(path, safe_mode=True)
         return [np.asarray(model.predict_on_batch(batch)) for batch in batches]

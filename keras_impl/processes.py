@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import keras
@@ -18,13 +18,15 @@ import numpy as np
 
 from pipeline.errors import RunError, UsageError
 from pipeline.processes import Ranks, this_process
-from pipeline.ranks import require_same
+from pipeline.ranks import require_same, why_lost
 from pipeline.terminal import last_words
 
 TIME_LIMIT_SECONDS = 120.0
 """How long a rank waits for the others to come, and for each batch but the first."""
 FIRST_SECONDS = 600.0
 """And for the first, whose step is compiled."""
+HANG_SECONDS = 5.0
+"""How long one that waited so long listens to where the others are."""
 
 
 def join(ranks: Ranks) -> None:
@@ -82,10 +84,20 @@ def together(statement: Mapping[str, Any], device: str) -> Iterator[dict[str, An
         for rank, other in enumerate(statements):
             require_same(rank, statements[0]["same"], other["same"])
         yield statements[0]
-    except (RuntimeError, ValueError) as error:
-        if not any(name in str(error).lower() for name in ("gloo", "nccl")):
+    except Exception as error:
+        if not (
+            isinstance(error, RuntimeError | ValueError)
+            and any(name in str(error).lower() for name in ("gloo", "nccl"))
+        ):
+            with suppress(RuntimeError):
+                _say(ENDS, _words(error) or repr(error))
             raise
-        raise RunError(f"another rank ended: {_words(error)}") from error
+        reason = why_lost(
+            this_process(),
+            say=lambda word: _say(ENDS, word),
+            heard=lambda rank: _said(ENDS).get(rank),
+        )
+        raise RunError(reason) from error
     finally:
         has_ended.set()
 
@@ -96,10 +108,23 @@ def heard() -> list[keras.callbacks.Callback]:
 
 
 class Heard(keras.callbacks.Callback):
-    """Note each batch that all ranks have done."""
+    """Note each batch that all ranks have done, and how many this one has begun."""
 
     async_safe = True
     at = 0.0
+    num_begun = 0
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Note that this rank has a batch of training."""
+        Heard.num_begun += 1
+
+    def on_test_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Note that it has one of validation."""
+        Heard.num_begun += 1
+
+    def on_predict_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note that it has one of prediction."""
+        Heard.num_begun += 1
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Note a batch of training."""
@@ -120,13 +145,51 @@ def _end_in_silence(has_ended: threading.Event) -> None:
     while not has_ended.wait(0.5):
         if time.monotonic() - Heard.at > TIME_LIMIT_SECONDS:
             ranks = this_process()
+            words = f"waited {TIME_LIMIT_SECONDS:g} s for a batch: {_who_hangs(ranks)} hangs"
             try:
                 last_words(
-                    f"{os.path.basename(sys.argv[0])}: rank {ranks.rank} of {ranks.size} waited "
-                    f"{TIME_LIMIT_SECONDS:g} s for a batch: a rank hangs, and the others end"
+                    f"{os.path.basename(sys.argv[0])}: rank {ranks.rank} of {ranks.size} {words}, "
+                    "and the others end"
                 )
+                _say(ENDS, words)
             finally:  # also where nobody listens any more
                 os._exit(1)
+
+
+def _who_hangs(ranks: Ranks) -> str:
+    """Return who is silent, or has begun fewer batches than others, which wait for it."""
+    begun: dict[int, int] = {}
+    deadline = time.monotonic() + HANG_SECONDS
+    try:
+        _say(BEGUN, str(Heard.num_begun))
+        while len(begun) < ranks.size and time.monotonic() < deadline:
+            begun = {rank: int(said) for rank, said in _said(BEGUN).items()}
+            time.sleep(0.1)
+    except RuntimeError:
+        return "rank 0"
+    behind = [rank for rank in range(ranks.size) if rank not in begun] or [
+        rank for rank, number in begun.items() if number < max(begun.values())
+    ]
+    return " and ".join(f"rank {rank}" for rank in behind) or "a rank"
+
+
+# What ranks tell each other beside the computation is in JAX's key-value store, which lies in rank
+# 0. There is no public way to it.
+ENDS, BEGUN = "parity/ends/", "parity/begun/"
+
+
+def _say(key: str, word: str) -> None:
+    from jax._src import distributed
+
+    distributed.global_state.client.key_value_set(f"{key}{this_process().rank}", word)
+
+
+def _said(key: str) -> dict[int, str]:
+    """Return what ranks have said of it."""
+    from jax._src import distributed
+
+    found = distributed.global_state.client.key_value_dir_get(key)
+    return {int(name.rpartition("/")[2]): word for name, word in found}
 
 
 def _words(error: Exception) -> str:

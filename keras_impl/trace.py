@@ -93,7 +93,7 @@ def injected(model: keras.Model, recipe: Recipe) -> InjectMasks:
 
 
 def answer_dropout(question: Question, recipe: Recipe) -> Answer:
-    """Return what each dropout layer makes of ones: with masks, in evaluation, on its own."""
+    """Return each dropout layer's output for ones: with masks, in evaluation, on its own."""
     arrays: dict[str, Array] = {}
     model = build_model(recipe)
     for layer in dropout_layers(model):
@@ -130,7 +130,7 @@ def dropout_layers(model: keras.Model) -> list[keras.layers.Dropout]:
 
 
 def called(layer: keras.Layer, values: Array, training: bool) -> Array:
-    """Return what a layer makes of `values`."""
+    """Return a layer's output for `values`."""
     found = call(layer, keras.ops.convert_to_tensor(values), training)
     return np.array(keras.ops.convert_to_numpy(found))
 

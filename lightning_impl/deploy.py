@@ -44,7 +44,7 @@ def export_model(form: str, path: Path, recipe: Recipe, weights: Weights) -> Non
 
 
 def run_exported(form: str, path: Path, batches: list[Array]) -> list[Array]:
-    """Return what the exported file makes of batches of images, loaded from nothing else."""
+    """Return the exported file's outputs for batches of images, loaded from nothing else."""
     assert form == "pt2"
     program = torch.export.load(path).module()
     return [program(torch.from_numpy(batch)).numpy(force=True) for batch in batches]

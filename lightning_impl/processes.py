@@ -7,7 +7,6 @@ whole batch's mean loss, also where shares are unequal or empty.
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -27,12 +26,10 @@ from torch import Tensor
 
 from pipeline.errors import RunError, UsageError
 from pipeline.processes import Ranks, this_process
-from pipeline.ranks import require_same
+from pipeline.ranks import require_same, why_lost
 
 TIME_LIMIT_SECONDS = 120.0
 """How long a rank waits for the others: to come, and in each exchange."""
-WORD_SECONDS = 10.0
-"""How long a rank that lost the others waits to hear from those that are left."""
 ENVIRONMENTS: dict[str, Callable[[], ClusterEnvironment]] = {
     "local": LightningEnvironment,
     "torchrun": TorchElasticEnvironment,
@@ -101,7 +98,13 @@ def together(statement: Mapping[str, Any], device: str) -> Iterator[dict[str, An
         if not is_loss_of_others(error):
             store.set(_word(ranks.rank), " ".join(str(error).split())[:300] or repr(error))
             raise
-        raise RunError(_why_lost(store, ranks)) from error
+        _leave()  # so that those who wait for this rank end too
+        reason = why_lost(
+            ranks,
+            say=lambda word: store.set(_word(ranks.rank), word),
+            heard=lambda rank: _heard(store, rank),
+        )
+        raise RunError(reason) from error
     finally:
         _leave()
 
@@ -159,22 +162,5 @@ def _word(rank: int) -> str:
     return f"of rank {rank}"
 
 
-def _why_lost(store: dist.Store, ranks: Ranks) -> str:
-    """Return what has become of the others, who say why they end where they can."""
-    _leave()  # so that those who wait for this rank end too
-    deadline = time.monotonic() + WORD_SECONDS
-    silent = [rank for rank in range(ranks.size) if rank != ranks.rank]
-    try:
-        store.set(_word(ranks.rank), "")
-        while silent and time.monotonic() < deadline:
-            for rank in silent:
-                if store.check([_word(rank)]) and (reason := store.get(_word(rank)).decode()):
-                    return f"rank {rank} of {ranks.size} failed: {reason}"
-            silent = [rank for rank in silent if not store.check([_word(rank)])]
-            time.sleep(0.1)
-    except RuntimeError:  # it lies in rank 0, or in torchrun
-        return f"rank 0 of {ranks.size}, or what started it, has ended"
-    if not silent:
-        return "the connection between the ranks was lost"
-    names = " and ".join(map(str, silent))
-    return f"rank {names} of {ranks.size} died or hung: the others end"
+def _heard(store: dist.Store, rank: int) -> str | None:
+    return store.get(_word(rank)).decode() if store.check([_word(rank)]) else None

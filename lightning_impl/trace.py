@@ -123,7 +123,7 @@ def injected(module: nn.Module, recipe: Recipe) -> InjectMasks:
 
 
 def answer_dropout(question: Question, recipe: Recipe) -> Answer:
-    """Return what each dropout layer makes of ones: with masks, in evaluation, on its own."""
+    """Return each dropout layer's output for ones: with masks, in evaluation, on its own."""
     arrays: dict[str, Array] = {}
     subject = built_subject(recipe, execution_of(question))
     layers = [layer for layer in subject.layers if isinstance(layer.module, nn.Dropout)]

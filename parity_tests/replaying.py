@@ -1,4 +1,4 @@
-"""Replaying the reported disagreements, and what the ladder makes of each."""
+"""Replaying the reported disagreements, and what the ladder says of each."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence

@@ -292,7 +292,7 @@ def _told_by_sigterm() -> Iterator[None]:
 
 
 def _output_lost(prog: str, error: OSError) -> int:
-    """Say what became of stdout; anything else that the system refuses is a bug here."""
+    """Say why stdout failed; anything else that the system refuses is a bug here."""
     if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC):
         traceback.print_exc()
         return FAILED

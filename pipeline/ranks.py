@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,13 @@ from pipeline.implementation import Implementation, environment_of, no_keras_hom
 from pipeline.journal import Journal
 from pipeline.network import first_weights
 from pipeline.preprocess import PreparedData
-from pipeline.processes import this_process
+from pipeline.processes import Ranks, this_process
 from pipeline.recipe import Recipe, recipe_to_dict
 from pipeline.record import Record
 from pipeline.terminal import noise_to
+
+WORD_SECONDS = 10.0
+"""How long a rank that lost the others waits to hear from those that are left."""
 
 
 def follow(
@@ -98,3 +102,29 @@ def require_same(rank: int, first: Mapping[str, Any], stated: Mapping[str, Any])
                 f"all ranks must train the same: `{name}` is {value!r} at rank 0 and "
                 f"{found!r} at rank {rank}"
             )
+
+
+def why_lost(ranks: Ranks, say: Callable[[str], None], heard: Callable[[int], str | None]) -> str:
+    """Return what has become of the other ranks, who say why they end where they can.
+
+    `say` tells the others why this one ends, empty for that it lost another; `heard` is what a rank
+    has said. Both raise `RuntimeError` where what passes it on, which lies in rank 0, has ended.
+    """
+    silent = [rank for rank in range(ranks.size) if rank != ranks.rank]
+    # Those who begin to wait a little later than rank 0 still hear by it.
+    deadline = time.monotonic() + WORD_SECONDS + (2 if ranks.rank == 0 else 0)
+    try:
+        say("")
+        while silent and time.monotonic() < deadline:
+            words = {rank: heard(rank) for rank in silent}
+            for rank, reason in words.items():
+                if reason:
+                    return f"rank {rank} of {ranks.size} failed: {reason}"
+            silent = [rank for rank in silent if words[rank] is None]
+            time.sleep(0.1)
+    except RuntimeError:  # or in torchrun
+        return f"rank 0 of {ranks.size}, or what started it, has ended"
+    if not silent:
+        return "the connection between the ranks was lost"
+    names = " and ".join(map(str, silent))
+    return f"rank {names} of {ranks.size} died or hung: the others end"

@@ -176,7 +176,7 @@ def _start_tracking(execution: Execution, journal: Journal, data: PreparedData) 
 
 @contextmanager
 def _tracking_ended(journal: Journal) -> Iterator[None]:
-    """Tell the trackers what became of the run, once the record says it."""
+    """Tell the trackers how the run ended, once the record says it."""
     try:
         yield
     finally:

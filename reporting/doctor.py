@@ -97,7 +97,7 @@ def examine(
 
 
 def examine_keras(environ: Mapping[str, str], timeout_seconds: float) -> Finding:
-    """Return Keras's configuration file and what Keras itself makes of it.
+    """Return Keras's configuration file and how Keras itself reads it.
 
     The trainers state these settings and don't depend on them; code of one's own does.
     """

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from parity_tests import processes as proved
+from pipeline import ranks
 from pipeline.batches import Batches, dropout_seed
 from pipeline.command import WRONG_CALL, trainer_main
 from pipeline.datasets import load_dataset
@@ -41,6 +42,29 @@ def test_a_launcher_says_which_process_this_is():
     slurm = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
     assert ranks_of({**slurm, "SLURM_STEP_ID": "0"}) == Ranks(3, 4, 1, 2, "slurm")
     assert ranks_of(slurm) == Ranks()  # the job's script itself, not a step of it
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ({0: "", 2: "no space left"}, "rank 2 of 4 failed: no space left"),
+        ({0: "", 2: ""}, "rank 3 of 4 died or hung: the others end"),
+        ({0: ""}, "rank 2 and 3 of 4 died or hung: the others end"),
+        ({0: "", 2: "", 3: ""}, "the connection between the ranks was lost"),
+        (None, "rank 0 of 4, or what started it, has ended"),
+    ],
+)
+def test_a_rank_that_lost_others_says_which(words, why, monkeypatch):
+    monkeypatch.setattr(ranks, "WORD_SECONDS", 0.2)
+
+    def heard(rank):
+        if words is None:
+            raise RuntimeError("connection refused")
+        return words.get(rank)
+
+    said = []
+    assert ranks.why_lost(Ranks(1, 4, 1, 4), said.append, heard) == why
+    assert said == [""]  # none waits for this one
 
 
 @pytest.mark.parametrize(

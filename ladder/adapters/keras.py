@@ -115,7 +115,7 @@ class KerasSubject:
         return found
 
     def forced(self, inputs: Arrays, names: Sequence[str]) -> dict[str, Array]:
-        """Return what each segment makes of its own input.
+        """Return each segment's output for its own input.
 
         Raises:
             ValueError: the layers are not a chain.

@@ -160,7 +160,7 @@ class LightningSubject:
         return found
 
     def forced(self, inputs: Arrays, names: Sequence[str]) -> dict[str, Array]:
-        """Return what each segment makes of its own input.
+        """Return each segment's output for its own input.
 
         Raises:
             ValueError: the network is not an `nn.Sequential`.
@@ -249,7 +249,7 @@ class LightningSubject:
         return stop.found
 
     def called(self, layer: Layer, count: int, training: bool) -> Array:
-        """Return what a layer makes of `count` inputs of ones."""
+        """Return a layer's output for `count` inputs of ones."""
         assert layer.input_shape is not None
         ones = self._in_place(torch.ones(count, *layer.input_shape))
         was_training = layer.module.training

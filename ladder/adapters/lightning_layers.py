@@ -337,7 +337,7 @@ def ceil_outputs(size: int, kernel: int, stride: int) -> int:
 
 
 def _moving_variance(layer: nn.BatchNorm2d | nn.BatchNorm1d) -> str:
-    """Say which variance a BatchNorm moves towards, from what a copy makes of four values."""
+    """Say which variance a BatchNorm moves towards, from a copy's output for four values."""
     tried = copy.deepcopy(layer).train()
     if tried.momentum is None or tried.running_var is None:
         return "none"

@@ -309,7 +309,7 @@ def _drops_channels(values: Array) -> bool:
 
 
 def _shown_rates(arrays: Mapping[str, Array], prefix: str) -> dict[str, float]:
-    """Return each dropout layer's rate, from what it makes of ones in training."""
+    """Return each dropout layer's rate, from its output for ones in training."""
     rates: dict[str, float] = {}
     for name, values in arrays.items():
         if name.startswith(prefix) and values.size:
@@ -343,7 +343,7 @@ def _repeated_masks(left: Mapping[str, Array], right: Mapping[str, Array]) -> li
 
 
 def _is_alike_along_an_axis(drawn: Array | None) -> bool:
-    """Return whether what a layer makes of ones is the same at each place of some axis."""
+    """Return whether a layer's output for ones is the same at each place of some axis."""
     return drawn is not None and any(
         size > 1 and bool((drawn == drawn.take([0], axis)).all())
         for axis, size in enumerate(drawn.shape)
@@ -351,7 +351,7 @@ def _is_alike_along_an_axis(drawn: Array | None) -> bool:
 
 
 def drops_some(drawn: Array | None) -> bool:
-    """Return whether some of what a layer makes of ones is zero and some not, as far as known."""
+    """Return whether some of a layer's output for ones is zero and some not, as far as known."""
     return drawn is None or bool((drawn == 0).any() and drawn.any())
 
 

@@ -191,7 +191,15 @@ WRONG = [
     ),
     pytest.param(
         "encoder", "encoder_by_tanh", "int11:7",
-        ("linear2", "between", "by erf with 1/√2 rounded"), id="gelu",
+        ("linear2", "between", "GELU by erf in the reference, with a constant"), id="gelu",
+    ),
+    pytest.param(
+        "encoder", "encoder_looking_back", "int11:7",
+        ("out_proj", "between", "without a causal mask in the reference"), id="causal", marks=slow,
+    ),
+    pytest.param(
+        "encoder", "encoder_with_noise", "int11:7",
+        ("head", "between", "random numbers are drawn here"), id="noise", marks=slow,
     ),
     pytest.param(
         "encoder", "encoder_over_samples", "int11:7", ("in_proj", "between", "axes 0 and 1"),

@@ -2,10 +2,10 @@
 
 `python -m tests.keras.devices BACKEND CASES`, a JSON file of a list: each case has a `name`, the
 trainer's `flags`, and optionally a `mutant`, a name in MUTANTS, a number of `ranks` that train
-together, flags of the last alone (`last`), and a `fault`, SIGKILL or SIGSTOP of the last in its
-second epoch. A case trains in a folder of its name beside CASES and leaves `NAME.json` there, and
-`NAME.RANK.json` for each other rank: its exit code, what it said, how many images its metrics
-counted by epoch; and rank 0's state after each step.
+together, flags of the last alone (`last`), and a `fault` of the last, or of rank `at`, in its
+second epoch: a signal, `sleep` or `raise`. A case trains in a folder of its name beside CASES and
+leaves `NAME.json` there, and `NAME.RANK.json` for each other rank: its exit code, what it said, how
+many images its metrics counted by epoch; and rank 0's state after each step.
 """
 
 import json
@@ -50,6 +50,10 @@ class Steps(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if self.fault and self.counts:
+            if self.fault == "raise":
+                raise OSError("no space left on device")
+            if self.fault == "sleep":
+                time.sleep(600)
             os.kill(os.getpid(), signal.Signals[self.fault])
         synchronise(self.model)
         state = export_training_state(self.model)
@@ -200,7 +204,8 @@ def run(case, rank=0):
     if mutant := case.get("mutant"):
         MUTANTS[mutant]()
     is_last = rank == case.get("ranks", 1) - 1
-    steps, original = Steps(is_last and case.get("fault")), train.train
+    is_at = rank == case.get("at", case.get("ranks", 1) - 1)
+    steps, original = Steps(is_at and case.get("fault")), train.train
     train.train = lambda *given: original(*given, callbacks=[steps])
     stem = CASES.parent / (f"{case['name']}.{rank}" if rank else case["name"])
     words = Path(f"{stem}.words")

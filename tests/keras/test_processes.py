@@ -192,7 +192,7 @@ def test_processes_of_jax_end_when_one_is_killed_and_the_run_goes_on(devices):
     devices.run("jax", whole, killed)
     left = devices.left(killed["name"])
     assert left["code"] == 1
-    assert "another rank ended: " in left["said"].splitlines()[-1]
+    assert "rank 1 of 2 died or hung: the others end" in left["said"].splitlines()[-1]
     assert read_record(devices.folder / killed["name"]).status == "failed"
     first, last = (devices.folder / run["name"] / LAST_WEIGHTS for run in (whole, killed))
     for size in (2, 1):
@@ -213,8 +213,27 @@ def test_processes_of_jax_end_in_time_when_one_hangs(devices):
     hung = case("jax", 2, ranks=2, fault="SIGSTOP")
     devices.run("jax", hung)
     words = (devices.folder / f"{hung['name']}.words").read_text()
-    assert "rank 0 of 2 waited 60 s for a batch: a rank hangs, and the others end" in words
+    assert "rank 0 of 2 waited 60 s for a batch: rank 1 hangs, and the others end" in words
     assert not (devices.folder / f"{hung['name']}.json").exists()  # it has ended at once
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "at", "words"),
+    [
+        ("SIGKILL", 0, "rank 0 of 3, or what started it, has ended"),
+        ("SIGKILL", 1, "rank 1 of 3 died or hung: the others end"),
+        ("raise", 1, "rank 1 of 3 failed: no space left on device"),
+        ("sleep", 1, "of 3 waited 60 s for a batch: rank 1 hangs, and the others end"),
+    ],
+)
+def test_processes_of_jax_say_which_was_lost(devices, fault, at, words):
+    lost = case("jax", 3, ranks=3, fault=fault, at=at)
+    lost["name"] += f"-{at}"
+    devices.run("jax", lost)
+    for rank in {0, 1, 2} - {at}:
+        stem = f"{lost['name']}.{rank}" if rank else lost["name"]
+        assert words in (devices.folder / f"{stem}.words").read_text().splitlines()[-1]
 
 
 @pytest.mark.slow

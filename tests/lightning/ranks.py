@@ -34,7 +34,7 @@ from pipeline.journal import Journal
 from pipeline.processes import this_process
 
 LIMIT_SECONDS = 300
-processes.TIME_LIMIT_SECONDS, processes.WORD_SECONDS = 20.0, 3.0
+processes.TIME_LIMIT_SECONDS, ranks.WORD_SECONDS = 20.0, 3.0
 for picture in ("plot_curves", "plot_confusion", "plot_classified"):
     setattr(run_report, picture, lambda *_, **__: None)
 

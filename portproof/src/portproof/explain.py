@@ -142,6 +142,7 @@ def _stretches(
     apart = [d for d in open_ones if any(p.gap is not None for p in d.places)]
     if not apart:
         return
+    other = "the reference" if bench.is_suspect else "the suspect"
     for name in sorted(own & bench.variants.keys()):
         variants = {**bench.variants[name], **_single_factors(name, bench.graph)}
         for key, (text, is_constant, base) in variants.items():
@@ -154,8 +155,7 @@ def _stretches(
                     continue
                 if not _vanishes(d, found, bench, seen, by_place):
                     continue
-                side = "the reference" if bench.is_suspect else "the suspect"
-                d.cause = f"{text[:1].upper()}{text[1:]} in {side}"
+                d.cause = f"{text[:1].upper()}{text[1:]} in {other}"
                 # What is computed must be the same but for the constant: tanh's GELU is not erf's.
                 if is_constant and Gap(d.gap or 0.0).within(FLOAT32_HIGH):
                     d.is_rule = not base or _vanishes(
@@ -163,9 +163,25 @@ def _stretches(
                     )
                 if d.is_rule:
                     constants[name] = key
-    for d in apart:
-        if d.cause is None:
+                elif is_constant and base:
+                    d.cause = f"{variants[base][0]} in {other}, with a constant in float32"
+    _relations([d for d in apart if d.cause is None], bench, seen, by_place)
+
+
+def _relations(
+    unknown: list[Difference],
+    bench: Bench,
+    seen: Replays,
+    by_place: Mapping[tuple[str, str], list[tuple[int, int]]],
+) -> None:
+    """Say what the two sides' numbers are of each other, or that they are other ones each time."""
+    again = bench.forced({}) if unknown else {}
+    for d in unknown:
+        if _vanishes(d, again, bench, seen, by_place, of_other=False):
             d.cause = _related(d, seen, by_place)
+        else:
+            side = "suspect" if bench.is_suspect else "reference"
+            d.cause = f"random numbers are drawn here: two runs of the {side} differ"
 
 
 def _single_factors(name: str, graph: Graph) -> dict[str, tuple[str, bool, str]]:

@@ -1,4 +1,4 @@
-"""Start the recording programs, ask them, and end them, whatever becomes of them."""
+"""Start the recording programs, ask them, and end them, however they end."""
 
 import contextlib
 import json

@@ -66,6 +66,26 @@ def encoder_over_samples():
     return Encoder(batch_first=False)
 
 
+class LookingBack(Encoder):
+    def forward(self, tokens):
+        mask = nn.Transformer.generate_square_subsequent_mask(7, dtype=self.head.weight.dtype)
+        return self.head(self.block(self.embedding(tokens), mask, is_causal=True).mean(1))
+
+
+def encoder_looking_back():
+    return LookingBack()
+
+
+class Noisy(Encoder):
+    def forward(self, tokens):
+        x = self.block(self.embedding(tokens)).mean(1)
+        return self.head(x + torch.randn_like(x))
+
+
+def encoder_with_noise():
+    return Noisy()
+
+
 class Recurrent(nn.Module):
     def __init__(self, batch_first=True):
         super().__init__()

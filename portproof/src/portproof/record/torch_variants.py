@@ -183,6 +183,30 @@ def _without_scale(func: Any, q: torch.Tensor, *args: Any, **kwargs: Any) -> tor
     return func(q, *args, **{**kwargs, "scale": 1.0})
 
 
+def _causal(is_causal: bool, single: bool, name: str, text: str, base: str = "") -> None:
+    def run(
+        func: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        names = ("attn_mask", "dropout_p", "is_causal")
+        given = {**dict(zip(names, args, strict=False)), **kwargs, "is_causal": is_causal}
+        if is_causal:
+            given.pop("attn_mask", None)
+        if single:
+            given["scale"] = _single(_scaled(q, given.get("scale")))
+        return func(q, k, v, **given)
+
+    run.__name__ = name
+    _variant("scaled_dot_product_attention", text=text, constant=single, base=base)(run)
+
+
+for _is_causal, _key, _text in (
+    (True, "causal", "Attention with a causal mask"),
+    (False, "not_causal", "Attention without a causal mask"),
+):
+    _causal(_is_causal, False, _key, _text)
+    _causal(_is_causal, True, f"{_key}_single", f"{_text} and its scale in float32", _key)
+
+
 @_variant("interpolate", text="Resizing with half-pixel centres (align_corners=False)")
 def _half_pixel(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return func(x, *args, **{**kwargs, "align_corners": False})
