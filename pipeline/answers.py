@@ -141,7 +141,7 @@ def scratch_journal(recipe: Recipe, data: PreparedData, folder: str) -> Journal:
         command=[],
         recipe=recipe_to_dict(recipe),
         execution={},
-        dataset={},
+        dataset=data.described(),
         environment={},
         parameters=0,
     )

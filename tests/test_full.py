@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ladder.engines import EngineError
-from ladder.exchange import Trace, read_question, write_trace
+from ladder.exchange import Question, Trace, read_question, write_trace
 from ladder.following import state_path
 from parity_tests import full, kept
 from parity_tests.full import (
@@ -27,6 +27,8 @@ from parity_tests.full import (
     missed_targets,
     question_of,
 )
+from pipeline.answers import blank_data, followed_run
+from pipeline.recipe import preset
 
 
 def rows(*gaps):
@@ -162,3 +164,12 @@ def test_a_failed_stage_is_not_kept(answered):
         with pytest.raises(EngineError, match="small-0-lightning failed: ValueError: the disk"):
             answered.run()
     assert len(answered.asked) == 2
+
+
+def test_a_followed_training_goes_on_by_the_record_that_it_left(tmp_path):
+    recipe = preset("base", image_size=8)
+    question = Question(("follow",), {"run_dir": str(tmp_path), "every": 1}, {})
+    first, _ = followed_run(question, recipe, blank_data(recipe))
+    first.begin_training([])
+    again, _ = followed_run(question, recipe, blank_data(recipe))
+    assert again.record == first.record
