@@ -72,6 +72,29 @@ def test_moves_by_gradients_of_rounding_are_bounded(
     assert (apart is not None) == is_apart
 
 
+@pytest.mark.parametrize(
+    ("shifts", "said", "noted"),
+    [
+        ((2e-9, 2e-9), None, "2e-09"),
+        ((2e-9, 3e-9), "", None),
+        ((0.5, 0.5), "the suspect's is 0.5 more in each step, which moves nothing", None),
+        ((np.nan, np.nan), "", None),
+    ],
+)
+def test_a_constant_in_the_loss_is_told_from_other_losses(shifts, said, noted) -> None:
+    g = graph(Call("a", "a", "dense", {"kernel": [3, 5]}))
+    g.about["training"] = {}
+    losses = np.array([1.25, 0.7])
+    ours, theirs = (
+        {"losses": of, **{f"step.{k}|a|kernel": np.full((3, 5), 0.1) for k in range(2)}}
+        for of in (losses, losses + shifts)
+    )
+    apart = first_apart(g, g, align(g, g), ours, theirs, {"a|kernel": np.zeros((3, 5))})
+    assert (apart is None) == (said is None)
+    assert said is None or said in apart[1].detail
+    assert g.about["training"].get("shift") == noted
+
+
 def test_first_weights_are_told_apart_by_their_distribution() -> None:
     g, rng = skip(), np.random.default_rng(0)
     wide, other, few = (rng.uniform(-1, 1, n) for n in (9000, 9000, 25))

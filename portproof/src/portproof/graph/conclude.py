@@ -1,6 +1,6 @@
 """From what was judged to a verdict: what fails, what is only declared, what must not pass."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from portproof.graph import gaps
 from portproof.graph.align import Alignment
@@ -79,9 +79,7 @@ def conclude(
             notes.append(f"not compared: {precision} of the {side}; all is computed in float64")
         if named := graph.about.get("training", {}).get("not compared"):
             notes.append(f"not compared: {named} of the {side}")
-    if penalty := left.about.get("training", {}).get("penalties"):
-        notes.append("the reference's losses hold penalties of its regularisers and the suspect's "
-                     f"do not ({penalty}); compared without")  # fmt: skip
+    notes += _losses(left.about.get("training", {}))
     return Verdict(
         *references,
         frameworks,
@@ -122,6 +120,22 @@ def _awake(left: Graph, right: Graph) -> list[Difference]:
     place = Place("the model", "the model")
     detail = "in evaluation mode too; 0 here"
     return [Difference("dropout", "evaluation", ours, theirs, "output", [place], detail=detail)]
+
+
+def _losses(training: Mapping[str, str]) -> list[str]:
+    """Return what was taken out of losses before they were compared."""
+    notes = []
+    if shift := training.get("shift"):
+        notes.append(
+            f"the suspect's losses are {shift} more in each step, which moves nothing: as of a "
+            "constant in float32"
+        )
+    if penalty := training.get("penalties"):
+        notes.append(
+            "the reference's losses hold penalties of its regularisers and the suspect's do not "
+            f"({penalty}); compared without"
+        )
+    return notes
 
 
 def _layouts(left: Graph, right: Graph) -> list[str]:

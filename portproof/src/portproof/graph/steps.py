@@ -7,7 +7,7 @@ import numpy as np
 
 from portproof.graph.align import Alignment
 from portproof.graph.calls import Call, Graph
-from portproof.graph.gaps import WHOLE_GRADIENT, Gap, fitted, gap
+from portproof.graph.gaps import FLOAT32_HIGH, WHOLE_GRADIENT, Gap, fitted, gap
 from portproof.graph.verdict import Difference, Place
 
 LOSS = 1e-11
@@ -51,6 +51,10 @@ def first_apart(
         found = Difference("steps", "training", *sides, "training", [Place("fit", "fit")])
         return (0, 0), found
     texts = (left.about.get("training", {}), right.about.get("training", {}))
+    shift = _shift(mine, other)
+    if 0 < abs(shift) <= FLOAT32_HIGH:
+        other = other - shift
+        texts[0]["shift"] = f"{shift:.2g}"
     for k in range(len(mine)):
         place = f"step {k + 1}"
         apart = gap(mine[k : k + 1], other[k : k + 1])
@@ -61,6 +65,8 @@ def first_apart(
             sides = (f"{mine[k]:.9g}", f"{other[k]:.9g}")
             detail = f"{texts[0].get('loss', '')} | {texts[1].get('loss', '')}"
             detail += _multiple(mine[k], other[k])
+            if abs(shift) > FLOAT32_HIGH:
+                detail += f"; the suspect's is {shift:.6g} more in each step, which moves nothing"
             where = [Place(place, place, apart.size)]
             found = Difference("loss", "training", *sides, "training", where, detail=detail)
             return (k, 0), found
@@ -133,6 +139,14 @@ def _epsilon(text: str, word: str) -> tuple[str, float]:
     """Return an optimizer's name and its ε under its framework's word; 0 where it has none."""
     found = re.search(rf"\b{word}=([\d.e+-]+)", text)
     return text.partition("(")[0], float(found[1]) if found else 0.0
+
+
+def _shift(mine: np.ndarray, other: np.ndarray) -> float:
+    """Return by what constant the other's losses are larger, in two steps at least, or 0."""
+    shifts, size = other - mine, float(np.abs(mine).max(initial=0.0))
+    shift = float(shifts.mean()) if len(shifts) > 1 else 0.0
+    is_one = abs(shift) > LOSS * size and float(np.ptp(shifts)) <= 1e-14 * max(1.0, size)
+    return shift if is_one else 0.0
 
 
 def _multiple(mine: float, other: float) -> str:
