@@ -11,6 +11,7 @@ from parity_tests.pages import (
     jax_lines,
     ladder_lines,
     mutants_page,
+    processes_lines,
     replays_page,
     training_lines,
 )
@@ -41,6 +42,7 @@ def parity_page(text: str) -> str:
         "training": training_lines(training),
         "jax": jax_lines(training["stages"]),
         "horizon": horizon_lines(training["stages"]),
+        "processes": processes_lines(result("processes.json")),
     }
     return with_parts(text, {name: "\n".join(lines) for name, lines in parts.items()})
 

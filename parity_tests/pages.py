@@ -198,6 +198,33 @@ def jax_lines(stages: Mapping[str, Any]) -> Iterator[str]:
     yield from table(headings, rows)
 
 
+def processes_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how far trainings on several devices lie from those on one."""
+    rows, origin = [], found["origin"]
+    for row in found["trainings"]:
+        if row["training"] == "long":
+            loss = max(row["metrics"]["loss"], row["metrics"]["val_loss"])
+            gaps = [f"{gap:.1e}" for gap in (*row["gaps"].values(), loss)]
+            rows.append([row["engine"], row["variant"], str(row["devices"]), *gaps])
+    engine, group = (
+        ("engine", "variant", "N"),
+        ("weights", "Adam's m", "Adam's v", "epochs' losses"),
+    )
+    yield from table((*engine, *(f"largest gap of {name}" for name in group)), rows)
+    every = [row for row in found["trainings"] if row["training"] == "every-step"]
+    weights = max(row["gaps"]["weight"] for row in every)
+    slots = max(row["gaps"][name] for row in every for name in ("adam.m", "adam.v"))
+    counts = sum(row["metrics"][name] for row in found["trainings"]
+                 for name in ("accuracy", "val_accuracy"))  # fmt: skip
+    yield ""
+    yield (
+        f"After each of {max(row['looks'] for row in every)} steps of a short training: weights "
+        f"within {weights:.1e}, slots within {slots:.1e}. Accuracies differ by {counts:g} in all. "
+        f"`{origin['command']}`, n = 1 each, {origin['machine']['cpu']}, "
+        f"{origin['machine']['cores']} cores."
+    )
+
+
 def horizon_lines(stages: Mapping[str, Any]) -> Iterator[str]:
     """Yield the step at which each pair of runs has parted, and the median of the shares."""
     rows = []
