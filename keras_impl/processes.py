@@ -145,7 +145,7 @@ def _end_in_silence(has_ended: threading.Event) -> None:
     while not has_ended.wait(0.5):
         if time.monotonic() - Heard.at > TIME_LIMIT_SECONDS:
             ranks = this_process()
-            words = f"waited {TIME_LIMIT_SECONDS:g} s for a batch: {_who_hangs(ranks)} hangs"
+            words = f"waited {TIME_LIMIT_SECONDS:g} s for a batch: {_who_hangs(ranks)}"
             try:
                 last_words(
                     f"{os.path.basename(sys.argv[0])}: rank {ranks.rank} of {ranks.size} {words}, "
@@ -157,7 +157,7 @@ def _end_in_silence(has_ended: threading.Event) -> None:
 
 
 def _who_hangs(ranks: Ranks) -> str:
-    """Return who is silent, or has begun fewer batches than others, which wait for it."""
+    """Return in words who is silent, or has begun fewer batches than others, which wait for it."""
     begun: dict[int, int] = {}
     deadline = time.monotonic() + HANG_SECONDS
     try:
@@ -166,11 +166,13 @@ def _who_hangs(ranks: Ranks) -> str:
             begun = {rank: int(said) for rank, said in _said(BEGUN).items()}
             time.sleep(0.1)
     except RuntimeError:
-        return "rank 0"
+        return "rank 0 hangs"
     behind = [rank for rank in range(ranks.size) if rank not in begun] or [
         rank for rank, number in begun.items() if number < max(begun.values())
     ]
-    return " and ".join(f"rank {rank}" for rank in behind) or "a rank"
+    if not behind:
+        return "a rank hangs, or all are that slow"
+    return " and ".join(f"rank {rank}" for rank in behind) + " hangs"
 
 
 # What ranks tell each other beside the computation is in JAX's key-value store, which lies in rank
