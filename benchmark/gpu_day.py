@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.nvidia import describe_gpu, require_gpu
+from benchmark.nvidia import describe_gpu, require_gpu, visible_gpus
 from ladder.files import read_json, write_json, write_text
 from pipeline.command import OneLineParser, chosen, guarded
 from pipeline.engines import ENGINES, versions_in_use
@@ -59,6 +59,8 @@ class Stage:
     """Exit codes with which the stage is done."""
     work: Path | None = None
     """The folder that the commands write to, checkpoints and all; its results are copied."""
+    gpus: tuple[str, ...] = ()
+    """The GPUs that the commands see; none: the one that the day is about."""
 
     @property
     def log(self) -> str:
@@ -85,11 +87,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def plan(
-    work: Path, findings: Mapping[str, Any], *, short: bool, data: Sequence[str] = ()
+    work: Path,
+    findings: Mapping[str, Any],
+    *,
+    short: bool,
+    data: Sequence[str] = (),
+    gpus: Sequence[str] = (),
 ) -> list[Stage]:
     """Return the stages after the doctor's, the most telling first; they write to `work`.
 
-    `findings` are the doctor's: an engine that does not see the GPU has no part in them.
+    `findings` are the doctor's: an engine that does not see the GPU has no part in them. `gpus` are
+    all there are.
     """
     engines = findings["engines"]
     on_gpu = [
@@ -140,7 +148,31 @@ def plan(
             _missing("sklearn", "matplotlib") or ("" if on_gpu else _why_none(engines)),
             work=work / "compare",
         ),
+        # Keras on torch trains on one device.
+        _several(work, [name for name in on_gpu if name != "keras-torch"], gpus, short, data),
     ]  # fmt: skip
+
+
+def _several(
+    work: Path, engines: Sequence[str], gpus: Sequence[str], short: bool, data: Sequence[str]
+) -> Stage:
+    """Return the stage on several GPUs, which its log times: epochs on one, and on all."""
+    count, all_of = str(len(gpus)), ("--device", "gpu", *data)
+    lacks = "fewer than two GPUs" if len(gpus) < 2 else "" if engines else "no engine sees a GPU"
+    timed = [
+        (*(("scripts/train_lightning.py",) if engine == "lightning" else
+           ("scripts/train_keras.py", "--backend", engine.removeprefix("keras-"))),
+         "--devices", number, "--epochs", "3" if short else "10",
+         "--run-dir", str(work / "several" / f"{engine}-{number}"), *all_of)
+        for engine in engines for number in ("1", count)
+    ]  # fmt: skip
+    proof = ("scripts/prove.py", "--processes", f"1,{count}", "--engines", ",".join(engines),
+             "--variants", "base" if short else "base,dropout",
+             "--output-dir", str(work / "several"), *all_of)  # fmt: skip
+    return Stage(
+        "several", f"training on {count} GPUs: the same in float64, and how long an epoch takes",
+        5.0 if short else 20.0, (proof, *timed), lacks, work=work / "several", gpus=tuple(gpus),
+    )  # fmt: skip
 
 
 def _why_none(engines: Mapping[str, Any]) -> str:
@@ -221,7 +253,8 @@ class Day:
         codes, status = [], DONE
         with (self.folder / stage.log).open("w") as log:
             for command in stage.commands:
-                code = run_until(command, limit, lambda line: _tell(line, log))
+                seen = {"CUDA_VISIBLE_DEVICES": ",".join(stage.gpus)} if stage.gpus else {}
+                code = run_until(command, limit, lambda line: _tell(line, log), seen)
                 codes.append(code)
                 if code is None:
                     status = STOPPED
@@ -284,7 +317,10 @@ def copy_results(work: Path, folder: Path) -> None:
 
 
 def run_until(
-    command: Sequence[str], limit: float | None, tell: Callable[[str], None]
+    command: Sequence[str],
+    limit: float | None,
+    tell: Callable[[str], None],
+    environment: Mapping[str, str] | None = None,
 ) -> int | None:
     """Run Python with `command`; return its exit code, None where `limit` (monotonic) was passed.
 
@@ -297,7 +333,7 @@ def run_until(
     with subprocess.Popen(
         leashed([sys.executable, *command]),
         cwd=ROOT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -364,7 +400,7 @@ def conduct(arguments: argparse.Namespace) -> None:
     """
     if arguments.minutes is not None and not arguments.minutes > 0:
         raise UsageError(f"`--minutes` must be above 0; received {arguments.minutes:g}")
-    uuid = require_gpu()
+    uuid, gpus = require_gpu(), visible_gpus()
     gpu = describe_gpu(uuid)
     os.environ["CUDA_VISIBLE_DEVICES"] = uuid
     folder = arguments.output_dir or ROOT / "results" / f"gpu-{slug(gpu['name'])}"
@@ -386,7 +422,7 @@ def conduct(arguments: argparse.Namespace) -> None:
             raise RunError("the doctor gave no findings, on which the other stages rest")
         findings = read_findings(day.folder / doctor.log)
         work = ROOT / "runs" / folder.resolve().name
-        stages = plan(work, findings, short=arguments.short, data=data)
+        stages = plan(work, findings, short=arguments.short, data=data, gpus=gpus)
         carry_out_all(day, chosen_of(stages, arguments.stages), arguments.minutes)
         say(f"written: {folder / PAGE}")
 

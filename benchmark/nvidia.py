@@ -75,6 +75,15 @@ def _selected(nvml: Any, environ: Mapping[str, str]) -> Any:
     return found[0]
 
 
+def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the GPUs that CUDA is let see, as CUDA_VISIBLE_DEVICES names them."""
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",")]
+    with _nvml() as nvml:
+        return [str(i) for i in range(nvml.nvmlDeviceGetCount())]
+
+
 def describe_gpu(uuid: str) -> dict[str, Any]:
     """Return the GPU's name and settings: clocks in MHz, power in W; None where NVML has none."""
     with _handle(uuid) as (nvml, gpu):

@@ -7,6 +7,7 @@ from typing import Any
 from ladder.exchange import Question
 from ladder.files import write_json
 from parity_tests.kept import kept_answer
+from parity_tests.questions import on_device
 from pipeline.datasets import Dataset
 from pipeline.drawn import write_first_images
 from pipeline.engines import ENGINES, versions_in_use
@@ -36,6 +37,7 @@ def prove_processes(
     counts: Sequence[int],
     say: Callable[[str], None],
     command: str,
+    device: str = "cpu",
 ) -> list[str]:
     """Train on each number of devices, write `processes.json`, and return what parted from one.
 
@@ -45,7 +47,7 @@ def prove_processes(
     Raises:
         EngineError: an engine cannot run here or died.
     """
-    folder = output_dir / "processes"
+    folder = output_dir / ("processes" if device == "cpu" else f"processes-{device}")
     rows: list[dict[str, Any]] = []
     for name, (num_images, num_epochs, every) in TRAININGS.items():
         data = folder / f"first-{num_images}"
@@ -54,7 +56,7 @@ def prove_processes(
             for variant in variants:
                 recipe = preset(variant, precision="64", batch_size=BATCH, num_epochs=num_epochs)
                 runs = {
-                    count: _followed(folder, data, name, engine, recipe, every, count)
+                    count: _followed(folder, data, name, engine, recipe, every, count, device)
                     for count in dict.fromkeys((1, *counts))
                 }
                 for count in counts:
@@ -64,6 +66,7 @@ def prove_processes(
     origin = {
         "command": command,
         "dataset": dataset.name,
+        "device": device,
         "machine": describe_machine(),
         "packages": versions_in_use(),
     }
@@ -72,7 +75,14 @@ def prove_processes(
 
 
 def _followed(
-    folder: Path, data: Path, name: str, engine: str, recipe: Recipe, every: int, count: int
+    folder: Path,
+    data: Path,
+    name: str,
+    engine: str,
+    recipe: Recipe,
+    every: int,
+    count: int,
+    device: str,
 ) -> dict[str, Any]:
     stem = f"{name}-{engine}-{recipe.variant}"
     run_dir = folder / f"{stem}-{count}"
@@ -88,7 +98,8 @@ def _followed(
         settings["keeps_every"] = every
     else:
         settings |= {"devices": count, "reference": str(folder / f"{stem}-1" / "states")}
-    return kept_answer(engine, Question(("follow",), settings, {}), run_dir, recipe.precision)
+    question = on_device(Question(("follow",), settings, {}), device)
+    return kept_answer(engine, question, run_dir, recipe.precision)
 
 
 def _compared(

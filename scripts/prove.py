@@ -38,7 +38,10 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", type=int, metavar="N", default=1, help="repeat for N seeds (1)")
     parser.add_argument(
-        "--device", choices=("cpu", "gpu"), default="cpu", help="the ladder's alone (cpu)"
+        "--device",
+        choices=("cpu", "gpu"),
+        default="cpu",
+        help="the ladder's and --processes' alone (cpu)",
     )
     work = parser.add_mutually_exclusive_group()
     work.add_argument(
@@ -95,8 +98,8 @@ def conduct(arguments: argparse.Namespace) -> None:
         arguments.short or arguments.mutants or arguments.replays or arguments.full
     ):
         raise UsageError(
-            "`--device gpu` is for the ladder, without `--short`, `--mutants`, `--replays` or "
-            "`--full`"
+            "`--device gpu` is for the ladder and `--processes`, without `--short`, `--mutants`, "
+            "`--replays` or `--full`"
         )
     if arguments.processes is not None:
         prove_devices(arguments)
@@ -149,7 +152,9 @@ def prove_devices(arguments: argparse.Namespace) -> None:
     counts = list(dict.fromkeys(map(int, words)))
     with claimed(folder, "proof"):
         try:
-            failures = prove_processes(dataset, folder, names, variants, counts, say, command())
+            failures = prove_processes(
+                dataset, folder, names, variants, counts, say, command(), arguments.device
+            )
         except EngineError as error:
             raise RunError(str(error)) from error
     say(f"written: {folder / PROCESSES_JSON}")

@@ -13,6 +13,8 @@ import pytest
 
 from benchmark import gpu_day
 from benchmark.gpu_day import DONE, FAILED, SKIPPED, STOPPED, Day, Stage
+from benchmark.nvidia import visible_gpus
+from pipeline.command import trainer_parser
 from pipeline.engines import ENGINES
 from pipeline.errors import RunError, UsageError
 from tests.fake_gpu import FakeGpu
@@ -60,6 +62,17 @@ def test_a_stage_that_is_done_is_kept_unless_what_it_rests_on_has_changed(tmp_pa
     for content in ("", "[]", '{"stages": 1}', '{"stages": {"counted": 1}}', "[" * 100_000):
         (tmp_path / gpu_day.RECORD).write_text(content)
         assert not day(tmp_path).is_done(counted)
+
+
+def test_a_stage_sees_the_gpus_that_it_asks_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a")
+    code = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    for name, gpus in (("one", ()), ("both", ("GPU-a", "GPU-b"))):
+        assert day(tmp_path).carry_out(stage(name, code, gpus=gpus)) == DONE
+        assert (tmp_path / f"{name}.log").read_text() == ",".join(gpus or ["GPU-a"]) + "\n"
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "2, 3"}) == ["2", "3"]
+    monkeypatch.setitem(sys.modules, "pynvml", FakeGpu())
+    assert visible_gpus({}) == ["0"]
 
 
 def test_a_stage_that_fails_is_reported_and_the_others_go_on(tmp_path):
@@ -159,7 +172,8 @@ def findings(**problems):
 
 def test_what_is_not_installed_or_sees_no_gpu_is_skipped_by_name(tmp_path):
     whole = {each.name: each for each in gpu_day.plan(tmp_path, findings(), short=False)}
-    assert list(whole) == ["tests", "benchmark", "ladder", "compare"]
+    assert list(whole) == ["tests", "benchmark", "ladder", "compare", "several"]
+    assert whole.pop("several").lacks == "fewer than two GPUs"
     assert not any(each.lacks for each in whole.values())
     assert "keras-tensorflow,keras-jax,keras-torch" in whole["ladder"].commands[0]
     assert len(whole["tests"].commands) == 2
@@ -175,6 +189,11 @@ def test_what_is_not_installed_or_sees_no_gpu_is_skipped_by_name(tmp_path):
     part = {each.name: each for each in gpu_day.plan(tmp_path, bare, short=True)}
     assert part["ladder"].lacks.startswith("keras-tensorflow: no keras; ")
     assert not any(part[name].lacks for name in ("tests", "benchmark", "compare"))
+    gpus = ["GPU-a", "GPU-b"]
+    (several,) = gpu_day.plan(tmp_path, found, short=True, gpus=gpus)[-1:]
+    assert "1,2 --engines lightning,keras-jax" in " ".join(several.commands[0])
+    assert len(several.commands) == 5
+    assert not several.lacks
     assert gpu_day._missing("torch_that_is_not", "json") == "not installed: torch_that_is_not"
     with pytest.raises(UsageError, match="`--stages` takes tests, benchmark"):
         gpu_day.chosen_of(list(part.values()), "all")
@@ -183,9 +202,12 @@ def test_what_is_not_installed_or_sees_no_gpu_is_skipped_by_name(tmp_path):
 def test_every_call_of_the_plan_is_one_that_its_script_takes(tmp_path):
     """Parsed by the scripts themselves; without a GPU or data they refuse what comes after."""
     for short in (True, False):
-        for each in gpu_day.plan(tmp_path, findings(), short=short):
+        for each in gpu_day.plan(tmp_path, findings(), short=short, gpus=("GPU-a", "GPU-b")):
             for command in each.commands:
                 if command[0] == "-m":
+                    continue
+                if trainer := re.fullmatch(r"scripts/train_(\w+)\.py", command[0]):
+                    trainer_parser(trainer[1]).parse_args(command[1:])
                     continue
                 code = f"import sys; sys.path.insert(0, '.'); from importlib.util import *; " \
                        f"s = spec_from_file_location('it', {command[0]!r}); " \

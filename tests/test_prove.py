@@ -58,7 +58,7 @@ def prove(*arguments, **environment):
         (["--full", "--engines", "keras-jax"], "`--full` takes every engine"),
         (["--short", "--seeds", "2"], "`--short` has its own variants, precisions and seed"),
         (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
-        (["--device", "gpu", "--short"], "`--device gpu` is for the ladder, without `--short`"),
+        (["--device", "gpu", "--short"], "is for the ladder and `--processes`, without `--short`"),
         (["--device", "gpu", "--faults"], "`--device gpu` is for the ladder"),
         (["--data-dir", "nowhere"], "nowhere"),
     ],
