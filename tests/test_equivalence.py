@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import runpy
 import sqlite3
 import subprocess
 import sys
@@ -41,6 +42,7 @@ from pipeline.drawn import draw_dataset
 from pipeline.errors import RunError, UsageError
 from pipeline.recipe import recipe_to_dict
 from tests.fabricated import TEST_LABELS, make_record, write_run
+from tests.programs import run_python
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "equivalence.py"
 TRAINER = """
@@ -424,15 +426,22 @@ def test_the_page_says_what_was_found_and_the_picture_is_drawn(plan):
         (["--at-once", "-1"], 2, "`--at-once` must be at least 1"),
         (["--judge", "--merge", "nowhere.sqlite"], 2, "nowhere.sqlite is not a file of runs"),
         (["--judge", "--designs", "shared-base"], 1, "not as it must be: shared-base"),
-        (["--on", "ray://localhost:1"], 2, "no Ray cluster at ray://localhost:1: "),
         (["--on", "nowhere"], 2, "`--on` takes local, HOST:PORT or ray://HOST:PORT, not 'nowhere'"),
     ],
 )
-def test_calls_end_as_they_should(tmp_path, flags, code, words):
-    command = [sys.executable, str(SCRIPT), "--output-dir", str(tmp_path / "out"), *flags]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ.copy()
-    )
-    assert done.returncode == code, done.stderr
-    assert words in done.stderr
+def test_calls_end_as_they_should(tmp_path, monkeypatch, capfd, flags, code, words):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--output-dir", str(tmp_path / "out"), *flags])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    said = capfd.readouterr().err
+    assert ended.value.code == code, said
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_a_cluster_that_is_not_there_is_said_in_a_line(tmp_path):
+    flags = ("--output-dir", str(tmp_path / "out"), "--on", "ray://localhost:1")
+    done = run_python(SCRIPT, *flags)
+    assert done.returncode == 2
+    assert "no Ray cluster at ray://localhost:1: " in done.stderr
     assert "Traceback" not in done.stderr

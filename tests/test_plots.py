@@ -95,7 +95,7 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("num_wrong", [0, 30, 200])
+@pytest.mark.parametrize("num_wrong", [0, 30, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_run_report_has_its_text_and_five_pictures_both_ways(num_wrong, tmp_path):
     evaluation = evaluate_logits(make_logits(num_wrong), TEST_LABELS, CLASS_NAMES)
     write_run_report(tmp_path, make_record(), evaluation, IMAGES, TEST_LABELS, CLASS_NAMES)

@@ -1,6 +1,7 @@
 """What a proof hangs into training: it leaves the fast path's calls whole, and sees their seams."""
 
 import dataclasses
+from functools import cache
 
 import keras
 import numpy as np
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings(  # Keras's own, on NumPy 2
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trained(drawn_data, tmp_path_factory):
     """Return a function that trains for two epochs of 40 steps, and what it trains on."""
     recipe = narrowed(preset("dropout", batch_size=4, num_epochs=2))
@@ -40,6 +41,7 @@ def trained(drawn_data, tmp_path_factory):
         return export_weights(model), model
 
     run.recipe, run.data = recipe, data
+    run.plain = cache(lambda: run()[0])
     return run
 
 
@@ -67,6 +69,7 @@ def test_weights_are_kept_at_each_seam(trained):
     assert len(training_batches(trained.data.train, trained.recipe)) == 40
     seams = AtSeams(CALL, 40)
     weights, _ = trained(seams)
+    assert all(np.array_equal(weights[name], trained.plain()[name]) for name in weights)
     assert list(seams.weights) == [25, 40, 65, 80]
     assert all(np.array_equal(seams.weights[80][name], weights[name]) for name in weights)
     assert not np.array_equal(seams.weights[65]["hidden.kernel"], weights["hidden.kernel"])
@@ -74,7 +77,7 @@ def test_weights_are_kept_at_each_seam(trained):
 
 def test_each_step_draws_masks_of_its_own(trained):
     note = NoteMasks(trained.recipe, 80)
-    plain, noted = trained()[0], trained(note)[0]
+    plain, noted = trained.plain(), trained(note)[0]
     assert set(note.sums) == {"drop1", "drop2", "drop3", "hidden_drop"}
     for sums in note.sums.values():
         assert len(np.unique(keras.ops.convert_to_numpy(sums), axis=0)) == 80

@@ -166,7 +166,10 @@ def test_validation_seconds_are_those_of_the_epochs_in_the_record(
 # A whole trainer process with a made-up half, for what needs a process of its own.
 PROCESS = """
 import sys
+from pipeline import run_report
 from pipeline.command import trainer_main
+for picture in ("plot_curves", "plot_confusion", "plot_classified"):  # seconds each
+    setattr(run_report, picture, lambda *_, **__: None)
 from tests.run.made_up import fake_implementation
 sys.exit(trainer_main("lightning", fake_implementation, sys.argv[1:]))
 """

@@ -42,13 +42,16 @@ def trainings(tmp_path_factory, drawn_data, warm_engines):
 
 @pytest.fixture(scope="module")
 def runs(trainings):
-    """For each implementation, one epoch and two, in float64."""
-    return {
-        (engine, epochs): trainings[engine].forked(
-            f"{engine}-{epochs}", "--epochs", str(epochs), *FLOAT64
-        )
-        for engine, epochs in ((LIGHTNING, 1), (KERAS, 1), (KERAS, 2))
-    }
+    """By implementation and number of epochs, in float64; trained when first asked for."""
+
+    class Runs(dict):
+        def __missing__(self, key):
+            engine, epochs = key
+            flags = ("--epochs", str(epochs), *FLOAT64)
+            self[key] = trainings[engine].forked(f"{engine}-{epochs}", *flags)
+            return self[key]
+
+    return Runs()
 
 
 def weight_gap(left, right):
@@ -169,7 +172,7 @@ def changed_state(run, change):
 
 
 def test_a_state_of_another_network_is_refused(runs, drawn_data, tmp_path):
-    run = copied(runs[KERAS, 1].folder, tmp_path / "run")
+    run = copied(runs[KERAS, 2].folder, tmp_path / "run")
     changed_state(run, lambda state: {**state, "extra": np.zeros(1)})
     with pytest.raises(RunError, match="unexpected extra"):
         convert(run, LIGHTNING, tmp_path / "target", None, drawn_data)
@@ -186,7 +189,7 @@ def test_a_state_of_another_network_is_refused(runs, drawn_data, tmp_path):
     ],
 )
 def test_a_hostile_state_is_refused(change, reason, runs):
-    run = read_run(runs[KERAS, 1].folder)
+    run = read_run(runs[KERAS, 2].folder)
     state, _ = read_arrays(run.folder / "checkpoints" / "training-state.safetensors")
     conversion._check_state(dict(state), run.recipe, 1, run)
     with pytest.raises(RunError, match=reason):
