@@ -172,7 +172,7 @@ def changed_state(run, change):
 
 
 def test_a_state_of_another_network_is_refused(runs, drawn_data, tmp_path):
-    run = copied(runs[KERAS, 2].folder, tmp_path / "run")
+    run = copied(runs[KERAS, 1].folder, tmp_path / "run")
     changed_state(run, lambda state: {**state, "extra": np.zeros(1)})
     with pytest.raises(RunError, match="unexpected extra"):
         convert(run, LIGHTNING, tmp_path / "target", None, drawn_data)
@@ -189,7 +189,7 @@ def test_a_state_of_another_network_is_refused(runs, drawn_data, tmp_path):
     ],
 )
 def test_a_hostile_state_is_refused(change, reason, runs):
-    run = read_run(runs[KERAS, 2].folder)
+    run = read_run(runs[KERAS, 1].folder)
     state, _ = read_arrays(run.folder / "checkpoints" / "training-state.safetensors")
     conversion._check_state(dict(state), run.recipe, 1, run)
     with pytest.raises(RunError, match=reason):
