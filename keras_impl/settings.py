@@ -173,10 +173,10 @@ def _require(execution: Execution, has_gpu: bool) -> None:
 def _limit_cores(num_threads: int) -> None:
     """Bind the process to `num_threads` cores: XLA's CPU client takes a thread for each.
 
-    Several on this machine take others each, where there are as many.
+    Several processes here take cores in turn, from the first again where there are too few.
     """
     if not hasattr(os, "sched_setaffinity"):
         raise UsageError("`--threads` for the JAX backend needs Linux")
     cores, ranks = sorted(os.sched_getaffinity(0)), this_process()
-    first = ranks.local_rank * num_threads if ranks.local_size * num_threads <= len(cores) else 0
-    os.sched_setaffinity(0, cores[first : first + num_threads])
+    first = ranks.local_rank * num_threads % len(cores)
+    os.sched_setaffinity(0, [*cores[first:], *cores[:first]][:num_threads])

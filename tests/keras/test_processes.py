@@ -221,7 +221,6 @@ def test_processes_of_jax_end_in_time_when_one_hangs(devices):
 @pytest.mark.parametrize(
     ("fault", "at", "words"),
     [
-        ("SIGKILL", 0, "rank 0 of 3, or what started it, has ended"),
         ("SIGKILL", 1, "rank 1 of 3 died or hung: the others end"),
         ("raise", 1, "rank 1 of 3 failed: no space left on device"),
         ("sleep", 1, "of 3 waited 60 s for a batch: rank 1 hangs, and the others end"),
@@ -234,6 +233,16 @@ def test_processes_of_jax_say_which_was_lost(devices, fault, at, words):
     for rank in {0, 1, 2} - {at}:
         stem = f"{lost['name']}.{rank}" if rank else lost["name"]
         assert words in (devices.folder / f"{stem}.words").read_text().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_processes_of_jax_are_aborted_where_rank_0_is_lost(devices):
+    """As JAX 0.10 has it; they can say no word."""
+    lost = case("jax", 2, ranks=2, fault="SIGKILL", at=0)
+    lost["name"] += "-0"
+    devices.run("jax", lost)
+    assert "epoch 1/2" in (devices.folder / f"{lost['name']}.words").read_text()
+    assert not list(devices.folder.glob(f"{lost['name']}*.json"))
 
 
 @pytest.mark.slow
@@ -254,7 +263,7 @@ def test_ranks_of_jax_take_cores_of_their_own(monkeypatch):
     for ranks, threads in ((Ranks(), 2), (Ranks(1, 2, 1, 2), 2), (Ranks(1, 2, 1, 2), 3)):
         monkeypatch.setattr(settings, "this_process", lambda ranks=ranks: ranks)
         settings._limit_cores(threads)
-    assert bound == [[0, 1], [2, 3], [0, 1, 2]]
+    assert bound == [[0, 1], [2, 3], [3, 0, 1]]
 
 
 def test_more_devices_than_there_are_are_refused():
