@@ -26,7 +26,7 @@ def is_in_range(accuracy, variant, num_epochs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "variant"), product(ENGINES, VARIANTS))
+@pytest.mark.parametrize(("engine", "variant"), list(product(ENGINES, VARIANTS)))
 def test_one_real_epoch_ends_in_the_expected_range(trained, engine, variant):
     record = trained(engine, variant)
     assert expected_range(record) == EXPECTED_TEST_ACCURACY[variant, 1]

@@ -12,15 +12,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 PYTEST = (sys.executable, "-m", "pytest", "-q")
-NEITHER = (
-    *("tests", "--ignore=tests/keras", "--ignore=tests/lightning"),
-    *("portproof/tests", "--ignore=portproof/tests/keras", "--ignore=portproof/tests/torch"),
-)
+ROOMS = ("tests/causes", "tests/page", "tests/run", "tests/trained")
+OTHERS = ("tests/keras", "tests/lightning", *ROOMS)
 # The longest first: the others fill what it leaves.
 PARTS = {
-    "tests": (*PYTEST, *NEITHER),
+    "tests": (*PYTEST, "tests", *(f"--ignore={folder}" for folder in OTHERS)),
     "parity": (*PYTEST, "parity_tests"),
     "keras": (*PYTEST, "tests/keras", "portproof/tests/keras"),
+    "rooms": (
+        *(*PYTEST, *ROOMS, "portproof/tests"),
+        *("--ignore=portproof/tests/keras", "--ignore=portproof/tests/torch"),
+    ),
     "types": (sys.executable, "-m", "mypy"),
     "lightning": (*PYTEST, "tests/lightning", "portproof/tests/torch"),
     "lint": (sys.executable, "-m", "ruff", "check", "."),

@@ -114,12 +114,27 @@ def metrics_of_rank_zero():
             metric.sync_on_compute = metric._to_sync = False
 
 
+def generator_shared_with_the_loader():
+    """An epoch's order is drawn by the generator that dropout draws by, for a rank's own share."""
+
+    @replaced(Classifier, "_train_share")
+    def drawn(original, self, batch, batch_idx):
+        torch.rand(len(batch[0]))
+        return original(self, batch, batch_idx)
+
+    @replaced(Batches, "set_epoch")
+    def planted(original, self, epoch):
+        original(self, epoch)
+        if epoch:
+            self.order = self.order[torch.randperm(len(self.order)).numpy()]
+
+
 MUTANTS = {
     function.__name__: function
     for function in (
         sum_for_mean, unweighted_shares, padded,
         whole_batches, order_without_epoch, one_mask,
-        other_first_weights, metrics_of_rank_zero,
+        other_first_weights, metrics_of_rank_zero, generator_shared_with_the_loader,
     )
 }  # fmt: skip
 

@@ -29,6 +29,7 @@ SEEN = {
     "one_mask": {"state", "metrics", "predictions"},
     "other_first_weights": {"state"},
     "metrics_of_rank_zero": {"metrics", "counts"},
+    "generator_shared_with_the_loader": {"state"},
 }
 """What of a training each mutant changes at least."""
 SHORT = ("unweighted_shares", "padded", "one_mask", "metrics_of_rank_zero")

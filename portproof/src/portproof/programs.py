@@ -1,4 +1,4 @@
-"""Start the recording programs, ask them, and end them, however they end."""
+"""Start the recording programs, ask them, and end them in any case."""
 
 import contextlib
 import json

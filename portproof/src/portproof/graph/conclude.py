@@ -127,8 +127,8 @@ def _losses(training: Mapping[str, str]) -> list[str]:
     notes = []
     if shift := training.get("shift"):
         notes.append(
-            f"the suspect's losses are {shift} more in each step, which moves nothing: as of a "
-            "constant in float32"
+            f"the suspect's losses are {shift} more in each step, which moves nothing; a constant "
+            "in float32 does that"
         )
     if penalty := training.get("penalties"):
         notes.append(
