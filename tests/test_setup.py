@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -169,11 +170,23 @@ def test_make_test_runs_the_short_parts_and_test_all_the_whole() -> None:
     assert make("-n", "test-all").stdout.rstrip().endswith("-m tests.parts")
 
 
-def test_the_parts_are_lint_types_and_four_test_sessions() -> None:
+def test_the_parts_are_lint_types_and_each_test_once() -> None:
     commands = [" ".join(command[1:]) for command in PARTS.values()]
     for check in ("-m ruff check .", "-m ruff format --check .", "-m mypy"):
         assert check in commands
-    assert sum("-m pytest" in command for command in commands) == 4
+
+    def takes(command: Sequence[str], path: str) -> bool:
+        folders = [word for word in command if (ROOT / word).is_dir()]
+        ignored = [word.partition("=")[2] for word in command if word.startswith("--ignore=")]
+        return any(f"{path}/".startswith(f"{each}/") for each in folders) and not any(
+            f"{path}/".startswith(f"{each}/") for each in ignored
+        )
+
+    parts = [command for command in PARTS.values() if "pytest" in command]
+    paths = [str(path.relative_to(ROOT)) for folder in ("tests", "portproof/tests", "parity_tests")
+             for path in (ROOT / folder).rglob("test_*.py")]  # fmt: skip
+    assert len(paths) > 100
+    assert [path for path in paths if sum(takes(part, path) for part in parts) != 1] == []
 
 
 def test_a_part_that_fails_fails_the_whole(monkeypatch, capsys) -> None:
