@@ -60,7 +60,7 @@ explore: data ## show what the data set holds
 doctor: setup ## show versions, devices, settings, data and engines
 	@$(VENV_PYTHON) scripts/doctor.py
 
-test: data ## lint, types, unit and parity tests, in some seven minutes
+test: data ## lint, types, unit and parity tests, in some eight to ten minutes
 	@$(VENV_PYTHON) -m tests.parts -m "not slow"
 
 test-all: data ## the same with the slow tests, in hours

@@ -23,8 +23,8 @@ PARTS = {
         *(*PYTEST, *ROOMS, "portproof/tests"),
         *("--ignore=portproof/tests/keras", "--ignore=portproof/tests/torch"),
     ),
-    "types": (sys.executable, "-m", "mypy"),
     "lightning": (*PYTEST, "tests/lightning", "portproof/tests/torch"),
+    "types": (sys.executable, "-m", "mypy"),
     "lint": (sys.executable, "-m", "ruff", "check", "."),
     "format": (sys.executable, "-m", "ruff", "format", "--check", "."),
 }
