@@ -14,15 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 PYTEST = (sys.executable, "-m", "pytest", "-q")
 ROOMS = ("tests/causes", "tests/page", "tests/run", "tests/trained")
 OTHERS = ("tests/keras", "tests/lightning", *ROOMS)
-# The longest first: the others fill what it leaves.
+# In the order in which two at a time end together.
 PARTS = {
     "tests": (*PYTEST, "tests", *(f"--ignore={folder}" for folder in OTHERS)),
-    "parity": (*PYTEST, "parity_tests"),
     "keras": (*PYTEST, "tests/keras", "portproof/tests/keras"),
     "rooms": (
         *(*PYTEST, *ROOMS, "portproof/tests"),
         *("--ignore=portproof/tests/keras", "--ignore=portproof/tests/torch"),
     ),
+    "parity": (*PYTEST, "parity_tests"),
     "lightning": (*PYTEST, "tests/lightning", "portproof/tests/torch"),
     "types": (sys.executable, "-m", "mypy"),
     "lint": (sys.executable, "-m", "ruff", "check", "."),
