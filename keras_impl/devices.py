@@ -195,7 +195,7 @@ class _Replicas:
 
 
 def for_each_device(dataset: Any) -> Any:
-    """Return what `fit` takes for a tf.data.Dataset of which each replica gets whole batches.
+    """Return a distributed tf.data.Dataset for `fit`, of which each replica gets whole batches.
 
     Keras would have TensorFlow deal its batches.
     """

@@ -103,7 +103,7 @@ def together(statement: Mapping[str, Any], device: str) -> Iterator[dict[str, An
 
 
 def heard() -> list[keras.callbacks.Callback]:
-    """Return what notes each batch that all ranks have done; nothing for a process by itself."""
+    """Return the callback that notes batches, where several processes train together."""
     return [Heard()] if this_process().size > 1 else []
 
 
@@ -145,13 +145,18 @@ def _end_in_silence(has_ended: threading.Event) -> None:
     while not has_ended.wait(0.5):
         if time.monotonic() - Heard.at > TIME_LIMIT_SECONDS:
             ranks = this_process()
-            words = f"waited {TIME_LIMIT_SECONDS:g} s for a batch: {_who_hangs(ranks)}"
+            found = ["rank 0 hangs"]  # whose process must answer the question
+            asking = threading.Thread(target=lambda: found.append(_who_hangs(ranks)), daemon=True)
+            asking.start()
+            asking.join(2 * HANG_SECONDS)
+            words = f"waited {TIME_LIMIT_SECONDS:g} s for a batch: {found[-1]}"
             try:
                 last_words(
                     f"{os.path.basename(sys.argv[0])}: rank {ranks.rank} of {ranks.size} {words}, "
                     "and the others end"
                 )
-                _say(ENDS, words)
+                if len(found) > 1:
+                    _say(ENDS, words)
             finally:  # also where nobody listens any more
                 os._exit(1)
 
@@ -187,7 +192,7 @@ def _say(key: str, word: str) -> None:
 
 
 def _said(key: str) -> dict[int, str]:
-    """Return what ranks have said of it."""
+    """Return the word of each rank that has said one, by rank."""
     from jax._src import distributed
 
     found = distributed.global_state.client.key_value_dir_get(key)

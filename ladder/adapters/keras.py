@@ -49,7 +49,7 @@ class KerasSubject:
         self.names = [layer.name for layer in self.layers]
 
     def contract(self) -> Facts:
-        """Return what compiled and built objects resolved to."""
+        """Return the resolved settings of the compiled and built objects."""
         compute, weights = self._dtypes()
         layers = [layer for layer in self.layers if hasattr(layer, "data_format")]
         formats = sorted({layer.data_format for layer in layers} - {None})

@@ -102,7 +102,7 @@ def snake_case(name: str) -> str:
 
 
 def settings_of(row: Facts) -> Facts:
-    """Return what a layer's row says of its settings, not of its shape."""
+    """Return the settings in a layer's row, without its name, shape and parameters."""
     return {key: row[key] for key in row if key not in ("name", "output_shape", "parameters")}
 
 
@@ -226,7 +226,7 @@ _REDUCTIONS = {
 
 
 def metrics_contract(model: keras.Model) -> Facts:
-    """Return what each compiled metric is; Keras's are means weighted by batch size."""
+    """Return each compiled metric's kind; Keras's are means weighted by batch size."""
     compiled = getattr(model, "_compile_metrics", None)
     found = {}
     for metric in keras.tree.flatten(compiled._user_metrics) if compiled else []:
