@@ -69,7 +69,7 @@ def _gathered(
 
 
 def batch_source(batches: Batches, plain: bool, num_devices: int = 1) -> Any:
-    """Return the batches as `fit` takes them: a PyDataset, or on TensorFlow's fast path a tf.data.Dataset.
+    """Return batches for `fit`: a PyDataset, or on TensorFlow's fast path a tf.data.Dataset.
 
     Off TensorFlow, the fast path on a GPU gathers batches there; where several devices share them,
     batches come from the host, and TensorFlow takes them from the tf.data.Dataset in any case.

@@ -145,20 +145,26 @@ def _end_in_silence(has_ended: threading.Event) -> None:
     while not has_ended.wait(0.5):
         if time.monotonic() - Heard.at > TIME_LIMIT_SECONDS:
             ranks = this_process()
-            found = ["rank 0 hangs"]  # whose process must answer the question
-            asking = threading.Thread(target=lambda: found.append(_who_hangs(ranks)), daemon=True)
-            asking.start()
-            asking.join(2 * HANG_SECONDS)
-            words = f"waited {TIME_LIMIT_SECONDS:g} s for a batch: {found[-1]}"
+            found = _who_hangs_in_time(ranks)
+            words = f"waited {TIME_LIMIT_SECONDS:g} s for a batch: {found or 'rank 0 hangs'}"
             try:
                 last_words(
                     f"{os.path.basename(sys.argv[0])}: rank {ranks.rank} of {ranks.size} {words}, "
                     "and the others end"
                 )
-                if len(found) > 1:
+                if found:
                     _say(ENDS, words)
             finally:  # also where nobody listens any more
                 os._exit(1)
+
+
+def _who_hangs_in_time(ranks: Ranks) -> str | None:
+    """Return who hangs; None where rank 0, whose process must answer the question, does not."""
+    found: list[str] = []
+    asking = threading.Thread(target=lambda: found.append(_who_hangs(ranks)), daemon=True)
+    asking.start()
+    asking.join(2 * HANG_SECONDS)
+    return found[0] if found else None
 
 
 def _who_hangs(ranks: Ranks) -> str:
