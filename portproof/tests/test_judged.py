@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from portproof.explain import BIASED, Bench, explain_training
 from portproof.graph import gaps
 from portproof.graph.align import align
 from portproof.graph.calls import Call, Graph, Output
 from portproof.graph.carry import carry
-from portproof.graph.compare import Judged
+from portproof.graph.compare import Judged, Replays
 from portproof.graph.conclude import conclude
 from portproof.graph.first import frozen_values, judge_first
 from portproof.graph.steps import first_apart, judge_metrics, placed
@@ -70,6 +71,61 @@ def test_moves_by_gradients_of_rounding_are_bounded(
     others = [] if peer is None else [side(peer, 1e-17)]
     apart = first_apart(g, g, align(g, g), ours, theirs, before, *others)
     assert (apart is not None) == is_apart
+
+
+def test_where_statistics_alone_part_no_cause_is_sought_in_the_moves() -> None:
+    sizes = {"gamma": [5], "moving_mean": [5]}
+    g = graph(Call("a", "a", "batch_norm", sizes))
+    g.about["training"] = {"optimizer": "SGD(lr=0.1)"}
+    ours, theirs = (
+        {"losses": np.ones(1), "step.0|a|gamma": np.full(5, 0.9),
+         "step.0|a|moving_mean": np.full(5, mean)}
+        for mean in (0.1, 0.2)
+    )  # fmt: skip
+    before = {f"a|{role}": np.ones(5) for role in sizes}
+    apart = first_apart(g, g, align(g, g), ours, theirs, before)
+    assert apart is not None
+    assert (apart[1].what, apart[1].cause) == ("update", None)
+
+
+@pytest.mark.parametrize(
+    ("momentum", "factor", "cause"),
+    [
+        (0.9, 1.0, "momentum 0.99 | 0.9"),
+        (0.9, 64 / 63, f"momentum 0.99 | 0.9, {BIASED}"),
+        (0.9, 1.1, None),
+        (0.99, 64 / 63, None),
+    ],
+)
+def test_another_share_of_kept_statistics_is_named_where_it_gives_them(
+    momentum, factor, cause
+) -> None:
+    rng = np.random.default_rng(0)
+    before, of_batch = rng.uniform(0.5, 1, 5), rng.uniform(2, 3, 5)
+    shape = {"in_shape": [4, 4, 4, 5], "out_shape": [4, 4, 4, 5]}
+    left, right = (
+        graph(
+            Call(
+                "a",
+                "a",
+                "batch_norm",
+                {"moving_variance": [5]},
+                settings={"momentum": kept},
+                **shape,
+            )
+        )
+        for kept in (0.99, momentum)
+    )
+    moved = [0.99 * before + 0.01 * of_batch,
+             momentum * before + (1 - momentum) * factor * of_batch]  # fmt: skip
+    name = "moved|a|moving_variance"
+    seen = Replays({}, {}, {}, *({name: array} for array in moved))
+    place, role = Place("a", "a", 0.1), "moving_variance"
+    d = Difference("statistics", "batch_norm", role, role, "training", [place])
+    bench = Bench(True, right, lambda _: {}, lambda _: {}, lambda *_: {})
+    first = {"a|moving_variance": before}
+    explain_training(bench, left, right, {0: 0}, Judged([d]), seen, first)
+    assert d.cause == cause
 
 
 @pytest.mark.parametrize(

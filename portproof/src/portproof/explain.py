@@ -274,9 +274,24 @@ def _related(
 
 
 def explain_training(
-    bench: Bench, left: Graph, right: Graph, pairs: Mapping[int, int], judged: Judged, seen: Replays
+    bench: Bench,
+    left: Graph,
+    right: Graph,
+    pairs: Mapping[int, int],
+    judged: Judged,
+    seen: Replays,
+    first: Arrays,
 ) -> dict[str, str]:
     """Write causes into differences of gradients and statistics.
+
+    Args:
+        bench: the side on which experiments are made.
+        left: the reference's calls.
+        right: the suspect's.
+        pairs: which belong together.
+        judged: the differences.
+        seen: the replays.
+        first: the reference's weights and statistics before training, by `key|role`.
 
     Returns:
         Variants that make the frameworks' own rules equal, by function; none where a difference
@@ -293,15 +308,10 @@ def explain_training(
     statistics = [d for d in judged.differences if d.what == "statistics" and d.cause is None]
     if not statistics or not bench.is_suspect:
         return rules
-    momenta = {left.calls[i].settings.get("momentum") for i, _ in of.values()}
-    kept = [m for m in momenta if m is not None]
-    for key in ["biased_variance", *(f"kept={k}" for k in sorted(kept))]:
-        remaining = [d for d in statistics if d.cause is None]
-        found = bench.trained({"batch_norm": key}) if remaining else {}
-        for d in remaining:
-            if _vanish(d, left, right, of, found, seen, "moved"):
-                d.is_rule = key == "biased_variance"
-                d.cause = BIASED if d.is_rule else _momentum(d, left, right, of)
+    found = bench.trained({"batch_norm": "biased_variance"})
+    for d in statistics:
+        d.is_rule = _vanish(d, left, right, of, found, seen, "moved")
+        d.cause = BIASED if d.is_rule else _momentum(d, left, right, of, seen, first)
     return rules | ({"batch_norm": "biased_variance"} if all(d.is_rule for d in statistics) else {})
 
 
@@ -360,10 +370,29 @@ def _momentum(
     left: Graph,
     right: Graph,
     of: Mapping[tuple[str, str], tuple[int, int]],
-) -> str:
-    i, j = of[d.places[0].left, d.places[0].right]
-    a, b = (g.calls[n].settings["momentum"] for g, n in ((left, i), (right, j)))
-    if d.left == "moving_mean":
-        return f"momentum {short(a)} | {short(b)}"
-    parts = [f"momentum {short(a)} | {short(b)}"] if a != b else []
-    return ", ".join([*parts, BIASED])
+    seen: Replays,
+    first: Arrays,
+) -> str | None:
+    """Return a cause if each side keeps its own share of statistics that take the same batch's.
+
+    What the batch has added is worked out from the reference's, and must give the suspect's, as it
+    is or, of a variance, times n/(n − 1).
+    """
+    causes: set[str | None] = set()
+    for place in d.places:
+        i, j = of[place.left, place.right]
+        a, b = left.calls[i], right.calls[j]
+        ours, theirs = (call.settings.get("momentum") for call in (a, b))
+        if ours is None or theirs is None or ours in (theirs, 1):
+            return None
+        before, after = first[f"{a.key}|{d.left}"], seen.left_train[f"moved|{a.key}|{d.left}"]
+        of_batch = (after - ours * before) / (1 - ours)
+        target = fitted(seen.right_train[f"moved|{b.key}|{d.right}"], before.shape)
+        count = np.prod(a.in_shape) / before.size
+        made = {
+            text: theirs * before + (1 - theirs) * factor * of_batch
+            for text, factor in (("", 1.0), (f", {BIASED}", count / (count - 1)))
+        }
+        fits = [t for t, values in made.items() if gap(target, values).within(LOCAL_GRADIENT)]
+        causes.add(f"momentum {short(ours)} | {short(theirs)}{fits[0]}" if fits else None)
+    return causes.pop() if len(causes) == 1 else None

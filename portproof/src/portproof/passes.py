@@ -93,7 +93,7 @@ def run_passes(
         judge.gradients()
         judge.add_all(*judge_first(left.graph, right.graph, alignment, *first))
         if bench is not None and judge.has_trained_otherwise:
-            rules = explain_training(bench, *of)
+            rules = explain_training(bench, *of, carried.left)
             if rules:
                 right.swaps = {**right.swaps, **rules}
                 right.start(train=True)

@@ -196,7 +196,9 @@ class Judge:
         self, a: Call, b: Call, effect: str = "none", detail: str = "in training only"
     ) -> None:
         """Note settings that differ and act in training alone."""
-        for name in sorted(TRAINING_ONLY):
+        # Where one has no moving statistics, there is no momentum to compare.
+        names = TRAINING_ONLY if a.settings.get("by") == b.settings.get("by") else {"padding_idx"}
+        for name in sorted(names):
             if a.settings.get(name) != b.settings.get(name):
                 place = Place(a.owner, b.owner)
                 self.add(name, a.kind, _both(a, b, {name}), effect, place, detail)

@@ -7,7 +7,7 @@ from portproof.graph.align import Alignment
 from portproof.graph.calls import Graph
 from portproof.graph.compare import Judged
 from portproof.graph.gaps import Gap
-from portproof.graph.verdict import Difference, Place, Verdict
+from portproof.graph.verdict import ALREADY, Difference, Place, Verdict
 
 _IN_STEPS = {"batches", "loss", "metric", "steps", "update"}
 """Kinds of differences that training by the user's own loops shows."""
@@ -106,7 +106,7 @@ def _say_what_came_before(differences: list[Difference]) -> None:
     for word, effect in (("outputs", "output"), ("gradients", "training")):
         if any(d.fails and d.effect == effect and d not in steps for d in differences):
             for d in steps:
-                d.detail += f"; {word} differ already"
+                d.detail = f"{d.detail}; {word} {ALREADY}".removeprefix("; ")
             return
 
 

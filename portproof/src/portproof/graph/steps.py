@@ -185,9 +185,9 @@ def _proportional(
             moves.append((ours[behind.format(a.key)] - w, seen - their_w, w))
     moves = [(x, y, w) for x, y, w in moves if x.shape == y.shape and (x.any() or y.any())]
     square = sum(float((x * x).sum()) for x, _, _ in moves)
-    if not square:
-        return None
-    largest = max(float(np.abs(m).max()) for x, y, _ in moves for m in (x, y))
+    largest = max((float(np.abs(m).max()) for x, y, _ in moves for m in (x, y)), default=0.0)
+    if not square or all(gap(y, x, largest).within(MOVED) for x, y, _ in moves):
+        return None  # nothing moves, or statistics alone part
     factor = sum(float((x * y).sum()) for x, y, _ in moves) / square
     if all(gap(y, factor * x, largest).within(MOVED) for x, y, _ in moves):
         return f"each weight moves {factor:.9g} × as far in the suspect"

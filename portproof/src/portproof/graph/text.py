@@ -1,7 +1,7 @@
 """A verdict as text: the first divergence first, findings in groups, what agrees said too."""
 
 from portproof.graph.gaps import END_TO_END, Gap
-from portproof.graph.verdict import Difference, Verdict
+from portproof.graph.verdict import ALREADY, Difference, Verdict
 
 WIDTH = 110
 
@@ -67,7 +67,7 @@ def _lines(mark: str, d: Difference) -> list[str]:
     ]  # fmt: skip
     if d.cause is not None:
         lines.append(f"      cause: {d.cause}")
-    elif d.fails and d.gap is not None:
+    elif d.fails and d.gap is not None and not d.detail.endswith(ALREADY):
         lines.append("      cause unknown")
     return lines
 

@@ -6,6 +6,9 @@ from typing import Any
 
 from portproof.graph.gaps import Gap
 
+ALREADY = "differ already"
+"""At the end of a step's detail, where what comes before the step differs."""
+
 
 @dataclass(frozen=True)
 class Place:

@@ -369,7 +369,8 @@ class TorchModel:
             if x.requires_grad:  # none reaches an input that is detached: zeros, as Keras has it
                 grad = torch.zeros_like(x) if x.grad is None else x.grad
                 found[f"input.{i}"] = (grad.movedim(1, -1) if self.layout[i] else grad).numpy()
-        for key, role in self._roles(recorder).items():
+        # Those of evaluation: in training a module may move its own outside the call.
+        for key, role in (self._roles(self.recorder) | self._roles(recorder)).items():
             if role.is_statistic:
                 found[f"moved|{key}"] = role.canonical(role.tensor.detach().numpy().copy())
         found |= {f"grad|{key}": a for key, a in self._gradients(recorder).items()}

@@ -119,10 +119,12 @@ def _batch_norm(bound: dict[str, Any]) -> Spec:
         roles["moving_mean"] = Role(mean, is_statistic=True)
         roles["moving_variance"] = Role(variance, is_statistic=True)
     momentum = bound.get("momentum", 0.1)
+    by_batch = bound.get("training") or mean is None
     settings = {
         "epsilon": bound.get("eps", 1e-5),
         # Keras's is the share that is kept; rounded, for 1 - 0.1 is no 0.9.
-        "momentum": None if momentum is None else round(1 - momentum, 12),
+        "momentum": None if momentum is None or mean is None else round(1 - momentum, 12),
+        "by": "the batch" if by_batch else "moving statistics",
     }
     return Spec("batch_norm", roles, settings, "input", True)
 

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from portproof.record.torch_calls import bind, signature_of
 
 Variant = Callable[..., Any]
+AVERAGES_OWN = ("count_include_pad", "divisor_override")
+"""Arguments of an average pool that a max pool has not."""
 VARIANTS: dict[str, dict[str, Variant]] = {}
 _TEXTS: dict[tuple[str, str], tuple[str, bool, str]] = {}
 """What a variant is; whether it rounds a constant to float32; of which variant, if not of the
@@ -290,6 +292,21 @@ def _with_padding(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torc
     return _pool(func, x, args, kwargs, count_include_pad=True)
 
 
+@_variant("avg_pool1d", "avg_pool2d", "avg_pool3d", text="The maximum in place of an average")
+def _as_maximum(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    bound = bind("input kernel_size stride padding ceil_mode", (x, *args), kwargs)
+    bound = {name: bound[name] for name in bound if name not in AVERAGES_OWN}
+    return getattr(F, func.__name__.replace("avg", "max"))(**bound)
+
+
+@_variant("max_pool1d", "max_pool2d", "max_pool3d", text="An average in place of the maximum")
+def _as_average(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    bound = bind("input kernel_size stride padding dilation ceil_mode", (x, *args), kwargs)
+    bound = {name: bound[name] for name in bound if name not in ("dilation", "return_indices")}
+    pool = getattr(F, func.__name__.replace("max", "avg"))
+    return pool(**bound, count_include_pad=False)
+
+
 @_variant(
     "max_pool1d",
     "max_pool2d",
@@ -330,33 +347,19 @@ def _pool(func: Any, x: torch.Tensor, args: Any, kwargs: Any, **changed: Any) ->
 
 @_variant("batch_norm", text="A moving variance of biased variances")
 def _biased_variance(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return _batch_norm_as_keras(None)(func, *args, **kwargs)
-
-
-def _batch_norm_as_keras(kept: float | None) -> Variant:
-    """Return batch normalisation whose moving variance takes biased variances.
-
-    Args:
-        kept: the share of the old statistics that is kept; None: the function's own.
-    """
-
-    def run(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        bound = bind(signature_of(func), args, kwargs)
-        mean, variance = bound.get("running_mean"), bound.get("running_var")
-        if not bound.get("training") or mean is None or variance is None:
-            return func(*args, **kwargs)
-        x = bound["input"]
-        momentum = bound.get("momentum", 0.1) if kept is None else 1 - kept
-        with torch.no_grad():
-            axes = [axis for axis in range(x.ndim) if axis != 1]
-            new_variance, new_mean = torch.var_mean(x, dim=axes, correction=0)
-            mean.lerp_(new_mean, momentum)
-            variance.lerp_(new_variance, momentum)
-        return F.batch_norm(
-            x, None, None, bound.get("weight"), bound.get("bias"), True, eps=bound.get("eps", 1e-5)
-        )
-
-    return run
+    bound = bind(signature_of(func), args, kwargs)
+    mean, variance = bound.get("running_mean"), bound.get("running_var")
+    if not bound.get("training") or mean is None or variance is None:
+        return func(*args, **kwargs)
+    x, momentum = bound["input"], bound.get("momentum", 0.1)
+    with torch.no_grad():
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        new_variance, new_mean = torch.var_mean(x, dim=axes, correction=0)
+        mean.lerp_(new_mean, momentum)
+        variance.lerp_(new_variance, momentum)
+    return F.batch_norm(
+        x, None, None, bound.get("weight"), bound.get("bias"), True, eps=bound.get("eps", 1e-5)
+    )
 
 
 @_variant("embedding", text="An embedding whose padding row learns too (no padding_idx)")
@@ -375,13 +378,10 @@ def variant_of(name: str, key: str, func: Any) -> Callable[..., Any]:
 
     Args:
         name: of the function.
-        key: of the variant; `kept=0.99` is a batch norm's with this momentum too, `factor=0.1` a
-            product's with this factor rounded to float32.
+        key: of the variant; `factor=0.1` is a product's with this factor rounded to float32.
         func: the function.
     """
-    if name == "batch_norm" and key.startswith("kept="):
-        run = _batch_norm_as_keras(float(key.removeprefix("kept=")))
-    elif key.startswith("factor="):
+    if key.startswith("factor="):
         run = _one_single_factor(float(key.removeprefix("factor=")))
     else:
         run = VARIANTS[name][key]
