@@ -17,6 +17,11 @@ from pipeline.recipe import Recipe
 
 DTYPE_POLICIES = {"32": "float32", "64": "float64", "bf16": "mixed_bfloat16"}
 
+PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
+"""XLA's flag for how long one CPU device waits for the others until it aborts the process."""
+PATIENCE_SECONDS = 600
+"""Its default, 40, is too little for devices that share a core on a busy machine."""
+
 
 def configure(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     """Set Keras and its backend up for one run and return what they resolved to.
@@ -118,9 +123,12 @@ def _configure_jax(execution: Execution) -> dict[str, Any]:
         jax.config.update("jax_platforms", "cpu")
     ranks = this_process()
     # The CPU as so many devices; asked for by a flag of XLA's too, JAX refuses both.
-    is_flagged = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    flags = os.environ.get("XLA_FLAGS", "")
+    is_flagged = "xla_force_host_platform_device_count" in flags
     if execution.devices > 1 and ranks.size == 1 and not is_flagged:
         jax.config.update("jax_num_cpu_devices", execution.devices)
+    if execution.devices > 1 and PATIENCE not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{PATIENCE}={PATIENCE_SECONDS}".strip()
     # Read when the GPU is first used; JAX would take three quarters of its memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if ranks.size > 1:

@@ -10,7 +10,7 @@ import numpy as np
 from keras_impl.fast import STEPS_PER_EXECUTION
 from keras_impl.weights import export_training_state, export_weights, load_training_state
 from ladder.following import Follower
-from pipeline.answers import FedBatches
+from pipeline.fed import FedBatches
 from pipeline.masks import keep_mask, mask_factors
 from pipeline.recipe import Recipe
 
@@ -162,6 +162,12 @@ class NoteMasks(keras.callbacks.Callback):
             if isinstance(layer, keras.layers.Dropout):
                 self.sums[layer.name] = self._noted(layer)
 
+    def noted(self) -> dict[str, Any]:
+        """Return the sums (steps, 2) by layer."""
+        return {
+            name: np.array(keras.ops.convert_to_numpy(sums)) for name, sums in self.sums.items()
+        }
+
     def _noted(self, layer: keras.layers.Dropout) -> keras.Variable:
         sums = _added(layer, "sums", (self.num_steps, 2), "int32")
         position = _added(layer, "position", (), "int32")
@@ -212,7 +218,7 @@ class AtSeams(keras.callbacks.Callback):
 class Follow(keras.callbacks.Callback):
     """Show a run's training state to a follower, and go on from what it answers."""
 
-    def __init__(self, follower: Follower, steps_per_epoch: int) -> None:
+    def __init__(self, follower: Follower, recipe: Recipe, steps_per_epoch: int) -> None:
         super().__init__()
         self.follower, self.steps_per_epoch = follower, steps_per_epoch
         # Every step at which it looks is the last of an execution.

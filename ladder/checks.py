@@ -376,9 +376,8 @@ def _repeated_masks(pair: Pair, key: str) -> list[Difference]:
 
 
 def _trained(pair: Pair) -> list[str]:
-    """Return the parameters that the question gives weights of, moving statistics aside."""
-    given = [key.removeprefix("weights.") for key in pair.question.arrays if key[:8] == "weights."]
-    return [name for name in given if ".moving_" not in name]
+    """Return the parameters that the question gives weights of."""
+    return [key.removeprefix("weights.") for key in pair.question.arrays if key[:8] == "weights."]
 
 
 def _keys(pair: Pair, prefix: str) -> list[str]:

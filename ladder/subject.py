@@ -1,6 +1,6 @@
 """What any model can be asked, whichever framework it is written in: NumPy in and out."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ from ladder.exchange import Array, Arrays, Question
 
 Facts = dict[str, Any]
 
-ASKS = ("contract", "layers", "points", "forced", "cases", "gradients", "steps")
+ASKS = ("contract", "layers", "points", "forced", "cases", "gradients")
 """What `answer_subject` answers."""
 
 
@@ -18,9 +18,8 @@ class Subject(Protocol):
     """A model with its loss and optimizer, as the ladder asks about it.
 
     Images are (N, H, W, C), floats; classes int64 (N,). Parameters have canonical names
-    `<layer>.<kernel|bias|gamma|beta|moving_mean|moving_variance>` and layouts: (H, W, in, out) and
-    (in, out), the rows of a dense layer behind a flattened map in H, W, C order. So are maps and
-    flattened maps that go in or come out.
+    `<layer>.<kernel|bias>` and layouts: (H, W, in, out) and (in, out), the rows of a dense layer
+    behind a flattened map in H, W, C order. So are maps and flattened maps that go in or come out.
     """
 
     def contract(self) -> Facts:
@@ -30,10 +29,10 @@ class Subject(Protocol):
         """Return a row for each layer: `name`, `kind`, `output_shape`, `parameters`, and more."""
 
     def weights(self) -> dict[str, Array]:
-        """Return parameters and moving statistics."""
+        """Return the parameters."""
 
     def load_weights(self, weights: Arrays) -> None:
-        """Set parameters and moving statistics; ValueError where an entry does not fit."""
+        """Set the parameters; ValueError where an entry does not fit."""
 
     def points(self, images: Array, names: Sequence[str]) -> dict[str, Array]:
         """Return the value once all layers up to each named one have run, in evaluation mode."""
@@ -57,14 +56,6 @@ class Subject(Protocol):
         """Return each parameter's gradient and the `input`'s, and the loss.
 
         In training mode, or else in evaluation mode.
-        """
-
-    def steps(
-        self, batches: Sequence[tuple[Array, Array]], steps_per_epoch: int | None = None
-    ) -> Iterator[dict[str, Array]]:
-        """Train on the batches as given and yield the state after each step.
-
-        A state holds `loss`, `weight.<param>`, and slots such as `adam.m.<param>`.
         """
 
 
@@ -201,19 +192,6 @@ def _gradients(question: Question, subject: Subject, failed: dict[str, str]) -> 
     return {}, arrays
 
 
-def _steps(question: Question, subject: Subject, failed: dict[str, str]) -> Answer:
-    batches: list[tuple[Array, Array]] = []
-    while f"batch.{len(batches)}.images" in question.arrays:
-        prefix = f"batch.{len(batches)}"
-        images = scaled(question.arrays[f"{prefix}.images"])
-        batches.append((images, question.arrays[f"{prefix}.labels"]))
-    states = subject.steps(batches, question.settings.get("steps_per_epoch"))
-    arrays: dict[str, Array] = {}
-    for step, state in enumerate(states, start=1):
-        arrays |= tagged(f"step.{step}", state)
-    return {}, arrays
-
-
 def held_weights(question: Question, subject: Subject) -> dict[str, Array]:
     """Return as `carried.*` the weights that a subject holds, where it was given some."""
     if not {"points", "forced"} & set(question.asks):
@@ -233,7 +211,6 @@ _ANSWERS: dict[str, Callable[[Question, Subject, dict[str, str]], Answer]] = {
     "forced": _forced,
     "cases": _cases,
     "gradients": _gradients,
-    "steps": _steps,
 }
 
 

@@ -12,7 +12,7 @@ from ladder.following import Follower
 from lightning_impl.fast import CAPTURED_STEPS_PER_BATCH, STEPS_PER_BATCH
 from lightning_impl.model import Classifier
 from lightning_impl.weights import export_training_state, export_weights, load_training_state
-from pipeline.answers import FedBatches
+from pipeline.fed import FedBatches
 from pipeline.masks import keep_mask, mask_factors
 from pipeline.recipe import Recipe
 
@@ -23,11 +23,21 @@ class Watch(L.Callback):
     def __init__(self, fed: FedBatches) -> None:
         self.fed = fed
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Wrap the step that predicts, which another Trainer takes."""
+        predict_step = pl_module.predict_step
+
+        def watched(batch: Any, batch_idx: int) -> Any:
+            self._note("predict", batch)
+            return predict_step(batch, batch_idx)
+
+        pl_module.predict_step = watched  # type: ignore[method-assign]
+
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note a training batch."""
-        self.note("train", batch)
+        self._note("train", batch)
 
     def on_validation_batch_start(
         self,
@@ -38,10 +48,9 @@ class Watch(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Note a validation batch."""
-        self.note("validation", batch)
+        self._note("validation", batch)
 
-    def note(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
-        """Note a batch of `stage`."""
+    def _note(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         images_nchw, one_hot = batch
         images_nhwc = images_nchw.permute(0, 2, 3, 1).numpy(force=True)
         self.fed.note(stage, images_nhwc, one_hot.numpy(force=True))
@@ -68,9 +77,9 @@ class InjectMasks(L.Callback):
         """By stage, `train`, `validation` and `predict`: whether its layers were told to drop."""
         self.stage = ""
 
-    def inject(self, network: nn.Module) -> None:
-        """Give each dropout layer of `network` its masks."""
-        layers = [layer for layer in network.modules() if isinstance(layer, nn.Dropout)]
+    def set_model(self, model: nn.Module) -> None:
+        """Give each dropout layer of `model` its masks."""
+        layers = [layer for layer in model.modules() if isinstance(layer, nn.Dropout)]
         for index, layer in enumerate(layers):
             layer.forward = partial(self._drop, layer, index)  # type: ignore[method-assign]
 
@@ -84,7 +93,7 @@ class InjectMasks(L.Callback):
         """Give each dropout layer its masks."""
         assert isinstance(pl_module, Classifier)
         self.num_steps, self.stage = pl_module.steps_per_batch, "train"
-        self.inject(pl_module)
+        self.set_model(pl_module)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -157,6 +166,10 @@ class NoteMasks(L.Callback):
             if isinstance(layer, nn.Dropout):
                 noted = partial(self._noted, layer, name, layer.forward)
                 layer.forward = noted  # type: ignore[method-assign]
+
+    def noted(self) -> dict[str, Any]:
+        """Return the sums (steps, 2) by layer."""
+        return {name: sums.numpy(force=True) for name, sums in self.sums.items()}
 
     def _noted(self, layer: nn.Dropout, name: str, draw: Any, inputs: Tensor) -> Tensor:
         if not layer.training:

@@ -13,8 +13,7 @@ import pytest
 
 from ladder.exchange import Question, Trace
 from parity_tests.climbs import Climber, new_climber
-from parity_tests.engine_room import PAIR_PROGRAMS, EngineRoom
-from parity_tests.strided import StridedClimber
+from parity_tests.engine_room import EngineRoom
 from pipeline.datasets import Dataset, find_dataset, load_dataset
 from pipeline.engines import trainer_arguments
 from pipeline.recipe import Recipe, recipe_to_dict
@@ -51,13 +50,6 @@ def climber(
 ) -> Climber:
     """A climber on the real data set; what was answered once is not asked again."""
     return new_climber(room, dataset, tmp_path_factory.mktemp("material"))
-
-
-@pytest.fixture(scope="session")
-def strided() -> Iterator[StridedClimber]:
-    """A climber with the second pair."""
-    with EngineRoom(programs=PAIR_PROGRAMS) as engines:
-        yield StridedClimber(engines)
 
 
 @pytest.fixture(scope="session")

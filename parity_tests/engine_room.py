@@ -14,9 +14,7 @@ from pipeline.engines import ENGINES
 from pipeline.workers import workers
 
 PROGRAMS = Path(__file__).resolve().parent / "mutants"
-PAIR_PROGRAMS = PROGRAMS.parent / "pairs"
-"""Where `in_keras.py` and `in_lightning.py` of this pair and of the second lie."""
-
+"""Where `in_keras.py` and `in_lightning.py` lie."""
 
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",

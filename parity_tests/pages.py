@@ -105,6 +105,13 @@ def _place(row: Mapping[str, Any]) -> str:
     return f"{row['engine']}/{row['fault']}"
 
 
+def named(row: Mapping[str, Any]) -> str:
+    """Return the cause that a replay's row names: an id with a sentence, or a sentence alone."""
+    if row["sentence"]:
+        return f"{_code(row['found_cause'])}: {row['sentence']}"
+    return row["found_cause"] or "cause unknown"
+
+
 def replays_page(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of the page of replayed disagreements."""
     rows: Rows = found["replays"]
@@ -114,8 +121,9 @@ def replays_page(found: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{len(rows)} public threads in which Keras and PyTorch, or two backends, disagree. Each "
         "is reduced to this pipeline's network or to a second pair (strided convolutions, "
-        "BatchNorm, average pooling, AdamW with a schedule and clipping), and the ladder is asked "
-        f"where the numbers part and why. It names the expected rung and cause in {len(right)}."
+        "BatchNorm, average pooling, AdamW with a schedule and clipping). The ladder, or of the "
+        "second pair `portproof`, is asked where the numbers part and why. The expected place and "
+        f"cause are named in {len(right)}."
     )
     yield ""
     yield from origin_lines(found)
@@ -126,7 +134,7 @@ def replays_page(found: Mapping[str, Any]) -> Iterator[str]:
             row["reported"],
             f"{row['pair']}, {row['engine']}",
             row["found_rung"] or "none",
-            f"{_code(row['found_cause'])}: {row['sentence']}",
+            named(row),
         ]
         for row in rows
     ]

@@ -10,19 +10,18 @@ from ladder.rungs import Verdict
 from ladder.verdict import conclusion, verdict_from_kept, verdict_lines, verdict_to_kept
 from parity_tests.catalogue import LIGHTNING, Mutant
 from parity_tests.climbs import REFERENCE, Attempt, Climber, Route, climb_all
-from parity_tests.engine_room import PAIR_PROGRAMS, EngineRoom
 from parity_tests.ladder_report import markdown, verdicts_to_dict
 from parity_tests.pages import mutants_page, replays_page
 from parity_tests.planting import Outcome, alternating, outcome_to_dict, plant_all
 from parity_tests.practice import Practice, checks_of
-from parity_tests.replaying import Replayed, replay_all, replayed_to_dict
+from parity_tests.replaying import Replayed, play, replayed_from_dict, replayed_to_dict
 from parity_tests.replays import Replay
-from parity_tests.strided import StridedClimber
 from pipeline.datasets import Dataset
 from pipeline.engines import ENGINES, KERAS_TENSORFLOW, versions_in_use
 from pipeline.environment import describe_machine
 from pipeline.errors import RunError
 from pipeline.session import Session, read_kept
+from portproof import CheckError
 
 LADDER_JSON, LADDER_PAGE = "ladder.json", "ladder.md"
 MUTANTS_JSON, MUTANTS_PAGE = "faults.json", "faults.md"
@@ -217,23 +216,21 @@ def prove_replays(
     `session` has kept, and an engine that dies, are as in `prove_ladder`.
     """
     replayed, lost = [], {}
-    with EngineRoom(programs=PAIR_PROGRAMS) as pair_room:
-        strided = StridedClimber(pair_room)
-        for replay in replays:
-            name = f"replay {replay.name}, {'whole' if is_whole else 'own'}"
-            if kept := session.kept(name):
-                each = Replayed(replay, _verdict_of(kept))
-            else:
-                try:
-                    (each,) = replay_all(climber, strided, [replay], is_whole)
-                except EngineError as error:
-                    lost[replay.name] = str(error)
-                    say(f"{replay.name}: no verdict: {error}")
-                    continue
-                session.keep(name, verdict_to_kept(each.verdict))
-            replayed.append(each)
-            wrong = "; ".join(each.mistakes())
-            say(f"{each.replay.name}: {f'NOT AS EXPECTED: {wrong}' if wrong else each.cause}")
+    for replay in replays:
+        name = f"replay {replay.name}, {'whole' if is_whole else 'own'}"
+        if kept := session.kept(name):
+            each = replayed_from_dict(replay, kept)
+        else:
+            try:
+                each = play(climber, replay, is_whole)
+            except (EngineError, CheckError) as error:
+                lost[replay.name] = str(error)
+                say(f"{replay.name}: no verdict: {error}")
+                continue
+            session.keep(name, replayed_to_dict(each))
+        replayed.append(each)
+        wrong = "; ".join(each.mistakes())
+        say(f"{each.replay.name}: {f'NOT AS EXPECTED: {wrong}' if wrong else each.cause}")
     if not replayed:
         return replayed, lost
     found = {

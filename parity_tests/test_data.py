@@ -7,10 +7,10 @@ import pytest
 from sklearn.model_selection import train_test_split
 
 from ladder.compare import compare_facts
-from pipeline.answers import batch_row
 from pipeline.batches import epoch_order
 from pipeline.datasets import load_dataset
 from pipeline.drawn import draw_dataset
+from pipeline.fed import batch_row
 from pipeline.recipe import preset
 
 # A network that costs nothing, and batch sizes that leave a partial last batch in all three sets:

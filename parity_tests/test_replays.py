@@ -5,7 +5,7 @@ Here each is looked for on its rung alone; `scripts/prove.py --replays` climbs u
 
 import pytest
 
-from parity_tests.replaying import replay_all
+from parity_tests.replaying import play
 from parity_tests.replays import REPLAYS
 
 SHORT = next(replay for replay in REPLAYS if replay.pair == "tutorial")
@@ -19,9 +19,8 @@ SHORT = next(replay for replay in REPLAYS if replay.pair == "tutorial")
     ],
     ids=lambda replay: replay.name,
 )
-def test_a_reported_disagreement_is_named(climber, strided, replay):
-    (replayed,) = replay_all(climber, strided, [replay], is_whole=False)
-    assert list(replayed.mistakes()) == []
+def test_a_reported_disagreement_is_named(climber, replay):
+    assert list(play(climber, replay, is_whole=False).mistakes()) == []
 
 
 def test_there_are_many_and_each_links_its_thread():

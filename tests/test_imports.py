@@ -95,7 +95,7 @@ NEIGHBOURS = {
     "reporting": BELOW,
     "benchmark": BELOW | {"reporting"},
     "tutorial": BELOW,
-    "parity_tests": BELOW | {"reporting"},
+    "parity_tests": BELOW | {"reporting", "portproof"},
     "scripts": set(ROOMS) - {"portproof", "tests"},
     "tests": set(ROOMS) - {"portproof", "scripts"},
 }

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from ladder.adapters.calling import answer_reference, load_reference
 from ladder.adapters.losses import name_loss
-from ladder.exchange import Question, read_trace
+from ladder.exchange import Question
 from ladder.subject import answer_subject, scaled, segment
 
 IMAGES = np.arange(24, dtype=np.uint8).reshape(2, 3, 4, 1)
@@ -54,10 +53,6 @@ class Doubler:
         self._check("gradients")
         return {"double.kernel": np.ones(1), "input": images}, np.asarray(1.0)
 
-    def steps(self, batches, steps_per_epoch=None):
-        for images, classes in batches:
-            yield {"loss": np.asarray(images.mean()), "weight.double.kernel": classes}
-
     def _run(self, layer, values):
         self._check(layer)
         return values * (self.factor if layer == "double" else -1)
@@ -74,15 +69,13 @@ def question(*asks, weights=True, **settings):
         "input.negate": IMAGES / 255,
         "images.one": IMAGES[:1],
         "labels.one": np.array([3]),
-        **{f"batch.{i}.images": IMAGES + np.uint8(i) for i in range(2)},
-        **{f"batch.{i}.labels": np.array([i, i]) for i in range(2)},
         **({"weights.double.kernel": np.array([3.0])} if weights else {}),
     }
     settings = {"points": TABLE, "cases": ["one"], "gradient_cases": ["one"], **settings}
     return Question(asks, settings, arrays)
 
 
-ALL = ("contract", "layers", "points", "forced", "cases", "gradients", "steps")
+ALL = ("contract", "layers", "points", "forced", "cases", "gradients")
 
 
 def test_every_ask_is_answered_with_the_questions_weights():
@@ -92,12 +85,9 @@ def test_every_ask_is_answered_with_the_questions_weights():
     assert set(arrays) == {
         "point.double", "point.negate", "forced.double", "forced.negate", "logits.one",
         "loss.one", "gradient.one.double.kernel", "gradient.one.input", "gradient.one.loss",
-        *(f"step.{step}.{name}" for step in (1, 2) for name in ("loss", "weight.double.kernel")),
     }  # fmt: skip
     np.testing.assert_array_equal(arrays["point.negate"], IMAGES / np.float64(255) * -3)
     np.testing.assert_array_equal(arrays["forced.negate"], IMAGES / -255)
-    assert arrays["step.2.loss"] == (IMAGES + 1.0).mean() / 255
-    assert arrays["step.2.weight.double.kernel"].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +118,7 @@ def test_a_model_that_refuses_the_weights_is_only_described():
     facts, arrays = answer_subject(question(*ALL), Doubler(["load_weights"]))
     assert arrays == {}
     assert {"contract", "layers", "parameters"} < set(facts)
-    assert set(facts["failed"]) == {"points", "forced", "cases", "gradients", "steps"}
+    assert set(facts["failed"]) == {"points", "forced", "cases", "gradients"}
 
 
 def test_pixels_are_scaled_as_float32_division_does():
@@ -198,31 +188,8 @@ def test_other_losses_are_told_too_and_none_is_guessed():
         "kind": "mean squared error",
         "reduction": "mean over the batch",
     }
-    labels = CLASSES % 2
-    binary = (np.logaddexp(0, LOGITS[:, 0]) - LOGITS[:, 0] * labels).mean()
-    found = name_loss(LOGITS[:, :1], labels, binary)
+    binary = (np.logaddexp(0, LOGITS) - LOGITS * np.eye(4)[CLASSES]).mean()
+    found = name_loss(LOGITS, CLASSES, binary)
     assert (found["kind"], found["takes"]) == ("binary cross-entropy", "logits")
     assert name_loss(LOGITS, CLASSES, float(np.pi)) == {"kind": "unknown"}
     assert name_loss(LOGITS, CLASSES, float("nan")) == {"kind": "unknown"}
-
-
-def test_a_users_model_is_found_by_its_reference(tmp_path, monkeypatch):
-    (tmp_path / "users_model.py").write_text("def build():\n    return 'built'\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert load_reference("users_model:build")() == "built"
-    with pytest.raises(ValueError, match="named `module:function`; received 'users_model'"):
-        load_reference("users_model")
-    for reference in ("users_model:other", "no_such_module:build"):
-        with pytest.raises(ValueError, match=f"cannot find {reference}"):
-            load_reference(reference)
-
-
-def test_a_users_model_answers_a_file(tmp_path, capsys):
-    asked = question("layers", "cases")
-    assert answer_reference("mine", asked, Doubler, tmp_path / "trace") == 0
-    trace = read_trace(tmp_path / "trace", asked)
-    assert (trace.engine, trace.facts["parameters"]) == ("mine", 1)
-    assert answer_reference("mine", question("training"), Doubler, tmp_path / "other") == 2
-    assert "mine cannot answer 'training'" in capsys.readouterr().err
-    assert not (tmp_path / "other").exists()

@@ -17,17 +17,9 @@ def layer_row(layer: keras.Layer) -> Facts:
         "name": layer.name,
         "kind": kind_of(layer),
         "output_shape": list(layer.output.shape[1:]),
-        "parameters": sum(
-            int(np.prod(variable.shape))
-            for variable in weights_of(layer)
-            if not is_statistic(variable)
-        ),
+        "parameters": sum(int(np.prod(variable.shape)) for variable in weights_of(layer)),
     }
     match layer:
-        case keras.layers.DepthwiseConv2D():
-            channels = layer.input.shape[-1]
-            filters = channels * layer.depth_multiplier
-            row |= {"filters": filters, **_convolution(layer), "groups": channels}
         case keras.layers.Conv2D():
             row |= {"filters": layer.filters, **_convolution(layer), "groups": layer.groups}
         case keras.layers.MaxPooling2D() | keras.layers.AveragePooling2D():
@@ -36,22 +28,12 @@ def layer_row(layer: keras.Layer) -> Facts:
                 "strides": list(layer.strides),
                 "padding": layer.padding,
             }
-        case keras.layers.ZeroPadding2D():
-            row |= {"padding": [list(pair) for pair in layer.padding]}
         case keras.layers.LeakyReLU():
             row |= {"negative_slope": float(layer.negative_slope)}
         case keras.layers.Activation():
             row |= {"kind": layer.activation.__name__}
         case keras.layers.Dropout():
             row |= {"rate": float(layer.rate)}
-        case keras.layers.BatchNormalization():
-            row |= {
-                "momentum": float(layer.momentum),
-                "epsilon": float(layer.epsilon),
-                "moving_variance": "biased",
-                "scale": layer.scale,
-                "center": layer.center,
-            }
         case keras.layers.Dense():
             row |= {
                 "units": layer.units,
@@ -74,16 +56,11 @@ def _convolution(layer: Any) -> Facts:
 
 _KINDS = {
     keras.layers.Conv2D: "convolution",
-    keras.layers.DepthwiseConv2D: "convolution",
     keras.layers.LeakyReLU: "leaky_relu",
     keras.layers.ReLU: "relu",
     keras.layers.Softmax: "softmax",
     keras.layers.MaxPooling2D: "max_pool",
     keras.layers.AveragePooling2D: "average_pool",
-    keras.layers.GlobalAveragePooling2D: "global_average_pool",
-    keras.layers.GlobalMaxPooling2D: "global_max_pool",
-    keras.layers.ZeroPadding2D: "zero_padding",
-    keras.layers.BatchNormalization: "batch_norm",
     keras.layers.Dropout: "dropout",
     keras.layers.Flatten: "flatten",
     keras.layers.Dense: "dense",
@@ -107,13 +84,8 @@ def settings_of(row: Facts) -> Facts:
 
 
 def weights_of(layer: keras.Layer) -> list[keras.Variable]:
-    """Return parameters and moving statistics; counters and masks are integers."""
+    """Return parameters; counters and masks are integers."""
     return [variable for variable in layer.weights if "float" in variable.dtype]
-
-
-def is_statistic(variable: keras.Variable) -> bool:
-    """Say whether a variable is measured and not learned."""
-    return variable.name in ("moving_mean", "moving_variance")
 
 
 def call(layer: keras.Layer, values: Any, training: bool) -> Any:
@@ -242,9 +214,8 @@ def initialisers(layers: Sequence[keras.Layer]) -> Facts:
     """Return the name of what draws each parameter's first values."""
     found = {}
     for layer in layers:
-        for parameter in ("kernel", "depthwise", "bias", "gamma", "beta"):
-            initialiser = getattr(layer, f"{parameter}_initializer", None)
-            name = {"depthwise": "kernel"}.get(parameter, parameter)
+        for name in ("kernel", "bias"):
+            initialiser = getattr(layer, f"{name}_initializer", None)
             if initialiser is not None and any(one.name == name for one in weights_of(layer)):
                 found[f"{layer.name}.{name}"] = snake_case(type(initialiser).__name__)
     return found

@@ -1,15 +1,10 @@
-"""A LightningModule as a subject of the ladder.
-
-A program too: `python -m ladder.adapters.lightning module:function QUESTION TRACE`, where the
-function returns a LightningModule, or one with a dict of Trainer options.
-"""
+"""A LightningModule of this pipeline as a subject of the ladder."""
 
 import copy
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -17,75 +12,53 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ladder.adapters.calling import answer_reference, load_reference
 from ladder.adapters.lightning_described import (
     SLOTS,
     metric_words,
     optimizer_contract,
     optimizer_kind,
 )
-from ladder.adapters.lightning_fit import (
-    AfterEachStep,
-    NoLossError,
-    StopAtStart,
-    loss_of,
-    muted,
-    quiet,
-)
+from ladder.adapters.lightning_fit import loss_of, muted
 from ladder.adapters.lightning_layers import (
-    Given,
     Layer,
     canonical_name,
     dtype_name,
-    is_overridden,
     layer_row,
     moved,
     out_of,
-    sequential,
     settings_of,
     trace_layers,
-    weight_in,
     weight_out,
 )
 from ladder.adapters.losses import name_loss
-from ladder.exchange import Array, Arrays, Question, check_shapes, read_question
+from ladder.exchange import Array, Arrays
 from ladder.subject import Facts, segment
 
 CHUNK = 500
 """Images that are run through the module at once."""
 
 
-class LightningSubject:
-    """A module whose network is made of named modules, in the order in which they run.
+class LightningSubject(ABC):
+    """A module whose `network` is an `nn.Sequential` of named layers and holds every parameter.
 
-    Names are module paths without the part that all share (`network.conv1` is `conv1`), or what
-    `names` puts for them. Where the network is an `nn.Sequential`, its own order is the table's,
-    also where `forward` takes another one.
-
-    `input_shape` is one input's, (H, W, C) or (F,), without the batch axis. `one_hot` says how
-    the step takes labels; None tries classes first.
+    The network's own order is the table's, also where `forward` takes another one. Steps take
+    labels one-hot. `input_shape` is one input's, (H, W, C), without the batch axis.
     """
 
-    def __init__(
-        self,
-        module: L.LightningModule,
-        input_shape: Sequence[int],
-        *,
-        options: Mapping[str, Any] | None = None,
-        names: Mapping[str, str] | None = None,
-        one_hot: bool | None = None,
-    ) -> None:
+    def __init__(self, module: L.LightningModule, input_shape: Sequence[int]) -> None:
         self.module = module
         self.input_shape = tuple(input_shape)
-        self.options = dict(options or {})
-        self.one_hot = one_hot
-        self.run_order = trace_layers(module, module, self._sample(), names or {})
-        network = sequential(module)
-        self.layers = self.run_order
-        if network is not None:
-            self.layers = trace_layers(module, network, self._sample(), names or {})
+        self.run_order = trace_layers(module, module, self._sample())
+        self.layers = trace_layers(module, module.network, self._sample())  # type: ignore[arg-type]
         self.names = [layer.name for layer in self.layers]
-        self._by_name = {layer.name: layer for layer in self.layers}
+
+    @abstractmethod
+    def started(self) -> tuple[L.Trainer, L.LightningModule]:
+        """Return a Trainer that is about to take the first step, and its module."""
+
+    @abstractmethod
+    def weights(self) -> dict[str, Array]:
+        """Return the canonical weights."""
 
     def contract(self) -> Facts:
         """Return what a Trainer that is about to take the first step holds."""
@@ -126,22 +99,6 @@ class LightningSubject:
         """
         return [layer_row(layer) for layer in self.layers]
 
-    def weights(self) -> dict[str, Array]:
-        """Return parameters and moving statistics in canonical form."""
-        return {name: weight_out(layer, tensor).copy() for name, layer, tensor in self._tensors()}
-
-    def load_weights(self, weights: Arrays) -> None:
-        """Set parameters and moving statistics.
-
-        Raises:
-            ValueError: missing, extra or misshapen entries.
-        """
-        shapes = {name: array.shape for name, array in self.weights().items()}
-        check_shapes(weights, shapes, "canonical weights")
-        with torch.no_grad():
-            for name, layer, tensor in self._tensors():
-                tensor.copy_(weight_in(layer, weights[name], tuple(tensor.shape)))
-
     def points(self, images: Array, names: Sequence[str]) -> dict[str, Array]:
         """Return the value once all layers up to each named one have run.
 
@@ -160,13 +117,7 @@ class LightningSubject:
         return found
 
     def forced(self, inputs: Arrays, names: Sequence[str]) -> dict[str, Array]:
-        """Return each segment's output for its own input.
-
-        Raises:
-            ValueError: the network is not an `nn.Sequential`.
-        """
-        if sequential(self.module) is None:
-            raise ValueError("segments of a network that is no nn.Sequential cannot be told apart")
+        """Return each segment's output for its own input."""
         found = {}
         with self._evaluating():
             for name in [name for name in names if name in inputs]:
@@ -185,15 +136,12 @@ class LightningSubject:
         return torch.cat(parts).numpy(force=True)
 
     def loss(self, images: Array, classes: Array) -> Array:
-        """Return what the validation step returns; above 500 images the mean over chunks.
-
-        The training step is called where there is no validation step that returns a loss.
-        """
+        """Return what the validation step returns; above 500 images the mean over chunks."""
         total = np.float64(0)
         with self._evaluating():
             for start in range(0, len(images), CHUNK):
                 batch = images[start : start + CHUNK], classes[start : start + CHUNK]
-                loss = self._evaluation_loss(self._in(batch[0]), batch[1])
+                loss = self._step(self.module.validation_step, *batch)
                 total += np.float64(loss.item()) * len(batch[0]) / len(images)
         return np.asarray(total)
 
@@ -202,51 +150,24 @@ class LightningSubject:
     ) -> tuple[dict[str, Array], Array]:
         """Return each trainable parameter's gradient, the input's, and the loss.
 
-        In training mode, or else in evaluation mode. Moving statistics are left as they were.
+        In training mode, or else in evaluation mode.
         """
         values = self._in(images).requires_grad_()
         chosen = [entry for entry in self._parameters() if entry[2].requires_grad]
         was_training = self.module.training
-        kept = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
         self.module.train(training)
         try:
-            with muted(self.module):
-                loss = self._step(self.module.training_step, values, classes)
+            loss = self._step(self.module.training_step, values, classes)
             parameters = [parameter for _, _, parameter in chosen]
             *found, of_input = torch.autograd.grad(loss, [*parameters, values], allow_unused=True)
         finally:
             self.module.train(was_training)
-            for buffer, value in kept:
-                buffer.copy_(value)
         # Where the graph is cut, nothing comes to the input.
         gradients = {} if of_input is None else {"input": out_of(of_input, None)}
         for (name, layer, _), gradient in zip(chosen, found, strict=True):
             if gradient is not None:
                 gradients[name] = weight_out(layer, gradient)
         return gradients, np.asarray(loss.item(), np.float64)
-
-    def steps(
-        self, batches: Sequence[tuple[Array, Array]], steps_per_epoch: int | None = None
-    ) -> Iterator[dict[str, Array]]:
-        """Train with `Trainer.fit` on the batches as given, and yield the state after each step.
-
-        The module is left as it was: it is not copied, for what is bound to it would not follow.
-        """
-        parts = [(self._in(images), self._labels(classes)) for images, classes in batches]
-        size = steps_per_epoch or len(parts)
-        after = AfterEachStep(lambda module: self)
-        self._fit(Given(parts, size), after, max_epochs=-(-len(parts) // size))
-        yield from after.states
-
-    def started(self) -> tuple[L.Trainer, L.LightningModule]:
-        """Return a Trainer that is about to take the first step, and its module."""
-        images = np.random.default_rng(0).random((2, *self.input_shape))
-        batch = (self._in(images), self._labels(np.arange(2)))
-        stop = StopAtStart()
-        with suppress(StopAtStart.Reached):
-            self._fit(Given([batch], 1), stop, max_epochs=1)
-        assert stop.found is not None
-        return stop.found
 
     def called(self, layer: Layer, count: int, training: bool) -> Array:
         """Return a layer's output for `count` inputs of ones."""
@@ -279,8 +200,7 @@ class LightningSubject:
         with self._evaluating(), torch.random.fork_rng(devices=[]):
             images, classes = self._probe()
             torch.manual_seed(0)  # what is random even in evaluation is the same both times
-            with muted(self.module):
-                loss = self._step(self.module.training_step, self._in(images), classes)
+            loss = self._step(self.module.training_step, images, classes)
             torch.manual_seed(0)
             outputs = self.module(self._in(images)).numpy(force=True)
         return name_loss(outputs, classes, loss.item())
@@ -289,7 +209,7 @@ class LightningSubject:
         """Return what the training step logs besides the loss, and how it is averaged."""
         with self._evaluating(), muted(self.module) as logged:
             images, classes = self._probe()
-            self._step(self.module.training_step, self._in(images), classes)
+            self.module.training_step((self._in(images), self._labels(classes)), 0)
         found = {}
         for name, (value, options) in logged.items():
             short = re.sub(r"^train[_/]", "", name)
@@ -301,67 +221,20 @@ class LightningSubject:
     def _probe(self) -> tuple[Array, Array]:
         draw = np.random.default_rng(0)
         images = draw.random((5, *self.input_shape))
-        return images, draw.integers(max(self._num_classes(), 2), size=5)
+        return images, draw.integers(self._num_classes(), size=5)
 
     def _num_classes(self) -> int:
         shape = self.run_order[-1].output_shape
-        return shape[-1] if shape else 1
+        return shape[-1] if shape else 2
 
-    def _evaluation_loss(self, values: Tensor, classes: Array) -> Tensor:
+    def _step(self, step: Any, images: Array | Tensor, classes: Array) -> Tensor:
+        """Return the loss that a step of the module returns."""
+        values = images if isinstance(images, Tensor) else self._in(images)
         with muted(self.module):
-            if is_overridden("validation_step", self.module):
-                with suppress(NoLossError):
-                    return self._step(self.module.validation_step, values, classes)
-            return self._step(self.module.training_step, values, classes)
+            return loss_of(step((values, self._labels(classes)), 0))
 
-    def _step(self, step: Any, values: Tensor, classes: Array) -> Tensor:
-        """Call a step and return its loss; learn how labels are taken where that is open."""
-        if self.one_hot is None:
-            try:
-                loss = loss_of(step((values, self._labels(classes, one_hot=False)), 0))
-            except (RuntimeError, IndexError, ValueError):
-                loss = loss_of(step((values, self._labels(classes, one_hot=True)), 0))
-                self.one_hot = True
-            else:
-                self.one_hot = False
-            return loss
-        return loss_of(step((values, self._labels(classes)), 0))
-
-    def _labels(self, classes: Array, one_hot: bool | None = None) -> Tensor:
-        if one_hot is None and self.one_hot is None:
-            with self._evaluating(), muted(self.module):  # finds out
-                self._step(self.module.training_step, self._in(self._probe()[0]), self._probe()[1])
-        width = self._num_classes()
-        if width == 1:
-            return self._in_place(torch.from_numpy(classes[:, np.newaxis]))
-        if self.one_hot if one_hot is None else one_hot:
-            return self._in_place(torch.from_numpy(np.eye(width)[classes]))
-        return torch.from_numpy(np.asarray(classes)).to(next(self.module.parameters()).device)
-
-    def _fit(self, batches: "Given", callback: L.Callback, max_epochs: int) -> None:
-        calm: dict[str, Any] = {
-            "accelerator": "cpu",
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "num_sanity_val_steps": 0,
-            "limit_val_batches": 0,
-        }
-        own = {key: value for key, value in self.options.items() if key != "callbacks"}
-        kept = copy.deepcopy(self.module.state_dict())
-        was_training = self.module.training
-        try:
-            with quiet():
-                trainer = L.Trainer(
-                    **{**calm, **own, "max_epochs": max_epochs},
-                    callbacks=[*self.options.get("callbacks", ()), callback],
-                )
-                trainer.fit(self.module, batches)
-        finally:
-            self.module.load_state_dict(kept)
-            self.module.train(was_training)
-            self.module.trainer = None
+    def _labels(self, classes: Array) -> Tensor:
+        return self._in_place(torch.from_numpy(np.eye(self._num_classes())[classes]))
 
     def _of(self, module: L.LightningModule) -> "LightningSubject":
         """Return a subject for a module that is built alike."""
@@ -372,20 +245,11 @@ class LightningSubject:
         other.layers = [moved(layer, modules) for layer in self.layers]
         return other
 
-    def _tensors(self) -> Iterator[tuple[str, Layer, Tensor]]:
-        """Yield parameters and moving statistics with canonical names."""
-        for layer in self.layers:
-            yield from (
-                (f"{layer.name}.{canonical_name(layer.module, name)}", layer, tensor)
-                for name, tensor in [
-                    *layer.module.named_parameters(recurse=False),
-                    *layer.module.named_buffers(recurse=False),
-                ]
-                if name != "num_batches_tracked"
-            )
-
     def _parameters(self) -> Iterator[tuple[str, Layer, nn.Parameter]]:
-        return (entry for entry in self._tensors() if isinstance(entry[2], nn.Parameter))  # type: ignore[misc]
+        """Yield the parameters with canonical names."""
+        for layer in self.layers:
+            for name, parameter in layer.module.named_parameters(recurse=False):
+                yield f"{layer.name}.{canonical_name(name)}", layer, parameter
 
     def _in_place(self, values: Tensor) -> Tensor:
         """Return values in the dtype and on the device of the module's parameters."""
@@ -446,48 +310,5 @@ class LightningSubject:
             trainer.precision_plugin.forward_context(),
         ):
             self.module(self._sample())
-        weights = {dtype_name(tensor) for _, _, tensor in self._tensors()}
+        weights = {dtype_name(tensor) for _, _, tensor in self._parameters()}
         return {"compute": "/".join(sorted(names)), "weights": "/".join(sorted(weights))}
-
-
-def subject_of(made: Any, question: Question) -> LightningSubject:
-    """Return the subject of a module, alone or with Trainer options, at the question's precision.
-
-    Settings: `precision`; `names`, canonical names by module path; `one_hot`; `input_shape`, which
-    is otherwise taken from the question's images.
-    """
-    module, options = made if isinstance(made, tuple) else (made, {})
-    settings = question.settings
-    if str(settings.get("precision", "32")) == "64":
-        module.double()
-        options = {"precision": "64-true", **options}
-    return LightningSubject(
-        module,
-        settings.get("input_shape") or _input_shape(question, module),
-        options=options,
-        names=settings.get("names"),
-        one_hot=settings.get("one_hot"),
-    )
-
-
-def _input_shape(question: Question, module: L.LightningModule) -> tuple[int, ...]:
-    for name, array in question.arrays.items():
-        if name == "images" or name.startswith("images.") or name.endswith(".images"):
-            return array.shape[1:]
-    example = module.example_input_array
-    if isinstance(example, Tensor):
-        shape = tuple(example.shape[1:])
-        return (*shape[1:], shape[0]) if len(shape) == 3 else shape
-    raise ValueError("`input_shape` must be given where no images are asked about")
-
-
-def main(reference: str, question_path: Path, trace_path: Path) -> int:
-    """Answer a question about what `module:function` returns; return the exit code."""
-    question = read_question(question_path)
-    return answer_reference(
-        "lightning", question, lambda: subject_of(load_reference(reference)(), question), trace_path
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], *map(Path, sys.argv[2:])))

@@ -28,10 +28,6 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-class NoLossError(ValueError):
-    """A step returned no loss."""
-
-
 class StopAtStart(L.Callback):
     """End a fit before its first step, and keep the Trainer and its module."""
 
@@ -85,11 +81,11 @@ def loss_of(output: Any) -> Tensor:
     """Return the loss of what a training step returned.
 
     Raises:
-        NoLossError: it returned none.
+        ValueError: it returned none.
     """
     loss = output.get("loss") if isinstance(output, Mapping) else output
     if not isinstance(loss, Tensor):
-        raise NoLossError(f"a step must return its loss; received {type(output).__name__}")
+        raise ValueError(f"a step must return its loss; received {type(output).__name__}")
     return loss
 
 

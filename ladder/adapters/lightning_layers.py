@@ -1,10 +1,9 @@
 """Torch's layers as they are called: which, in what order, with what settings and axes."""
 
-import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics import Metric
 
 from ladder.exchange import Array
 from ladder.subject import Facts
@@ -32,53 +30,19 @@ class Layer:
     flat_output: tuple[int, int, int] | None
 
 
-@dataclass
-class Given:
-    """Batches as they are given, an epoch's worth at a time."""
-
-    batches: Sequence[tuple[Tensor, Tensor]]
-    size: int
-    epoch: int = field(default=0, init=False)
-
-    def __len__(self) -> int:
-        if len(self.batches) % self.size:
-            raise TypeError(
-                "the last epoch is shorter: Lightning looks ahead where it has no length"
-            )
-        return self.size
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        start = self.epoch * self.size
-        return iter(self.batches[start : start + self.size])
-
-    @property
-    def sampler(self) -> "Given":
-        """What Lightning tells an epoch's number."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Give the batches of `epoch`."""
-        self.epoch = epoch
-
-
-def trace_layers(
-    module: L.LightningModule, called: nn.Module, sample: Tensor, names: Mapping[str, str]
-) -> list[Layer]:
+def trace_layers(module: L.LightningModule, called: nn.Module, sample: Tensor) -> list[Layer]:
     """Run one input through `called`, in `module`, and return the layers that ran, in order.
 
-    Where the pass breaks off, the rest of an `nn.Sequential` follows without shapes.
+    Where the pass breaks off, the rest of `module.network` follows without shapes.
     """
-    leaves = {
-        leaf: path
-        for path, leaf in module.named_modules()
-        if path and not list(leaf.children()) and not isinstance(leaf, Metric)
-    }
+    network: Any = module.network
+    names = {leaf: path for path, leaf in network.named_modules() if not list(leaf.children())}
     seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
     handles = [
         leaf.register_forward_hook(
             lambda leaf, inputs, output: seen.setdefault(leaf, (inputs[0], output)) and None
         )
-        for leaf in leaves
+        for leaf in names
     ]
     was_training = module.training
     module.eval()
@@ -89,16 +53,8 @@ def trace_layers(
         module.train(was_training)
         for handle in handles:
             handle.remove()
-    if (network := sequential(module)) is not None:
-        unseen = [leaf for leaf in network.modules() if leaf in leaves and leaf not in seen]
-    else:
-        unseen = []
-    short = _without_shared_part([leaves[leaf] for leaf in [*seen, *unseen]])
-    titles = [
-        names.get(leaves[leaf], names.get(name, name))
-        for leaf, name in zip([*seen, *unseen], short, strict=True)
-    ]
-    return _described(dict(zip([*seen, *unseen], titles, strict=True)), seen)
+    unseen = [leaf for leaf in names if leaf not in seen]
+    return _described({leaf: names[leaf] for leaf in [*seen, *unseen]}, seen)
 
 
 def _described(
@@ -129,22 +85,6 @@ def _flat_of(before: Layer, came: tuple[int, ...]) -> tuple[int, int, int] | Non
     if shape is not None and len(shape) == 3 and came == (int(np.prod(shape)),):
         return shape
     return None
-
-
-def sequential(module: nn.Module) -> nn.Sequential | None:
-    """Return the network where it is one nn.Sequential, which holds every parameter."""
-    own = [child for child in module.children() if not isinstance(child, Metric)]
-    with_parameters = [child for child in own if any(True for _ in child.parameters())]
-    if len(with_parameters) == 1 and isinstance(with_parameters[0], nn.Sequential):
-        return with_parameters[0]
-    return None
-
-
-def _without_shared_part(paths: Sequence[str]) -> list[str]:
-    parts = [path.split(".") for path in paths]
-    while parts and all(len(part) > 1 and part[0] == parts[0][0] for part in parts):
-        parts = [part[1:] for part in parts]
-    return [".".join(part) for part in parts]
 
 
 def moved(layer: Layer, modules: Mapping[nn.Module, nn.Module]) -> Layer:
@@ -190,25 +130,10 @@ def layer_row(layer: Layer) -> Facts:
                 "strides": _pair(module.stride),
                 "padding": _pool_padding(module, size),
             }
-        case nn.AdaptiveAvgPool2d():
-            is_global = _pair(module.output_size) == [1, 1]
-            row |= {"kind": "global_average_pool"} if is_global else {}
-        case nn.ZeroPad2d():
-            left, right, top, bottom = module.padding
-            row |= {"padding": [[top, bottom], [left, right]]}
         case nn.LeakyReLU():
             row |= {"negative_slope": float(module.negative_slope)}
         case nn.Dropout():
             row |= {"rate": float(module.p)}
-        case nn.BatchNorm2d() | nn.BatchNorm1d():
-            row |= {
-                # Keras's momentum is the share that is kept, torch's the share that is new.
-                "momentum": None if module.momentum is None else 1 - module.momentum,
-                "epsilon": module.eps,
-                "moving_variance": _moving_variance(module),
-                "scale": module.affine,
-                "center": module.affine,
-            }
         case nn.Linear():
             row |= {
                 "units": module.out_features,
@@ -225,9 +150,6 @@ _KINDS: dict[type[nn.Module], str] = {
     nn.Softmax: "softmax",
     nn.MaxPool2d: "max_pool",
     nn.AvgPool2d: "average_pool",
-    nn.ZeroPad2d: "zero_padding",
-    nn.BatchNorm2d: "batch_norm",
-    nn.BatchNorm1d: "batch_norm",
     nn.Dropout: "dropout",
     nn.Flatten: "flatten",
     nn.Linear: "dense",
@@ -336,28 +258,9 @@ def ceil_outputs(size: int, kernel: int, stride: int) -> int:
     return count - 1 if (count - 1) * stride >= size else count
 
 
-def _moving_variance(layer: nn.BatchNorm2d | nn.BatchNorm1d) -> str:
-    """Say which variance a BatchNorm moves towards, from a copy's output for four values."""
-    tried = copy.deepcopy(layer).train()
-    if tried.momentum is None or tried.running_var is None:
-        return "none"
-    before = tried.running_var.clone()
-    column = torch.arange(4, dtype=before.dtype).unsqueeze(1).expand(4, layer.num_features)
-    with torch.no_grad():
-        tried(column[:, :, None, None] if isinstance(layer, nn.BatchNorm2d) else column)
-        moved = (tried.running_var - (1 - tried.momentum) * before) / tried.momentum
-    for name, variance in (("biased", 5 / 4), ("unbiased", 5 / 3)):
-        if torch.allclose(moved, torch.full_like(moved, variance), rtol=1e-2):
-            return name
-    return "other"
-
-
-def canonical_name(module: nn.Module, name: str) -> str:
-    """Return the canonical name of a module's parameter or moving statistic."""
-    is_norm = isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)
-    names = {"weight": "gamma", "bias": "beta"} if is_norm else {"weight": "kernel"}
-    names |= {"running_mean": "moving_mean", "running_var": "moving_variance"}
-    return names.get(name, name)
+def canonical_name(name: str) -> str:
+    """Return the canonical name of a module's parameter."""
+    return {"weight": "kernel"}.get(name, name)
 
 
 def weight_out(layer: Layer, tensor: Tensor) -> Array:
@@ -369,19 +272,6 @@ def weight_out(layer: Layer, tensor: Tensor) -> Array:
         array = array.reshape(*array.shape[:-1], *layer.flat_input)  # torch flattens C, H, W
         array = np.moveaxis(array, -3, -1).reshape(*array.shape[:-3], -1)
     return np.ascontiguousarray(array.T)  # (out, in) in torch, (in, out) in Keras
-
-
-def weight_in(layer: Layer, array: Array, shape: tuple[int, ...]) -> Tensor:
-    """Return a canonical array in torch's layout, of `shape`."""
-    if array.ndim == 4:
-        array = array.transpose(3, 2, 0, 1)
-    else:
-        array = array.T
-        if layer.flat_input is not None and shape[-1] == np.prod(layer.flat_input):
-            channels, height, width = layer.flat_input
-            array = array.reshape(*array.shape[:-1], height, width, channels)
-            array = np.moveaxis(array, -1, -3).reshape(shape)
-    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def out_of(values: Tensor, flat: tuple[int, int, int] | None) -> Array:
@@ -396,8 +286,3 @@ def out_of(values: Tensor, flat: tuple[int, int, int] | None) -> Array:
 def dtype_name(tensor: Tensor) -> str:
     """Return a tensor's dtype without `torch.`."""
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def is_overridden(method: str, module: L.LightningModule) -> bool:
-    """Say whether a module has a step of its own."""
-    return getattr(type(module), method) is not getattr(L.LightningModule, method)

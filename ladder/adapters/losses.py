@@ -41,12 +41,6 @@ def _smoothing(plain: float, even: float, loss: float) -> float:
 
 def _candidates(outputs: Array, classes: Array) -> list[tuple[Facts, tuple[Array, Array]]]:
     """Return each known loss with its values for the true labels and for even ones."""
-    if outputs.ndim == 2 and outputs.shape[1] > 1:
-        return _categorical(outputs, classes)
-    return _binary(outputs.reshape(len(outputs)), classes.astype(np.float64))
-
-
-def _categorical(outputs: Array, classes: Array) -> list[tuple[Facts, tuple[Array, Array]]]:
     found: list[tuple[Facts, tuple[Array, Array]]] = []
     rows = np.arange(len(classes))
     kind = "categorical cross-entropy"
@@ -66,24 +60,6 @@ def _categorical(outputs: Array, classes: Array) -> list[tuple[Facts, tuple[Arra
     binary = (logits - outputs * one_hot).mean(axis=1)
     even = (logits - outputs / 2).mean(axis=1)
     found.append(({"kind": "binary cross-entropy", "takes": "logits"}, (binary, even)))
-    return found
-
-
-def _binary(outputs: Array, labels: Array) -> list[tuple[Facts, tuple[Array, Array]]]:
-    logits = np.logaddexp(0, outputs)
-    kind = "binary cross-entropy"
-    found: list[tuple[Facts, tuple[Array, Array]]] = [
-        (
-            {"kind": kind, "takes": "logits"},
-            (logits - outputs * labels, logits - outputs / 2),
-        )
-    ]
-    if ((outputs > 0) & (outputs < 1)).all():
-        yes, no = -np.log(outputs), -np.log1p(-outputs)
-        values = (labels * yes + (1 - labels) * no, (yes + no) / 2)
-        found.append(({"kind": kind, "takes": "probabilities"}, values))
-    square = (outputs - labels) ** 2
-    found.append(({"kind": "mean squared error"}, (square, square)))
     return found
 
 

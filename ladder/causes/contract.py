@@ -17,11 +17,7 @@ ACTIVATIONS = ("leaky_relu", "relu", "softmax")
 SETTINGS = {
     r"layers\.[^.]+\.negative_slope": "leaky-slope",
     r"layers\.[^.]+\.rate": "dropout-rate",
-    r"layers\.[^.]+\.momentum": "batchnorm-momentum",
-    r"layers\.[^.]+\.epsilon": "batchnorm-epsilon",
-    r"layers\.[^.]+\.(moving_)?variance": "batchnorm-biased-variance",
     r"optimizer\.learning_rate": "learning-rate",
-    r"optimizer\.learning_rate_in_velocity": "learning-rate-outside-velocity",
     r"optimizer\.beta_1": "adam-beta-1",
     r"optimizer\.beta_2": "adam-beta-2",
     r"optimizer\.epsilon": "adam-epsilon-value",

@@ -1,4 +1,4 @@
-"""Causes by another rule than Adam's: decay of the weights, plain descent, momentum."""
+"""Causes by another rule than Adam's: decay of the weights, plain descent."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -7,18 +7,14 @@ from itertools import product
 import numpy as np
 
 from ladder.causes.fits import (
-    distance,
     fit,
-    is_near,
     nice,
     number,
-    precision_of,
-    size_of,
 )
-from ladder.causes.reading import Steps, join, under
+from ladder.causes.reading import join
 from ladder.causes.registry import Diagnosis, Evidence, Rank, detects
 from ladder.causes.updates import RUNGS, Updates, read_updates, typed
-from ladder.exchange import Array, Arrays
+from ladder.exchange import Array
 
 
 @detects("decoupled-weight-decay", on=RUNGS, rank=Rank.FITTED)
@@ -86,52 +82,6 @@ def plain_descent(evidence: Evidence) -> Diagnosis | None:
         return None
     words = f"the first step is {number(rate)} times the gradient: gradient descent, not Adam"
     return Diagnosis("sgd-instead", "optimizer.kind", f"{words}; {fitted}")
-
-
-@detects("learning-rate-outside-velocity", on=RUNGS)
-def rate_and_velocity(evidence: Evidence) -> Diagnosis | None:
-    """Recognise momentum whose velocity holds gradients on one side and steps on the other.
-
-    Keras adds the velocity itself, torch the learning rate times it: they part once it changes.
-    """
-    shares = [_velocity_shares(trace.arrays) for trace in (evidence.left, evidence.right)]
-    are_steps = [all(is_near(share, 1, 1e-6) for share in side) for side in shares]
-    if not all(shares) or are_steps[0] == are_steps[1]:
-        return None
-    rates = shares[1 if are_steps[0] else 0]
-    if not all(share < 0 for share in rates):
-        return None
-    words = f"the velocity is multiplied by the learning rate, {join([number(-r) for r in rates])}"
-    words += ", as in torch" if are_steps[0] else " in the reference, as in torch"
-    where = "optimizer.learning_rate_in_velocity"
-    return Diagnosis("learning-rate-outside-velocity", where, f"{words}, and not part of it")
-
-
-def _velocity_shares(arrays: Arrays) -> list[float]:
-    """Return what each step after the first is of the velocity after it; [] where it is not."""
-    steps, shares = Steps(arrays, {}), []
-    for step in steps.numbers[1:]:
-        velocity = under(f"step.{step}.sgd.momentum", arrays)
-        before, after = steps.weights(step - 1), steps.weights(step)
-        moved = [np.asarray(after[name], np.float64) - before[name] for name in velocity]
-        share = _share_of_moves(list(velocity.values()), moved, list(after.values()))
-        if share is None:
-            return []
-        shares.append(share)
-    return shares
-
-
-def _share_of_moves(
-    velocity: Sequence[Array], moved: Sequence[Array], weights: Sequence[Array]
-) -> float | None:
-    """Return r where the moves are r times the velocity, to the weights' rounding."""
-    square = sum(float(np.vdot(v, v)) for v in velocity)
-    if not square > 0:
-        return None
-    share = sum(float(np.vdot(v, w)) for v, w in zip(velocity, moved, strict=True)) / square
-    allowed = precision_of(*weights).state * max(size_of(weight) for weight in weights)
-    is_met = all(distance(share * v, w) <= allowed for v, w in zip(velocity, moved, strict=True))
-    return share if is_met else None
 
 
 def _descent_rate(gradients: Sequence[Array], rests: Sequence[Array]) -> float | None:

@@ -214,19 +214,12 @@ def _max_pool(row: Row, own: Arrays, maps: Array, mode: Mode) -> tuple[Array, Ba
 
 
 def _average_pool(row: Row, own: Arrays, maps: Array, mode: Mode) -> tuple[Array, Backward]:
-    """Average; keys `counts_padding`, as torch and not Keras, and `is_edge`: the border repeats.
-
-    The gradient of a repeated border is not computed.
-    """
+    """Average; key `counts_padding`, as torch and not Keras."""
     window = _pair(row["pool_size"])
     pads = pads_of(row, maps.shape[1:3], window)
-    padded = np.pad(
-        maps, ((0, 0), *pads, (0, 0)), mode="edge" if row.get("is_edge") else "constant"
-    )
-    views = _windows(padded, window, row)
+    views = _windows(_pad(maps, pads, 0.0), window, row)
     views = views.reshape(*views.shape[:4], -1)
-    filler = float(bool(row.get("is_edge")))
-    is_inside = _windows(_pad(np.ones_like(maps), pads, filler), window, row).reshape(views.shape)
+    is_inside = _windows(_pad(np.ones_like(maps), pads, 0.0), window, row).reshape(views.shape)
     is_counted = np.ones_like(is_inside) if row.get("counts_padding") else is_inside
     shares = 1.0 / is_counted.sum(-1, keepdims=True) * is_inside
     return (views * shares).sum(-1), _pool_backward(row, maps, pads, lambda: shares)
@@ -245,25 +238,6 @@ def _pool_backward(row: Row, maps: Array, pads: Pads, shares_of: Callable[[], Ar
         return _spread(piece, maps.shape, pads, row, window, grid), {}
 
     return backward
-
-
-def _zero_padding(row: Row, own: Arrays, maps: Array, mode: Mode) -> tuple[Array, Backward]:
-    """Pad with zeros; key `padding`, ((top, bottom), (left, right))."""
-    (top, bottom), (before, after) = row["padding"]
-    height, width = maps.shape[1:3]
-
-    def backward(gradient: Array) -> tuple[Array, dict[str, Array]]:
-        return gradient[:, top : top + height, before : before + width], {}
-
-    return _pad(maps, ((top, bottom), (before, after))), backward
-
-
-def _global_average_pool(row: Row, own: Arrays, maps: Array, mode: Mode) -> tuple[Array, Backward]:
-    def backward(gradient: Array) -> tuple[Array, dict[str, Array]]:
-        spread = gradient[:, None, None, :] / (maps.shape[1] * maps.shape[2])
-        return np.broadcast_to(spread, maps.shape), {}
-
-    return maps.mean((1, 2)), backward
 
 
 def _leaky_relu(row: Row, own: Arrays, values: Array, mode: Mode) -> tuple[Array, Backward]:
@@ -324,26 +298,6 @@ def _dense(row: Row, own: Arrays, values: Array, mode: Mode) -> tuple[Array, Bac
     return values @ kernel + own.get("bias", 0.0), backward
 
 
-def _batch_norm(row: Row, own: Arrays, values: Array, mode: Mode) -> tuple[Array, Backward]:
-    """Normalise; key `uses_batch`: with the batch's own statistics in evaluation too."""
-    uses_batch = mode.is_training or row.get("uses_batch", False)
-    axes = tuple(range(values.ndim - 1))
-    mean = values.mean(axes) if uses_batch else own["moving_mean"]
-    variance = values.var(axes) if uses_batch else own["moving_variance"]
-    root = np.sqrt(variance + float(row["epsilon"]))
-    normal = (values - mean) / root
-    gamma = own.get("gamma", np.ones_like(mean))
-
-    def backward(gradient: Array) -> tuple[Array, dict[str, Array]]:
-        found = {"gamma": (gradient * normal).sum(axes), "beta": gradient.sum(axes)}
-        inner = gradient * gamma
-        if uses_batch:
-            inner = inner - inner.mean(axes) - normal * (inner * normal).mean(axes)
-        return inner / root, {name: value for name, value in found.items() if name in own}
-
-    return normal * gamma + own.get("beta", 0.0), backward
-
-
 _LAYERS: dict[str, Callable[..., tuple[Array, Backward]]] = {
     "convolution": _convolution,
     "dense": _dense,
@@ -353,11 +307,8 @@ _LAYERS: dict[str, Callable[..., tuple[Array, Backward]]] = {
     "log_softmax": _log_softmax,
     "max_pool": _max_pool,
     "average_pool": _average_pool,
-    "global_average_pool": _global_average_pool,
-    "zero_padding": _zero_padding,
     "dropout": _dropout,
     "flatten": _flatten,
-    "batch_norm": _batch_norm,
 }
 
 

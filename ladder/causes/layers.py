@@ -20,7 +20,6 @@ from ladder.exchange import Array, Arrays
 
 RUNGS = ("layers", "logits")
 KNOWN_SLOPES = (0.01, 0.1, 0.2, 0.3, 0.0)
-KNOWN_EPSILONS = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-4, 1e-2)
 ACTIVATIONS = ("leaky_relu", "relu", "softmax")
 MAX_UNKNOWNS = 1200
 """Largest number of weights per output that is solved for."""
@@ -224,7 +223,7 @@ def no_own_activation(segment: Segment, place: int) -> Iterator[Edit]:
         yield _with_row(segment, place, words, activation="linear")
 
 
-@edits("activation-order", kinds=(*ACTIVATIONS, "batch_norm", "average_pool"))
+@edits("activation-order", kinds=(*ACTIVATIONS, "average_pool"))
 def other_order(segment: Segment, place: int) -> Iterator[Edit]:
     """Exchange a layer with the one after it."""
     rows = list(segment.rows)
@@ -321,13 +320,6 @@ def padded_pool(segment: Segment, place: int) -> Iterator[Edit]:
             yield _with_row(segment, place, words, padding=padding, counts_padding=True)
 
 
-@edits("pool-edge-repeated", kinds=("average_pool",))
-def edge_pool(segment: Segment, place: int) -> Iterator[Edit]:
-    """Average over a border that repeats the outermost pixels, as Keras does on torch."""
-    words = "the average takes the outermost pixels again where it pads"
-    yield _with_row(segment, place, words, is_edge=True)
-
-
 @edits("pool-valid", kinds=("max_pool", "average_pool"))
 def valid_pool(segment: Segment, place: int) -> Iterator[Edit]:
     """Pool without padding."""
@@ -396,24 +388,7 @@ def softmax_output(segment: Segment, place: int) -> Iterator[Edit]:
             yield Edit(words, rows, segment.weights)
 
 
-@edits("batchnorm-epsilon", kinds=("batch_norm",))
-def batchnorm_epsilon(segment: Segment, place: int) -> Iterator[Edit]:
-    """Take another ε: a framework's default, or the one that the output shows."""
-    own = float(segment.rows[place]["epsilon"])
-    others = [epsilon for epsilon in KNOWN_EPSILONS if not is_near(epsilon, own, 1e-3)]
-    for epsilon in others:
-        words = f"ε is {number(epsilon)} against {number(own)}"
-        yield _with_row(segment, place, words, epsilon=epsilon)
-
-
-@edits("batchnorm-batch-statistics", kinds=("batch_norm",))
-def batch_statistics(segment: Segment, place: int) -> Iterator[Edit]:
-    """Normalise with the batch's own statistics in evaluation, as if still in training mode."""
-    words = "it normalises with the batch's own statistics, as in training mode"
-    yield _with_row(segment, place, words, uses_batch=True)
-
-
-@edits("weights-swapped", kinds=("convolution", "dense", "batch_norm"))
+@edits("weights-swapped", kinds=("convolution", "dense"))
 def swapped_weights(segment: Segment, place: int) -> Iterator[Edit]:
     """Exchange a parameter with another layer's of the same shape."""
     layer = segment.rows[place]["name"]

@@ -125,9 +125,8 @@ class Steps:
         return [step for step in sorted(known) if set(range(1, step + 1)) <= known]
 
     def weights(self, step: int) -> dict[str, Array]:
-        """Return the weights after `step`, without moving statistics; 0 is before the first."""
-        found = under(f"step.{step}.weight", self.arrays) if step else dict(self.first)
-        return {name: array for name, array in found.items() if ".moving_" not in name}
+        """Return the weights after `step`; 0 is before the first."""
+        return under(f"step.{step}.weight", self.arrays) if step else dict(self.first)
 
     def slot(self, letter: str, step: int) -> dict[str, Array]:
         """Return Adam's `m` or `v` after `step`; zeros before the first."""

@@ -1,6 +1,6 @@
 """Porting mistakes in the second pair's Keras model, each planted as it is built.
 
-A program: nothing but an engine's process imports it.
+A program for `portproof check`: each function that takes a `build` returns its model changed.
 """
 
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from parity_tests.pairs import strided_keras as pair
 Build = Callable[[], keras.Model]
 
 
-def torch_epsilon(build: Build) -> keras.Model:
+def torch_epsilon(build: Build = pair.build) -> keras.Model:
     """BatchNorm with torch's default ε, 1e-5."""
     return edit_norms(build(), epsilon=1e-5)
 
 
-def torch_momentum(build: Build) -> keras.Model:
+def torch_momentum(build: Build = pair.build) -> keras.Model:
     """BatchNorm with torch's momentum, the share that is added, where Keras's is kept."""
     return edit_norms(build(), momentum=1 - 0.99)
 
 
-def padded_by_one(build: Build) -> keras.Model:
+def padded_by_one(build: Build = pair.build) -> keras.Model:
     """Strided convolutions padded on all four sides, as torch's `padding=1` pads."""
     model = build()
     for name in ("conv1", "conv2"):
@@ -34,17 +34,17 @@ def padded_by_one(build: Build) -> keras.Model:
     return recompile(model)
 
 
-def clipped_apart(build: Build) -> keras.Model:
+def clipped_apart(build: Build = pair.build) -> keras.Model:
     """Clip each variable by its own norm: `clipnorm` where `global_clipnorm` was meant."""
     return recompile(build(), clipnorm=pair.MAX_NORM, global_clipnorm=None)
 
 
-def unclipped(build: Build) -> keras.Model:
+def unclipped(build: Build = pair.build) -> keras.Model:
     """Leave the clipping out."""
     return recompile(build(), global_clipnorm=None)
 
 
-def coupled_decay(build: Build) -> keras.Model:
+def coupled_decay(build: Build = pair.build) -> keras.Model:
     """Put the weight decay into the loss, as L2 of the kernels: Adam then divides it."""
     penalty = keras.regularizers.L2(pair.WEIGHT_DECAY / 2)
 
@@ -64,19 +64,19 @@ def coupled_decay(build: Build) -> keras.Model:
     return compile_with(keras.models.clone_model(build(), clone_function=clone), optimizer)
 
 
-def decayed_biases(build: Build) -> keras.Model:
+def decayed_biases(build: Build = pair.build) -> keras.Model:
     """Let every variable decay, biases, γ and β too, as Keras does unless told."""
     model = build()
     optimizer = keras.optimizers.AdamW.from_config(model.optimizer.get_config())
     return compile_with(model, optimizer)
 
 
-def keras_decay(build: Build) -> keras.Model:
+def keras_decay(build: Build = pair.build) -> keras.Model:
     """Leave Keras's default weight decay of 0.004."""
     return recompile(build(), weight_decay=0.004)
 
 
-def single_schedule(build: Build) -> keras.Model:
+def single_schedule(build: Build = pair.build) -> keras.Model:
     """Give the schedule a Python float, from which TensorFlow computes it in float32."""
     schedule = keras.optimizers.schedules.CosineDecay(
         float(pair.PEAK_RATE), pair.DECAY_STEPS, alpha=pair.FLOOR
@@ -84,7 +84,7 @@ def single_schedule(build: Build) -> keras.Model:
     return recompile(build(), learning_rate=schedule)
 
 
-def single_products(build: Build) -> keras.Model:
+def single_products(build: Build = pair.build) -> keras.Model:
     """Leave Keras's type promotion, which turns float64 products into float32.
 
     On every backend but TensorFlow.
@@ -95,21 +95,21 @@ def single_products(build: Build) -> keras.Model:
     return build()
 
 
-def softmax_output(build: Build) -> keras.Model:
+def softmax_output(build: Build = pair.build) -> keras.Model:
     """End in a softmax, which the loss takes for logits."""
     model = build()
     model.get_layer("logits").activation = keras.activations.softmax
     return recompile(model)
 
 
-def summed_loss(build: Build) -> keras.Model:
+def summed_loss(build: Build = pair.build) -> keras.Model:
     """Sum the loss over the batch."""
     model = build()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
     return compile_with(model, pair.build_optimizer(), loss)
 
 
-def summed_pool(build: Build) -> keras.Model:
+def summed_pool(build: Build = pair.build) -> keras.Model:
     """Divide every pooling window by 9, padding included."""
 
     def call(inputs: Any) -> Any:
@@ -121,7 +121,7 @@ def summed_pool(build: Build) -> keras.Model:
     return recompile(model)
 
 
-def uneven_pool(build: Build) -> keras.Model:
+def uneven_pool(build: Build = pair.build) -> keras.Model:
     """Pool by 2, padded right and bottom alone: no mutant, both implementations have it.
 
     The torch backend repeats the edge's pixels there, where the others count what is in the window.
@@ -136,7 +136,7 @@ def uneven_pool(build: Build) -> keras.Model:
     return recompile(keras.models.clone_model(build(), clone_function=clone))
 
 
-def momentum_sgd(build: Build) -> keras.Model:
+def momentum_sgd(build: Build = pair.build) -> keras.Model:
     """Train with SGD and momentum on the same schedule: no mutant, both implementations have it."""
     optimizer = keras.optimizers.SGD(
         pair.build_schedule(), momentum=pair.BETA_1, global_clipnorm=pair.MAX_NORM
@@ -144,7 +144,7 @@ def momentum_sgd(build: Build) -> keras.Model:
     return compile_with(build(), optimizer)
 
 
-def counted_windows(build: Build) -> keras.Model:
+def counted_windows(build: Build = pair.build) -> keras.Model:
     """Take away what makes the torch backend part in `uneven-pool`: count the pixels by hand."""
 
     def pool(inputs: Any) -> Any:
@@ -155,23 +155,6 @@ def counted_windows(build: Build) -> keras.Model:
     # The mean over the padded window, by the share of it that is no padding.
     model.get_layer("pool").call = lambda inputs: pool(inputs) / pool(keras.ops.ones_like(inputs))
     return recompile(model)
-
-
-MUTANTS: dict[str, Callable[[Build], keras.Model]] = {
-    mutant.__name__.replace("_", "-"): mutant
-    for mutant in (
-        torch_epsilon, torch_momentum, padded_by_one, clipped_apart, unclipped, coupled_decay,
-        decayed_biases, keras_decay, single_schedule, single_products, softmax_output,
-        summed_loss, summed_pool,
-    )
-}  # fmt: skip
-
-# What both implementations are changed by before a mutant is planted in one; `counted-windows` is
-# `uneven-pool` without the torch backend's own fault.
-VARIANTS: dict[str, Callable[[Build], keras.Model]] = {
-    variant.__name__.replace("_", "-"): variant
-    for variant in (uneven_pool, counted_windows, momentum_sgd)
-}
 
 
 def edit_norms(model: keras.Model, **settings: float) -> keras.Model:

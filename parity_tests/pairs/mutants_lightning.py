@@ -1,6 +1,6 @@
 """Porting mistakes in the second pair's LightningModule, each planted as it is built.
 
-A program: nothing but an engine's process imports it.
+A program for `portproof check`: each function that takes a `build` returns its model changed.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ Build = Callable[[], Built]
 KerasAdamW = pair.KerasAdamW  # `with_optimizer` exchanges the pair's own name
 
 
-def symmetric_padding(build: Build) -> Built:
+def symmetric_padding(build: Build = pair.build) -> Built:
     """Strided convolutions with `padding=1`, which pads left and top too: the same shapes."""
 
     def stock(conv: Any) -> nn.Conv2d:
@@ -28,7 +28,7 @@ def symmetric_padding(build: Build) -> Built:
     return replace_layers(build(), ("conv1", "conv2"), stock)
 
 
-def torch_batchnorm(build: Build) -> Built:
+def torch_batchnorm(build: Build = pair.build) -> Built:
     """Torch's BatchNorm2d with the right numbers: its running variance is over n - 1."""
     return replace_layers(
         build(),
@@ -37,22 +37,22 @@ def torch_batchnorm(build: Build) -> Built:
     )
 
 
-def torch_epsilon(build: Build) -> Built:
+def torch_epsilon(build: Build = pair.build) -> Built:
     """BatchNorm with torch's default ε, 1e-5."""
     return edit_norms(build(), eps=1e-5)
 
 
-def keras_momentum(build: Build) -> Built:
+def keras_momentum(build: Build = pair.build) -> Built:
     """BatchNorm with Keras's momentum, the share that is kept, where torch's is added."""
     return edit_norms(build(), momentum=0.99)
 
 
-def torch_momentum(build: Build) -> Built:
+def torch_momentum(build: Build = pair.build) -> Built:
     """BatchNorm with torch's default momentum, 0.1."""
     return edit_norms(build(), momentum=0.1)
 
 
-def always_training(build: Build) -> Built:
+def always_training(build: Build = pair.build) -> Built:
     """Normalise by the batch at evaluation too, as without `model.eval()`."""
     model, options = build()
     network: Any = model.network
@@ -60,24 +60,24 @@ def always_training(build: Build) -> Built:
     return model, options
 
 
-def counted_padding(build: Build) -> Built:
+def counted_padding(build: Build = pair.build) -> Built:
     """Average pooling that divides by 9 also where the window hangs over: torch's default."""
     return replace_layers(build(), ("pool",), lambda _: nn.AvgPool2d(3, padding=1))
 
 
-def max_pool(build: Build) -> Built:
+def max_pool(build: Build = pair.build) -> Built:
     """Max pooling in place of average pooling."""
     return replace_layers(build(), ("pool",), lambda _: nn.MaxPool2d(3, padding=1))
 
 
-def softmax_output(build: Build) -> Built:
+def softmax_output(build: Build = pair.build) -> Built:
     """End in a softmax, which `cross_entropy` takes for logits."""
     return override_method(
         build(), "forward", lambda real, self, images: real(self, images).softmax(1)
     )
 
 
-def summed_loss(build: Build) -> Built:
+def summed_loss(build: Build = pair.build) -> Built:
     """Sum the loss over the batch."""
 
     def training_step(real: Any, self: Any, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -86,21 +86,21 @@ def summed_loss(build: Build) -> Built:
     return override_method(build(), "training_step", training_step)
 
 
-def torch_adamw(build: Build) -> Built:
+def torch_adamw(build: Build = pair.build) -> Built:
     """Torch's AdamW with Keras's ε: it stands inside the bias correction."""
     return with_optimizer(
         build(), lambda groups, **options: torch.optim.AdamW(groups, **rename_epsilon(options))
     )
 
 
-def torch_adamw_epsilon(build: Build) -> Built:
+def torch_adamw_epsilon(build: Build = pair.build) -> Built:
     """Keras's AdamW with torch's default ε, 1e-8."""
     return with_optimizer(
         build(), lambda groups, **options: KerasAdamW(groups, **options | {"epsilon": 1e-8})
     )
 
 
-def coupled_decay(build: Build) -> Built:
+def coupled_decay(build: Build = pair.build) -> Built:
     """Decay inside Adam's gradient, as `torch.optim.Adam(weight_decay=…)` has it; Keras's ε."""
 
     class CoupledAdam(KerasAdamW):
@@ -112,7 +112,7 @@ def coupled_decay(build: Build) -> Built:
     return with_optimizer(build(), CoupledAdam)
 
 
-def decayed_biases(build: Build) -> Built:
+def decayed_biases(build: Build = pair.build) -> Built:
     """Let every parameter decay, as torch does unless they stand in groups."""
 
     def optimizer(groups: list[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:
@@ -122,7 +122,7 @@ def decayed_biases(build: Build) -> Built:
     return with_optimizer(build(), optimizer)
 
 
-def torch_decay(build: Build) -> Built:
+def torch_decay(build: Build = pair.build) -> Built:
     """Leave torch's default weight decay of 0.01."""
     return with_optimizer(
         build(),
@@ -130,7 +130,7 @@ def torch_decay(build: Build) -> Built:
     )
 
 
-def schedule_per_epoch(build: Build) -> Built:
+def schedule_per_epoch(build: Build = pair.build) -> Built:
     """Leave Lightning to step the schedule once an epoch."""
 
     def configure_optimizers(real: Any, self: Any) -> Any:
@@ -140,7 +140,7 @@ def schedule_per_epoch(build: Build) -> Built:
     return override_method(build(), "configure_optimizers", configure_optimizers)
 
 
-def climbing_schedule(build: Build) -> Built:
+def climbing_schedule(build: Build = pair.build) -> Built:
     """Torch's CosineAnnealingLR, which climbs again past its last step."""
 
     def configure_optimizers(real: Any, self: Any) -> Any:
@@ -153,7 +153,7 @@ def climbing_schedule(build: Build) -> Built:
     return override_method(build(), "configure_optimizers", configure_optimizers)
 
 
-def stock_clipping(build: Build) -> Built:
+def stock_clipping(build: Build = pair.build) -> Built:
     """Leave clipping to Lightning: `clip_grad_norm_` divides by the norm plus 1e-6."""
 
     def configure_gradient_clipping(_: Any, self: Any, *arguments: Any, **options: Any) -> None:
@@ -162,7 +162,7 @@ def stock_clipping(build: Build) -> Built:
     return override_method(build(), "configure_gradient_clipping", configure_gradient_clipping)
 
 
-def clipped_apart(build: Build) -> Built:
+def clipped_apart(build: Build = pair.build) -> Built:
     """Clip each parameter by its own norm."""
 
     def configure_gradient_clipping(_: Any, self: Any, *arguments: Any, **options: Any) -> None:
@@ -173,19 +173,19 @@ def clipped_apart(build: Build) -> Built:
     return override_method(build(), "configure_gradient_clipping", configure_gradient_clipping)
 
 
-def clipped_values(build: Build) -> Built:
+def clipped_values(build: Build = pair.build) -> Built:
     """Clip each value, not the norm."""
     model, options = stock_clipping(build)
     return model, options | {"gradient_clip_algorithm": "value", "gradient_clip_val": 0.1}
 
 
-def unclipped(build: Build) -> Built:
+def unclipped(build: Build = pair.build) -> Built:
     """Leave the clipping out."""
     model, options = build()
     return model, {name: options[name] for name in options if name != "gradient_clip_val"}
 
 
-def uneven_pool(build: Build) -> Built:
+def uneven_pool(build: Build = pair.build) -> Built:
     """Pool by 2, padded right and bottom alone: no mutant, both implementations have it.
 
     `ceil_mode` lets the windows hang over that edge and divides by the pixels in them.
@@ -215,34 +215,14 @@ class KerasMomentum(torch.optim.SGD):
         return loss
 
 
-def momentum_sgd(build: Build) -> Built:
+def momentum_sgd(build: Build = pair.build) -> Built:
     """Train with SGD and momentum as Keras has them: no mutant, both implementations have it."""
     return with_momentum(build(), KerasMomentum)
 
 
-def torch_momentum_sgd(build: Build) -> Built:
+def torch_momentum_sgd(build: Build = pair.build) -> Built:
     """Torch's SGD, which multiplies the whole velocity by the learning rate of the step."""
     return with_momentum(build(), torch.optim.SGD)
-
-
-MUTANTS: dict[str, Callable[[Build], Built]] = {
-    mutant.__name__.replace("_", "-"): mutant
-    for mutant in (
-        symmetric_padding, torch_batchnorm, torch_epsilon, keras_momentum, torch_momentum,
-        always_training, counted_padding, max_pool, softmax_output,
-        summed_loss, torch_adamw, torch_adamw_epsilon, coupled_decay, decayed_biases,
-        torch_decay, schedule_per_epoch, climbing_schedule, stock_clipping, clipped_apart,
-        clipped_values, unclipped, torch_momentum_sgd,
-    )
-}  # fmt: skip
-
-# What both implementations are changed by before a mutant is planted in one; `counted-windows` is
-# another way to the same pool in Keras.
-VARIANTS: dict[str, Callable[[Build], Built]] = {
-    "uneven-pool": uneven_pool,
-    "counted-windows": uneven_pool,
-    "momentum-sgd": momentum_sgd,
-}
 
 
 def replace_layers(built: Built, names: Iterable[str], make: Callable[[Any], nn.Module]) -> Built:

@@ -3,6 +3,8 @@
 A program, written as a user writes it; its twin is `strided_lightning.py`.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -82,3 +84,10 @@ def build_schedule() -> keras.optimizers.schedules.LearningRateSchedule:
     Given a Python float, TensorFlow would compute it in float32 whatever the model's dtype.
     """
     return keras.optimizers.schedules.CosineDecay(np.float64(PEAK_RATE), DECAY_STEPS, alpha=FLOOR)
+
+
+def batches() -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Return ten batches of noise, images (N, 16, 16, 3) and classes (N,); each fifth is small."""
+    random = np.random.default_rng(0)
+    sizes = [16 if (step + 1) % 5 else 6 for step in range(10)]
+    return [(random.random((size, 16, 16, 3)), random.integers(10, size=size)) for size in sizes]

@@ -150,7 +150,6 @@ CONTRACT = {
         "act1": {"negative_slope": 0.1},
         "pool1": {"pool_size": [2, 2], "padding": "same", "strides": [2, 2]},
         "drop1": {"rate": 0.4}, "drop2": {"rate": 0.3},
-        "norm": {"momentum": 0.99, "epsilon": 1e-3, "moving_variance": "biased"},
         "logits": {"units": 10, "use_bias": True, "activation": "linear"},
     },
 }  # fmt: skip
@@ -162,9 +161,6 @@ SETTING_MUTANTS = [
     ("pool-valid", "pool1", "layers.pool1.padding", "valid"),
     ("pool-padding", "pool1", "layers.pool1.padding", "explicit 1"),
     ("dropout-rate", "drop1", "layers.drop1.rate", 0.5),
-    ("batchnorm-momentum", "norm", "layers.norm.momentum", 0.9),
-    ("batchnorm-epsilon", "norm", "layers.norm.epsilon", 1e-5),
-    ("batchnorm-biased-variance", "norm", "layers.norm.moving_variance", "unbiased"),
     ("activation-added", "logits", "layers.logits.activation", "relu"),
     ("softmax-output", "logits", "layers.logits.activation", "softmax"),
     ("learning-rate", "optimizer.learning_rate", "optimizer.learning_rate", 1e-2),

@@ -38,4 +38,4 @@ def export_weights(model, recipe):
 
 
 def follow(follower, recipe, steps_per_epoch):
-    return Follow(follower, steps_per_epoch)
+    return Follow(follower, recipe, steps_per_epoch)

@@ -1,4 +1,4 @@
-"""A compiled Keras model as a subject of the ladder."""
+"""The compiled Keras model as a subject of the ladder."""
 
 import os
 import subprocess
@@ -10,16 +10,16 @@ import pytest
 
 from keras_impl.settings import configure
 from keras_impl.trace import ImplementationSubject, built_subject
-from ladder.adapters.keras import AfterEachStep, KerasSubject, main
-from ladder.exchange import Question, read_trace, write_question
+from ladder.adapters.keras import AfterEachStep
 from pipeline.execution import Execution
 from pipeline.recipe import preset
 from tests.both.sides import (
     CLASSES,
     IMAGES,
+    RECIPE,
     check_segments,
+    check_that_gradients_are_the_losss_slope,
     check_that_the_loss_is_the_mean_over_all_images,
-    check_that_weights_survive_the_way_in_and_out,
     check_the_contract_of_the_tutorials_model,
 )
 from tests.programs import run_python
@@ -29,50 +29,20 @@ pytestmark = pytest.mark.filterwarnings(  # Keras's own, on NumPy 2
 )
 
 
-def small_model(optimizer=None, **compiled):
-    layers = keras.layers
-    model = keras.Sequential(
-        [
-            keras.Input((8, 8, 2)),
-            layers.Conv2D(4, 3, strides=2, padding="same", name="conv"),
-            layers.BatchNormalization(name="norm"),
-            layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False, name="depthwise"),
-            layers.LeakyReLU(0.25, name="act"),
-            layers.Dropout(0.5, name="drop"),
-            layers.Flatten(name="flatten"),
-            layers.Dense(3, name="logits"),
-        ]
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    settings = {"loss": loss, "metrics": ["accuracy"], **compiled}
-    model.compile(optimizer=optimizer or keras.optimizers.Adam(0.01), **settings)
-    return model
-
-
-@pytest.fixture
-def subject():
-    keras.utils.set_random_seed(0)
-    return KerasSubject(small_model())
+OTHER = preset("base", conv_filters=(2, 3, 4), hidden_units=5)
 
 
 @pytest.fixture
 def float64():
-    configure(preset("base", precision="64"), Execution(device="cpu"))
-    yield
+    configure(RECIPE, Execution(device="cpu"))
+    yield built_subject(RECIPE, Execution(device="cpu"))
     configure(preset("base"), Execution(device="cpu"))
 
 
-def users_model():
-    return small_model()
-
-
-def test_weights_survive_the_way_in_and_out(subject):
-    check_that_weights_survive_the_way_in_and_out(subject, num_features=32)
-
-
 def test_the_table_is_read_off_the_model():
-    model = built_subject(preset("dropout")).model
-    rows = {row["name"]: row for row in KerasSubject(model).layer_table()}
+    subject = built_subject(preset("dropout"), Execution(device="cpu"))
+    model = subject.model
+    rows = {row["name"]: row for row in subject.layer_table()}
     assert list(rows) == [layer.name for layer in model.layers]
     assert rows["conv2"]["parameters"] == 18_496
     assert rows["pool3"] == {
@@ -82,107 +52,60 @@ def test_the_table_is_read_off_the_model():
     assert rows["drop3"]["rate"] == pytest.approx(0.4)
     model.get_layer("act1").negative_slope = 0.3
     model.get_layer("pool3").padding = "valid"
-    changed = {row["name"]: row for row in KerasSubject(model).layer_table()}
+    changed = {row["name"]: row for row in subject.layer_table()}
     assert changed["act1"]["negative_slope"] == 0.3
     assert changed["pool3"]["padding"] == "valid"
 
 
-def test_statistics_are_no_parameters_and_an_unknown_kind_is_its_class(subject):
+def test_an_unknown_kind_is_its_class():
     class OddLayer(keras.layers.Layer):
         def call(self, inputs):
             return inputs
 
-    rows = {row["name"]: row for row in subject.layer_table()}
-    assert rows["norm"]["parameters"] == 8
-    assert rows["depthwise"]["groups"] == 4
     model = keras.Sequential([keras.Input((2,)), OddLayer(name="odd")])
-    assert KerasSubject(model).layer_table()[0]["kind"] == "odd_layer"
+    subject = ImplementationSubject(model, RECIPE, Execution(device="cpu"))
+    assert subject.layer_table()[0]["kind"] == "odd_layer"
 
 
-def test_points_and_segments_are_the_models_own(subject):
-    names = ["norm", "act", "flatten", "logits"]
-    points = subject.points(IMAGES, names)
-    np.testing.assert_allclose(points["logits"], subject.predict(IMAGES), atol=1e-6)
-    check_segments(subject, points, names)
+def test_points_and_segments_are_the_models_own(float64):
+    check_segments(float64)
 
 
-def test_a_model_that_branches_has_points_and_no_segments():
-    values = keras.Input((3,))
-    left = keras.layers.Dense(2, name="left")(values)
-    right = keras.layers.Dense(2, name="right")(values)
-    total = keras.layers.Add(name="total")([left, right])
-    branched = KerasSubject(keras.Model(values, total))
-    points = branched.points(IMAGES[:, 0, :3, 0], ["left", "right", "total"])
-    np.testing.assert_allclose(points["left"] + points["right"], points["total"], rtol=1e-6)
-    with pytest.raises(ValueError, match="not a chain"):
-        branched.forced({"left": IMAGES[:, 0, :3, 0]}, ["left"])
+def test_gradients_are_the_losss_slope(float64):
+    check_that_gradients_are_the_losss_slope(float64)
 
 
-def test_gradients_are_the_losss_slope_and_leave_the_statistics(float64):
-    model = small_model()
-    model.get_layer("drop").rate = 0.0
-    subject = KerasSubject(model)
-    images, step = IMAGES.astype(np.float64), 1e-6
-    before = subject.weights()
-    gradients, loss = subject.gradients(images, CLASSES)
-    for name, array in subject.weights().items():
-        np.testing.assert_array_equal(array, before[name])
-    trained = {name for name in before if "moving" not in name}
-    assert set(gradients) == {"input", *trained}
-    for name, place in (("conv.kernel", (1, 1, 0, 2)), ("logits.bias", (1,))):
-        moved = {**before, name: before[name].copy()}
-        moved[name][place] += step
-        subject.load_weights(moved)
-        slope = (subject.gradients(images, CLASSES)[1] - loss) / step
-        assert slope == pytest.approx(gradients[name][place], rel=1e-4)
+def test_the_loss_is_the_mean_over_all_images(float64):
+    check_that_the_loss_is_the_mean_over_all_images(float64)
 
 
-def test_the_loss_is_the_mean_over_all_images(subject):
-    check_that_the_loss_is_the_mean_over_all_images(subject)
-
-
-def test_steps_are_what_fit_takes(subject):
-    start = subject.weights()
-    batches = [(IMAGES[:4], CLASSES[:4]), (IMAGES[4:], CLASSES[4:]), (IMAGES[:4], CLASSES[:4])]
-    states = list(subject.steps(batches, steps_per_epoch=2))
-    assert len(states) == 3
-    assert {"loss", "weight.conv.kernel", "adam.m.conv.kernel", "adam.v.conv.kernel"} <= set(
-        states[0]
-    )
-    moved = states[0]["weight.logits.bias"] - start["logits.bias"]
-    np.testing.assert_allclose(np.abs(moved), 0.01, rtol=0.01)
-    assert not np.array_equal(states[1]["adam.v.conv.kernel"], states[2]["adam.v.conv.kernel"])
-    assert all(0.1 < float(state["loss"]) < 10 for state in states)
-
-
-def test_a_steps_loss_is_its_own_and_a_fit_can_stop(subject):
-    subject.model.get_layer("drop").rate = 0.0
+def test_a_steps_loss_is_its_own_and_a_fit_can_stop(float64):
+    subject, targets = float64, np.eye(10)[CLASSES]
     subject.model.optimizer.learning_rate = 0.0
-    first, second = (subject.gradients(IMAGES[part], CLASSES[part])[1] for part in ([0, 1], [2]))
-    states = list(subject.steps([(IMAGES[:2], CLASSES[:2]), (IMAGES[2:3], CLASSES[2:3])]))
-    assert [float(state["loss"]) for state in states] == pytest.approx(
-        [float(first), float(second)], rel=1e-5
-    )
-    after = AfterEachStep(lambda model: subject, 1, stops=True)
+    expected = [float(subject.gradients(IMAGES[p], CLASSES[p])[1]) for p in ([0, 1], [2, 3])]
+    after = AfterEachStep(lambda model: subject, 2, stops=True)
+    fitted = {"batch_size": 2, "shuffle": False, "verbose": 0}
+    subject.model.steps_per_execution = 1
     with pytest.raises(AfterEachStep.Reached):
-        subject.model.fit(IMAGES, CLASSES, batch_size=2, verbose=0, callbacks=[after])
-    assert len(after.states) == 1
+        subject.model.fit(IMAGES, targets, **fitted, callbacks=[after])
+    assert [float(state["loss"]) for state in after.states] == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_contract_of_the_tutorials_model():
-    contract = built_subject(preset("dropout")).contract()
+    contract = built_subject(preset("dropout"), Execution(device="cpu")).contract()
     check_the_contract_of_the_tutorials_model(contract, "channels_last")
     assert contract["initialisers"]["conv1.kernel"] == "glorot_uniform"
 
 
 def test_the_contract_says_what_is_unusual():
+    subject = built_subject(OTHER, Execution(device="cpu"))
     rate = keras.optimizers.schedules.ExponentialDecay(0.5, 10, 0.9)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=0.01, global_clipnorm=2.0)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.25, reduction="sum")
-    model = small_model(optimizer, loss=loss)
-    model.get_layer("conv").trainable = False
-    contract = KerasSubject(model).contract()
+    subject.model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
+    subject.model.get_layer("conv1").trainable = False
+    contract = subject.contract()
     found = contract["optimizer"]
     assert (found["kind"], found["weight_decay_kind"]) == ("adam", "decoupled")
     assert (found["clipping"], found["schedule"]) == ("global norm, at most 2", "each step")
@@ -192,31 +115,14 @@ def test_the_contract_says_what_is_unusual():
         "kind": "categorical cross-entropy", "reduction": "sum over the batch",
         "takes": "probabilities", "label_smoothing": 0.25,
     }  # fmt: skip
-    assert contract["frozen"] == ["conv.bias", "conv.kernel"]
-    momentum = KerasSubject(small_model(keras.optimizers.SGD(0.1, momentum=0.9))).contract()
-    assert momentum["optimizer"]["learning_rate_in_velocity"] is True
+    assert contract["frozen"] == ["conv1.bias", "conv1.kernel"]
 
 
 def test_weights_of_the_implementation_go_through_the_implementation(monkeypatch):
-    subject = built_subject(preset("base"))
+    subject = built_subject(preset("base"), Execution(device="cpu"))
     assert isinstance(subject, ImplementationSubject)
     monkeypatch.setattr("keras_impl.trace.export_weights", lambda model: {"seen": np.ones(1)})
     assert list(subject.weights()) == ["seen"]
-
-
-def test_a_users_model_answers_a_question(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "users_model", sys.modules[__name__])
-    question = Question(
-        ("layers", "cases"),
-        {"cases": ["all"]},
-        {"images.all": IMAGES, "labels.all": CLASSES},
-    )
-    write_question(tmp_path / "question", question)
-    assert main("users_model:users_model", tmp_path / "question", tmp_path / "trace") == 0
-    trace = read_trace(tmp_path / "trace", question)
-    assert trace.engine == "keras-tensorflow"
-    assert trace.arrays["logits.all"].shape == (6, 3)
-    assert trace.facts["layers"][0]["name"] == "conv"
 
 
 SEEDED = """
