@@ -23,6 +23,8 @@ EXACT_GRADIENT = "exact_gradient"
 """The variant of a function that gives its numbers, and another gradient."""
 FACTORS = ("mul", "rmul", "div", "truediv")
 """Functions whose constants are tried one by one."""
+BY = "normalised by"
+"""The setting that says whose mean and variance a batch norm takes."""
 MAX_PLACES = 40
 """Places of one difference that are tried one by one."""
 
@@ -53,9 +55,15 @@ class Bench:
 
 
 def explain_forward(
-    bench: Bench, left: Graph, right: Graph, pairs: Mapping[int, int], judged: Judged, seen: Replays
+    bench: Bench,
+    left: Graph,
+    right: Graph,
+    pairs: Mapping[int, int],
+    judged: Judged,
+    seen: Replays,
+    first: Arrays,
 ) -> dict[str, str]:
-    """Write causes into the differences of the forward pass.
+    """Write causes into the differences of the forward pass; arguments as of `explain_training`.
 
     Returns:
         By function, the variant that rounds a constant to float32, to be used from there on.
@@ -72,6 +80,8 @@ def explain_forward(
         if d.what == "between":
             continue
         d.cause = _settings(bench, left, right, here[:MAX_PLACES], seen)
+        if d.cause is None and d.what == BY:
+            d.cause = _normalised(left, right, here, seen, first)
     _stretches(bench, left, right, pairs, judged, seen, by_place, constants)
     judged.differences[:] = _joined(judged.differences)
     return constants
@@ -121,6 +131,32 @@ def _settings(
 
 def _alone_target(bench: Bench, seen: Replays, i: int, j: int) -> np.ndarray:
     return seen.left[f"out.{i}"] if bench.is_suspect else seen.forced[f"alone.{j}"]
+
+
+def _normalised(
+    left: Graph, right: Graph, places: list[tuple[int, int]], seen: Replays, first: Arrays
+) -> str | None:
+    """Return by what the two sides normalise, if that gives the numbers of both."""
+    texts = set()
+    for i, j in places:
+        a, b = left.calls[i], right.calls[j]
+        x = seen.left[f"in.{i}"]
+        outs = seen.left[f"out.{i}"], seen.forced.get(f"alone.{j}", seen.forced[f"out.{j}"])
+        for call, out in zip((a, b), outs, strict=True):
+            names = {role: f"{a.key}|{role}" for role in a.roles}
+            own = {role: first[name] for role, name in names.items() if name in first}
+            axes = tuple(range(x.ndim - 1))
+            mean, variance = own.get("moving_mean"), own.get("moving_variance")
+            if call.settings[BY] == "the batch":
+                mean, variance = x.mean(axes), x.var(axes)
+            if mean is None or variance is None:
+                return None
+            normal = (x - mean) / np.sqrt(variance + call.settings["epsilon"])
+            made = normal * own.get("gamma", 1.0) + own.get("beta", 0.0)
+            if not gap(out, fitted(made, out.shape)).within(CALL):
+                return None
+        texts.add(f"{BY} {a.settings[BY]} | {b.settings[BY]}")
+    return texts.pop() if len(texts) == 1 else None
 
 
 def _stretches(

@@ -79,7 +79,7 @@ def run_passes(
     judge.add_all(converted, notes)
     judge.forward()
     bench = _bench(left, right)
-    of = (left.graph, right.graph, alignment.pairs, judge.found, replays)
+    of = (left.graph, right.graph, alignment.pairs, judge.found, replays, carried.left)
     if bench is not None and (judge.found.calls_apart or judge.is_apart_between):
         progress("trying causes")
         constants = explain_forward(bench, *of)
@@ -93,7 +93,7 @@ def run_passes(
         judge.gradients()
         judge.add_all(*judge_first(left.graph, right.graph, alignment, *first))
         if bench is not None and judge.has_trained_otherwise:
-            rules = explain_training(bench, *of, carried.left)
+            rules = explain_training(bench, *of)
             if rules:
                 right.swaps = {**right.swaps, **rules}
                 right.start(train=True)

@@ -20,8 +20,14 @@ HERE: dict[str, Any] = {"accelerator": "cpu", "num_nodes": 1}
 ALONE = {**HERE, "devices": 1, "strategy": "auto"}
 """A Trainer's arguments for the reference of a suspect on several processes."""
 ONE_STEP = {**ALONE, "accumulate_grad_batches": 1, "max_epochs": 1, "limit_val_batches": 0}
+SINGLE = 1e-6
+"""How far float32 takes an option's number at most, relative."""
 BROADCAST = "targets (N,) against outputs (N, 1): the suspect's loss is of (N, N)"
 CLIPPED = "torch clips by the gradients' norm + 1e-6, and Keras by their norm"
+VELOCITY = "the learning rate is part of SGD's velocity in Keras, and a factor of it in torch"
+COUPLED = "weight decay is part of the gradient in the suspect, and not in the reference"
+RULES = {"clipnorm": "each gradient's norm", "clipvalue": "value", "global_clipnorm": "all's norm"}
+"""Keras's arguments for clipping, in words."""
 STARTS = "the processes start from different weights"
 SHARED = "each process's BatchNorm takes the statistics of its own share (sync_batchnorm=True)"
 
@@ -46,7 +52,7 @@ class Training:
         """Arguments of the suspect's Trainer that outdo the user's own."""
         self.ours: Arrays = {}
         other = placed(*self.of[:2])
-        self._rules = {CLIPPED, *([other[0]] if other and other[1] else [])}
+        self._rules = {CLIPPED, VELOCITY, *([other[0]] if other and other[1] else [])}
         """Causes that are the frameworks' and no port's."""
 
     def take_batches(self, reference: str) -> list[Difference]:
@@ -99,7 +105,7 @@ class Training:
             tried.add(cause)
             try:
                 fill(self.ranks, self.carried.right)
-                again = self._train(shares=shares, **kept, **overrides)
+                again = self._train(shares=shares, **_merged(kept, overrides))
             except CheckError:  # a loss that does not take such targets; it explains nothing
                 are_there = False  # one may hang, and is asked for nothing more
                 break
@@ -111,10 +117,10 @@ class Training:
                 apart[1].is_rule = all(each in self._rules for each in changing)
                 found.append(apart[1])
                 apart, theirs, changing = later, again, []
-                kept |= overrides
+                kept = _merged(kept, overrides)
             elif has_effect:
                 changing.append(cause)
-                kept |= overrides
+                kept = _merged(kept, overrides)
         if apart is None:
             return found + self._metrics(theirs), self._notes(theirs)
         if self.overrides and apart[1].what != "steps":
@@ -131,7 +137,7 @@ class Training:
             are_alike: whether the processes started from the same weights.
         """
         if not self.overrides and what == "update":
-            yield CLIPPED, self.shares, {"exact_clipping": True}
+            yield from ((text, self.shares, how) for text, how in self._of_optimizers())
         if what == "update" and (other := placed(*self.of[:2])):
             is_rounded = self.left.program.about["framework"].endswith("on tensorflow")
             how = {"precision": "float32" if is_rounded else "float64", "epsilon": other[2]}
@@ -146,6 +152,25 @@ class Training:
             yield STARTS, self.shares, {}
         if any(c.kind == "batch_norm" for c in self.of[1].calls):
             yield SHARED, self.shares, {"sync_batchnorm": True}
+
+    def _of_optimizers(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield how the suspect clips or what its optimizer is told otherwise, and its repair."""
+        ours, theirs = (graph.about.get("training", {}) for graph in self.of[:2])
+        clips, other = ours.get("clipping", []), theirs.get("clipping", [])
+        if clips[:1] == ["global_clipnorm"] and other:
+            yield CLIPPED, {"exact_clipping": True}
+        if clips != other:
+            text = f"gradients are clipped by {_clipping(clips)} | {_clipping(other)}"
+            yield text, {"clipping": clips}
+        mine, own = ours.get("options", {}), theirs.get("options", {})
+        if mine.get("momentum") and own.get("momentum"):
+            yield VELOCITY, {"velocity": True}
+        for name in sorted(mine.keys() & own.keys()):
+            if abs(mine[name] - own[name]) > SINGLE * abs(mine[name]):
+                text = f"{name} {mine[name]:.6g} | {own[name]:.6g}"
+                yield text, {"options": {name: mine[name]}}
+        if mine.get("weight_decay") and own.get("weight_decay") and not own.get("decoupled"):
+            yield COUPLED, {"options": {"decoupled": True}}
 
     def _fill_alike(self) -> bool:
         """Fill the processes that started from the first one's weights; return whether all did."""
@@ -268,6 +293,19 @@ class Training:
             notes.append("gradients that are rounding, as before a norm, so that moves are bounded "
                          f"by the call's others alone: {', '.join(loose)}")  # fmt: skip
         return notes
+
+
+def _merged(kept: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Return both, with the options of the optimizer of both."""
+    options = {**kept.get("options", {}), **more.get("options", {})}
+    return {**kept, **more, **({"options": options} if options else {})}
+
+
+def _clipping(rule: Sequence[Any]) -> str:
+    """Return a rule in words; one that a module has written itself is not known."""
+    if not rule or rule[0] == "own":
+        return "a rule of its own" if rule else "nothing"
+    return f"{RULES[rule[0]]}, at most {rule[1]:g}"
 
 
 def _rows(batches: Arrays) -> np.ndarray:

@@ -197,7 +197,8 @@ class Judge:
     ) -> None:
         """Note settings that differ and act in training alone."""
         # Where one has no moving statistics, there is no momentum to compare.
-        names = TRAINING_ONLY if a.settings.get("by") == b.settings.get("by") else {"padding_idx"}
+        by = [call.settings.get("normalised by") for call in (a, b)]
+        names = TRAINING_ONLY if by[0] == by[1] else {"padding_idx"}
         for name in sorted(names):
             if a.settings.get(name) != b.settings.get(name):
                 place = Place(a.owner, b.owner)

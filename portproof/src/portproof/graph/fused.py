@@ -114,7 +114,7 @@ class Split(Mapping[str, np.ndarray]):
 
     def _real(self, name: str) -> tuple[str, Part | None]:
         """Return an array's name in the program, and which part of it is meant."""
-        if name in ("losses", "penalties", "metrics", "names"):
+        if name in ("losses", "penalties", "metrics", "names", "rates"):
             return name, None
         if "|" in name:
             what, key, role = name.split("|")

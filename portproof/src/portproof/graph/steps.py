@@ -12,6 +12,8 @@ from portproof.graph.verdict import Difference, Place
 
 LOSS = 1e-11
 """Losses of one step from the same weights, relative. Measured: up to 4e-16."""
+RATE = 1e-6
+"""What a factor of moves and the learning rates', which may be in float32, agree to, relative."""
 MOVED = 1e-8
 """What steps moved weights by, relative to the largest move of the call."""
 REACH = 2.0
@@ -190,7 +192,11 @@ def _proportional(
         return None  # nothing moves, or statistics alone part
     factor = sum(float((x * y).sum()) for x, y, _ in moves) / square
     if all(gap(y, factor * x, largest).within(MOVED) for x, y, _ in moves):
-        return f"each weight moves {factor:.9g} × as far in the suspect"
+        text = f"each weight moves {factor:.9g} × as far in the suspect"
+        rates = [float(side["rates"][k]) for side in (ours, theirs) if "rates" in side]
+        if len(rates) == 2 and abs(factor * rates[0] - rates[1]) <= RATE * abs(rates[1]):
+            text = f"learning rate {rates[0]:.6g} | {rates[1]:.6g}: {text}"
+        return text
     shares = []
     for x, y, w in moves:
         share = float(((x - y) * w).sum() / (w * w).sum()) if w.any() else 0.0

@@ -192,7 +192,7 @@ def settings_of(layer: Any, kind: str, shape: tuple[int, ...], pads: Any) -> dic
     if kind.endswith("_norm"):
         settings["epsilon"] = layer.epsilon
     if kind == "batch_norm":
-        settings |= {"momentum": layer.momentum, "by": "moving statistics"}
+        settings |= {"momentum": layer.momentum, "normalised by": "moving statistics"}
     if kind == "layer_norm":
         settings["axes"] = len(layer.axis) if isinstance(layer.axis, list | tuple) else 1
     if kind == "group_norm":

@@ -224,8 +224,7 @@ class Recorder:
             path = role.variable.path
             part = "" if role.part is None else f"[{role.part}]"
             call.key += f"{name}={path}#{id(role.variable)}{part};"
-            with self.quiet():
-                call.roles[name] = list(_weight(role).shape)
+            call.roles[name] = _shape(role)
             self._roles.setdefault(id(role.variable), role)
             if not role.is_statistic and not role.variable.trainable:
                 call.frozen.append(name)
@@ -365,9 +364,10 @@ def _rate(op: Any) -> float:
     return 0.0
 
 
-def _weight(role: Role) -> np.ndarray:
-    a = numbers(role.variable)
-    return role.canonical(a if role.part is None else a[role.part])
+def _shape(role: Role) -> list[int]:
+    """Return the canonical shape of a weight, whose numbers a gradient's trace does not show."""
+    a = np.empty(tuple(role.variable.shape), np.bool_)
+    return list(role.canonical(a if role.part is None else a[role.part]).shape)
 
 
 def _merged(shape: Any, live: Live, is_input: bool) -> tuple[int, ...]:

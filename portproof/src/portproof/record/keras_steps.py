@@ -27,7 +27,7 @@ def train(
 
     Returns:
         `step.k|key|role` after step k, from 0, `losses` (steps,) and what of them are `penalties`
-        of regularisers; `metrics` (epochs, names) and their `names`.
+        of regularisers, learning `rates`; `metrics` (epochs, names) and their `names`.
 
     Raises:
         SetUpError: it is not compiled.
@@ -38,16 +38,20 @@ def train(
     losses: list[float] = []
     penalties = [_penalty(model)]
     epochs: list[dict[str, float]] = []
+    rates: list[float] = []
     sizes = np.array([len(xs[0]) for xs, *_ in batches])
 
     class Noted(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if keras.backend.backend() == "jax":
+                model.jax_state_sync()  # during an epoch its trainer keeps the state aside
             found.update({f"step.{len(losses)}|{key}": a for key, a in weights().items()})
+            rates.append(_rate(model.optimizer))
             # Keras logs the mean over all samples of the epoch so far.
             before = (np.array(losses[len(losses) - batch :]) * sizes[:batch]).sum()
             total = float(logs["loss"]) * sizes[: batch + 1].sum()
             losses.append((total - before) / sizes[batch])
-            penalties.append(_penalty(model))  # of the weights that `weights` brought up to date
+            penalties.append(_penalty(model))
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             epochs.append({k: float(v) for k, v in logs.items() if k != "loss"})
@@ -57,7 +61,16 @@ def train(
     own["callbacks"] = [*own.get("callbacks", []), Noted()]
     model.fit(given, **own)
     found |= {"losses": np.array(losses), "penalties": np.array(penalties[:-1])}
+    found["rates"] = np.array(rates)
     return found | metrics(epochs)
+
+
+def _rate(optimizer: Any) -> float:
+    """Return the learning rate of the step that was taken last."""
+    rate = optimizer._learning_rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        rate = rate(optimizer.iterations - 1)
+    return float(keras.ops.convert_to_numpy(rate))
 
 
 def _penalty(model: Any) -> float:
@@ -84,8 +97,13 @@ _WITHOUT_EFFECT = {"name", "ema_momentum"}
 """Options of Keras's optimizers that are set by default and change no update by themselves."""
 
 
-def described(model: Any) -> dict[str, str]:
-    """Return the loss and the optimizer in a few words."""
+OPTIONS = ("beta_1", "beta_2", "epsilon", "learning_rate", "momentum", "rho", "weight_decay")
+"""What torch's optimizers have too, under other names."""
+CLIPPINGS = ("clipnorm", "clipvalue", "global_clipnorm")
+
+
+def described(model: Any) -> dict[str, Any]:
+    """Return the loss and the optimizer in a few words; its `options` and `clipping` by name."""
     if not model.compiled:
         return {}
     losses = [getattr(loss, "name", loss) for loss in keras.tree.flatten(model.loss)]
@@ -94,7 +112,10 @@ def described(model: Any) -> dict[str, str]:
     return {
         "loss": ", ".join(map(str, losses)),
         "optimizer": f"{type(model.optimizer).__name__}({', '.join(words)})",
-    }
+        "options": {k: float(config[k] or 0) for k in OPTIONS
+                    if k in config and not isinstance(config[k], dict)},
+        "clipping": next(([k, float(config[k])] for k in CLIPPINGS if config.get(k)), []),
+    }  # fmt: skip
 
 
 def _short(value: Any) -> str:

@@ -121,7 +121,8 @@ def load_function(reference: str) -> Callable[[], Any]:
         raise SetUpError(f"importing {place} raised {one_line(error)}") from error
     function = getattr(module, name, None)
     if not callable(function):
-        near = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        near = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")
+                and getattr(v, "__module__", None) == module.__name__]  # fmt: skip
         hint = f"; it has {', '.join(near[:8])}" if near else ""
         raise SetUpError(f"{place} has no function {name}{hint}")
     return function

@@ -104,7 +104,7 @@ class TorchModel:
                 "precision": ", ".join(sorted(self.precision | recorder.precision)),
                 "sum(p.numel())": parameters,
                 "variants": described(),
-                "training": torch_steps.described(self.module),
+                "training": torch_steps.described(self.module, self.options),
             },
         ).to_dict()
 

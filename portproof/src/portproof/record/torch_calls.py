@@ -124,7 +124,7 @@ def _batch_norm(bound: dict[str, Any]) -> Spec:
         "epsilon": bound.get("eps", 1e-5),
         # Keras's is the share that is kept; rounded, for 1 - 0.1 is no 0.9.
         "momentum": None if momentum is None or mean is None else round(1 - momentum, 12),
-        "by": "the batch" if by_batch else "moving statistics",
+        "normalised by": "the batch" if by_batch else "moving statistics",
     }
     return Spec("batch_norm", roles, settings, "input", True)
 

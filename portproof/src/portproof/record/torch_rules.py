@@ -36,6 +36,28 @@ def place_epsilon(stack: ExitStack, precision: str, epsilon: float) -> None:
         stack.enter_context(mock.patch.object(getattr(torch.optim, name), "step", steps[name]))
 
 
+def keep_rate_in_velocity(stack: ExitStack) -> None:
+    """Let torch's SGD have the learning rate in its velocity, as Keras has it.
+
+    Keras adds μ·v − lr·g, which it keeps as v; torch takes lr times what it keeps, μ·v + g, away.
+    """
+
+    @torch.no_grad()
+    def step(self: Any, closure: Any = None) -> Any:
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        for group in self.param_groups:
+            kept = group["momentum"]
+            for p in (p for p in group["params"] if p.grad is not None):
+                move = -group["lr"] * (p.grad + group["weight_decay"] * p)
+                velocity = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                velocity.mul_(kept).add_(move)
+                p.add_(kept * velocity + move if group["nesterov"] else velocity)
+        return loss
+
+    stack.enter_context(mock.patch.object(torch.optim.SGD, "step", step))
+
+
 def _adam(step: Callable[..., Any], kind: Any, epsilon: float) -> Callable[..., Any]:
     """Return Adam's step with a rate and an ε for each step that make it Keras's."""
 

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -18,11 +19,13 @@ from torch.overrides import TorchFunctionMode
 
 from portproof.record.program import Arrays, Batch, SetUpError, metrics
 from portproof.record.torch_calls import DROPOUTS, RATES
-from portproof.record.torch_rules import place_epsilon
+from portproof.record.torch_rules import keep_rate_in_velocity, place_epsilon
 from portproof.record.torch_tags import function_name, in_float64
 from portproof.record.torch_variants import variant_of
 
-_NOT_A_TRAINERS = {"val_dataloaders", "exact_clipping", "placed_epsilon"}
+_NOT_A_TRAINERS = {
+    "val_dataloaders", "clipping", "exact_clipping", "options", "placed_epsilon", "velocity",
+}  # fmt: skip
 
 
 class NothingDropped(TorchFunctionMode):
@@ -66,9 +69,11 @@ def train(
 
     Args:
         module: a LightningModule.
-        options: the user's own for the Trainer, and `val_dataloaders` for its `fit`; with
-            `exact_clipping` gradients are clipped by their norm, as torch does but for its 1e-6,
-            and with `placed_epsilon`, arguments of `place_epsilon`, ε stands where Keras has it.
+        options: the user's own for the Trainer, and `val_dataloaders` for its `fit`; `clipping`, a
+            rule of Keras's and its limit, instead of the module's own; `exact_clipping`: by their
+            norm, as torch clips but for its 1e-6; `options` of its optimizers by Keras's names;
+            `placed_epsilon`, arguments of `place_epsilon`: ε stands where Keras has it;
+            `velocity`: SGD's holds the learning rate, as Keras's does.
         batches: inputs, targets and weights, as the user's function gave them.
         weights: returns canonical weights by `key|role`.
         gradients: returns those to them.
@@ -77,7 +82,8 @@ def train(
 
     Returns:
         `step.k|key|role` after step k, from 0, `grad.k|key|role` that its optimizer got before a
-        Trainer's clipping, and `losses` (steps,); `metrics` (epochs, names) and their `names`.
+        Trainer's clipping, `losses` (steps,) and learning `rates`; `metrics` (epochs, names) and
+        their `names`.
 
     Raises:
         SetUpError: it is no LightningModule, or its strategy does not join the other processes.
@@ -88,8 +94,13 @@ def train(
     found: Arrays = {}
     losses: list[float] = []
     epochs: list[dict[str, float]] = []
+    rates: dict[int, float] = {}
 
     class Noted(lightning.Callback):  # type: ignore[name-defined]
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            for optimizer in trainer.optimizers:
+                _set_options(optimizer, options.get("options", {}))
+
         def on_train_batch_end(
             self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
         ) -> None:
@@ -110,6 +121,7 @@ def train(
 
     def stepping(optimizer: Any) -> None:
         before(optimizer)
+        rates.setdefault(len(losses), float(optimizer.param_groups[0]["lr"]))
         found.update({f"grad.{len(losses)}|{key}": a.copy() for key, a in gradients().items()})
 
     user.on_train_epoch_end, user.on_before_optimizer_step = ended, stepping
@@ -121,27 +133,14 @@ def train(
     validation = options.get("val_dataloaders")
     own = {k: v for k, v in options.items() if k not in _NOT_A_TRAINERS}
     own = {**own, "callbacks": [*options.get("callbacks", []), Noted()]}
-    for name in ("lightning.pytorch", "pytorch_lightning", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     usual = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
              "enable_model_summary": False}  # fmt: skip
     count = own["devices"] if isinstance(own.get("devices"), int) else 1
     if count > 1:  # a strategy takes no second Trainer
         own["strategy"] = copy.copy(own.get("strategy", "ddp"))
-    on_cpus = (
-        mock.patch.object(nn.SyncBatchNorm, "forward", _synchronised),
-        mock.patch.object(nn.parallel.DistributedDataParallel, "_passing_sync_batchnorm_handle"),
-    )  # that one refuses what the first makes possible
-    clips = mock.patch.object(nn.utils, "clip_grad_norm_", _clipped)
-    with NothingDropped(swaps), on_cpus[0], on_cpus[1], ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        stack.enter_context(mock.patch.dict(os.environ))  # Lightning takes WORLD_SIZE away
-        warnings.simplefilter("ignore")
-        if options.get("exact_clipping"):
-            stack.enter_context(clips)
-        if how := options.get("placed_epsilon"):
-            place_epsilon(stack, **how)
+    with NothingDropped(swaps), ExitStack() as stack:
+        _as_asked(stack, user, options)
         trainer = lightning.Trainer(**{**usual, **quiet, **own})
         try:
             starts = type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher"
@@ -151,7 +150,45 @@ def train(
             trainer.fit(module, data, validation)
         finally:
             del user.on_train_epoch_end, user.on_before_optimizer_step
-    return found | {"losses": np.array(losses)} | metrics(epochs)
+    found["losses"] = np.array(losses)
+    found["rates"] = np.array([rates.get(k, np.nan) for k in range(len(losses))])
+    return found | metrics(epochs)
+
+
+def _as_asked(stack: ExitStack, module: Any, options: Mapping[str, Any]) -> None:
+    """Let the module train quietly, on several CPUs too, by the rules of Keras in `options`."""
+    stack.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")
+    stack.enter_context(mock.patch.dict(os.environ))  # Lightning takes WORLD_SIZE away
+    for name in ("lightning.pytorch", "pytorch_lightning", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    parallel = nn.parallel.DistributedDataParallel
+    stack.enter_context(mock.patch.object(nn.SyncBatchNorm, "forward", _synchronised))
+    # That one refuses what the first makes possible.
+    stack.enter_context(mock.patch.object(parallel, "_passing_sync_batchnorm_handle"))
+    if (rule := options.get("clipping")) is not None:
+        clip = partial(_clip, rule)
+        stack.enter_context(mock.patch.object(module, "configure_gradient_clipping", clip))
+    if options.get("exact_clipping"):
+        stack.enter_context(mock.patch.object(nn.utils, "clip_grad_norm_", _clipped))
+    if options.get("velocity"):
+        keep_rate_in_velocity(stack)
+    if how := options.get("placed_epsilon"):
+        place_epsilon(stack, **how)
+
+
+def _clip(rule: list[Any], optimizer: Any, *_: Any, **__: Any) -> None:
+    """Clip gradients as Keras does by a rule and its limit; not at all where there is none."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    grads = [p.grad for p in parameters if p.grad is not None]
+    name, limit = rule or ("", 0.0)
+    if name == "global_clipnorm":
+        _clipped(parameters, limit)
+    for g in grads:
+        if name == "clipvalue":
+            g.clamp_(-limit, limit)
+        elif name == "clipnorm":
+            g.mul_((limit / torch.linalg.vector_norm(g)).clamp(max=1.0))
 
 
 def _clipped(parameters: Any, max_norm: float, *_: Any, **__: Any) -> torch.Tensor:
@@ -162,6 +199,26 @@ def _clipped(parameters: Any, max_norm: float, *_: Any, **__: Any) -> torch.Tens
     for g in grads:
         g.mul_((max_norm / norm).clamp(max=1.0))
     return norm
+
+
+_NAMES = {"learning_rate": "lr", "rho": "alpha", "decoupled": "decoupled_weight_decay"}
+"""Options of torch's optimizers by Keras's names; most have the same."""
+
+
+def _set_options(optimizer: Any, options: Mapping[str, Any]) -> None:
+    """Set options of an optimizer by Keras's names; parameters that are spared decay stay so."""
+    decays = any(group.get("weight_decay") for group in optimizer.param_groups)
+    for group in optimizer.param_groups:
+        for name, value in options.items():
+            key = _NAMES.get(name, name)
+            if name in ("beta_1", "beta_2") and "betas" in group:
+                betas = list(group["betas"])
+                betas[int(name[-1]) - 1] = value
+                group["betas"] = tuple(betas)
+            elif name == "epsilon":  # one of its own beside torch's is a user's, who sets the other
+                group.update({k: value for k in ("eps", "epsilon") if k in group})
+            elif key in group and (name != "weight_decay" or group[key] or not decays):
+                group[key] = value
 
 
 class _Given(list[Any]):
@@ -233,8 +290,16 @@ _OF_THE_MACHINE = {
 """Options of torch's optimizers that say how they compute, not what."""
 
 
-def described(module: nn.Module) -> dict[str, str]:
-    """Return the optimizer in a few words, and schedules; the loss is what the step computes."""
+def described(module: nn.Module, trainers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the optimizer in a few words, and schedules; the loss is what the step computes.
+
+    Args:
+        module: that trains.
+        trainers: the user's options for the Trainer.
+
+    Returns:
+        `options` of the optimizer and `clipping` too, by Keras's names.
+    """
     configure: Any = getattr(module, "configure_optimizers", None)
     if configure is None:
         return {}
@@ -253,4 +318,32 @@ def described(module: nn.Module) -> dict[str, str]:
         "loss": "training_step",
         "optimizer": f"{type(optimizer).__name__}({', '.join(words)})",
         "schedules": ", ".join(type(s).__name__ for s in named if s is not None),
+        "options": _options(optimizer),
+        "clipping": _clipping(module, trainers),
     }
+
+
+def _options(optimizer: Any) -> dict[str, float]:
+    groups = getattr(optimizer, "param_groups", [{}])
+    first, found = groups[0], {}
+    for name in ("learning_rate", "momentum", "rho"):
+        found[name] = first.get(_NAMES.get(name, name))
+    for name, value in zip(("beta_1", "beta_2"), first.get("betas", ()), strict=False):
+        found[name] = value
+    found["epsilon"] = first.get("epsilon", first.get("eps"))
+    found["weight_decay"] = max((group.get("weight_decay", 0.0) for group in groups), default=0.0)
+    kind = type(optimizer).__name__
+    found["decoupled"] = first.get("decoupled_weight_decay", kind == "AdamW")
+    return {k: float(v) for k, v in found.items() if isinstance(v, int | float)}
+
+
+def _clipping(module: nn.Module, trainers: Mapping[str, Any]) -> list[Any]:
+    """Return the rule and the limit; a rule `own` where the module clips by itself."""
+    for cls in type(module).__mro__:
+        if "configure_gradient_clipping" in vars(cls):
+            if not cls.__module__.startswith(("lightning.", "pytorch_lightning.")):
+                return ["own", 0.0]
+            break
+    limit = trainers.get("gradient_clip_val")
+    rule = "clipvalue" if trainers.get("gradient_clip_algorithm") == "value" else "global_clipnorm"
+    return [rule, float(limit)] if limit else []

@@ -317,6 +317,28 @@ def _as_average(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.
     text="A pool that pads behind alone, and only what its last window needs: same",
 )
 def _padded_behind(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    size, stride, pads = _same(x, args, kwargs)
+    name = func.__name__
+    if name.startswith("max"):
+        return getattr(F, name)(F.pad(x, pads, value=-math.inf), size, stride)
+    ones = F.pad(torch.ones_like(x), pads)
+    pool = getattr(F, name)
+    return pool(F.pad(x, pads), size, stride) / pool(ones, size, stride)
+
+
+@_variant(
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    text="A pool that pads behind alone by its outermost values again, as Keras on torch does,",
+)
+def _repeated_behind(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    size, stride, pads = _same(x, args, kwargs)
+    return getattr(F, func.__name__)(F.pad(x, pads, mode="replicate"), size, stride)
+
+
+def _same(x: torch.Tensor, args: Any, kwargs: Any) -> tuple[list[int], list[int], list[int]]:
+    """Return a pool's window, its stride, and what Keras's "same" pads, as `F.pad` takes it."""
     bound = bind("input kernel_size stride padding", (x, *args), kwargs)
     rank = x.ndim - 2
     size = _axes(bound["kernel_size"], rank)
@@ -325,12 +347,7 @@ def _padded_behind(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> tor
     for n, k, s in reversed(list(zip(x.shape[2:], size, stride, strict=True))):
         total = max((-(-n // s) - 1) * s + k - n, 0)
         pads += [total // 2, total - total // 2]
-    name = func.__name__
-    if name.startswith("max"):
-        return getattr(F, name)(F.pad(x, pads, value=-math.inf), size, stride)
-    ones = F.pad(torch.ones_like(x), pads)
-    pool = getattr(F, name)
-    return pool(F.pad(x, pads), size, stride) / pool(ones, size, stride)
+    return size, stride, pads
 
 
 def _axes(value: Any, rank: int) -> list[int]:
