@@ -1,7 +1,7 @@
 """Public threads in which Keras and PyTorch, or two backends, disagree, reduced to the two pairs.
 
-Each row says what to plant where, so that the same disagreement arises and the ladder can be asked
-for its cause.
+Each row says what to plant where, so that the same disagreement arises and the ladder, or portproof
+for the second pair, can be asked for its cause.
 """
 
 from dataclasses import dataclass
@@ -25,8 +25,9 @@ class Replay:
     mutant: str
     """Name in the pair's and framework's catalogue; empty where the engine itself is at fault."""
     cause: str
+    """The ladder's name of it or, of the second pair, a part of `portproof`'s sentence."""
     rung: str
-    """The first rung, the contract aside, where the numbers part."""
+    """The first rung, the contract aside, where the numbers part; of the second pair, in what."""
     variant: str = ""
     """What both sides of the strided pair are changed by first, to where the trouble is."""
 
@@ -42,8 +43,8 @@ REPLAYS: tuple[Replay, ...] = (
         pair="strided",
         engine="lightning",
         mutant="symmetric-padding",
-        cause="conv-padding",
-        rung="layers",
+        cause="padding [0, 1] | [1, 1]",
+        rung="padding",
     ),
     Replay(
         name="running-variance",
@@ -67,8 +68,8 @@ REPLAYS: tuple[Replay, ...] = (
         pair="strided",
         engine="lightning",
         mutant="keras-momentum",
-        cause="batchnorm-momentum",
-        rung="optimizer",
+        cause="momentum 0.99 | 0.01",
+        rung="statistics",
     ),
     Replay(
         name="norm-momentum-back",
@@ -78,8 +79,8 @@ REPLAYS: tuple[Replay, ...] = (
         pair="strided",
         engine="keras-tensorflow",
         mutant="torch-momentum",
-        cause="batchnorm-momentum",
-        rung="optimizer",
+        cause="momentum 0.01 | 0.99",
+        rung="statistics",
     ),
     Replay(
         name="norm-epsilon",
@@ -89,8 +90,8 @@ REPLAYS: tuple[Replay, ...] = (
         pair="strided",
         engine="lightning",
         mutant="torch-epsilon",
-        cause="batchnorm-epsilon",
-        rung="layers",
+        cause="epsilon 0.001 | 1e-05",
+        rung="epsilon",
     ),
     Replay(
         name="norm-mode",
@@ -100,8 +101,8 @@ REPLAYS: tuple[Replay, ...] = (
         pair="strided",
         engine="lightning",
         mutant="always-training",
-        cause="batchnorm-batch-statistics",
-        rung="layers",
+        cause="normalised by moving statistics | the batch",
+        rung="normalised by",
     ),
     Replay(
         name="counted-padding",
@@ -111,8 +112,8 @@ REPLAYS: tuple[Replay, ...] = (
         pair="strided",
         engine="lightning",
         mutant="counted-padding",
-        cause="pool-padding",
-        rung="layers",
+        cause="An average that leaves padding out of the count in the reference",
+        rung="between",
     ),
     Replay(
         name="uneven-pool",
@@ -122,8 +123,8 @@ REPLAYS: tuple[Replay, ...] = (
         pair="strided",
         engine="keras-torch",
         mutant="",
-        cause="pool-edge-repeated",
-        rung="layers",
+        cause="pads behind alone by its outermost values again",
+        rung="between",
         variant="uneven-pool",
     ),
     Replay(
@@ -134,8 +135,8 @@ REPLAYS: tuple[Replay, ...] = (
         pair="strided",
         engine="lightning",
         mutant="coupled-decay",
-        cause="coupled-weight-decay",
-        rung="optimizer",
+        cause="weight decay is part of the gradient in the suspect",
+        rung="update",
     ),
     Replay(
         name="decay-exceptions",
@@ -145,8 +146,8 @@ REPLAYS: tuple[Replay, ...] = (
         pair="strided",
         engine="keras-tensorflow",
         mutant="decayed-biases",
-        cause="decoupled-weight-decay",
-        rung="optimizer",
+        cause="of themselves besides in the reference (weight decay)",
+        rung="update",
     ),
     Replay(
         name="clipped-apart",
@@ -170,8 +171,8 @@ REPLAYS: tuple[Replay, ...] = (
         pair="strided",
         engine="lightning",
         mutant="schedule-per-epoch",
-        cause="schedule-per-epoch",
-        rung="optimizer",
+        cause="learning rate 0.00193149 | 0.002: each weight moves",
+        rung="update",
     ),
     Replay(
         name="momentum-schedule",
@@ -181,8 +182,8 @@ REPLAYS: tuple[Replay, ...] = (
         pair="strided",
         engine="lightning",
         mutant="torch-momentum-sgd",
-        cause="learning-rate-outside-velocity",
-        rung="optimizer",
+        cause="the learning rate is part of SGD's velocity in Keras",
+        rung="update",
         variant="momentum-sgd",
     ),
     Replay(

@@ -1,9 +1,11 @@
-"""A second, different pair: nothing in `ladder` knows the tutorial's network or data."""
+"""A second pair: `portproof` finds each change that is made to it, and says what it is."""
 
 import subprocess
 import sys
 
 import pytest
+
+from parity_tests.strided import check_strided, first_apart
 
 pytestmark = pytest.mark.slow
 
@@ -18,52 +20,64 @@ pytestmark = pytest.mark.slow
         ("keras-torch", "counted-windows"),
     ],
 )
-def test_the_second_pair_is_the_same_computation(strided, engine, variant):
-    verdict = strided.climb("lightning", engine, variant)
+def test_the_second_pair_is_the_same_computation(engine, variant):
+    verdict = check_strided(engine, variant=variant)
     assert verdict.passed, verdict
-    passed = {rung.name for rung in verdict.rungs if rung.status == "passed"}
-    assert passed == {"contract", "architecture", "layers", "logits", "gradients", "optimizer"}
+    assert first_apart(verdict) is None, verdict
+    assert verdict.asked == ["forward", "gradients", "steps"]
 
 
-def test_what_parts_keras_on_torch_is_named_and_vanishes_without_it(strided):
+def test_what_parts_keras_on_torch_is_found_and_vanishes_without_it():
     """Average pooling with uneven padding; counted by hand above, the gap is gone."""
-    verdict = strided.climb("lightning", "keras-torch", "uneven-pool")
-    assert verdict.first_failure.name == "layers"
-    assert [found.cause for found in verdict.first_failure.diagnoses] == ["pool-edge-repeated"]
+    verdict = check_strided("keras-torch", variant="uneven-pool")
+    assert not verdict.passed
+    assert "pads behind alone by its outermost values again" in first_apart(verdict).cause
+
+
+BETWEEN, UPDATE = "between", "update"
 
 
 @pytest.mark.parametrize(
-    ("engine", "mutant", "rung", "cause"),
+    ("engine", "mutant", "what", "cause"),
     [
-        ("lightning", "max-pool", "contract", "pool-average"),
-        ("lightning", "torch-adamw", "contract", "adam-epsilon-placement"),
-        ("lightning", "torch-adamw-epsilon", "contract", "adam-epsilon-value"),
-        ("lightning", "torch-decay", "contract", "decoupled-weight-decay"),
-        ("lightning", "climbing-schedule", "optimizer", "learning-rate"),
-        ("lightning", "stock-clipping", "optimizer", "clipped-gradients"),
-        ("lightning", "clipped-apart", "optimizer", "clipped-gradients"),
-        ("lightning", "clipped-values", "contract", "clipped-gradients"),
-        ("lightning", "unclipped", "contract", "clipped-gradients"),
-        ("lightning", "softmax-output", "logits", "softmax-output"),
-        ("lightning", "summed-loss", "contract", "loss-sum"),
-        ("keras-tensorflow", "padded-by-one", "layers", "conv-padding"),
-        ("keras-tensorflow", "coupled-decay", "contract", "decoupled-weight-decay"),
-        ("keras-tensorflow", "keras-decay", "contract", "decoupled-weight-decay"),
-        ("keras-tensorflow", "single-schedule", "optimizer", "float32-inside-float64"),
-        ("keras-tensorflow", "summed-pool", "layers", "pool-padding"),
+        ("lightning", "max-pool", BETWEEN, "An average in place of the maximum in the reference"),
+        ("lightning", "torch-adamw-epsilon", UPDATE, "epsilon 1e-07 | 1e-08"),
+        ("lightning", "torch-decay", UPDATE, "weight_decay 0.05 | 0.01"),
+        ("lightning", "climbing-schedule", UPDATE, "learning rate 0.0002 | 0.000268508: each"),
+        ("lightning", "clipped-apart", UPDATE, "clipped by all's norm, at most 1 | a rule of its"),
+        ("lightning", "clipped-values", UPDATE, "clipped by all's norm, at most 1 | a rule of its"),
+        ("lightning", "unclipped", UPDATE, "clipped by all's norm, at most 1 | a rule of its own"),
+        ("lightning", "torch-momentum", "statistics", "momentum 0.99 | 0.9"),
+        ("lightning", "softmax-output", BETWEEN, "softmax in the suspect alone"),
+        ("lightning", "summed-loss", "loss", None),
+        ("keras-tensorflow", "torch-epsilon", "epsilon", "epsilon 1e-05 | 0.001"),
+        ("keras-tensorflow", "padded-by-one", "call", None),
+        ("keras-tensorflow", "coupled-decay", UPDATE, None),
+        ("keras-tensorflow", "keras-decay", UPDATE, "weight_decay 0.004 | 0.05"),
+        ("keras-tensorflow", "unclipped", UPDATE, "clipped by nothing | a rule of its own"),
+        ("keras-tensorflow", "summed-loss", "loss", None),
+        ("keras-tensorflow", "softmax-output", BETWEEN, "softmax in the reference alone"),
     ],
 )
-def test_a_mutant_in_it_is_caught_and_named(strided, engine, mutant, rung, cause):
-    other = "keras-tensorflow" if engine == "lightning" else "lightning"
-    verdict = strided.climb(other, engine, mutant=mutant)
-    assert verdict.first_failure.name == rung
-    assert verdict.first_failure.diagnoses[0].cause == cause
-    # Where a setting gives it away, the numbers below bear it out.
-    if rung == "contract":
-        later = [each for each in verdict.rungs[1:] if each.status == "failed"]
-        assert later
-        causes = {found.cause for each in later for found in each.diagnoses}
-        assert cause in causes or mutant == "coupled-decay"
+def test_a_change_of_it_is_found_and_named(engine, mutant, what, cause):
+    verdict = check_strided(engine, mutant)
+    assert not verdict.passed
+    found = first_apart(verdict)
+    assert found.what == what
+    assert cause in found.cause if cause else found.cause is None
+
+
+@pytest.mark.parametrize(
+    ("mutant", "cause"),
+    [
+        ("torch-adamw", "ε beside √v in Keras's AdamW"),
+        ("stock-clipping", "torch clips by the gradients' norm + 1e-6"),
+    ],
+)
+def test_what_is_the_frameworks_own_is_said_and_fails_nothing(mutant, cause):
+    verdict = check_strided("lightning", mutant)
+    assert verdict.passed
+    assert cause in first_apart(verdict).cause
 
 
 # That it passes as it is, is a test of the README's commands.

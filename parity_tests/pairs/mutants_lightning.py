@@ -193,6 +193,9 @@ def uneven_pool(build: Build = pair.build) -> Built:
     return replace_layers(build(), ("pool",), lambda _: nn.AvgPool2d(3, stride=2, ceil_mode=True))
 
 
+counted_windows = uneven_pool  # which Keras on torch computes only where it is written by hand
+
+
 class KerasMomentum(torch.optim.SGD):
     """SGD whose velocity holds the learning rate of its time, as Keras has it.
 
