@@ -9,6 +9,7 @@ from ladder.causes import KNOWN_CAUSES
 from ladder.exchange import Trace
 from parity_tests import differences
 from parity_tests.catalogue import LIGHTNING, MUTANTS, RUNG_NAMES, TENSORFLOW, UNKNOWN, Mutant
+from parity_tests.climbs import TIES
 from parity_tests.practice import (
     ACCURACY,
     CASE,
@@ -52,6 +53,11 @@ def test_there_are_many():
 @pytest.mark.parametrize("rung", RUNG_NAMES)
 def test_each_rung_is_the_first_to_catch_two(rung):
     assert sum(mutant.rung == rung for mutant in CAUGHT) >= 2
+
+
+def test_each_cause_is_one_that_a_mutant_shows():
+    explained = {TIES}  # no mutant's: what torch and TensorFlow do otherwise
+    assert {mutant.cause for mutant in CAUGHT} - {UNKNOWN} == KNOWN_CAUSES - explained
 
 
 def test_harmless_mutants_are_planted_too():

@@ -47,6 +47,28 @@ def valid_convolution() -> None:
     )
 
 
+@mutant("contract", "layers.conv1.strides", "conv-stride", quick=False)
+def strided_convolution() -> None:
+    """The first convolution moves by two pixels."""
+    build_layers_with(
+        "Conv2D",
+        lambda filters, size, padding, name: keras.layers.Conv2D(
+            filters, size, strides=1 + (name == "conv1"), padding=padding, name=name
+        ),
+    )
+
+
+@mutant("contract", "layers.pool3.strides", "pool-stride", quick=False)
+def overlapping_pool() -> None:
+    """The last pool moves by one pixel."""
+    build_layers_with(
+        "MaxPooling2D",
+        lambda size, padding, name: keras.layers.MaxPooling2D(
+            size, strides=1 if name == "pool3" else None, padding=padding, name=name
+        ),
+    )
+
+
 @mutant("contract", "layers.logits.activation", "softmax-output", difference=by.CROSS_ENTROPY)
 def softmax_output() -> None:
     """The model ends in a softmax, which the loss takes for logits."""
@@ -173,6 +195,24 @@ def dropped_batch() -> None:
 def inverted() -> None:
     """Images are inverted."""
     rescale_then(lambda scaled: 1 - scaled)
+
+
+@mutant("data", "batches", "images-scaled-twice", quick=False)
+def scaled_twice() -> None:
+    """Pixels are divided by 255 where they are loaded, and by a layer again."""
+    rescale_then(lambda scaled: scaled / 255)
+
+
+@mutant("data", "batches", "images-rescaled", quick=False)
+def divided_by_256() -> None:
+    """Pixels are divided by 256."""
+    rescale_then(lambda scaled: scaled * (255 / 256))
+
+
+@mutant("data", "batches", "images-rearranged", quick=False)
+def rearranged() -> None:
+    """The even rows of an image, and then the odd ones, are read as the image."""
+    rescale_then(lambda scaled: np.concatenate([scaled[:, ::2], scaled[:, 1::2]], axis=1))
 
 
 @mutant("data", "batches", "images-flipped")
@@ -373,3 +413,11 @@ def loss_over_classes() -> None:
         return real(self, target, logits) / target.shape[-1]
 
     keras.losses.CategoricalCrossentropy.call = call
+
+
+@mutant("logits", "loss.", "log-softmax-missing", difference=by.CROSS_ENTROPY)
+def unnormalised_loss() -> None:
+    """The loss is the true class's negative logit, as of a likelihood that is given none."""
+    keras.losses.CategoricalCrossentropy.call = lambda self, target, logits: (
+        -keras.ops.sum(target * logits, axis=-1)
+    )

@@ -34,6 +34,18 @@ def stopped_gradient() -> None:
     )
 
 
+@mutant("gradients", "gradient.", "loss-scaled")
+def scaled_loss() -> None:
+    """In training the loss is doubled, and nothing divides the gradients again."""
+    real = keras.Model.compute_loss
+
+    def compute_loss(self: Any, *arguments: Any, training: bool = True, **named: Any) -> Any:
+        loss = real(self, *arguments, training=training, **named)
+        return 2 * loss if training else loss
+
+    keras.Model.compute_loss = compute_loss
+
+
 # Steps that are not Adam's as Keras takes them.
 
 

@@ -297,6 +297,14 @@ def validation_in_training_mode() -> None:
     Classifier.on_validation_model_eval = lambda self: None
 
 
+@mutant(
+    "training", "trained_logits", "dropout-in-predictions", variant="dropout", difference=by.MODES
+)
+def prediction_in_training_mode() -> None:
+    """`eval()` is forgotten before predictions."""
+    Classifier.on_predict_model_eval = lambda self: None
+
+
 @mutant("training", "trained_logits", "predictions-permuted")
 def permuted_predictions() -> None:
     """Predictions are returned in another order."""
