@@ -57,8 +57,8 @@ REPLAYS: tuple[Replay, ...] = (
         pair="strided",
         engine="lightning",
         mutant="torch-batchnorm",
-        cause="batchnorm-biased-variance",
-        rung="optimizer",
+        cause="a biased variance in the reference",
+        rung="statistics",
     ),
     Replay(
         name="norm-momentum",
@@ -160,8 +160,8 @@ REPLAYS: tuple[Replay, ...] = (
         pair="strided",
         engine="keras-tensorflow",
         mutant="clipped-apart",
-        cause="clipped-gradients",
-        rung="optimizer",
+        cause="clipped by each gradient's norm, at most 1 | a rule of its own",
+        rung="update",
     ),
     Replay(
         name="schedule-interval",
