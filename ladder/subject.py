@@ -1,4 +1,4 @@
-"""What any model can be asked, whichever framework it is written in: NumPy in and out."""
+"""What a built model can be asked, whichever framework it is written in: NumPy in and out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,7 +15,7 @@ ASKS = ("contract", "layers", "points", "forced", "cases", "gradients")
 
 
 class Subject(Protocol):
-    """A model with its loss and optimizer, as the ladder asks about it.
+    """A model of this pipeline, its loss and its optimizer, as the ladder asks about them.
 
     Images are (N, H, W, C), floats; classes int64 (N,). Parameters have canonical names
     `<layer>.<kernel|bias>` and layouts: (H, W, in, out) and (in, out), the rows of a dense layer

@@ -65,9 +65,9 @@ class KerasSubject(ABC):
     def layer_table(self) -> list[Facts]:
         """Return a row for each layer, read off the built model.
 
-        `name`, `kind`, `output_shape` without the batch axis, `parameters` (moving statistics are
-        not counted), and what the kind has: `filters`, `kernel_size`, `strides`, `padding`,
-        `pool_size`, `negative_slope`, `rate`, `units`, `use_bias`, ….
+        `name`, `kind`, `output_shape` without the batch axis, `parameters`, and what the kind has:
+        `filters`, `kernel_size`, `strides`, `padding`, `pool_size`, `negative_slope`, `rate`,
+        `units`, `use_bias`, ….
         """
         return [layer_row(layer) for layer in self.layers]
 
