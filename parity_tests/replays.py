@@ -160,7 +160,7 @@ REPLAYS: tuple[Replay, ...] = (
         pair="strided",
         engine="keras-tensorflow",
         mutant="clipped-apart",
-        cause="clipped by each gradient's norm, at most 1 | a rule of its own",
+        cause="clipped by each gradient's norm, at most 1 | a hook of its own",
         rung="update",
     ),
     Replay(

@@ -232,7 +232,7 @@ def carrying(side: Side, question: Question, recipe: Recipe) -> BuiltSubject:
 
 
 def answer_logits(side: Side, question: Question, recipe: Recipe) -> Answer:
-    """Carry the question's weights in, and return them again with the logits of its images."""
+    """Carry the question's weights in; return them again, and the images' logits by the subject."""
     subject = carrying(side, question, recipe)
     logits = subject.predict(rescale(question.arrays["images"], batch_dtype(recipe)))
     return Answer(arrays={"logits": logits, **tagged("exported", subject.weights())})

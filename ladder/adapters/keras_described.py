@@ -103,7 +103,6 @@ SLOTS = {
     ("adam", "momentum"): "m",
     ("adam", "velocity"): "v",
     ("adam", "velocity_hat"): "v_hat",
-    ("rmsprop", "velocity"): "v",
 }
 
 
@@ -130,13 +129,6 @@ def optimizer_contract(optimizer: keras.optimizers.Optimizer) -> Facts:
         found |= {
             "momentum": float(optimizer.momentum),
             "nesterov": optimizer.nesterov,
-            "learning_rate_in_velocity": bool(optimizer.momentum),
-        }
-    elif kind == "rmsprop":
-        found |= {
-            **{name: float(getattr(optimizer, name)) for name in ("rho", "momentum", "epsilon")},
-            "epsilon_placement": "inside the root",
-            "centered": optimizer.centered,
         }
     return found
 

@@ -41,8 +41,6 @@ SLOTS = {
     ("adam", "exp_avg_sq"): "v",
     ("adam", "max_exp_avg_sq"): "v_hat",
     ("sgd", "momentum_buffer"): "momentum",
-    ("rmsprop", "square_avg"): "v",
-    ("rmsprop", "momentum_buffer"): "momentum",
 }
 
 
@@ -74,15 +72,6 @@ def optimizer_contract(optimizer: torch.optim.Optimizer, trainer: L.Trainer) -> 
         found |= {
             "momentum": float(group["momentum"]),
             "nesterov": group["nesterov"],
-            "learning_rate_in_velocity": False,
-        }
-    elif kind == "rmsprop":
-        found |= {
-            "rho": float(group["alpha"]),
-            "momentum": float(group["momentum"]),
-            "epsilon": float(group["eps"]),
-            "epsilon_placement": "outside the root",
-            "centered": group["centered"],
         }
     return found
 

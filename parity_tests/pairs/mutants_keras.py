@@ -76,25 +76,6 @@ def keras_decay(build: Build = pair.build) -> keras.Model:
     return recompile(build(), weight_decay=0.004)
 
 
-def single_schedule(build: Build = pair.build) -> keras.Model:
-    """Give the schedule a Python float, from which TensorFlow computes it in float32."""
-    schedule = keras.optimizers.schedules.CosineDecay(
-        float(pair.PEAK_RATE), pair.DECAY_STEPS, alpha=pair.FLOOR
-    )
-    return recompile(build(), learning_rate=schedule)
-
-
-def single_products(build: Build = pair.build) -> keras.Model:
-    """Leave Keras's type promotion, which turns float64 products into float32.
-
-    On every backend but TensorFlow.
-    """
-    from keras.src.backend.common import dtypes
-
-    dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float32"
-    return build()
-
-
 def softmax_output(build: Build = pair.build) -> keras.Model:
     """End in a softmax, which the loss takes for logits."""
     model = build()
@@ -107,18 +88,6 @@ def summed_loss(build: Build = pair.build) -> keras.Model:
     model = build()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
     return compile_with(model, pair.build_optimizer(), loss)
-
-
-def summed_pool(build: Build = pair.build) -> keras.Model:
-    """Divide every pooling window by 9, padding included."""
-
-    def call(inputs: Any) -> Any:
-        padded = keras.ops.pad(inputs, [(0, 0), (1, 1), (1, 1), (0, 0)])
-        return keras.ops.average_pool(padded, 3, strides=3)
-
-    model = build()
-    model.get_layer("pool").call = call
-    return recompile(model)
 
 
 def uneven_pool(build: Build = pair.build) -> keras.Model:

@@ -112,16 +112,6 @@ def coupled_decay(build: Build = pair.build) -> Built:
     return with_optimizer(build(), CoupledAdam)
 
 
-def decayed_biases(build: Build = pair.build) -> Built:
-    """Let every parameter decay, as torch does unless they stand in groups."""
-
-    def optimizer(groups: list[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:
-        everything = [parameter for group in groups for parameter in group["params"]]
-        return KerasAdamW(everything, **options)
-
-    return with_optimizer(build(), optimizer)
-
-
 def torch_decay(build: Build = pair.build) -> Built:
     """Leave torch's default weight decay of 0.01."""
     return with_optimizer(

@@ -146,7 +146,7 @@ MUTANTS = [
     ("not_synchronised", "batches", [("update", "network.0", "gradients are not synchronised")]),
     ("clipped_first", "batches", [("update", "network.0", None)]),
     ("own_metric", "batches", [("metric", "epoch's end", "logged for each process's share")]),
-    ("other_rate", "batches", [("update", "network.0", "each weight moves ")]),
+    ("other_rate", "batches", [("update", "network.0", "learning rate 0.25 | 0.5: each")]),
 ]  # fmt: skip
 
 

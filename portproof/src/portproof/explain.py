@@ -147,15 +147,15 @@ def _normalised(
             own = {role: first[name] for role, name in names.items() if name in first}
             axes = tuple(range(x.ndim - 1))
             mean, variance = own.get("moving_mean"), own.get("moving_variance")
-            if call.settings[BY] == "the batch":
+            if call.settings.get(BY) == "the batch":
                 mean, variance = x.mean(axes), x.var(axes)
-            if mean is None or variance is None:
+            if mean is None or variance is None or "epsilon" not in call.settings:
                 return None
             normal = (x - mean) / np.sqrt(variance + call.settings["epsilon"])
             made = normal * own.get("gamma", 1.0) + own.get("beta", 0.0)
             if not gap(out, fitted(made, out.shape)).within(CALL):
                 return None
-        texts.add(f"{BY} {a.settings[BY]} | {b.settings[BY]}")
+        texts.add(f"{BY} {a.settings.get(BY)} | {b.settings.get(BY)}")
     return texts.pop() if len(texts) == 1 else None
 
 

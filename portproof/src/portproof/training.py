@@ -32,6 +32,10 @@ STARTS = "the processes start from different weights"
 SHARED = "each process's BatchNorm takes the statistics of its own share (sync_batchnorm=True)"
 
 
+Parted = tuple[tuple[int, int], Difference]
+"""The moment at which trainings part, and how; see `first_apart`."""
+
+
 class Training:
     """A reference that trains on one process, and a suspect that trains on one or several.
 
@@ -51,6 +55,8 @@ class Training:
         self.overrides = {**HERE, "devices": len(ranks)} if len(ranks) > 1 else {}
         """Arguments of the suspect's Trainer that outdo the user's own."""
         self.ours: Arrays = {}
+        self._are_there = True
+        """Whether the suspect's processes still answer."""
         other = placed(*self.of[:2])
         self._rules = {CLIPPED, VELOCITY, *([other[0]] if other and other[1] else [])}
         """Causes that are the frameworks' and no port's."""
@@ -92,40 +98,76 @@ class Training:
         theirs = self._train([self.left])
         self.ours = self.left.read(out)
         apart, found = self._apart(theirs), []
-        changing: list[str] = []
         kept: dict[str, Any] = {}
-        tried: set[str] = set()
-        are_there = True
         while apart is not None:
-            causes = self._causes(apart[1].what, are_alike)
-            trial = next((each for each in causes if each[0] not in tried), None)
-            if trial is None:
+            resolved = self._resolved(apart, theirs, kept, are_alike)
+            if resolved is None:
                 break
-            cause, shares, overrides = trial
-            tried.add(cause)
-            try:
-                fill(self.ranks, self.carried.right)
-                again = self._train(shares=shares, **_merged(kept, overrides))
-            except CheckError:  # a loss that does not take such targets; it explains nothing
-                are_there = False  # one may hang, and is asked for nothing more
-                break
-            later = self._apart(again)
-            has_effect = not gap(theirs[0]["losses"], again[0]["losses"]).within(LOSS)
-            if later is None or later[0] > apart[0]:
-                changing.append(cause)
-                apart[1].cause = "; and ".join(changing)
-                apart[1].is_rule = all(each in self._rules for each in changing)
-                found.append(apart[1])
-                apart, theirs, changing = later, again, []
-                kept = _merged(kept, overrides)
-            elif has_effect:
-                changing.append(cause)
-                kept = _merged(kept, overrides)
+            causes, later, theirs, kept = resolved
+            apart[1].cause = "; and ".join(causes)
+            apart[1].is_rule = all(each in self._rules for each in causes)
+            found.append(apart[1])
+            apart = later
         if apart is None:
             return found + self._metrics(theirs), self._notes(theirs)
         if self.overrides and apart[1].what != "steps":
-            apart[1].cause = self._weighed(apart[0][0], theirs, are_there) or apart[1].cause
+            apart[1].cause = self._weighed(apart[0][0], theirs) or apart[1].cause
         return [*found, apart[1]], self._notes(theirs)
+
+    def _resolved(
+        self, apart: Parted, theirs: list[Arrays], kept: dict[str, Any], are_alike: bool
+    ) -> tuple[list[str], Parted | None, list[Arrays], dict[str, Any]] | None:
+        """Return causes without which the two part later: one alone, or else several together.
+
+        Args:
+            apart: where they part.
+            theirs: what the suspect's processes gave then.
+            kept: arguments of the Trainer with which they did.
+            are_alike: whether the processes started from the same weights.
+
+        Returns:
+            The causes, where they part now, what the processes gave, and the arguments; or None.
+        """
+        trials = list(self._causes(apart[1].what, are_alike))
+        for is_together in (False, True)[: len(trials)]:
+            chosen: list[tuple[str, list[str], dict[str, Any]]] = []
+            base, where = theirs, apart
+            for trial in trials:
+                made = self._tried([*chosen, trial], kept)
+                if made is None:
+                    if self.overrides:
+                        return None
+                    continue
+                later, again, merged = made
+                if _is_later(later, apart):
+                    for one in chosen[:]:  # those that it does without
+                        fewer = [each for each in (*chosen, trial) if each is not one]
+                        made = self._tried(fewer, kept)
+                        if made is not None and _is_later(made[0], apart):
+                            chosen.remove(one)
+                            later, again, merged = made
+                    return [each[0] for each in (*chosen, trial)], later, again, merged
+                has_effect = not gap(base[0]["losses"], again[0]["losses"]).within(LOSS)
+                is_rule = trial[0] in self._rules and has_effect
+                if is_together and later is not None and (is_rule or _is_nearer(later, where)):
+                    chosen.append(trial)
+                    base, where = again, later
+        return None
+
+    def _tried(
+        self, trials: Sequence[tuple[str, list[str], dict[str, Any]]], kept: dict[str, Any]
+    ) -> tuple[Parted | None, list[Arrays], dict[str, Any]] | None:
+        """Train the suspect with some causes taken away; return None where it does not end well."""
+        merged = kept
+        for _, _, overrides in trials:
+            merged = _merged(merged, overrides)
+        try:
+            fill(self.ranks, self.carried.right)
+            again = self._train(shares=trials[-1][1], **merged)
+        except CheckError:  # a loss that does not take such targets; it explains nothing
+            self._are_there = not self.overrides  # one may hang, and is asked for nothing more
+            return None
+        return self._apart(again), again, merged
 
     def _causes(
         self, what: str, are_alike: bool
@@ -136,12 +178,18 @@ class Training:
             what: differs first.
             are_alike: whether the processes started from the same weights.
         """
-        if not self.overrides and what == "update":
-            yield from ((text, self.shares, how) for text, how in self._of_optimizers())
+        is_torch = self.ranks[0].program.about["framework"].startswith("torch")
+        is_port = is_torch and self.left.program.about["framework"].startswith("keras")
+        if not self.overrides and what == "update" and is_torch:
+            yield CLIPPED, self.shares, {"exact_clipping": True}
+        if not self.overrides and what == "update" and is_port:
+            yield VELOCITY, self.shares, {"velocity": True}
         if what == "update" and (other := placed(*self.of[:2])):
             is_rounded = self.left.program.about["framework"].endswith("on tensorflow")
             how = {"precision": "float32" if is_rounded else "float64", "epsilon": other[2]}
             yield other[0], self.shares, {"placed_epsilon": how}
+        if not self.overrides and what == "update" and is_torch:
+            yield from ((text, self.shares, how) for text, how in self._of_optimizers(is_port))
         if not self.overrides and what == "loss":
             turned = {n: a[:, None] if n.startswith("y.") and a.ndim == 1 else a
                       for n, a in Stored(self.batches).items()}  # fmt: skip
@@ -153,23 +201,26 @@ class Training:
         if any(c.kind == "batch_norm" for c in self.of[1].calls):
             yield SHARED, self.shares, {"sync_batchnorm": True}
 
-    def _of_optimizers(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield how the suspect clips or what its optimizer is told otherwise, and its repair."""
+    def _of_optimizers(self, is_port: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield how the suspect clips or what its optimizer is told otherwise, and its repair.
+
+        Args:
+            is_port: whether the reference is Keras's, which takes decay from the weights.
+        """
         ours, theirs = (graph.about.get("training", {}) for graph in self.of[:2])
         clips, other = ours.get("clipping", []), theirs.get("clipping", [])
-        if clips[:1] == ["global_clipnorm"] and other:
-            yield CLIPPED, {"exact_clipping": True}
         if clips != other:
             text = f"gradients are clipped by {_clipping(clips)} | {_clipping(other)}"
             yield text, {"clipping": clips}
         mine, own = ours.get("options", {}), theirs.get("options", {})
-        if mine.get("momentum") and own.get("momentum"):
-            yield VELOCITY, {"velocity": True}
         for name in sorted(mine.keys() & own.keys()):
             if abs(mine[name] - own[name]) > SINGLE * abs(mine[name]):
                 text = f"{name} {mine[name]:.6g} | {own[name]:.6g}"
-                yield text, {"options": {name: mine[name]}}
-        if mine.get("weight_decay") and own.get("weight_decay") and not own.get("decoupled"):
+                is_new = is_port and name == "weight_decay" and not own[name]
+                kind = {"decoupled": True} if is_new else {}
+                yield text, {"options": {name: mine[name], **kind}}
+        decay = mine.get("weight_decay") and own.get("weight_decay")
+        if is_port and decay and not own.get("decoupled"):
             yield COUPLED, {"options": {"decoupled": True}}
 
     def _fill_alike(self) -> bool:
@@ -199,7 +250,7 @@ class Training:
         losses = np.mean([arrays["losses"] for arrays in found], 0)
         return [ChainMap({"losses": losses}, arrays) for arrays in found]  # type: ignore[arg-type]
 
-    def _apart(self, theirs: Sequence[Arrays]) -> tuple[tuple[int, int], Difference] | None:
+    def _apart(self, theirs: Sequence[Arrays]) -> Parted | None:
         """Return where the first process parts that does, and how."""
         parted = []
         for rank, arrays in enumerate(theirs):
@@ -223,7 +274,7 @@ class Training:
                     d.cause = "logged for each process's share alone (sync_dist=True)"
         return found
 
-    def _weighed(self, k: int, theirs: list[Arrays], are_there: bool) -> str | None:
+    def _weighed(self, k: int, theirs: list[Arrays]) -> str | None:
         """Return what the processes make of their shares in step k.
 
         The reference is trained on each share alone, from its weights before that step; and the
@@ -261,7 +312,7 @@ class Training:
                 return []
             return [self._gradients(arrays, 0, 1) for arrays in made]
 
-        asked = alone if are_there else list
+        asked = alone if self._are_there else list
         return cause_of_gradients(whole, shares, rows, processes, are_apart, asked)
 
     def _before(self, side: int, k: int, arrays: Arrays) -> Arrays:
@@ -295,6 +346,16 @@ class Training:
         return notes
 
 
+def _is_later(later: Parted | None, apart: Parted) -> bool:
+    return later is None or later[0] > apart[0]
+
+
+def _is_nearer(later: Parted, apart: Parted) -> bool:
+    """Return whether what differs at the same moment differs by less."""
+    first, second = (found[1].gap for found in (later, apart))
+    return later[0] == apart[0] and first is not None and second is not None and first < second
+
+
 def _merged(kept: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     """Return both, with the options of the optimizer of both."""
     options = {**kept.get("options", {}), **more.get("options", {})}
@@ -304,7 +365,7 @@ def _merged(kept: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
 def _clipping(rule: Sequence[Any]) -> str:
     """Return a rule in words; one that a module has written itself is not known."""
     if not rule or rule[0] == "own":
-        return "a rule of its own" if rule else "nothing"
+        return "a hook of its own" if rule else "nothing"
     return f"{RULES[rule[0]]}, at most {rule[1]:g}"
 
 

@@ -229,6 +229,21 @@ def regression_clipped():
     return model
 
 
+def momentum():
+    """The same, with a velocity and a rate that falls at each step."""
+    model = regression()
+    rate = keras.optimizers.schedules.ExponentialDecay(0.0625, 1, 0.5)
+    model.compile(keras.optimizers.SGD(rate, momentum=0.5), "mse")
+    return model
+
+
+def adam_clipped():
+    """Adam on clipped gradients."""
+    model = regression()
+    model.compile(keras.optimizers.Adam(0.001, global_clipnorm=0.25), "mse")
+    return model
+
+
 def classes():
     """Class weights, a schedule by epoch, a metric, and two epochs."""
     model = keras.Sequential(

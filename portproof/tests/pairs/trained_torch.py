@@ -47,6 +47,43 @@ def classes_first_batch():
     return classes(whole=False)
 
 
+class Momentum(Regression):
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), 0.0625, momentum=0.5, **self.options)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def momentum():
+    return Momentum()
+
+
+def momentum_upwards():
+    return Momentum(maximize=True)
+
+
+def momentum_dampened():
+    return Momentum(dampening=0.25)
+
+
+class ClippedAdam(Regression):
+    """Clips in a hook of its own, as Lightning would."""
+
+    def configure_gradient_clipping(self, optimizer, *args, **kwargs):
+        super().configure_gradient_clipping(optimizer, 0.25, "norm")
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), 0.001, eps=1e-7)
+
+
+def adam_clipped():
+    return ClippedAdam()
+
+
 class TwoTargets(Regression):
     def __init__(self, weight=0.5):
         super().__init__()

@@ -66,11 +66,17 @@ def train(
 
 
 def _rate(optimizer: Any) -> float:
-    """Return the learning rate of the step that was taken last."""
-    rate = optimizer._learning_rate
-    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-        rate = rate(optimizer.iterations - 1)
-    return float(keras.ops.convert_to_numpy(rate))
+    """Return the learning rate of the step taken last; NaN where it is not to be had."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    try:
+        rate = optimizer._learning_rate
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            rate = rate(optimizer._iterations - 1)
+        elif callable(rate):
+            rate = rate()
+        return float(keras.ops.convert_to_numpy(rate))
+    except Exception:  # an optimizer of the user's own; no cause is named by its rate
+        return float("nan")
 
 
 def _penalty(model: Any) -> float:
@@ -113,8 +119,9 @@ def described(model: Any) -> dict[str, Any]:
         "loss": ", ".join(map(str, losses)),
         "optimizer": f"{type(model.optimizer).__name__}({', '.join(words)})",
         "options": {k: float(config[k] or 0) for k in OPTIONS
-                    if k in config and not isinstance(config[k], dict)},
-        "clipping": next(([k, float(config[k])] for k in CLIPPINGS if config.get(k)), []),
+                    if k in config and isinstance(config[k], int | float | None)},
+        "clipping": next(([k, float(config[k])] for k in CLIPPINGS
+                          if isinstance(config.get(k), int | float) and config[k]), []),
     }  # fmt: skip
 
 

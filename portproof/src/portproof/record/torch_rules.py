@@ -49,8 +49,11 @@ def keep_rate_in_velocity(stack: ExitStack) -> None:
         for group in self.param_groups:
             kept = group["momentum"]
             for p in (p for p in group["params"] if p.grad is not None):
-                move = -group["lr"] * (p.grad + group["weight_decay"] * p)
-                velocity = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                move = -group["lr"] * (_gradient(group, p) + group["weight_decay"] * p)
+                state = self.state[p]
+                if "momentum_buffer" in state:  # the first one is not dampened
+                    move = (1 - group["dampening"]) * move
+                velocity = state.setdefault("momentum_buffer", torch.zeros_like(p))
                 velocity.mul_(kept).add_(move)
                 p.add_(kept * velocity + move if group["nesterov"] else velocity)
         return loss
@@ -93,9 +96,11 @@ def _by_root(
             loss = None if closure is None else closure()
         for group in self.param_groups:
             for p in (p for p in group["params"] if p.grad is not None):
-                gradient = p.grad + group["weight_decay"] * p
+                gradient = _gradient(group, p) + group["weight_decay"] * p
                 state = self.state[p]
                 move = gradient / (moments(group, state, gradient) + epsilon).sqrt()
+                if decay := group.get("lr_decay"):
+                    move = move / (1 + (float(state["step"]) - 1) * decay)
                 if group.get("momentum"):
                     before = state.get("momentum_buffer", torch.zeros_like(p))
                     move = state["momentum_buffer"] = group["momentum"] * before + move
@@ -103,6 +108,11 @@ def _by_root(
         return loss
 
     return step
+
+
+def _gradient(group: Any, p: torch.Tensor) -> torch.Tensor:
+    assert p.grad is not None
+    return -p.grad if group.get("maximize") else p.grad
 
 
 def _root_mean_square(group: Any, state: Any, gradient: torch.Tensor) -> torch.Tensor:

@@ -177,6 +177,9 @@ def _as_asked(stack: ExitStack, module: Any, options: Mapping[str, Any]) -> None
         place_epsilon(stack, **how)
 
 
+_CLIP = nn.utils.clip_grad_norm_
+
+
 def _clip(rule: list[Any], optimizer: Any, *_: Any, **__: Any) -> None:
     """Clip gradients as Keras does by a rule and its limit; not at all where there is none."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -191,11 +194,16 @@ def _clip(rule: list[Any], optimizer: Any, *_: Any, **__: Any) -> None:
             g.mul_((limit / torch.linalg.vector_norm(g)).clamp(max=1.0))
 
 
-def _clipped(parameters: Any, max_norm: float, *_: Any, **__: Any) -> torch.Tensor:
+def _clipped(
+    parameters: Any, max_norm: float, norm_type: float = 2.0, *_: Any, **__: Any
+) -> torch.Tensor:
     """Scale gradients so that their norm is at most `max_norm`, and return what it was."""
+    if norm_type != 2.0:
+        return _CLIP(parameters, max_norm, norm_type)
     parts = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
     grads = [p.grad for p in parts if p.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
+    norms = [torch.linalg.vector_norm(g) for g in grads]
+    norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
     for g in grads:
         g.mul_((max_norm / norm).clamp(max=1.0))
     return norm
@@ -328,10 +336,11 @@ def _options(optimizer: Any) -> dict[str, float]:
     first, found = groups[0], {}
     for name in ("learning_rate", "momentum", "rho"):
         found[name] = first.get(_NAMES.get(name, name))
-    for name, value in zip(("beta_1", "beta_2"), first.get("betas", ()), strict=False):
+    for name, value in zip(("beta_1", "beta_2"), first.get("betas") or (), strict=False):
         found[name] = value
     found["epsilon"] = first.get("epsilon", first.get("eps"))
-    found["weight_decay"] = max((group.get("weight_decay", 0.0) for group in groups), default=0.0)
+    decays = [group.get("weight_decay") for group in groups]
+    found["weight_decay"] = max((d for d in decays if isinstance(d, int | float)), default=0.0)
     kind = type(optimizer).__name__
     found["decoupled"] = first.get("decoupled_weight_decay", kind == "AdamW")
     return {k: float(v) for k, v in found.items() if isinstance(v, int | float)}
