@@ -32,6 +32,8 @@ STARTS = "the processes start from different weights"
 SHARED = "each process's BatchNorm takes the statistics of its own share (sync_batchnorm=True)"
 
 
+Trial = tuple[str, list[str], dict[str, Any]]
+"""A cause, and without it the processes' shares of the batches and the Trainer's arguments."""
 Parted = tuple[tuple[int, int], Difference]
 """The moment at which trainings part, and how; see `first_apart`."""
 
@@ -129,9 +131,11 @@ class Training:
             The causes, where they part now, what the processes gave, and the arguments; or None.
         """
         trials = list(self._causes(apart[1].what, are_alike))
-        for is_together in (False, True)[: len(trials)]:
-            chosen: list[tuple[str, list[str], dict[str, Any]]] = []
+        acting: list[Trial] = []
+        for is_together in (False, True):
+            chosen: list[Trial] = []
             base, where = theirs, apart
+            trials = acting if is_together else trials
             for trial in trials:
                 made = self._tried([*chosen, trial], kept)
                 if made is None:
@@ -148,14 +152,19 @@ class Training:
                             later, again, merged = made
                     return [each[0] for each in (*chosen, trial)], later, again, merged
                 has_effect = not gap(base[0]["losses"], again[0]["losses"]).within(LOSS)
-                is_rule = trial[0] in self._rules and has_effect
-                if is_together and later is not None and (is_rule or _is_nearer(later, where)):
+                if not is_together:
+                    acting += [trial] if has_effect else []
+                elif later is not None and (
+                    _is_nearer(later, where) or (has_effect and trial[0] in self._rules)
+                ):
                     chosen.append(trial)
                     base, where = again, later
+            if len(acting) < 2:
+                break
         return None
 
     def _tried(
-        self, trials: Sequence[tuple[str, list[str], dict[str, Any]]], kept: dict[str, Any]
+        self, trials: Sequence[Trial], kept: dict[str, Any]
     ) -> tuple[Parted | None, list[Arrays], dict[str, Any]] | None:
         """Train the suspect with some causes taken away; return None where it does not end well."""
         merged = kept
@@ -169,9 +178,7 @@ class Training:
             return None
         return self._apart(again), again, merged
 
-    def _causes(
-        self, what: str, are_alike: bool
-    ) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
+    def _causes(self, what: str, are_alike: bool) -> Iterator[Trial]:
         """Yield what may be wrong with the batches and the Trainer's arguments that make it right.
 
         Args:
@@ -182,7 +189,7 @@ class Training:
         is_port = is_torch and self.left.program.about["framework"].startswith("keras")
         if not self.overrides and what == "update" and is_torch:
             yield CLIPPED, self.shares, {"exact_clipping": True}
-        if not self.overrides and what == "update" and is_port:
+        if not self.overrides and what == "update" and is_port and self._has_velocity():
             yield VELOCITY, self.shares, {"velocity": True}
         if what == "update" and (other := placed(*self.of[:2])):
             is_rounded = self.left.program.about["framework"].endswith("on tensorflow")
@@ -200,6 +207,12 @@ class Training:
             yield STARTS, self.shares, {}
         if any(c.kind == "batch_norm" for c in self.of[1].calls):
             yield SHARED, self.shares, {"sync_batchnorm": True}
+
+    def _has_velocity(self) -> bool:
+        """Return whether the suspect's optimizer is torch's SGD, with momentum."""
+        training = self.of[1].about.get("training", {})
+        is_sgd = training.get("optimizer", "").startswith("SGD(")
+        return is_sgd and bool(training.get("options", {}).get("momentum"))
 
     def _of_optimizers(self, is_port: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield how the suspect clips or what its optimizer is told otherwise, and its repair.
