@@ -121,9 +121,9 @@ def replays_page(found: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{len(rows)} public threads in which Keras and PyTorch, or two backends, disagree. Each "
         "is reduced to this pipeline's network or to a second pair (strided convolutions, "
-        "BatchNorm, average pooling, AdamW with a schedule and clipping). The ladder, or `portproof` "
-        "for the second pair, is asked where the numbers part and why. The expected place and "
-        f"cause are named in {len(right)}."
+        "BatchNorm, average pooling, AdamW with a schedule and clipping). The ladder, or "
+        "`portproof` for the second pair, is asked where the numbers part and why. The expected "
+        f"place and cause are named in {len(right)}."
     )
     yield ""
     yield from origin_lines(found)
