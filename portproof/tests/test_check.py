@@ -180,6 +180,24 @@ def test_a_right_port_passes(name: str, port: str, sizes: str, rules: set[str]) 
     assert json.dumps(verdict.to_dict()["passed"]) == "true"
 
 
+@slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize(
+    ("name", "sizes", "of"),
+    [
+        ("patches", "4,4,3", {}),
+        ("adam", "6", {"batches": f"{PAIRS}/in_keras.py:batches"}),
+    ],
+)
+def test_so_it_does_on_keras_other_backends(
+    backend: str, name: str, sizes: str, of: dict[str, str]
+) -> None:
+    """Weights used by themselves and operators between tensors are seen; steps are taken."""
+    verdict = checked(name, name, sizes, backend=backend, **of)
+    assert verdict.passed, str(verdict)
+    assert verdict.matched == verdict.calls[0] == verdict.calls[1]
+
+
 WRONG = [
     pytest.param(
         "residual", "residual_other_epsilon", "8,8,3",

@@ -48,6 +48,13 @@ def _weights(recorder: Recorder) -> Iterator[None]:
             cls.value = own
 
 
+OPERATORS = (
+    "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "rpow", "matmul",
+    "rmatmul", "neg", "getitem",
+)  # fmt: skip
+"""Those that a subclassed layer writes between tensors."""
+
+
 @contextmanager
 def _backend_operations(recorder: Recorder) -> Iterator[None]:
     """Let a recorder see operations that a subclassed layer calls itself."""
@@ -75,6 +82,10 @@ def _backend_operations(recorder: Recorder) -> Iterator[None]:
 
     def wrapped(name: str, function: Any) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
+            if not recorder.busy:  # a weight that is used by itself must be seen as it is read
+                args, kwargs = keras.tree.map_structure(
+                    lambda v: v.value if isinstance(v, keras.Variable) else v, (args, kwargs)
+                )
             with recorder.quiet():
                 out = function(*args, **kwargs)
             if not recorder.busy:
@@ -96,9 +107,29 @@ def _backend_operations(recorder: Recorder) -> Iterator[None]:
         if name not in skipped:
             for space in spaces:
                 setattr(space, name, wrapped(name, function))
+    operators = [(cls, f"__{name}__", name) for cls in _tensor_types() for name in OPERATORS]
+    own = {(cls, method): vars(cls).get(method) for cls, method, _ in operators}
+    for cls, method, name in operators:
+        setattr(cls, method, wrapped(name, getattr(cls, method)))
     try:
         yield
     finally:
         for name, function in kept.items():
             for space in spaces:
                 setattr(space, name, function)
+        for (cls, method), function in own.items():
+            if function is None:  # inherited
+                delattr(cls, method)
+            else:
+                setattr(cls, method, function)
+
+
+def _tensor_types() -> list[type]:
+    """Return the classes of the backend's tensors, whose operators no `keras.ops` stands for."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return [torch.Tensor]
+    import jax
+
+    return [type(jax.numpy.zeros(())), jax.core.Tracer]
