@@ -1,5 +1,6 @@
 """What a built model can be asked, whichever framework it is written in: NumPy in and out."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -79,6 +80,16 @@ def answer_subject(question: Question, subject: Subject) -> tuple[Facts, dict[st
             facts |= answer[0]
             arrays |= answer[1]
     return ({**facts, "failed": failed} if failed else facts), arrays
+
+
+def snake_case(name: str) -> str:
+    """Return a class's name in small letters, words apart."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def settings_of(row: Facts) -> Facts:
+    """Return the settings in a layer's row, without its name, shape and parameters."""
+    return {key: row[key] for key in row if key not in ("name", "output_shape", "parameters")}
 
 
 FAILED = object()

@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -296,8 +295,9 @@ def answer_training(side: Side, question: Question, recipe: Recipe) -> Answer:
     """
     execution, start = execution_of(question), start_of(question, recipe)
     num_steps = question.settings.get("steps", 0) if "steps" in question.asks else 0
-    subject_of = partial(_subject, side, recipe, execution)
-    after = side.AfterEachStep(subject_of, num_steps, stops=True)
+    after = side.AfterEachStep(
+        lambda model: side.ImplementationSubject(model, recipe, execution), num_steps, stops=True
+    )
 
     def masks_for(recipe: Recipe) -> list[Any]:
         return [side.InjectMasks(recipe)] if question.settings.get("masks", False) else []
@@ -336,10 +336,6 @@ def answer_training(side: Side, question: Question, recipe: Recipe) -> Answer:
     for step, state in enumerate(after.states, start=1):
         arrays |= tagged(f"step.{step}", state)
     return Answer(answer.facts, arrays)
-
-
-def _subject(side: Side, recipe: Recipe, execution: Execution, model: Any) -> BuiltSubject:
-    return side.ImplementationSubject(model, recipe, execution)
 
 
 def answer_follow(side: Side, question: Question, recipe: Recipe) -> Answer:

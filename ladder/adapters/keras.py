@@ -17,11 +17,10 @@ from ladder.adapters.keras_described import (
     numpy_of,
     optimizer_contract,
     optimizer_kind,
-    settings_of,
     weights_of,
 )
 from ladder.exchange import Array, Arrays
-from ladder.subject import Facts, segment
+from ladder.subject import Facts, segment, settings_of
 
 CHUNK = 500
 """Images that are run through the model at once."""

@@ -1,6 +1,5 @@
 """What Keras's layers, optimizers, losses and metrics are, as facts that frameworks share."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import keras
 import numpy as np
 
 from ladder.exchange import Array
-from ladder.subject import Facts
+from ladder.subject import Facts, snake_case
 
 
 def layer_row(layer: keras.Layer) -> Facts:
@@ -71,16 +70,6 @@ def kind_of(layer: keras.Layer) -> str:
     """Return a layer's kind; a subclass is what its parent is, and an unknown one its class."""
     known = [_KINDS[parent] for parent in type(layer).__mro__ if parent in _KINDS]
     return known[0] if known else snake_case(type(layer).__name__)
-
-
-def snake_case(name: str) -> str:
-    """Return a class's name in small letters, words apart."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-
-
-def settings_of(row: Facts) -> Facts:
-    """Return the settings in a layer's row, without its name, shape and parameters."""
-    return {key: row[key] for key in row if key not in ("name", "output_shape", "parameters")}
 
 
 def weights_of(layer: keras.Layer) -> list[keras.Variable]:

@@ -26,13 +26,12 @@ from ladder.adapters.lightning_layers import (
     layer_row,
     moved,
     out_of,
-    settings_of,
     trace_layers,
     weight_out,
 )
 from ladder.adapters.losses import name_loss
 from ladder.exchange import Array, Arrays
-from ladder.subject import Facts, segment
+from ladder.subject import Facts, segment, settings_of
 
 CHUNK = 500
 """Images that are run through the module at once."""
@@ -61,7 +60,7 @@ class LightningSubject(ABC):
         """Return the canonical weights."""
 
     def contract(self) -> Facts:
-        """Return what a Trainer that is about to take the first step holds."""
+        """Return the settings with which training is about to take its first step."""
         trainer, module = self.started()
         optimizer = trainer.optimizers[0]
         subject = self if module is self.module else self._of(module)
@@ -136,7 +135,7 @@ class LightningSubject(ABC):
         return torch.cat(parts).numpy(force=True)
 
     def loss(self, images: Array, classes: Array) -> Array:
-        """Return what the validation step returns; above 500 images the mean over chunks."""
+        """Return the validation step's loss; above 500 images the mean over chunks."""
         total = np.float64(0)
         with self._evaluating():
             for start in range(0, len(images), CHUNK):
@@ -206,7 +205,7 @@ class LightningSubject(ABC):
         return name_loss(outputs, classes, loss.item())
 
     def metrics_contract(self) -> Facts:
-        """Return what the training step logs besides the loss, and how it is averaged."""
+        """Return how each metric that the training step logs is averaged over an epoch."""
         with self._evaluating(), muted(self.module) as logged:
             images, classes = self._probe()
             self.module.training_step((self._in(images), self._labels(classes)), 0)

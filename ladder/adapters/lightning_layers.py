@@ -1,6 +1,5 @@
 """Torch's layers as they are called: which, in what order, with what settings and axes."""
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ladder.exchange import Array
-from ladder.subject import Facts
+from ladder.subject import Facts, snake_case
 
 
 @dataclass(frozen=True)
@@ -156,16 +155,6 @@ _KINDS: dict[type[nn.Module], str] = {
 }
 
 
-def snake_case(name: str) -> str:
-    """Return a class's name in small letters, words apart."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-
-
-def settings_of(row: Facts) -> Facts:
-    """Return what a layer's row says of its settings, not of its shape."""
-    return {key: row[key] for key in row if key not in ("name", "output_shape", "parameters")}
-
-
 def _pair(size: Any) -> list[int]:
     return [size, size] if isinstance(size, int) else list(size)
 
@@ -204,7 +193,7 @@ def _convolution_padding(layer: nn.Conv2d, shape: tuple[int, ...] | None) -> str
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
-    """Return what Keras's "same" puts before and behind an axis of `size` values."""
+    """Return how many values Keras's "same" pads before and behind an axis of `size` values."""
     reach = dilation * (kernel - 1) + 1
     missing = max((-(-size // stride) - 1) * stride + reach - size, 0)
     return missing // 2, missing - missing // 2

@@ -343,7 +343,7 @@ class Adam:
     """Decoupled: the share, times the learning rate, that a weight loses in a step."""
 
     def direction(self, m: Array, v: Array, step: int) -> Array:
-        """Return what the learning rate multiplies, from slots after `step` (from 1)."""
+        """Return the factor of the learning rate in `step` (from 1), from the slots after it."""
         first, second = 1 - self.beta_1**step, 1 - self.beta_2**step
         if not self.corrects_bias:
             first = second = 1.0

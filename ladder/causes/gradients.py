@@ -125,7 +125,7 @@ def _matches(left_v: Array, right_v: Array, left: Array, right: Array) -> bool:
 
 
 def shared_names(case: GradientCase) -> list[str]:
-    """Return what both sides have a gradient of."""
+    """Return the names of the parameters of which both sides have a gradient."""
     return [
         name
         for name in case.left

@@ -86,7 +86,7 @@ def detects(
 
 
 def diagnose(evidence: Evidence, among: Set[str] | None = None) -> list[Diagnosis]:
-    """Return what would explain the difference, the most specific first; [] where nothing does.
+    """Return the causes that explain the difference, the most specific first; [] without any.
 
     With `among`, only these causes are looked for. Never raises for what a trace lacks: a cause
     that cannot be examined is not named.
