@@ -4,7 +4,7 @@ import time
 
 import psutil
 
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 180
 
 
 def until(condition):

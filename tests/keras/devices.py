@@ -36,7 +36,7 @@ from pipeline.command import trainer_main  # noqa: E402
 
 for picture in ("plot_curves", "plot_confusion", "plot_classified"):
     setattr(run_report, picture, lambda *_, **__: None)
-processes.TIME_LIMIT_SECONDS = 60
+processes.TIME_LIMIT_SECONDS = 180
 
 
 class Steps(keras.callbacks.Callback):

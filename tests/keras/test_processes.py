@@ -213,7 +213,7 @@ def test_processes_of_jax_end_in_time_when_one_hangs(devices):
     hung = case("jax", 2, ranks=2, fault="SIGSTOP")
     devices.run("jax", hung)
     words = (devices.folder / f"{hung['name']}.words").read_text()
-    assert "rank 0 of 2 waited 60 s for a batch: rank 1 hangs, and the others end" in words
+    assert "rank 0 of 2 waited 180 s for a batch: rank 1 hangs, and the others end" in words
     assert not (devices.folder / f"{hung['name']}.json").exists()  # it has ended at once
 
 
@@ -223,7 +223,7 @@ def test_processes_of_jax_end_in_time_when_one_hangs(devices):
     [
         ("SIGKILL", 1, "rank 1 of 3 died or hung: the others end"),
         ("raise", 1, "rank 1 of 3 failed: no space left on device"),
-        ("sleep", 1, "of 3 waited 60 s for a batch: rank 1 hangs, and the others end"),
+        ("sleep", 1, "of 3 waited 180 s for a batch: rank 1 hangs, and the others end"),
     ],
 )
 def test_processes_of_jax_say_which_was_lost(devices, fault, at, words):

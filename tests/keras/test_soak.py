@@ -23,6 +23,7 @@ def engine_trainings(request, drawn_data, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # as many restarts as the kills make
 @pytest.mark.parametrize(
     ("engine_trainings", "flags"),
     [
