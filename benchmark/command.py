@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.command import OneLineParser, chosen, guarded
+from pipeline.command import OneLineParser, guarded
 from pipeline.errors import RunError, UsageError
+from pipeline.flags import chosen
 
 if TYPE_CHECKING:
     from benchmark.runner import Conditions, Contender, Measured

@@ -22,10 +22,11 @@ from typing import Any
 
 from benchmark.nvidia import describe_gpu, require_gpu, visible_gpus
 from ladder.files import read_json, write_json, write_text
-from pipeline.command import OneLineParser, chosen, guarded
+from pipeline.command import OneLineParser, guarded
 from pipeline.engines import ENGINES, versions_in_use
 from pipeline.environment import ROOT, code_digest, describe_machine
 from pipeline.errors import RunError, UsageError
+from pipeline.flags import chosen
 from pipeline.launch import leashed
 from pipeline.session import claimed
 from pipeline.terminal import say

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ladder.engines import end_with_parent
 from pipeline.errors import RunError, Terminated, UsageError
-from pipeline.execution import DEVICES, LOGGERS, Execution, execution_from_dict
+from pipeline.execution import LOGGERS, Execution, execution_from_dict
+from pipeline.flags import add_flags, given
 from pipeline.processes import this_process
-from pipeline.recipe import DROPOUT_RATES, PRECISIONS, VARIANTS, Recipe
+from pipeline.recipe import DROPOUT_RATES, VARIANTS, Recipe
 from pipeline.terminal import open_missing_streams
 
 if TYPE_CHECKING:
@@ -27,15 +28,6 @@ if TYPE_CHECKING:
 
 DONE, FAILED, WRONG_CALL, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
-RECIPE_FLAGS = {
-    "variant": "variant",
-    "epochs": "num_epochs",
-    "batch_size": "batch_size",
-    "learning_rate": "learning_rate",
-    "seed": "seed",
-    "init": "init",
-    "precision": "precision",
-}
 
 
 # As argparse words them, Python 3.11 to 3.13.
@@ -85,13 +77,7 @@ def trainer_parser(impl: str) -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 failed, 2 wrong call, 130 interrupted, 143 terminated.",
     )
     recipe = parser.add_argument_group("what is computed")
-    recipe.add_argument("--variant", choices=VARIANTS, help="network (base)")
-    recipe.add_argument("--epochs", type=int, metavar="N", help="epochs to train, in all (20)")
-    recipe.add_argument("--batch-size", type=int, metavar="N", help="images a step (64)")
-    recipe.add_argument("--learning-rate", type=float, metavar="X", help="Adam's (0.001)")
-    recipe.add_argument("--seed", type=int, metavar="N", help="first weights, order, dropout (0)")
-    recipe.add_argument("--init", metavar="shared|own|FILE", help="first weights (shared)")
-    recipe.add_argument("--precision", choices=PRECISIONS, help="of the computation (32)")
+    add_flags(recipe, Recipe)
     recipe.add_argument("--config", type=Path, metavar="F", help="YAML recipe; flags override it")
     files = parser.add_argument_group("files")
     files.add_argument("--data-dir", type=Path, metavar="D", help="folder of the four IDX files")
@@ -104,41 +90,10 @@ def trainer_parser(impl: str) -> argparse.ArgumentParser:
         help="go on in --run-dir, by its record; with --epochs, to another number",
     )
     machine = parser.add_argument_group("how it runs")
-    machine.add_argument("--device", choices=DEVICES, help="(auto)")
-    machine.add_argument(
-        "--devices",
-        type=int,
-        metavar="N",
-        help="devices that share each batch; not with Keras on torch (1)",
-    )
-    machine.add_argument("--threads", type=int, metavar="N", help="CPU threads")
-    machine.add_argument("--deterministic", action="store_true", help="only repeatable operations")
-    machine.add_argument("--tf32", action="store_true", help="allow TensorFloat-32 on NVIDIA GPUs")
-    machine.add_argument("--plain", action="store_true", help="the framework's ordinary path")
-    add_logger_flag(machine)
+    add_flags(machine, Execution)
     if impl == "keras":
         machine.add_argument("--backend", choices=KERAS_BACKENDS, help="(tensorflow)")
     return parser
-
-
-def add_logger_flag(group: argparse._ArgumentGroup) -> None:
-    """Add `--logger`, which may be repeated."""
-    group.add_argument(
-        "--logger",
-        action="append",
-        metavar="A,B",
-        help=f"of {', '.join(LOGGERS)}; CSV is always written (csv)",
-    )
-
-
-def loggers_of(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Return the loggers of a call, each once, `csv` first.
-
-    Raises:
-        UsageError: an unknown one.
-    """
-    asked = chosen(",".join(arguments.logger or ["csv"]), LOGGERS, "--logger")
-    return tuple(name for name in LOGGERS if name == "csv" or name in asked)
 
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
@@ -150,11 +105,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     from pipeline.recipe import read_recipe_fields, recipe_from_dict
     from pipeline.record import RECIPE
 
-    flags = {
-        field: getattr(arguments, flag)
-        for flag, field in RECIPE_FLAGS.items()
-        if getattr(arguments, flag) is not None
-    }
+    flags = given(arguments, Recipe)
     fields = read_recipe_fields(arguments.config) if arguments.config else {}
     if arguments.resume:
         saved = recipe_from_dict(read_recipe_fields(arguments.run_dir / RECIPE))
@@ -169,17 +120,10 @@ def execution_of(
 
     What it does not say is as `recorded`, in the record of the run that it resumes.
     """
-    given = {
-        "device": arguments.device,
-        "devices": arguments.devices,
-        "num_threads": arguments.threads,
-        "deterministic": arguments.deterministic or None,
-        "tf32": arguments.tf32 or None,
-        "plain": arguments.plain or None,
-        "loggers": loggers_of(arguments) if arguments.logger else None,
-        "show_progress": sys.stdout is not None and sys.stdout.isatty(),
-    }
-    said = {name: value for name, value in given.items() if value is not None}
+    said = given(arguments, Execution)
+    if asked := said.get("loggers"):
+        said["loggers"] = tuple(name for name in LOGGERS if name == "csv" or name in asked)
+    said["show_progress"] = sys.stdout is not None and sys.stdout.isatty()
     return execution_from_dict({**(recorded or {}), **said})
 
 
@@ -222,19 +166,6 @@ def trainer_main(
         _train(engine, arguments, load_implementation)
 
     return guarded(parser.prog, work, told=True)
-
-
-def chosen(text: str, known: tuple[str, ...], flag: str) -> list[str]:
-    """Return the names in a list with commas, each once.
-
-    Raises:
-        UsageError: an unknown name, or none.
-    """
-    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        if name not in known:
-            raise UsageError(f"`{flag}` takes {', '.join(known)}; received {name!r}")
-    return names
 
 
 def guarded(prog: str, work: Callable[[], None], *, told: bool = False) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import UsageError
+from pipeline.flags import flag
 
 DEVICES = ("auto", "cpu", "gpu")
 LOGGERS = ("csv", "tensorboard", "mlflow")
@@ -22,20 +23,22 @@ class Execution:
         UsageError: a field is out of its range.
     """
 
-    device: str = "auto"
+    device: str = flag("auto", "--device", choices=DEVICES)
     """`auto` takes a GPU where there is one; `gpu` without one is an error."""
-    devices: int = 1
-    """Devices that share each batch; each has a process of its own in Lightning."""
-    num_threads: int | None = None
-    """CPU threads of the framework; None leaves the framework's own choice."""
-    deterministic: bool = False
-    """Refuse operations whose result depends on timing."""
-    tf32: bool = False
-    """Allow TensorFloat-32 in float32 products on NVIDIA GPUs."""
-    plain: bool = False
-    """Take the framework's ordinary path instead of the fast one."""
-    loggers: tuple[str, ...] = ("csv",)
-    """Where metrics go; to `csv` always."""
+    devices: int = flag(1, "--devices", "devices that share each batch; not with Keras on torch")
+    """Each has a process of its own in Lightning."""
+    num_threads: int | None = flag(None, "--threads", "CPU threads")
+    """None leaves the framework's own choice."""
+    deterministic: bool = flag(False, "--deterministic", "only repeatable operations")
+    tf32: bool = flag(False, "--tf32", "allow TensorFloat-32 on NVIDIA GPUs")
+    plain: bool = flag(False, "--plain", "the framework's ordinary path")
+    loggers: tuple[str, ...] = flag(
+        ("csv",),
+        "--logger",
+        f"of {', '.join(LOGGERS)}; CSV is always written",
+        metavar="A,B",
+        choices=LOGGERS,
+    )
     show_progress: bool = False
     """Draw progress bars; meant for a terminal."""
 

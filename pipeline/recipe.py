@@ -11,6 +11,7 @@ import yaml
 
 from ladder.files import read_limited, write_text
 from pipeline.errors import UsageError
+from pipeline.flags import flag
 
 VARIANTS = ("base", "dropout")
 PRECISIONS = ("32", "64", "bf16")
@@ -57,7 +58,7 @@ class Recipe:
         UsageError: a field is out of its range, named with the value received.
     """
 
-    variant: str = "base"
+    variant: str = flag("base", "--variant", "network", choices=VARIANTS)
     """`base`, or `dropout`: the same network with the dropout layers."""
     image_size: int = 28
     """Height and width that images are resized to, in pixels."""
@@ -75,18 +76,17 @@ class Recipe:
     """LeakyReLU's slope below zero."""
     dropout_rates: tuple[float, ...] = DROPOUT_RATES["base"]
     """Share of values dropped after each block's pool and, last, before the logits."""
-    init: str = "shared"
+    init: str = flag("shared", "--init", "first weights", metavar="shared|own|FILE")
     """`shared` (NumPy, the same in both), `own` (the framework's), or a weights file."""
-    learning_rate: float = nearest_float32(1e-3)
+    learning_rate: float = flag(nearest_float32(1e-3), "--learning-rate", "Adam's", metavar="X")
     beta_1: float = nearest_float32(0.9)
     beta_2: float = nearest_float32(0.999)
     epsilon: float = nearest_float32(1e-7)
     """Adam's ε, outside the bias correction as in Keras's formula."""
-    batch_size: int = 64
-    num_epochs: int = 20
-    seed: int = 0
-    """First weights, sample order and dropout derive from it."""
-    precision: str = "32"
+    batch_size: int = flag(64, "--batch-size", "images a step")
+    num_epochs: int = flag(20, "--epochs", "epochs to train, in all")
+    seed: int = flag(0, "--seed", "first weights, order, dropout")
+    precision: str = flag("32", "--precision", "of the computation", choices=PRECISIONS)
     """`32` (float32), `64` (float64) or `bf16` (mixed: float32 weights, bfloat16 products)."""
 
     def __post_init__(self) -> None:

@@ -6,18 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.command import (
-    OneLineParser,
-    add_logger_flag,
-    chosen,
-    execution_of,
-    guarded,
-    loggers_of,
-    recipe_of,
-)
+from pipeline.command import OneLineParser, execution_of, guarded
 from pipeline.errors import RunError, UsageError
-from pipeline.execution import DEVICES
-from pipeline.recipe import PRECISIONS, VARIANTS
+from pipeline.execution import Execution
+from pipeline.flags import add_flags, as_words, chosen, given
+from pipeline.recipe import VARIANTS, Recipe, preset
 
 if TYPE_CHECKING:
     from pipeline.forecast import Forecast
@@ -26,15 +19,9 @@ if TYPE_CHECKING:
 
 ENGINE_NAMES = ("keras-tensorflow", "lightning", "keras-jax", "keras-torch")
 NUM_EPOCHS = 5
-# Given on to the trainers as they are.
-VALUE_FLAGS = (
-    "epochs", "batch_size", "learning_rate", "seed", "init", "precision",
-    "data_dir", "device", "threads",
-)  # fmt: skip
 SO_FAR = "comparison-so-far.json"
 """There until every run is complete: the same call goes on with what lies in the folder."""
 ROOMS = ("pipeline", "ladder", "keras_impl", "lightning_impl")
-SWITCHES = ("plain", "deterministic", "tf32")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,22 +42,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data-dir", type=Path, metavar="D", help="folder of the four IDX files")
     recipe = parser.add_argument_group("what is computed")
-    recipe.add_argument("--epochs", type=int, metavar="N", default=NUM_EPOCHS, help="(5)")
-    recipe.add_argument("--batch-size", type=int, metavar="N", help="images a step (64)")
-    recipe.add_argument("--learning-rate", type=float, metavar="X", help="Adam's (0.001)")
-    recipe.add_argument("--seed", type=int, metavar="N", help="first weights, order, dropout (0)")
-    recipe.add_argument("--init", metavar="shared|own|FILE", help="first weights (shared)")
-    recipe.add_argument("--precision", choices=PRECISIONS, help="of the computation (32)")
+    add_flags(recipe, Recipe, without=("variant",), num_epochs=NUM_EPOCHS)
     machine = parser.add_argument_group("how it runs")
-    machine.add_argument("--device", choices=DEVICES, default="auto")
-    machine.add_argument("--threads", type=int, metavar="N", help="CPU threads")
-    machine.add_argument("--plain", action="store_true", help="the framework's ordinary path")
-    machine.add_argument("--deterministic", action="store_true", help="only repeatable operations")
-    machine.add_argument("--tf32", action="store_true", help="allow TensorFloat-32 on NVIDIA GPUs")
-    add_logger_flag(machine)
-    # What the trainers' parser has besides, for the checks that this script shares with them.
-    parser.set_defaults(config=None, resume=False, run_dir=None)
-    parser.set_defaults(devices=None)  # each run has one
+    add_flags(machine, Execution, without=("devices",))  # each run has one
     return parser
 
 
@@ -95,18 +69,6 @@ def chosen_engines(text: str | None) -> list[str]:
     return [name for name in names if name not in reasons]
 
 
-def passed_on(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Return the flags of this call that each trainer takes as they are."""
-    flags: list[str] = []
-    for name in VALUE_FLAGS:
-        value = getattr(arguments, name)
-        if value is not None:
-            flags += [f"--{name.replace('_', '-')}", str(value)]
-    if arguments.logger:
-        flags += ["--logger", ",".join(loggers_of(arguments))]
-    return (*flags, *(f"--{name}" for name in SWITCHES if getattr(arguments, name)))
-
-
 def planned(arguments: argparse.Namespace) -> "list[Job]":
     """Return the runs that are wanted, each found possible as far as can be said beforehand.
 
@@ -117,24 +79,25 @@ def planned(arguments: argparse.Namespace) -> "list[Job]":
     from pipeline.terminal import say
     from pipeline.tracking import require_loggers
 
-    require_loggers(loggers_of(arguments))
+    fields, settings = given(arguments, Recipe), given(arguments, Execution)
+    require_loggers(execution_of(arguments).loggers)
     engines = chosen_engines(arguments.engines)
     variants = chosen(arguments.variants, VARIANTS, "--variants")
-    recipes = {
-        variant: recipe_of(argparse.Namespace(**{**vars(arguments), "variant": variant}))
-        for variant in variants
-    }
-    devices = common_device(engines, arguments.device)
+    recipes = {variant: preset(variant, **fields) for variant in variants}
+    devices = common_device(engines, arguments.device or "auto")
     if devices.note:
         say(devices.note)
-    arguments = argparse.Namespace(**{**vars(arguments), "device": devices.device})
-    execution, flags = execution_of(arguments), passed_on(arguments)
+    settings["device"] = devices.device
+    execution = dataclasses.replace(execution_of(arguments), device=devices.device)
+    flags = as_words(fields, Recipe) + as_words(settings, Execution)
+    if arguments.data_dir:
+        flags += ["--data-dir", str(arguments.data_dir)]
     return [
         Job(
             engine=engine,
             recipe=recipes[variant],
             execution=execution,
-            flags=flags,
+            flags=tuple(flags),
             run_dir=arguments.output_dir / f"{engine}-{variant}",
             gpu=devices.gpus[engine],
         )

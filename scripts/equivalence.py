@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.command import OneLineParser, chosen, guarded
+from pipeline.command import OneLineParser, guarded
 from pipeline.errors import RunError, UsageError
 from pipeline.execution import DEVICES
+from pipeline.flags import chosen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.command import OneLineParser, chosen, guarded
+from pipeline.command import OneLineParser, guarded
+from pipeline.flags import chosen
 
 
 def parser() -> argparse.ArgumentParser:

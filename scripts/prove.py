@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.command import OneLineParser, chosen, guarded
+from pipeline.command import OneLineParser, guarded
 from pipeline.errors import RunError, UsageError
+from pipeline.flags import chosen
 
 if TYPE_CHECKING:
     from parity_tests.climbs import Attempt, Climber

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.command import OneLineParser, chosen, guarded
+from pipeline.command import OneLineParser, guarded
+from pipeline.flags import chosen
 
 if TYPE_CHECKING:
     from parity_tests.published import Published
