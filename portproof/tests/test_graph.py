@@ -90,13 +90,26 @@ def test_shared_weights_are_paired_use_by_use() -> None:
     assert found.pairs == {0: 0, 1: 1, 2: 2}
 
 
-def test_a_point_convolution_is_a_dense_call() -> None:
+def test_a_convolution_of_points_is_a_dense_call() -> None:
     conv = Call("c", "c", "conv", {"kernel": [1, 1, 3, 5]}, preds=["input0"])
     conv.in_shape, conv.out_shape = [4, 1, 1, 3], [4, 1, 1, 5]
     other = dataclasses.replace(dense("d", (3, 5), ["input0"]), roles={"kernel": [3, 5]})
     assert align(graph(conv), graph(other)).pairs == {0: 0}
-    wide = dataclasses.replace(conv, in_shape=[4, 2, 2, 3])
+    wide = dataclasses.replace(conv, roles={"kernel": [1, 2, 3, 5]})
     assert align(graph(wide), graph(other)).pairs == {}
+
+
+def test_calls_that_are_alike_are_paired_in_the_order_of_their_numbers() -> None:
+    def branches(*names):
+        calls = [dense(name, (3, 3), ["input0"]) for name in names]
+        return graph(*calls, dense("head", (3, 2), list(range(len(names)))))
+
+    keras = branches("m/dense_1", "m/dense_2", "m/dense_10")
+    torch = branches("experts.0", "experts.1", "experts.2")
+    assert align(keras, torch).pairs == {0: 0, 1: 1, 2: 2, 3: 3}
+    assert align(keras, branches("e.2", "e.0", "e.1")).pairs == {0: 1, 1: 2, 2: 0, 3: 3}
+    words = branches("a/value", "a/key", "a/query")
+    assert align(words, branches("q", "k", "v")).pairs == {0: 2, 1: 1, 2: 0, 3: 3}
 
 
 def test_a_layer_more_stays_unmatched_and_the_others_are_paired() -> None:

@@ -50,6 +50,7 @@ class Adapter:
 
 
 _REGISTERED: dict[str, Adapter] = {}
+_OWN = "_portproof_adapter"
 
 
 def register(name: str) -> Callable[[type[Adapter]], type[Adapter]]:
@@ -68,8 +69,26 @@ def register(name: str) -> Callable[[type[Adapter]], type[Adapter]]:
     return decorate
 
 
+def attach(layer: Any, adapter: Adapter | None) -> None:
+    """Give one layer an adapter of its own, or none, as no attribute that it could notice."""
+    layer.__dict__[_OWN] = adapter
+
+
+def detach(layer: Any) -> None:
+    """Take a layer's own adapter away."""
+    layer.__dict__.pop(_OWN, None)
+
+
+def is_tried(layer: Any) -> bool:
+    """Return whether a layer has been given an adapter of its own, be it none."""
+    return _OWN in layer.__dict__
+
+
 def adapter_of(layer: Any) -> Adapter | None:
-    """Return the adapter of a layer's class, or of the nearest class that it descends from."""
+    """Return a layer's own adapter, its class's, or that of the nearest class it descends from."""
+    if layer.__dict__.get(_OWN) is not None:
+        own: Adapter = layer.__dict__[_OWN]
+        return own
     for cls in type(layer).__mro__:
         if cls.__name__ in _REGISTERED:
             return _REGISTERED[cls.__name__]

@@ -181,7 +181,9 @@ def _stretches(
     other = "the reference" if bench.is_suspect else "the suspect"
     for name in sorted(own & bench.variants.keys()):
         variants = {**bench.variants[name], **_single_factors(name, bench.graph)}
-        for key, (text, is_constant, base) in variants.items():
+        # Constants first: they are the usual reason, and the rest is a long list.
+        by_constant = sorted(variants.items(), key=lambda variant: not variant[1][1])
+        for key, (text, is_constant, base) in by_constant:
             remaining = [d for d in apart if d.cause is None]
             if not any(_mentions(d, name, bench, by_place) for d in remaining):
                 continue

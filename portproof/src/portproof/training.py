@@ -132,12 +132,15 @@ class Training:
         """
         trials = list(self._causes(apart[1].what, are_alike))
         acting: list[Trial] = []
+        equal: list[Trial] = []
+        """Equal starts, which each trial after them has: named where they change anything."""
+        start = theirs, apart
         for is_together in (False, True):
             chosen: list[Trial] = []
-            base, where = theirs, apart
+            base, where = start
             trials = acting if is_together else trials
             for trial in trials:
-                made = self._tried([*chosen, trial], kept)
+                made = self._tried([*equal, *chosen, trial], kept)
                 if made is None:
                     if self.overrides:
                         return None
@@ -145,14 +148,17 @@ class Training:
                 later, again, merged = made
                 if _is_later(later, apart):
                     for one in chosen[:]:  # those that it does without
-                        fewer = [each for each in (*chosen, trial) if each is not one]
+                        fewer = [each for each in (*equal, *chosen, trial) if each is not one]
                         made = self._tried(fewer, kept)
                         if made is not None and _is_later(made[0], apart):
                             chosen.remove(one)
                             later, again, merged = made
-                    return [each[0] for each in (*chosen, trial)], later, again, merged
+                    return [each[0] for each in (*equal, *chosen, trial)], later, again, merged
                 has_effect = not gap(base[0]["losses"], again[0]["losses"]).within(LOSS)
-                if not is_together:
+                if trial[0] == STARTS:
+                    equal = [trial] if has_effect else []
+                    base, where = start = again, later or where
+                elif not is_together:
                     acting += [trial] if has_effect else []
                 elif later is not None and (
                     _is_nearer(later, where) or (has_effect and trial[0] in self._rules)

@@ -186,7 +186,7 @@ def test_a_layer_with_unknown_weights_is_a_call_of_its_own_kind() -> None:
             self.w = self.add_weight(shape=(shape[-1],), name="w")
 
         def call(self, x):
-            return x * self.w
+            return x * self.w**3
 
     _, graph, _ = opened(lambda: keras.Sequential([keras.Input((4,)), Own()]), (4,))
     assert [(c.kind, c.roles) for c in graph.calls] == [("Own (unknown)", {"w": [4]})]

@@ -6,8 +6,9 @@ at random and none left over.
 """
 
 import hashlib
+import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 
@@ -31,16 +32,12 @@ class Alignment:
 def signature(call: Call) -> tuple[Hashable, ...]:
     """Return what a call must share with its counterpart: kind and shapes of weights."""
     kernel = call.roles.get("kernel", [])
-    if call.kind == "conv" and kernel and set(kernel[:-2]) == {1} and _is_point(call):
-        return ("dense", ("kernel", tuple(kernel[-2:])))  # a 1×1 convolution of a single point
+    if call.kind == "conv" and set(kernel[:-2]) == {1} and call.settings.get("groups", 1) == 1:
+        return ("dense", ("kernel", tuple(kernel[-2:])))  # at each place the same
     needed = {name: tuple(s) for name, s in call.roles.items() if name not in OPTIONAL}
     if needed:
         return (call.kind, *sorted(needed.items()))
     return (call.kind, *sorted({tuple(s) for s in call.roles.values()}))
-
-
-def _is_point(call: Call) -> bool:
-    return set(call.in_shape[1:-1]) <= {1}
 
 
 def align(left: Graph, right: Graph, named: Sequence[tuple[str, str]] = ()) -> Alignment:
@@ -111,9 +108,24 @@ def _alike(
     single = [(xs[0], ys[0]) for xs, ys in both if len(xs) == 1]
     if single or not both:
         return single
-    (i, *_), ys = both[0]
-    name = graphs[0].calls[i].owner
-    return [(i, max(ys, key=lambda j: (likeness(name, graphs[1].calls[j].owner), -j)))]
+    xs, ys = both[0]
+    i = xs[0]
+    ours, theirs = (
+        {i: graph.calls[i].owner for i in tied}
+        for graph, tied in zip(graphs, (xs, ys), strict=True)
+    )
+    place = _ranks(ours)[i]
+    ranks = _ranks(theirs)
+    return [(i, min(ys, key=lambda j: (-likeness(ours[i], theirs[j]), abs(ranks[j] - place), j)))]
+
+
+def _ranks(names: Mapping[int, str]) -> dict[int, int]:
+    """Return each call's place among its like, in the order of their names' numbers.
+
+    Numbers say no more than that: Keras counts layers of a class, torch those of a list.
+    """
+    keys = {i: [int(n) for n in re.findall(r"\d+", name)] for i, name in names.items()}
+    return {i: rank for rank, i in enumerate(sorted(keys, key=lambda i: (keys[i], i)))}
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -123,13 +135,13 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def likeness(a: str, b: str) -> float:
-    """Return how many words two owners' names share; only ties are settled by it."""
+    """Return how many words two owners' names share, of all; only ties are settled by it."""
     mine, theirs = (Counter(_words(name)) for name in (a, b))
     return sum((mine & theirs).values()) / max(sum((mine | theirs).values()), 1)
 
 
 def _words(name: str) -> list[str]:
-    words = "".join(c if c.isalnum() else " " for c in name.lower().replace("_", " ")).split()
+    words = "".join(c if c.isalpha() else " " for c in name.lower()).split()
     return [w for word in words for w in (word, word[0])]
 
 

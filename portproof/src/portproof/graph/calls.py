@@ -97,6 +97,10 @@ class Graph:
         return cls(**{**data, "calls": calls, "outputs": outputs, "uncovered": uncovered})
 
 
+CHANNELS = {"as given": 0, "channels first": 1, "channels first in each frame": 2}
+"""The axis at which a suspect takes an input's channels, which Keras has last; 0: there, too."""
+
+
 def order_of(targets: np.ndarray, outputs: Sequence[Sequence[int]]) -> list[int] | None:
     """Return the order of axes in which targets stand, where that is not the canonical one.
 

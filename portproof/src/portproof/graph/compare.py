@@ -158,8 +158,10 @@ class Judge:
         before = gap(taken, fitted(forced[f"in.{j}"], taken.shape))
         is_apart = not before.within(gaps.CALL)
         alone = self._alone(i, j, out, is_apart)
-        diff = {k for k in a.settings.keys() | b.settings.keys()
-                if a.settings.get(k) != b.settings.get(k)}  # fmt: skip
+        keys = a.settings.keys() | b.settings.keys()
+        if a.kind != b.kind:  # a dense layer has no strides
+            keys = a.settings.keys() & b.settings.keys()
+        diff = {k for k in keys if a.settings.get(k) != b.settings.get(k)}
         diff -= TRAINING_ONLY
         own = Gap(0.0) if alone is None else alone
         if not own.within(gaps.CALL):
@@ -406,7 +408,11 @@ def short(value: Any) -> str:
     if isinstance(value, list) and value and all(v == value[0] for v in value):
         return short(value[0]) if not isinstance(value[0], list) else json.dumps(value[0])
     return (
-        "–" if value is None else f"{value:.6g}" if isinstance(value, float) else json.dumps(value)
+        "–"
+        if value is None
+        else f"{value:.6g}"
+        if isinstance(value, float)
+        else json.dumps(value, ensure_ascii=False)
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from portproof.graph import gaps
 from portproof.graph.align import Alignment
-from portproof.graph.calls import Graph
+from portproof.graph.calls import CHANNELS, Graph
 from portproof.graph.compare import Judged
 from portproof.graph.gaps import Gap
 from portproof.graph.verdict import ALREADY, Difference, Place, Verdict
@@ -154,7 +154,7 @@ def _turned(left: Graph, right: Graph, inputs: Sequence[str]) -> list[Difference
     Maps may be channels first also where no input has axes between samples and features.
     """
     found = []
-    is_turned = any("channels first" in g.about.get("inputs", []) for g in (left, right))
+    is_turned = any(CHANNELS[where] for g in (left, right) for where in g.about.get("inputs", []))
     is_flat = not any("," in text for text in inputs)
     for k in range(min(len(left.outputs), len(right.outputs))):
         plain = list(range(len(left.outputs[k].shape)))

@@ -1,4 +1,4 @@
-"""Dense calls that are one matrix on one side and several on the other: queries, keys, values.
+"""Dense calls, or 1×1 convolutions, that are one matrix on one side and several on the other.
 
 The fused call is read as several, each with its block of columns; what the programs see stays the
 one call, and arrays are split and joined on the way.
@@ -39,7 +39,8 @@ def split_fused(graph: Graph, other: Graph) -> tuple[Graph, list[Part]]:
     """
     spare = Counter(signature(c) for c in graph.calls)
     spare.subtract(Counter(signature(c) for c in other.calls))
-    groups = Counter((c.siblings, signature(c)) for c in other.calls if c.kind == "dense")
+    signs = [(c.siblings, signature(c)) for c in other.calls]
+    groups = Counter((siblings, sign) for siblings, sign in signs if sign[0] == "dense")
     wanted: dict[tuple[int, ...], int] = {
         (kernel[0], kernel[1] * n): n
         for (siblings, sign), n in groups.items()
@@ -49,10 +50,8 @@ def split_fused(graph: Graph, other: Graph) -> tuple[Graph, list[Part]]:
     parts: list[Part] = []
     places: dict[int, list[int]] = {}
     for i, call in enumerate(graph.calls):
-        shape = tuple(call.roles.get("kernel", ()))
-        count = wanted.get(shape, 1) if call.kind == "dense" else 1
-        if spare[signature(call)] <= 0:
-            count = 1
+        sign = signature(call)
+        count = wanted.get(_kernel(sign), 1) if sign[0] == "dense" and spare[sign] > 0 else 1
         places[i] = list(range(len(parts), len(parts) + count))
         parts += [Part(i, n if count > 1 else None, count) for n in range(count)]
     if len(parts) == len(graph.calls):

@@ -74,12 +74,15 @@ def _shape(a: np.ndarray) -> str:
 
 
 def fitted(array: np.ndarray, shape: tuple[int, ...] | list[int]) -> np.ndarray:
-    """Return an array with its axes of size 1 as `shape` has them; unchanged where that is not all.
+    """Return an array with its axes of size 1, or of places, as `shape` has them.
 
-    A 1×1 convolution of one point, (N, 1, 1, C), is a dense layer of (N, C).
+    A 1×1 convolution of one point, (N, 1, 1, C), is a dense layer of (N, C), and one of a map,
+    (N, H, W, C), a dense layer of (N, H·W, C). What is neither comes back unchanged.
     """
     wanted = tuple(shape)
     if array.shape == wanted or array.size != math.prod(wanted):
         return array
-    same = [n for n in array.shape if n != 1] == [n for n in wanted if n != 1]
-    return array.reshape(wanted) if same else array
+    is_same = [n for n in array.shape if n != 1] == [n for n in wanted if n != 1]
+    ends = (array.shape[:1], array.shape[-1:]), (wanted[:1], wanted[-1:])
+    is_joined = array.ndim != len(wanted) and min(array.ndim, len(wanted)) > 2
+    return array.reshape(wanted) if is_same or (is_joined and ends[0] == ends[1]) else array

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from portproof.graph.align import Alignment
-from portproof.graph.calls import Call, Graph, order_of
+from portproof.graph.calls import CHANNELS, Call, Graph, order_of
 from portproof.graph.gaps import fitted, gap
 from portproof.graph.relations import relation
 from portproof.graph.verdict import Difference, Place
@@ -26,8 +26,8 @@ def as_reference(right: Graph, batches: Arrays) -> dict[str, np.ndarray]:
     found = dict(batches)
     for name, a in batches.items():
         part, _, *rest = name.split(".")
-        if part == "x" and right.about["inputs"][int(rest[0])] == "channels first" and a.ndim > 2:
-            found[name] = np.moveaxis(a, 1, -1)
+        if part == "x":
+            found[name] = np.moveaxis(a, CHANNELS[right.about["inputs"][int(rest[0])]] or -1, -1)
         elif part == "y" and (order := order_of(a, right.about.get("axes", []))):
             found[name] = a.transpose(order)
     return found

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 from keras import layers as L
 
-from portproof.adapter import adapter_of, parts
+from portproof.adapter import adapter_of, is_tried, parts
 from portproof.graph.calls import Op
+from portproof.record.told import may_be_told
 
 Array = np.ndarray
 
@@ -45,8 +46,6 @@ KINDS: list[tuple[Any, str]] = [
     (L.SimpleRNN, "rnn"),
     (L.PReLU, "prelu"),
 ]
-# Layers of keras.applications that own a weight and cannot be imported without them.
-BY_NAME = {"LayerScale": "scale"}
 # Layers of keras-hub that do with a weight what could be done outside of them.
 OPEN = {"PositionEmbedding"}
 
@@ -68,8 +67,6 @@ def kind_of(layer: Any) -> str | None:
     for classes, kind in KINDS:
         if isinstance(layer, classes):
             return kind
-    if type(layer).__name__ in BY_NAME and own_variables(layer):
-        return BY_NAME[type(layer).__name__]
     if isinstance(layer, L.Normalization | keras.Model) or not own_variables(layer):
         return None
     is_open = type(layer).__name__ in OPEN or all(len(_core(v)) > 1 for v in own_variables(layer))
@@ -80,6 +77,15 @@ def kind_of(layer: Any) -> str | None:
 
 def _core(variable: Any) -> list[int]:
     return [size for size in variable.shape if size != 1]
+
+
+def untold(layer: Any) -> dict[str, Any]:
+    """Return the weights of a layer of one's own that may tell what it is; none of other layers."""
+    weights = {str(i): v for i, v in enumerate(own_variables(layer))}
+    is_open = is_tried(layer) or has_parts(layer) or layer._non_trainable_variables
+    kind = kind_of(layer)
+    is_known = kind is not None and not kind.endswith("(unknown)")
+    return {} if is_open or is_known or not may_be_told(weights) else weights
 
 
 def bare_variables(layer: Any) -> list[Any]:
@@ -122,8 +128,6 @@ def roles_of(layer: Any, kind: str) -> dict[str, Role]:
         return _recurrent_roles(layer.cell, kind)
     if kind.endswith("(unknown)"):
         return {v.name: Role(v) for v in own_variables(layer)}
-    if kind == "scale":
-        return {"gamma": Role(own_variables(layer)[0], lambda a: a.squeeze())}
     held = {role: getattr(layer, name, None) for role, name in _ATTRIBUTES.get(kind, _USUAL)}
     roles = {
         role: Role(v, is_statistic=role.startswith("moving"))

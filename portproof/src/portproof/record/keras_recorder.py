@@ -10,12 +10,15 @@ import numpy as np
 from keras import layers as L
 from keras import ops
 
+from portproof.adapter import attach
 from portproof.graph.calls import Call, Op, Pred
+from portproof.graph.gaps import CALL, gap
 from portproof.record import keras_layers as kinds
 from portproof.record.keras_composite import recurrent, separable, time_distributed
 from portproof.record.keras_layers import Role
 from portproof.record.keras_live import Live, Tag, layout, numbers, tensors
 from portproof.record.program import Arrays, SetUpError, drops, factors, reorder
+from portproof.record.told import KINDS, tell
 
 MAX_OPS = 40
 """Operations kept of a stretch: the last ones."""
@@ -109,6 +112,8 @@ class Recorder:
         given = tensors((args, kwargs))
         if not given or any(isinstance(t, keras.KerasTensor) for t in given):
             return original(layer, *args, **kwargs)
+        if not self.replay.train and len(given) == 1:
+            self._tell(layer, original, given[0], args, kwargs)
         kind = kinds.kind_of(layer)
         if (
             kind == "embedding"
@@ -133,15 +138,8 @@ class Recorder:
         def whole(t: Any) -> Any:
             t = ops.pad(t, [[0, 0], *padded[1], [0, 0]]) if padded else t
             replaced = keras.tree.map_structure(lambda v: t if v is x else v, (args, kwargs))
-            self.busy += 1
-            if own is not None:
-                layer.activation = keras.activations.linear
-            try:
+            with self.quiet(), _linear(layer, own):
                 return original(layer, *replaced[0], **replaced[1])
-            finally:
-                self.busy -= 1
-                if own is not None:
-                    layer.activation = own
 
         is_first = getattr(layer, "data_format", None) == "channels_first"
         shape = tuple(source.shape)
@@ -170,6 +168,42 @@ class Recorder:
             if mask is not None:
                 keras.src.backend.set_keras_mask(out, mask)
         return out if made is y else self._handed_on(made, y, out)
+
+    def _tell(self, layer: Any, original: Any, x: Any, args: Any, kwargs: Any) -> None:
+        """Find out what a layer of the user's own is, by feeding it numbers and weights."""
+        weights = kinds.untold(layer)
+        if (
+            not weights
+            or len(x.shape) < 2
+            or "float" not in keras.backend.standardize_dtype(x.dtype)
+        ):
+            return
+        own = getattr(layer, "activation", None)
+        own = own if callable(own) else None  # as of a dense layer, and told apart from it
+
+        def call(t: Any) -> Any:
+            replaced = keras.tree.map_structure(lambda v: t if v is x else v, (args, kwargs))
+            return tensors(original(layer, *replaced[0], **replaced[1]))[0]
+
+        def run(fed: np.ndarray, drawn: Arrays) -> np.ndarray:
+            for name, value in drawn.items():
+                weights[name].assign(value)
+            return numbers(call(ops.convert_to_tensor(fed, dtype=x.dtype)))
+
+        with self.quiet():
+            kept = {name: numbers(v) for name, v in weights.items()}
+            whole = numbers(call(x))
+            with _linear(layer, own):
+                tell(layer, run, tuple(x.shape), weights, ("dense",) if own else KINDS)
+                for name, value in kept.items():
+                    weights[name].assign(value)
+                made = call(x)
+            made = numbers(own(made) if own else made)
+        if made.shape != whole.shape or not gap(whole, made).within(CALL):
+            attach(layer, None)  # its activation is not the last thing that it does
+        if kinds.kind_of(layer) is not None:
+            for v in weights.values():
+                self._bare.pop(id(v), None)
 
     def _handed_on(self, made: Any, y: Any, out: Any) -> Any:
         """Return what a layer of several outputs gives, `out` in place of `y`, its first."""
@@ -343,6 +377,18 @@ class Recorder:
             if id(o) not in self._tags:
                 found = layout(self.tag(known[0]), known[0], o, turned)
                 self.put(o, Tag(tag.preds, tag.ops + label, tag.drops, None, *found))
+
+
+@contextmanager
+def _linear(layer: Any, activation: Any) -> Iterator[None]:
+    """Take a layer's activation, if it has one, away from it while the block runs."""
+    if activation is not None:
+        layer.activation = keras.activations.linear
+    try:
+        yield
+    finally:
+        if activation is not None:
+            layer.activation = activation
 
 
 def _drops(op: Any) -> tuple[str, ...]:

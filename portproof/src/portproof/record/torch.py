@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from portproof.adapter import adapter_of
-from portproof.graph.calls import Call, Graph, Output, order_of
+from portproof.adapter import adapter_of, detach
+from portproof.graph.calls import CHANNELS, Call, Graph, Output, order_of
 from portproof.record import torch_steps
 from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, one_line
+from portproof.record.told import may_be_told
 from portproof.record.torch_names import Names
 from portproof.record.torch_recorder import Recorder, Replay
 from portproof.record.torch_tags import Tag, put_tag, tag_of
@@ -57,8 +58,8 @@ class TorchModel:
         if (asked := str(self.options.pop("precision", "32"))).rstrip("-true") not in ("32", "64"):
             self.precision.add(f"precision={asked}")
         self.names = Names(module)
-        self.layout: tuple[bool, ...] = ()
-        """For each input, whether its channels go to axis 1."""
+        self.layout: tuple[str, ...] = ()
+        """For each input, one of `CHANNELS`."""
         self.axes: list[list[int]] = []
         """For each output, its axes in canonical order."""
         self.last: dict[int, int] = {}
@@ -97,7 +98,7 @@ class TorchModel:
             uncovered,
             sorted(self.names.unreadable),
             {
-                "inputs": ["channels first" if first else "as given" for first in self.layout],
+                "inputs": list(self.layout),
                 "axes": self.axes,
                 "keys": keys,
                 "drops in evaluation": list(recorder.awake),
@@ -245,20 +246,26 @@ class TorchModel:
             found[f"alone.{number}"] = live.canonical(y, False)
         return found
 
-    def _find_layout(self, inputs: list[np.ndarray]) -> tuple[bool, ...]:
-        """Return which inputs take their channels at axis 1, by running both ways."""
-        turned = [x.ndim > (2 if x.dtype.kind == "f" else 3) for x in inputs]
-        choices = [(False, True) if t else (False,) for t in turned]
+    def _find_layout(self, inputs: list[np.ndarray]) -> tuple[str, ...]:
+        """Return where inputs take their channels, by running each way."""
+        # Maps have their channels behind the samples; so may pictures in a row, or behind the row.
+        num_ways = [
+            1 if x.ndim <= (2 if x.dtype.kind == "f" else 3) else 2 if x.ndim < 5 else 3
+            for x in inputs
+        ]
+        choices = [tuple(CHANNELS)[:ways] for ways in num_ways]
         problem: Exception | None = None
         misfits = []
         for layout in itertools.product(*choices):
             self.layout = layout
+            for m in self.module.modules():
+                detach(m)
             try:
                 recorder, _, _ = self._run([x[:1] for x in inputs], Replay())
             except SetUpError:
                 raise
             except Exception as error:
-                if problem is None or any(layout):
+                if problem is None or "channels first" in layout:
                     problem = error
                 continue
             if not recorder.misfit:
@@ -270,7 +277,7 @@ class TorchModel:
         assert problem is not None
         raise SetUpError(
             f"the module does not take inputs of shape {shapes}"
-            f"{', channels last or first' if any(turned) else ''}: {one_line(problem)}"
+            f"{', channels last or first' if max(num_ways) > 1 else ''}: {one_line(problem)}"
         )
 
     def _run(
@@ -285,7 +292,7 @@ class TorchModel:
         recorder = Recorder(self.names, replay)
         recorder.inputs, recorder.evaluates = xs, not self.module.training
         for i, x in enumerate(xs):
-            channel = 1 if x.ndim == 2 or self.layout[i] else x.ndim - 1
+            channel = CHANNELS[self.layout[i]] or x.ndim - 1
             put_tag(x, Tag(frozenset([f"input{i}"]), channel=channel))
         with torch.set_grad_enabled(replay.train), _wrapped(self.module, recorder), recorder:
             out = self.module(*xs)
@@ -306,8 +313,8 @@ class TorchModel:
 
     def _tensor(self, x: np.ndarray, index: int) -> torch.Tensor:
         t = torch.from_numpy(np.array(x))
-        if self.layout[index]:
-            t = t.movedim(-1, 1).contiguous()
+        if axis := CHANNELS[self.layout[index]]:
+            t = t.movedim(-1, axis).contiguous()
         return t if t.is_floating_point() else t.long()
 
     def _final(self, t: torch.Tensor) -> np.ndarray:
@@ -368,7 +375,7 @@ class TorchModel:
         for i, x in enumerate(xs):
             if x.requires_grad:  # none reaches an input that is detached: zeros, as Keras has it
                 grad = torch.zeros_like(x) if x.grad is None else x.grad
-                found[f"input.{i}"] = (grad.movedim(1, -1) if self.layout[i] else grad).numpy()
+                found[f"input.{i}"] = grad.movedim(CHANNELS[self.layout[i]] or -1, -1).numpy()
         # Those of evaluation: in training a module may move its own outside the call.
         for key, role in (self._roles(self.recorder) | self._roles(recorder)).items():
             if role.is_statistic:
@@ -397,7 +404,7 @@ def _wrapped(module: nn.Module, recorder: Recorder) -> Iterator[None]:
         return enter(cast)
 
     torch.autocast.__enter__ = noted  # type: ignore[method-assign]
-    own = [m for m in module.modules() if adapter_of(m) is not None]
+    own = [m for m in module.modules() if adapter_of(m) is not None or _may_be_told(m)]
     dropping = [m for m in module.modules() if type(m).__name__ in DROPPING and m not in own]
     for m in own:
         forward = m.forward
@@ -411,6 +418,16 @@ def _wrapped(module: nn.Module, recorder: Recorder) -> Iterator[None]:
         torch.autocast.__enter__ = enter  # type: ignore[method-assign]
         for m in own + dropping:
             del m.forward
+
+
+def _may_be_told(module: nn.Module) -> bool:
+    """Return whether a module is of the user's own, with vectors of its own and nothing else."""
+    weights = dict(module.named_parameters())
+    is_torchs = type(module).__module__.partition(".")[0] == "torch"
+    is_whole = len(weights) == len(list(module.parameters(recurse=False)))
+    has_more = any(b.is_floating_point() for b in module.buffers()) or not is_whole
+    are_vectors = all(sum(size != 1 for size in p.shape) < 2 for p in weights.values())
+    return not is_torchs and not has_more and are_vectors and may_be_told(weights)
 
 
 @contextmanager

@@ -279,6 +279,15 @@ NO_OPERATION = {
     "contiguous", "to", "type", "double", "float", "clone", "detach", "type_as", "identity",
     "requires_grad", "expand", "squeeze", "unsqueeze", "native_channel_shuffle",
 }  # fmt: skip
+# Properties and questions: no operations on what a tensor holds.
+LOOKING = {
+    "get", "set", "dim", "size", "shape", "numel", "is_floating_point", "is_complex", "is_nested",
+    "requires_grad", "dtype", "device", "ndim", "data", "grad", "is_leaf", "stride", "data_ptr",
+    "storage_offset", "untyped_storage", "is_cuda", "is_sparse", "is_quantized", "layout", "len",
+    "hash", "repr", "new_zeros", "new_ones", "zeros_like", "ones_like", "empty_like",
+    "grad_fn", "is_contiguous", "is_cpu", "is_meta", "is_mkldnn", "is_inference", "element_size",
+    "full_like", "bool", "int", "index", "item", "tolist", "is_conj", "is_neg",
+}  # fmt: skip
 DROPOUTS = {
     "dropout": "", "dropout1d": "of channels", "dropout2d": "of channels",
     "dropout3d": "of channels", "feature_dropout": "of channels", "alpha_dropout": "alpha",

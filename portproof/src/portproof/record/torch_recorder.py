@@ -5,7 +5,7 @@ parameters all look alike.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,14 +14,16 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from portproof.adapter import adapter_of, parts
+from portproof.adapter import adapter_of, is_tried, parts
 from portproof.graph.calls import Call
 from portproof.record.program import Arrays, drops, factors, reorder
+from portproof.record.told import LESS_ONE, Told
 from portproof.record.torch_calls import (
     ATTENTION,
     CONCATENATIONS,
     DROPOUTS,
     ELEMENTWISE_WEIGHTS,
+    LOOKING,
     PRODUCTS,
     READERS,
     RECURRENT,
@@ -32,7 +34,14 @@ from portproof.record.torch_calls import (
     signature_of,
 )
 from portproof.record.torch_composite import attention, recurrent
-from portproof.record.torch_live import Live, cropped, replaced_in, strides_of, tensors_of
+from portproof.record.torch_live import (
+    Live,
+    cropped,
+    replaced_in,
+    strides_of,
+    tell_module,
+    tensors_of,
+)
 from portproof.record.torch_names import Names
 from portproof.record.torch_tags import (
     Tag,
@@ -47,15 +56,6 @@ from portproof.record.torch_tags import (
 )
 from portproof.record.torch_variants import variant_of
 
-# Properties and questions: no operations on what a tensor holds.
-LOOKING = {
-    "get", "set", "dim", "size", "shape", "numel", "is_floating_point", "is_complex", "is_nested",
-    "requires_grad", "dtype", "device", "ndim", "data", "grad", "is_leaf", "stride", "data_ptr",
-    "storage_offset", "untyped_storage", "is_cuda", "is_sparse", "is_quantized", "layout", "len",
-    "hash", "repr", "new_zeros", "new_ones", "zeros_like", "ones_like", "empty_like",
-    "grad_fn", "is_contiguous", "is_cpu", "is_meta", "is_mkldnn", "is_inference", "element_size",
-    "full_like", "bool", "int", "index", "item", "tolist", "is_conj", "is_neg",
-}  # fmt: skip
 BARE = {*ELEMENTWISE_WEIGHTS, *CONCATENATIONS, *PRODUCTS, "embedding"}
 """Functions that may take a weight by itself."""
 BIASED = {"dense": "bias", "conv": "bias", "deconv": "bias"}
@@ -80,7 +80,6 @@ class Replay:
     arrays: Arrays = field(default_factory=dict)
     sums: list[torch.Tensor] = field(default_factory=list)
     leaves: dict[int, torch.Tensor] = field(default_factory=dict)
-    alone: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
 class Recorder(TorchFunctionMode):
@@ -163,8 +162,11 @@ class Recorder(TorchFunctionMode):
         self, module: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Record a module that has an adapter as one call."""
-        adapter = adapter_of(module)
         xs = [x for x in tensors_of((args, kwargs)) if not self.names.is_weight(x)]
+        if len(xs) == 1 and not self.busy and not is_tried(module) and not self.replay.last:
+            with self.quiet():
+                tell_module(module, forward, xs[0], args, kwargs)
+        adapter = adapter_of(module)
         if adapter is None or self.busy or not xs:
             return forward(*args, **kwargs)
         self.number += 1
@@ -172,23 +174,31 @@ class Recorder(TorchFunctionMode):
         spec = Spec(adapter.kind, roles, adapter.settings(module), "", adapter.channels_first)
 
         def run(t: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
+            if settings and isinstance(adapter, Told):
+                held = {name: r.canonical(r.tensor.detach().numpy()) for name, r in roles.items()}
+                return torch.from_numpy(adapter.compute(t.numpy(), held, settings))
             given, named = replaced_in((args, kwargs), xs[0], t)
-            self.busy = True
-            try:
+            with self.quiet():
                 return forward(*given, **named)
-            finally:
-                self.busy = False
 
         live = Live(spec, run, None, 0 if spec.channels_first else tag_of(xs[0]).batch or 0)
         index = self.start(spec, live, xs[0], xs, tag_of(xs[0]))
         return self.finish(index, live, run(xs[0], {}))
 
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """See nothing while the block runs."""
+        busy, self.busy = self.busy, True
+        try:
+            yield
+        finally:
+            self.busy = busy
+
     def dropped(self, x: torch.Tensor, rate: float) -> torch.Tensor:
         """Return the same numbers, with the rate at which training drops samples noted."""
-        tag, busy = tag_of(x), self.busy
-        self.busy = True
-        out = x.view_as(x)
-        self.busy = busy
+        tag = tag_of(x)
+        with self.quiet():
+            out = x.view_as(x)
         put_tag(out, replace(tag, drops=(*tag.drops, *drops(rate, "of samples"))))
         return out
 
@@ -393,7 +403,7 @@ class Recorder(TorchFunctionMode):
         if (
             spec.kind == "scale"
             and call.kind in SCALED
-            and not {"gamma", "beta"} & call.roles.keys()
+            and not {"gamma", LESS_ONE, "beta"} & call.roles.keys()
         ):
             return before
         return None
@@ -430,7 +440,7 @@ class Recorder(TorchFunctionMode):
             owner="",
             key="",
             kind=spec.kind,
-            preds=_sorted(frozenset().union(*(t.preds for t in known)) or frozenset(["constant"])),
+            preds=sorted(frozenset().union(*(t.preds for t in known)) or ["constant"], key=str),
             between=list(known[0].ops) if known else [],
             drops=[d for t in known for d in t.drops],
             settings=dict(spec.settings),
@@ -482,10 +492,6 @@ class Recorder(TorchFunctionMode):
                 new = new.clone()  # a module in place must not write into a leaf
         put_tag(new, own_tag(index, channel, live.batch, live.rows))
         return (new, *out[1:]) if isinstance(out, tuple) else new
-
-
-def _sorted(preds: frozenset[Any]) -> list[Any]:
-    return sorted(preds, key=str)
 
 
 def _factors(seeds: Sequence[int], live: Live, y: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ the replaced one and its arguments, with a text that says what it is.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,59 +48,80 @@ def described() -> dict[str, dict[str, tuple[str, bool, str]]]:
     }
 
 
-@_variant("gelu", text="GELU by erf")
-def _by_erf(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    return F.gelu(x)
+@_variant("leaky_relu", constant=True, text="Leaky ReLU with its slope rounded to float32")
+def _single_slope(
+    func: Any, x: torch.Tensor, slope: float = 0.01, *_: Any, **kwargs: Any
+) -> torch.Tensor:
+    return F.leaky_relu(x, _single(kwargs.get("negative_slope", slope)))
 
 
-@_variant("gelu", text="GELU by the tanh formula")
-def _by_tanh(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    return F.gelu(x, approximate="tanh")
+_ONE_FOR_ONE: dict[str, dict[str, tuple[str, Callable[[torch.Tensor], torch.Tensor]]]] = {
+    "gelu": {
+        "by_erf": ("GELU by erf", F.gelu),
+        "by_tanh": ("GELU by the tanh formula", lambda x: F.gelu(x, approximate="tanh")),
+    },
+    "relu": {"as_relu": ("ReLU", torch.relu)},
+    "relu6 hardtanh": {"up_to_six": ("ReLU up to 6", lambda x: x.clamp(0, 6))},
+    "leaky_relu": {
+        f"slope_{of(value)}": (
+            f"Leaky ReLU with slope {value:g}{words}",
+            partial(F.leaky_relu, negative_slope=of(value)),
+        )
+        for value in (0.01, 0.1, 0.2, 0.3)
+        for of, words in ((float, ""), (_single, ", rounded to float32,"))
+    },
+    "elu": {"as_elu": ("ELU", F.elu)},
+    "selu": {"as_selu": ("SELU", F.selu)},
+    "silu": {"as_silu": ("SiLU (swish)", F.silu)},
+    "mish": {"as_mish": ("Mish", F.mish)},
+    "hardswish": {"as_hard_swish": ("The hard swish", F.hardswish)},
+    "sigmoid": {"as_sigmoid": ("The sigmoid", torch.sigmoid)},
+    "hardsigmoid": {"as_hard_sigmoid": ("The hard sigmoid", F.hardsigmoid)},
+    "tanh": {"as_tanh": ("tanh", torch.tanh)},
+    "softplus": {"as_softplus": ("Softplus", F.softplus)},
+    "softsign": {"as_softsign": ("Softsign", F.softsign)},
+}
+"""Activations by the functions that compute them; each is tried for every other."""
+_ACTIVATIONS = " ".join(_ONE_FOR_ONE).split()
 
 
-@_variant("gelu", constant=True, text="GELU by erf with √2 rounded to float32", base="by_erf")
+def _in_place_of_another(
+    key: str, text: str, activation: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    def run(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return activation(x)
+
+    run.__name__ = key
+    _variant(*_ACTIVATIONS, text=text)(run)
+
+
+for _key, (_text, _activation) in (it for made in _ONE_FOR_ONE.values() for it in made.items()):
+    _in_place_of_another(_key, _text, _activation)
+_in_place_of_another("as_nothing", "No activation", lambda x: x)
+
+
+@_variant(
+    *_ACTIVATIONS, constant=True, text="GELU by erf with √2 rounded to float32", base="by_erf"
+)
 def _single_root(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     return 0.5 * x * (1 + torch.erf(x / _single(math.sqrt(2))))
 
 
-@_variant("gelu", constant=True, text="GELU by erf with 1/√2 rounded to float32", base="by_erf")
+@_variant(
+    *_ACTIVATIONS, constant=True, text="GELU by erf with 1/√2 rounded to float32", base="by_erf"
+)
 def _single_inverse_root(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     return 0.5 * x * (1 + torch.erf(x * _single(math.sqrt(0.5))))
 
 
 @_variant(
-    "gelu",
+    *_ACTIVATIONS,
     constant=True,
     text="GELU by the tanh formula with 0.044715 rounded to float32",
     base="by_tanh",
 )
 def _single_tanh(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + _single(0.044715) * x**3)))
-
-
-@_variant("gelu", "relu", "leaky_relu", "elu", "silu", text="ReLU")
-def _as_relu(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    return torch.relu(x)
-
-
-@_variant("relu", "gelu", "sigmoid", text="SiLU (swish)")
-def _as_silu(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    return F.silu(x)
-
-
-@_variant("relu", "hardtanh", "leaky_relu", text="ReLU up to 6")
-def _up_to_six(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    return x.clamp(0, 6)
-
-
-@_variant("sigmoid", "hardsigmoid", text="The sigmoid")
-def _as_sigmoid(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    return torch.sigmoid(x)
-
-
-@_variant("sigmoid", text="The hard sigmoid")
-def _as_hard_sigmoid(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    return F.hardsigmoid(x)
 
 
 @_variant(
@@ -119,27 +141,6 @@ def _over_last(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
 @_variant("log_softmax", text="Softmax without the logarithm")
 def _without_logarithm(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return func(x, *args, **kwargs).exp()
-
-
-@_variant("leaky_relu", constant=True, text="Leaky ReLU with its slope rounded to float32")
-def _single_slope(
-    func: Any, x: torch.Tensor, slope: float = 0.01, *_: Any, **kwargs: Any
-) -> torch.Tensor:
-    return F.leaky_relu(x, _single(kwargs.get("negative_slope", slope)))
-
-
-def _slope(value: float, name: str, text: str) -> None:
-    def run(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        return F.leaky_relu(x, value)
-
-    run.__name__ = name
-    _variant("leaky_relu", text=text)(run)
-
-
-for _value in (0.01, 0.1, 0.2, 0.3):
-    _slope(_value, f"slope_{_value}", f"Leaky ReLU with slope {_value:g}")
-    _text = f"Leaky ReLU with slope {_value:g}, rounded to float32,"
-    _slope(_single(_value), f"single_slope_{_value}", _text)
 
 
 @_variant("mul", "rmul", "div", "truediv", constant=True, text="A factor rounded to float32")
@@ -299,12 +300,46 @@ def _as_maximum(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.
     return getattr(F, func.__name__.replace("avg", "max"))(**bound)
 
 
+def _reduced(name: str, text: str, reduce: Callable[..., Any]) -> None:
+    def run(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        bound = bind("input dim keepdim", (x, *args), kwargs)
+        dim = bound.get("dim", bound.get("axis"))
+        found = reduce(x, tuple(range(x.ndim)) if dim is None else dim, bound.get("keepdim", False))
+        if func.__name__ in ("max", "min") and dim is not None:  # with the places, as torch has it
+            there = func(x, *args, **kwargs)
+            return type(there)((found, there.indices))
+        return found
+
+    run.__name__ = f"as_{name}"
+    _variant(*_REDUCTIONS, "max", "min", text=text)(run)
+
+
+_REDUCTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "mean": ("A mean", torch.mean),
+    "sum": ("A sum", torch.sum),
+    "amax": ("The maximum", torch.amax),
+    "amin": ("The minimum", torch.amin),
+}
+for _name, (_text, _reduce) in _REDUCTIONS.items():
+    _reduced(_name, _text, _reduce)
+
+
 @_variant("max_pool1d", "max_pool2d", "max_pool3d", text="An average in place of the maximum")
 def _as_average(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     bound = bind("input kernel_size stride padding dilation ceil_mode", (x, *args), kwargs)
     bound = {name: bound[name] for name in bound if name not in ("dilation", "return_indices")}
     pool = getattr(F, func.__name__.replace("max", "avg"))
     return pool(**bound, count_include_pad=False)
+
+
+@_variant(
+    *(f"adaptive_{kind}_pool{rank}d" for kind in ("avg", "max") for rank in (1, 2, 3)),
+    text="The other of average and maximum",
+)
+def _other_pool(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    is_average = "avg" in func.__name__
+    name = func.__name__.replace(*(("avg", "max") if is_average else ("max", "avg")))
+    return getattr(F, name)(x, *args, **kwargs)
 
 
 @_variant(

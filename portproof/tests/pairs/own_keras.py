@@ -1,0 +1,90 @@
+"""Keras models with layers of the user's own, or built otherwise than their ports."""
+
+import keras
+from keras import layers, ops
+
+
+class Rms(layers.Layer):
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1],), initializer="ones", name="w")
+
+    def call(self, x):
+        mean = ops.mean(ops.square(x), axis=-1, keepdims=True)
+        return x * ops.rsqrt(mean + 1e-6) * (1 + self.w)
+
+
+class Scale(layers.Layer):
+    def build(self, shape):
+        self.factor = self.add_weight(shape=(1, shape[-1]), initializer="ones", name="factor")
+
+    def call(self, x):
+        return self.factor * x
+
+
+class Affine(layers.Layer):
+    def __init__(self, units, activation):
+        super().__init__()
+        self.units, self.activation = units, keras.activations.get(activation)
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], self.units), name="w")
+        self.b = self.add_weight(shape=(self.units,), initializer="zeros", name="b")
+
+    def call(self, x):
+        return self.activation(ops.matmul(x, self.w) + self.b)
+
+
+class Before(Affine):
+    """Its activation comes first."""
+
+    def call(self, x):
+        return ops.matmul(self.activation(x), self.w) + self.b
+
+
+def own(affine=Affine):
+    """Norms, a scale and a dense layer by hand; others by hand in the port."""
+    x = steps = keras.Input((6, 8))
+    x = layers.RMSNormalization(epsilon=1e-6)(layers.Dense(8)(x))
+    x = Scale()(Rms()(affine(8, "relu")(x)))
+    x = layers.LayerNormalization(epsilon=1e-5)(layers.Dense(8, activation="tanh")(x))
+    return keras.Model(steps, layers.Dense(3)(x))
+
+
+def own_before():
+    return own(Before)
+
+
+def maps():
+    """Attention over pixels by 1×1 convolutions; a norm over channels; a dense layer over rows."""
+    images = keras.Input((4, 4, 8))
+    x = layers.LayerNormalization(epsilon=1e-6)(layers.Conv2D(8, 3, padding="same")(images))
+    q, k, v = (layers.Reshape((16, 8))(layers.Conv2D(8, 1)(x)) for _ in range(3))
+    weights = ops.softmax(ops.matmul(q, ops.transpose(k, (0, 2, 1))) / 8**0.5)
+    y = layers.Permute((2, 1))(ops.matmul(weights, v))
+    y = layers.Permute((2, 1))(layers.Dense(16)(y))
+    return keras.Model(images, layers.Conv2D(4, 1)(layers.Reshape((4, 4, 8))(y)))
+
+
+def frames():
+    """The same convolution in each frame."""
+    video = keras.Input((3, 6, 6, 2))
+    x = layers.TimeDistributed(layers.Conv2D(4, 3, activation="relu"))(video)
+    x = layers.TimeDistributed(layers.GlobalMaxPooling2D())(x)
+    return keras.Model(video, layers.Dense(2)(layers.GRU(5)(x)))
+
+
+class Experts(keras.Model):
+    """Three that are alike, by their order alone told apart; Keras counts the gate as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = layers.Dense(3, activation="softmax")
+        self.experts = [layers.Dense(4, activation="relu") for _ in range(3)]
+
+    def call(self, x):
+        y = ops.stack([expert(x) for expert in self.experts], axis=1)
+        return ops.sum(self.gate(x)[..., None] * y, axis=1)
+
+
+def experts():
+    return Experts()

@@ -1,0 +1,124 @@
+"""Ports of own_keras.py, right and wrong."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Rms(nn.Module):
+    def __init__(self, added):
+        super().__init__()
+        self.weight, self.added = nn.Parameter(torch.ones(8)), added
+
+    def forward(self, x):
+        y = x.to(torch.float32)  # as a Llama does
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return (self.added + self.weight) * y.type_as(x)
+
+
+class Norm(nn.Module):
+    """LayerNorm by hand, over the last axis or over channels."""
+
+    def __init__(self, epsilon, axis=-1, correction=0):
+        super().__init__()
+        self.g, self.b = nn.Parameter(torch.ones(8)), nn.Parameter(torch.zeros(8))
+        self.epsilon, self.axis, self.correction = epsilon, axis, correction
+
+    def forward(self, x):
+        mean = x.mean(self.axis, keepdim=True)
+        variance = x.var(self.axis, correction=self.correction, keepdim=True)
+        y = (x - mean) / torch.sqrt(variance + self.epsilon)
+        if self.axis == 1:
+            return self.g[:, None, None] * y + self.b[:, None, None]
+        return self.g * y + self.b
+
+
+class Own(nn.Module):
+    def __init__(self, activation=torch.tanh, correction=0):
+        super().__init__()
+        self.one, self.first = nn.Linear(8, 8), Rms(0)
+        self.two, self.second = nn.Linear(8, 8), Rms(1)
+        self.factor = nn.Parameter(torch.ones(8))
+        self.three, self.third = nn.Linear(8, 8), Norm(1e-5, correction=correction)
+        self.head, self.activation = nn.Linear(8, 3), activation
+
+    def forward(self, x):
+        x = self.first(self.one(x))
+        x = self.second(F.relu(self.two(x))) * self.factor
+        return self.head(self.third(self.activation(self.three(x))))
+
+
+def own():
+    return Own()
+
+
+def own_by_relu():
+    return Own(F.relu)
+
+
+def own_over_less():
+    return Own(correction=1)
+
+
+class Maps(nn.Module):
+    def __init__(self, scale=None):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 3, padding=1), Norm(1e-6, 1)
+        self.qkv, self.rows, self.head = (
+            nn.Conv2d(8, 24, 1),
+            nn.Conv1d(16, 16, 1),
+            nn.Conv2d(8, 4, 1),
+        )
+        self.scale = scale
+
+    def forward(self, x):
+        q, k, v = (m.flatten(2).mT for m in self.qkv(self.norm(self.conv(x))).chunk(3, 1))
+        y = self.rows(F.scaled_dot_product_attention(q, k, v, scale=self.scale))
+        return self.head(y.mT.unflatten(2, (4, 4)))
+
+
+def maps():
+    return Maps()
+
+
+def maps_not_scaled():
+    return Maps(1.0)
+
+
+class Frames(nn.Module):
+    def __init__(self, pool=torch.amax):
+        super().__init__()
+        self.conv, self.gru, self.head = (
+            nn.Conv2d(2, 4, 3),
+            nn.GRU(4, 5, batch_first=True),
+            nn.Linear(5, 2),
+        )
+        self.pool = pool
+
+    def forward(self, x):  # (N, frames, channels, H, W)
+        y = F.relu(self.conv(x.flatten(0, 1)))
+        y = self.pool(y, (2, 3)).unflatten(0, x.shape[:2])
+        return self.head(self.gru(y)[1][-1])
+
+
+def frames():
+    return Frames()
+
+
+def frames_averaged():
+    return Frames(torch.mean)
+
+
+class Experts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Linear(6, 3)
+        self.experts = nn.ModuleList(nn.Linear(6, 4) for _ in range(3))
+
+    def forward(self, x):
+        y = torch.stack([F.relu(expert(x)) for expert in self.experts], 1)
+        return torch.einsum("ne,nec->nc", self.gate(x).softmax(-1), y)
+
+
+def experts():
+    return Experts()

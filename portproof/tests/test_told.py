@@ -1,0 +1,145 @@
+"""Layers of the user's own: what they are is told by their numbers, and ports by hand pass."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from portproof.adapter import Adapter, adapter_of, is_tried
+from portproof.checking import check
+from portproof.record.told import LESS_ONE, may_be_told, tell
+
+PAIRS = Path(__file__).parent / "pairs"
+
+
+class Layer:
+    """Something to be told."""
+
+
+def told(formula, shape=(4, 5, 6), **shapes) -> Adapter | None:
+    layer = Layer()
+    weights = {name: np.zeros(size) for name, size in shapes.items()}
+    assert may_be_told(weights)
+    tell(layer, lambda x, w: formula(x, **w), shape, weights)
+    assert is_tried(layer)
+    return adapter_of(layer)
+
+
+def norm(x, axis=-1, centred=True, epsilon=1e-5, less=0, beside=False):
+    center = x - x.mean(axis, keepdims=True) if centred else x
+    variance = (center**2).sum(axis, keepdims=True) / (x.shape[axis] - less)
+    return center / (np.sqrt(variance) + epsilon if beside else np.sqrt(variance + epsilon))
+
+
+LAYER = {"epsilon": 1e-5, "axes": 1}
+
+
+@pytest.mark.parametrize(
+    ("formula", "shapes", "kind", "names", "settings"),
+    [
+        (lambda x, a: x * a, {"a": 6}, "scale", {"gamma": "a"}, {}),
+        (lambda x, a: a + x, {"a": (1, 6)}, "shift", {"beta": "a"}, {}),
+        (
+            lambda x, a: a * norm(x, centred=False, epsilon=1e-6), {"a": 6},
+            "rms_norm", {"gamma": "a"}, {"epsilon": 1e-6},
+        ),
+        (
+            lambda x, a: (1 + a) * norm(x, centred=False, epsilon=1.001e-5), {"a": 6},
+            "rms_norm", {LESS_ONE: "a"}, {"epsilon": 1.001e-5},
+        ),
+        (
+            lambda x, a, b: b * norm(x) + a, {"a": 6, "b": 6},
+            "layer_norm", {"gamma": "b", "beta": "a"}, LAYER,
+        ),
+        (
+            lambda x, a, b: b * norm(x, less=1, beside=True) + a, {"a": 6, "b": 6},
+            "layer_norm", {"gamma": "b", "beta": "a"},
+            {**LAYER, "variance": "over n − 1", "ε": "beside the root"},
+        ),
+        (lambda x, a: a * norm(x), {"a": 6}, "layer_norm", {"gamma": "a"}, LAYER),
+        (lambda x, w: x @ w, {"w": (6, 3)}, "dense", {"kernel": "w"}, {}),
+        (lambda x, w: x @ w, {"w": (6, 6)}, "dense", {"kernel": "w"}, {}),
+        (
+            lambda x, w, c: x @ w.T + c, {"w": (6, 6), "c": 6},
+            "dense", {"kernel": "w", "bias": "c"}, {},
+        ),
+    ],
+)  # fmt: skip
+def test_a_layer_is_told_by_its_numbers(formula, shapes, kind, names, settings) -> None:
+    found = told(formula, **shapes)
+    assert found is not None
+    assert (found.kind, found.names, found.settings(None)) == (kind, names, settings)
+    assert not found.channels_first
+    drawn = {name: np.random.default_rng(1).normal(size=size) for name, size in shapes.items()}
+    found.weights = drawn
+    for weight, there, back in found.roles(None).values():
+        assert np.array_equal(back(there(weight)), weight)
+
+
+def test_a_norm_over_channels_behind_the_samples_is_one() -> None:
+    found = told(lambda x, a: a[:, None] * norm(x, 1), shape=(4, 6, 6), a=6)
+    assert found is not None
+    assert (found.kind, found.channels_first) == ("layer_norm", True)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        lambda x, a: np.clip(a * x, -20, 20),
+        lambda x, a: a * x + 1e-9,
+        lambda x, a: a * np.tanh(x),
+        lambda x, a: a * norm(x.round(6)),
+        lambda x, a: (a * x)[:, :1],
+        lambda x, a: 1 / 0,
+        lambda x, a: np.where(x > 2, x, a * x),
+    ],
+)
+def test_what_is_nearly_something_is_nothing(formula) -> None:
+    assert told(formula, a=6) is None
+
+
+def test_few_weights_tell_what_a_layer_is() -> None:
+    sizes = [(6,), (1, 6), (6, 3)]
+    for pair in itertools.combinations_with_replacement(sizes, 2):
+        assert may_be_told({str(i): np.zeros(s) for i, s in enumerate(pair)}) == (
+            pair != ((6, 3), (6, 3))
+        )
+    assert not may_be_told({})
+    assert not may_be_told({str(i): np.zeros(6) for i in range(3)})
+    assert not may_be_told({"kernel": np.zeros((3, 3, 6, 6))})
+
+
+def checked(name: str, port: str, sizes: str, **options: object):
+    return check(f"{PAIRS}/own_keras.py:{name}", f"{PAIRS}/own_torch.py:{port}", [sizes], **options)
+
+
+SIZES = {"own": "6,8", "maps": "4,4,8", "frames": "3,6,6,2", "experts": "6"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [*((name, "tensorflow") for name in SIZES), ("own", "jax"), ("own", "torch")],
+)
+def test_a_port_by_hand_passes(name: str, backend: str) -> None:
+    verdict = checked(name, name, SIZES[name], backend=backend)
+    assert verdict.passed, str(verdict)
+    assert verdict.matched == verdict.calls[0] == verdict.calls[1]
+    assert not [d for d in verdict.differences if d.what != "first weights"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "port", "what", "cause"),
+    [
+        ("own", "own_by_relu", "between", "Tanh in the reference"),
+        ("own", "own_over_less", "variance", 'variance – | "over n − 1"'),
+        ("own_before", "own", "unmatched", None),
+        ("maps", "maps_not_scaled", "between", "Attention scaled by 1/√d in the reference"),
+        ("frames", "frames_averaged", "between", "The maximum in the reference"),
+    ],
+)
+def test_a_mistake_in_one_is_named(name: str, port: str, what: str, cause: str | None) -> None:
+    verdict = checked(name, port, SIZES[name.partition("_")[0]])
+    assert not verdict.passed
+    assert (verdict.failures[0].what, verdict.failures[0].cause) == (what, cause), str(verdict)
