@@ -39,12 +39,24 @@ def adagrad(w, g, s, t):
     return w - RATE * g / np.sqrt(s["v"] + EPSILON)
 
 
+def adamax(precision):
+    def step(w, g, s, t):
+        s["m"] = 0.9 * s.get("m", 0.0) + 0.1 * g
+        s["u"] = np.maximum(0.99 * s.get("u", 0.0), np.abs(g))
+        first = 1 - float(np.dtype(precision).type(0.9)) ** t
+        return w - RATE / first * s["m"] / (s["u"] + EPSILON)
+
+    return step
+
+
 BETAS = {"lr": RATE, "betas": (0.9, 0.99)}
 RULES = [
     (torch.optim.Adam, BETAS, adam("float64"), "float64"),
     (torch.optim.Adam, BETAS, adam("float32"), "float32"),
     (torch.optim.Adam, {**BETAS, "amsgrad": True}, adam("float64", amsgrad=True), "float64"),
     (torch.optim.AdamW, {**BETAS, "weight_decay": DECAY}, adam("float32", DECAY), "float32"),
+    (torch.optim.Adamax, BETAS, adamax("float64"), "float64"),
+    (torch.optim.Adamax, BETAS, adamax("float32"), "float32"),
     (torch.optim.RMSprop, {"lr": RATE, "alpha": 0.9}, rms(), "float64"),
     (torch.optim.RMSprop, {"lr": RATE, "alpha": 0.9, "momentum": 0.5}, rms(0.5), "float64"),
     (torch.optim.RMSprop, {"lr": RATE, "alpha": 0.9, "centered": True}, rms(0, True), "float64"),

@@ -26,7 +26,10 @@ METRIC = 1e-6
 
 BESIDE = "ε beside √v in Keras's {0}, beside √(v/(1 − β₂ᵗ)) in torch's"
 WITHIN = "ε within the root in Keras's {0}, beside it in torch's"
-PLACED = {"Adam": BESIDE, "AdamW": BESIDE, "RMSprop": WITHIN, "Adagrad": WITHIN}
+MAXIMUM = "ε beside the largest gradient in Keras's {0}, beside each new one in torch's"
+PLACED = {
+    "Adam": BESIDE, "AdamW": BESIDE, "Adamax": MAXIMUM, "RMSprop": WITHIN, "Adagrad": WITHIN
+}  # fmt: skip
 """Optimizers of both frameworks that have ε in another place."""
 
 SEEN = {"loss", "learning_rate"}
@@ -126,11 +129,11 @@ def _by_name(arrays: Arrays) -> dict[str, np.ndarray]:
 def placed(left: Graph, right: Graph) -> tuple[str, bool, float] | None:
     """Return how ε stands in Keras's optimizer and torch's, whether it is the same, and Keras's.
 
-    None where the two are no such optimizers of one name.
+    None where the two are no such optimizers of one kind.
     """
     texts = [g.about.get("training", {}).get("optimizer", "") for g in (left, right)]
     (name, own), (other, theirs) = map(_epsilon, texts, ("epsilon", "eps"))
-    if name != other or name not in PLACED or not own or not theirs:
+    if name.rstrip("W") != other.rstrip("W") or name not in PLACED or not own or not theirs:
         return None
     text = PLACED[name].format(name)
     is_same = own == theirs
@@ -194,7 +197,8 @@ def _proportional(
     if all(gap(y, factor * x, largest).within(MOVED) for x, y, _ in moves):
         text = f"each weight moves {factor:.9g} × as far in the suspect"
         rates = [float(side["rates"][k]) for side in (ours, theirs) if "rates" in side]
-        if len(rates) == 2 and abs(factor * rates[0] - rates[1]) <= RATE * abs(rates[1]):
+        are_other = len(rates) == 2 and not _is_near(*rates)
+        if are_other and _is_near(factor * rates[0], rates[1]):
             text = f"learning rate {rates[0]:.6g} | {rates[1]:.6g}: {text}"
         return text
     shares = []
@@ -209,6 +213,11 @@ def _proportional(
         return None
     side = "suspect" if shares[0] > 0 else "reference"
     return f"weights lose {abs(shares[0]):.6g} of themselves besides in the {side} (weight decay)"
+
+
+def _is_near(one: float, other: float) -> bool:
+    """Return whether two rates are the same, as far as float32 tells."""
+    return abs(one - other) <= RATE * abs(other)
 
 
 def _moved(a: Call, b: Call, k: int, loose: set[tuple[str, str]], *arrays: Arrays) -> Gap:

@@ -1,7 +1,8 @@
 """torch's optimizers with ε where Keras has it, which shows whether nothing else is different.
 
 Keras's Adam divides by √v + ε and corrects the bias in front, torch's corrects v first; Keras's
-RMSprop and Adagrad divide by √(v + ε), torch's by √v + ε.
+RMSprop and Adagrad divide by √(v + ε), torch's by √v + ε; Keras's Adamax divides by the largest
+gradient + ε, torch's adds ε to each gradient before it takes the largest.
 """
 
 from collections.abc import Callable
@@ -21,14 +22,15 @@ def place_epsilon(stack: ExitStack, precision: str, epsilon: float) -> None:
 
     Args:
         stack: of contexts.
-        precision: of Adam's βs in their powers, of AdamW's decay and of what Adagrad starts from:
-            Keras on TensorFlow takes them in `float32`.
+        precision: of Adam's and Adamax's βs in their powers, of AdamW's decay and of what Adagrad
+            starts from: Keras on TensorFlow takes them in `float32`.
         epsilon: the number.
     """
     kind = np.dtype(precision).type
     steps = {
-        "RMSprop": _by_root(_root_mean_square, epsilon),
-        "Adagrad": _by_root(partial(_sum, kind), epsilon),
+        "RMSprop": _each(partial(_by_root, _root_mean_square, epsilon)),
+        "Adagrad": _each(partial(_by_root, partial(_sum, kind), epsilon)),
+        "Adamax": _each(partial(_by_largest, kind, epsilon)),
     }
     for name in ("Adam", "AdamW"):  # one may have its step of the other: both before any patch
         steps[name] = _adam(getattr(torch.optim, name).step, kind, epsilon)
@@ -85,10 +87,10 @@ def _adam(step: Callable[..., Any], kind: Any, epsilon: float) -> Callable[..., 
     return keras_step
 
 
-def _by_root(
-    moments: Callable[[Any, Any, torch.Tensor], torch.Tensor], epsilon: float
+def _each(
+    move_of: Callable[[Any, Any, torch.Tensor], torch.Tensor],
 ) -> Callable[..., Any]:
-    """Return a step that divides gradients by the root of `moments(group, state, gradient)` + ε."""
+    """Return a step that moves each weight by the rate times `move_of(group, state, gradient)`."""
 
     @torch.no_grad()
     def step(self: Any, closure: Any = None) -> Any:
@@ -97,17 +99,39 @@ def _by_root(
         for group in self.param_groups:
             for p in (p for p in group["params"] if p.grad is not None):
                 gradient = _gradient(group, p) + group["weight_decay"] * p
-                state = self.state[p]
-                move = gradient / (moments(group, state, gradient) + epsilon).sqrt()
-                if decay := group.get("lr_decay"):
-                    move = move / (1 + (float(state["step"]) - 1) * decay)
-                if group.get("momentum"):
-                    before = state.get("momentum_buffer", torch.zeros_like(p))
-                    move = state["momentum_buffer"] = group["momentum"] * before + move
-                p.sub_(group["lr"] * move)
+                p.sub_(group["lr"] * move_of(group, self.state[p], gradient))
         return loss
 
     return step
+
+
+def _by_root(
+    moments: Callable[[Any, Any, torch.Tensor], torch.Tensor],
+    epsilon: float,
+    group: Any,
+    state: Any,
+    gradient: torch.Tensor,
+) -> torch.Tensor:
+    """Divide a gradient by the root of `moments(group, state, gradient)` + ε."""
+    move = gradient / (moments(group, state, gradient) + epsilon).sqrt()
+    if decay := group.get("lr_decay"):
+        move = move / (1 + (float(state["step"]) - 1) * decay)
+    if group.get("momentum"):
+        before = state.get("momentum_buffer", torch.zeros_like(move))
+        move = state["momentum_buffer"] = group["momentum"] * before + move
+    return move
+
+
+def _by_largest(
+    kind: Any, epsilon: float, group: Any, state: Any, gradient: torch.Tensor
+) -> torch.Tensor:
+    """Divide the mean gradient by the largest one + ε."""
+    first, second = group["betas"]
+    t = state["count"] = state.get("count", 0) + 1
+    mean = torch.lerp(state.get("mean", torch.zeros_like(gradient)), gradient, 1 - first)
+    largest = torch.maximum(second * state.get("largest", gradient.abs()), gradient.abs())
+    state["mean"], state["largest"] = mean, largest
+    return mean / ((1 - float(kind(first)) ** t) * (largest + epsilon))
 
 
 def _gradient(group: Any, p: torch.Tensor) -> torch.Tensor:

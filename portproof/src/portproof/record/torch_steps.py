@@ -108,7 +108,8 @@ def train(
             loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
             if loss is None:
                 raise SetUpError("training_step returned no loss")
-            losses.append(float(loss))
+            # Lightning hands on the loss over the number of batches that make a step.
+            losses.append(float(loss) * trainer.accumulate_grad_batches)
 
     user: Any = module
     end = user.on_train_epoch_end  # callbacks come before it, and it may log metrics
