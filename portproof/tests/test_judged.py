@@ -288,13 +288,14 @@ def test_a_conversion_is_judged_by_where_it_puts_weights() -> None:
         ("Adam(learning_rate=1, epsilon=1e-07)", "Adam(lr=1, eps=1e-07)", True),
         ("Adam(learning_rate=1, epsilon=1e-07)", "Adam(lr=1, eps=1e-08)", False),
         ("RMSprop(epsilon=1e-07)", "RMSprop(lr=1, eps=1e-07)", True),
-        ("Adam(epsilon=1e-07)", "AdamW(eps=1e-07)", None),
+        ("Adam(epsilon=1e-07)", "AdamW(eps=1e-07)", True),
+        ("Adam(epsilon=1e-07)", "Adamax(eps=1e-07)", None),
         ("SGD(learning_rate=1)", "SGD(lr=1)", None),
         ("Adam(epsilon=1e-07)", "", None),
         ("Adam(lr=1, eps=1e-07)", "Adam(lr=1, eps=1e-07)", None),  # torch's on both sides
     ],
 )
-def test_where_epsilon_stands_is_known_of_optimizers_of_one_name(ours, theirs, found) -> None:
+def test_where_epsilon_stands_is_known_of_optimizers_of_one_kind(ours, theirs, found) -> None:
     left, right = skip(), skip()
     left.about["training"], right.about["training"] = {"optimizer": ours}, {"optimizer": theirs}
     other = placed(left, right)
