@@ -63,7 +63,7 @@ doctor: setup ## show versions, devices, settings, data and engines
 test: data ## lint, types, unit and parity tests, in some eight to ten minutes
 	@$(VENV_PYTHON) -m tests.parts -m "not slow"
 
-test-all: data ## the same with the slow tests, in hours
+test-all: data ## the same with the slow tests, in an hour and a half
 	@$(VENV_PYTHON) -m tests.parts
 
 test-gpu: data ## the tests that need an NVIDIA GPU

@@ -57,6 +57,15 @@ LAYER = {"epsilon": 1e-5, "axes": 1}
             {**LAYER, "variance": "over n − 1", "ε": "beside the root"},
         ),
         (lambda x, a: a * norm(x), {"a": 6}, "layer_norm", {"gamma": "a"}, LAYER),
+        (
+            lambda x, a: a * norm(x, centred=False, epsilon=0), {"a": 6},
+            "rms_norm", {"gamma": "a"}, {"epsilon": 0.0},
+        ),
+        (
+            lambda x, a: a * norm(x, centred=False, epsilon=1e-12), {"a": 6},
+            "rms_norm", {"gamma": "a"}, {"epsilon": 1e-12},
+        ),
+        (lambda x, a: a * x, {"a": ()}, "scale", {"gamma": "a"}, {}),
         (lambda x, w: x @ w, {"w": (6, 3)}, "dense", {"kernel": "w"}, {}),
         (lambda x, w: x @ w, {"w": (6, 6)}, "dense", {"kernel": "w"}, {}),
         (

@@ -24,6 +24,8 @@ LESS_ONE = "gamma − 1"
 MAX_WEIGHTS = 2
 DIGITS = 4
 """Of an ε, as people write it."""
+NOTHING = 1e-12
+"""An ε of this share of a variance is rounding."""
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -55,8 +57,6 @@ class Told(Adapter):
 
     def _read(self, weight: Any) -> tuple[Any, Any, Any]:
         shape = tuple(weight.shape)
-        if len(_core(shape)) < 2:
-            return weight, lambda a: a.reshape(-1), lambda a: a.reshape(shape)
         turned = self.is_turned
         return (
             weight,
@@ -171,9 +171,11 @@ def _norms(
         normal = (np.moveaxis(y, axis, -1) - by_role.get("beta", 0.0)) / _gamma(by_role)
         with np.errstate(all="ignore"):
             divisor = np.abs(center / normal)
-            found = np.median(divisor - np.sqrt(spread) if is_beside else divisor**2 - spread)
+            added, to = (divisor, np.sqrt(spread)) if is_beside else (divisor**2, spread)
+            found = np.median(added - to)
         if np.isfinite(found):
-            settings["epsilon"] = float(f"{max(found, 0.0):.{DIGITS}g}")
+            is_there = found > NOTHING * np.median(to)
+            settings["epsilon"] = float(f"{found:.{DIGITS}g}") if is_there else 0.0
             yield told
 
 
