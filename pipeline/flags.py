@@ -75,7 +75,7 @@ def as_words(fields: dict[str, Any], settings: type) -> list[str]:
     words = []
     for field in _flags(settings):
         value = fields.get(field.name)
-        if value is True or value not in (None, False):
+        if value is not None and value is not False:
             words.append(field.metadata["name"])
             if value is not True:
                 words.append(",".join(value) if _is_tuple(field) else str(value))

@@ -91,6 +91,16 @@ def test_a_norm_over_channels_behind_the_samples_is_one() -> None:
     assert (found.kind, found.channels_first) == ("layer_norm", True)
 
 
+def test_settings_are_tried_only_where_a_norm_is_its_formula() -> None:
+    found = told(lambda x, a: a * norm(np.clip(x, -999, 999)), a=6)
+    assert found is not None
+    x, by_role = np.random.default_rng(0).normal(size=(4, 6)), {"gamma": np.ones(6)}
+    other = found.varied(x, norm(x), by_role, {"epsilon": 1e-3})
+    assert np.allclose(other, norm(x, epsilon=1e-3), rtol=1e-12)
+    with pytest.raises(RuntimeError, match="more than its formula"):
+        found.varied(1e4 * x, norm(np.clip(1e4 * x, -999, 999)), by_role, {"epsilon": 1e-3})
+
+
 @pytest.mark.parametrize(
     "formula",
     [
@@ -100,6 +110,7 @@ def test_a_norm_over_channels_behind_the_samples_is_one() -> None:
         lambda x, a: a * norm(x.round(6)),
         lambda x, a: (a * x)[:, :1],
         lambda x, a: 1 / 0,
+        lambda x, a: a * x + 0j,
         lambda x, a: np.where(x > 2, x, a * x),
     ],
 )

@@ -132,7 +132,7 @@ class Recorder:
             return recurrent(self, layer, kind, original, args, kwargs)
         x = given[0]
         padded = self.tag(x).padding if kind == "conv" else None
-        own = getattr(layer, "activation", None) if kind in ("conv", "deconv", "dense") else None
+        own = _activation(layer) if kind in ("conv", "deconv", "dense") else None
         source = padded[0] if padded else x
 
         def whole(t: Any) -> Any:
@@ -178,8 +178,7 @@ class Recorder:
             or "float" not in keras.backend.standardize_dtype(x.dtype)
         ):
             return
-        own = getattr(layer, "activation", None)
-        own = own if callable(own) else None  # as of a dense layer, and told apart from it
+        own = _activation(layer)  # as of a dense layer, and told apart from it
 
         def call(t: Any) -> Any:
             replaced = keras.tree.map_structure(lambda v: t if v is x else v, (args, kwargs))
@@ -194,9 +193,11 @@ class Recorder:
             kept = {name: numbers(v) for name, v in weights.items()}
             whole = numbers(call(x))
             with _linear(layer, own):
-                tell(layer, run, tuple(x.shape), weights, ("dense",) if own else KINDS)
-                for name, value in kept.items():
-                    weights[name].assign(value)
+                try:
+                    tell(layer, run, tuple(x.shape), weights, ("dense",) if own else KINDS)
+                finally:
+                    for name, value in kept.items():
+                        weights[name].assign(value)
                 made = call(x)
             made = numbers(own(made) if own else made)
         if made.shape != whole.shape or not gap(whole, made).within(CALL):
@@ -377,6 +378,13 @@ class Recorder:
             if id(o) not in self._tags:
                 found = layout(self.tag(known[0]), known[0], o, turned)
                 self.put(o, Tag(tag.preds, tag.ops + label, tag.drops, None, *found))
+
+
+def _activation(layer: Any) -> Any:
+    """Return the activation that a layer holds as a function and would do without, or None."""
+    own = getattr(layer, "activation", None)
+    is_fixed = isinstance(getattr(type(layer), "activation", None), property)
+    return own if callable(own) and not is_fixed else None
 
 
 @contextmanager

@@ -72,6 +72,18 @@ class Told(Adapter):
         """Return its settings."""
         return dict(self.found)
 
+    def varied(
+        self, x: np.ndarray, own: np.ndarray, by_role: Arrays, changed: Mapping[str, Any]
+    ) -> np.ndarray:
+        """Compute it with settings changed, where its own numbers are its formula's.
+
+        Raises:
+            RuntimeError: it does more with these numbers, which would be put down to the settings.
+        """
+        if not gap(own, self.compute(x, by_role, {})).within(CALL):
+            raise RuntimeError("it does more than its formula")
+        return self.compute(x, by_role, changed)
+
     def compute(self, x: np.ndarray, by_role: Arrays, changed: Mapping[str, Any]) -> np.ndarray:
         """Compute it by formula, with settings changed.
 
@@ -110,6 +122,8 @@ def tell(
         try:
             y = run(x, drawn)
         except Exception:  # its own error comes again, and is told, when it is called
+            return
+        if y.dtype.kind != "f":
             return
         seen.append((x, drawn, y))
     for told in _candidates(shape, shapes, seen):

@@ -70,6 +70,8 @@ class TorchModel:
         """Return the graph of calls, as `Graph.to_dict` gives it."""
         self.example = inputs
         self.layout = self._find_layout(inputs)
+        for m in self.module.modules():
+            detach(m)  # a sample alone tells less of a module than several
         recorder, outs, _ = self._run(inputs, Replay())
         keys = self.keys
         self.recorder, self.last = recorder, dict(enumerate(recorder.raw))
@@ -427,6 +429,7 @@ def _may_be_told(module: nn.Module) -> bool:
     is_whole = len(weights) == len(list(module.parameters(recurse=False)))
     has_more = any(b.is_floating_point() for b in module.buffers()) or not is_whole
     are_vectors = all(sum(size != 1 for size in p.shape) < 2 for p in weights.values())
+    are_vectors = are_vectors and all(0 not in p.stride() for p in weights.values())
     return not is_torchs and not has_more and are_vectors and may_be_told(weights)
 
 

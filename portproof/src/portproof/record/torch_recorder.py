@@ -176,7 +176,8 @@ class Recorder(TorchFunctionMode):
         def run(t: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
             if settings and isinstance(adapter, Told):
                 held = {name: r.canonical(r.tensor.detach().numpy()) for name, r in roles.items()}
-                return torch.from_numpy(adapter.compute(t.numpy(), held, settings))
+                own = run(t, {}).numpy()
+                return torch.from_numpy(adapter.varied(t.numpy(), own, held, settings))
             given, named = replaced_in((args, kwargs), xs[0], t)
             with self.quiet():
                 return forward(*given, **named)
