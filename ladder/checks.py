@@ -139,7 +139,7 @@ def check_architecture(pair: Pair) -> Report:
 
 
 def _architecture(side: Trace) -> dict[str, Any]:
-    """Return what is built; a layer's settings, such as a slope, are the contract's."""
+    """Return layer classes, shapes and parameter counts; settings belong to the contract."""
     rows = side.facts.get("layers") or []
     return {
         "layers": [{name: row.get(name) for name in ARCHITECTURE} for row in rows],

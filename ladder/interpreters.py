@@ -116,7 +116,7 @@ def this_interpreter() -> Interpreter:
 
 @cache
 def _probe(path: str, modules: tuple[str, ...], packages: tuple[str, ...]) -> dict[str, Any] | str:
-    """Return what the Python at `path` says of itself, or in words why it says nothing."""
+    """Return version, modules and packages of the Python at `path`, or why there are none."""
     environment = {**os.environ, **Interpreter(path).environment()}
     try:
         done = subprocess.run(

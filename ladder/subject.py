@@ -97,7 +97,7 @@ FAILED = object()
 
 
 def attempt(failed: dict[str, str], names: Sequence[str], compute: Callable[[], Any]) -> Any:
-    """Return what `compute` returns, or note its error under `names` and return FAILED."""
+    """Call `compute` and return its result; on an error, note it under `names`, return FAILED."""
     try:
         return compute()
     except Exception as error:  # whatever a broken model raises is its answer

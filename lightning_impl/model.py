@@ -193,7 +193,7 @@ class Classifier(L.LightningModule):
         return loss
 
     def _train_share(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return what averages over ranks to the mean loss of the whole batch."""
+        """Return this rank's summed loss, scaled so that DDP's mean is that of the whole batch."""
         loader = self.trainer.train_dataloader
         assert loader is not None
         num_images = loader.dataset.batches.size(batch_idx)

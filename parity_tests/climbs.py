@@ -113,7 +113,7 @@ class Climber:
         return self._kept_or_made(key, lambda: self.room.ask(engine, question))
 
     def _kept_or_made(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
-        """Return what is kept, or make it; keep it, and of the rest what there is room for."""
+        """Return the cached answer, made if missing; evict the oldest beyond the memory limit."""
         with self._lock:
             lock = self._making.setdefault(key, threading.Lock())
         with lock:
@@ -144,7 +144,7 @@ class Climber:
 
 
 def num_bytes(kept: Question | Trace) -> int:
-    """Return what the arrays take."""
+    """Return the size of the arrays in bytes."""
     return sum(array.nbytes for array in kept.arrays.values())
 
 
@@ -159,7 +159,7 @@ class Attempt:
 
     @property
     def name(self) -> str:
-        """Return what the attempt is told apart by."""
+        """Return a title that is unique among attempts: engines, dtype, route, mutant."""
         route = self.route
         rungs = f" · {', '.join(route.rungs)}" if route.rungs else ""
         mutant = f" · {self.mutant}" if self.mutant else ""

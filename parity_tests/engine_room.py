@@ -83,7 +83,7 @@ class EngineRoom:
         return workers(2, self.close)
 
     def at_once(self, left: Callable[[], Trace], right: Callable[[], Trace]) -> tuple[Trace, Trace]:
-        """Return what two engines answer, asked at the same time."""
+        """Ask two engines at the same time and return both traces."""
         with self.askers() as pool:
             answers = pool.submit(left), pool.submit(right)
             return answers[0].result(), answers[1].result()

@@ -1,8 +1,11 @@
-"""What one array is of another is named only where it gives the numbers; and what is fitted."""
+"""Gaps between arrays; shapes that are fitted; and what one array is of another, if it is so."""
+
+import math
 
 import numpy as np
 import pytest
-from portproof.graph.gaps import fitted
+from portproof.graph import gaps
+from portproof.graph.gaps import fitted, gap
 from portproof.graph.relations import relation
 
 
@@ -45,3 +48,20 @@ def test_maps_cut_out_of_features_in_another_order_are_named() -> None:
 def test_channels_of_few_values_are_no_factor_and_shift() -> None:
     few = np.array([[0.0, 1.0, 2.0]] * 3 + [[3.0, 5.0, 1.0]] * 3)
     assert relation(few, few**2 + 1) is None
+
+
+def test_a_gap_is_relative_to_the_largest_number_and_sees_what_is_none() -> None:
+    a = np.array([[100.0, 1e-9]])
+    assert gap(a, a + 1e-10).size == pytest.approx(1e-12, rel=1e-3)
+    assert gap(a, a * np.nan).size == math.inf
+    assert gap(a, a.T).text == "shapes (1, 2) | (2, 1)"
+    assert gap(np.zeros(3), np.full(3, 1e-30)).size == math.inf
+    assert gap(np.zeros(3), np.full(3, 1e-30), largest=1.0).within(gaps.CALL)
+    assert gap(np.full(3, 0.01), np.full(3, 0.02), largest=1.0).size == pytest.approx(1.0)
+
+
+def test_bytes_do_not_wrap_and_truth_values_compare() -> None:
+    a, b = np.array([1, 200], np.uint8), np.array([2, 200], np.uint8)
+    assert gap(a, b).size == pytest.approx(1 / 200)
+    assert gap(a > 5, b > 5).size == 0
+    assert gap(a > 1, b > 1).size == 1

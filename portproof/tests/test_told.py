@@ -67,6 +67,11 @@ LAYER = {"epsilon": 1e-5, "axes": 1}
         ),
         (lambda x, a: a * x, {"a": ()}, "scale", {"gamma": "a"}, {}),
         (lambda x, w: x @ w, {"w": (6, 3)}, "dense", {"kernel": "w"}, {}),
+        (lambda x, w: x @ w, {"w": (6, 1)}, "dense", {"kernel": "w"}, {}),
+        (
+            lambda x, w, c: x @ w.T + c, {"w": (1, 6), "c": 1},
+            "dense", {"kernel": "w", "bias": "c"}, {},
+        ),
         (lambda x, w: x @ w, {"w": (6, 6)}, "dense", {"kernel": "w"}, {}),
         (
             lambda x, w, c: x @ w.T + c, {"w": (6, 6), "c": 6},

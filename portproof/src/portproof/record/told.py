@@ -53,20 +53,20 @@ class Told(Adapter):
     def roles(self, layer: Any) -> dict[str, Any]:
         """Return variables by role, with what makes vectors and (in, out) of them, and back."""
         assert self.weights is not None
-        return {role: self._read(self.weights[name]) for role, name in self.names.items()}
+        return {role: self._read(role, self.weights[name]) for role, name in self.names.items()}
 
-    def _read(self, weight: Any) -> tuple[Any, Any, Any]:
+    def _read(self, role: str, weight: Any) -> tuple[Any, Any, Any]:
         shape = tuple(weight.shape)
-        turned = self.is_turned
-        return (
-            weight,
-            lambda a: a.squeeze().T if turned else a.squeeze(),
-            lambda a: (a.T if turned else a).reshape(shape),
-        )
+        if role == "kernel":
+            turned = self.is_turned
+            return (weight, *(2 * [lambda a: a.T if turned else a]))
+        if role == "bias":
+            return weight, lambda a: a.reshape(-1), lambda a: a.reshape(shape)
+        return weight, lambda a: a.squeeze(), lambda a: a.reshape(shape)
 
     def by_role(self, weights: Arrays) -> dict[str, np.ndarray]:
         """Return weights by role, canonical, of those by name."""
-        return {role: self._read(weights[n])[1](weights[n]) for role, n in self.names.items()}
+        return {role: self._read(role, weights[n])[1](weights[n]) for role, n in self.names.items()}
 
     def settings(self, layer: Any) -> dict[str, Any]:
         """Return its settings."""
@@ -145,10 +145,11 @@ def _candidates(
     seen: list[tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]],
 ) -> Iterator[Told]:
     vectors = [name for name, s in shapes.items() if len(_core(s)) < 2]
-    if len(vectors) < len(shapes):
-        (matrix,) = shapes.keys() - set(vectors)
-        names = {"kernel": matrix, **({"bias": vectors[0]} if vectors else {})}
+    for matrix in (name for name, s in shapes.items() if len(s) == 2):
+        others = [name for name in shapes if name != matrix]
+        names = {"kernel": matrix, **({"bias": others[0]} if others else {})}
         yield from (Told("dense", names, is_turned=turned) for turned in (False, True))
+    if len(vectors) < len(shapes):
         return
     for axis in (-1, 1) if len(shape) > 2 else (-1,):
         if len(vectors) == 1:
