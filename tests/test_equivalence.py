@@ -377,7 +377,8 @@ def test_a_cluster_that_loses_a_machine_ends_with_all_rows(work, plan, tmp_path)
         capture_output=True, text=True, check=False, cwd=SCRIPT.parents[1],
         env={**os.environ, "FAKE_TRAINER": "slow"},
     )  # fmt: skip
-    assert done.stdout.splitlines()[-1] == "4 4", done.stdout + done.stderr
+    # Ray's own lines about the lost machine come when they come, behind ours as well.
+    assert "4 4" in done.stdout.splitlines(), done.stdout + done.stderr
     begun = [path.name.rpartition(" ")[0] for path in work.runs_dir.glob("* *")]
     assert len(begun) > len(set(begun)) == 4  # one was lost and begun again
 

@@ -204,6 +204,11 @@ WRONG = [
         ("norm", "epsilon", "epsilon 1e-05 | 0.001"), id="epsilon", marks=slow,
     ),
     pytest.param(
+        "skipping", "skipping_overwritten", "6",
+        ("head", "between", "An input that is not overwritten in place in the reference"),
+        id="overwritten", marks=slow,
+    ),
+    pytest.param(
         "residual", "residual_without_shortcut", "8,8,3", ("dense", "between", None),
         id="shortcut", marks=slow,
     ),

@@ -93,10 +93,3 @@ def adapter_of(layer: Any) -> Adapter | None:
         if cls.__name__ in _REGISTERED:
             return _REGISTERED[cls.__name__]
     return None
-
-
-def parts(weight: Any) -> tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]:
-    """Return a role's variable and its two functions, which do nothing where none are given."""
-    if isinstance(weight, tuple):
-        return weight
-    return weight, lambda a: a, lambda a: a

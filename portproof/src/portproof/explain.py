@@ -19,6 +19,8 @@ from portproof.graph.verdict import Difference
 
 Arrays = Mapping[str, np.ndarray]
 BIASED = "a biased variance in the reference, n/(n − 1) of it in the suspect"
+NOT_IN_PLACE = "not_in_place"
+"""The variant of a function that leaves its input as it is, as the others do too."""
 EXACT_GRADIENT = "exact_gradient"
 """The variant of a function that gives its numbers, and another gradient."""
 FACTORS = ("mul", "rmul", "div", "truediv")
@@ -181,9 +183,9 @@ def _stretches(
     other = "the reference" if bench.is_suspect else "the suspect"
     for name in sorted(own & bench.variants.keys()):
         variants = {**bench.variants[name], **_single_factors(name, bench.graph)}
-        # Constants first: they are the usual reason, and the rest is a long list.
-        by_constant = sorted(variants.items(), key=lambda variant: not variant[1][1])
-        for key, (text, is_constant, base) in by_constant:
+        # Constants are the usual reason, and the rest is a long list; neither writes in place.
+        ordered = sorted(variants.items(), key=lambda v: (v[0] != NOT_IN_PLACE, not v[1][1]))
+        for key, (text, is_constant, base) in ordered:
             remaining = [d for d in apart if d.cause is None]
             if not any(_mentions(d, name, bench, by_place) for d in remaining):
                 continue

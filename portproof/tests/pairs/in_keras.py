@@ -28,6 +28,13 @@ def residual():
     return Residual()
 
 
+def skipping():
+    """What an activation takes is used again."""
+    values = keras.Input((6,))
+    x = layers.Dense(5)(values)
+    return keras.Model(values, layers.Dense(2)(layers.Add()([x, layers.ReLU()(x)])))
+
+
 def encoder():
     """Token embedding, one encoder block, mean, head."""
     tokens = keras.Input((7,), dtype="int64")

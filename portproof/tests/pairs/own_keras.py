@@ -5,12 +5,16 @@ from keras import layers, ops
 
 
 class Rms(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.activation = keras.activations.silu
+
     def build(self, shape):
         self.w = self.add_weight(shape=(shape[-1],), initializer="ones", name="w")
 
     def call(self, x):
         mean = ops.mean(ops.square(x), axis=-1, keepdims=True)
-        return x * ops.rsqrt(mean + 1e-6) * (1 + self.w)
+        return self.activation(x * ops.rsqrt(mean + 1e-6) * (1 + self.w))
 
 
 class Scale(layers.Layer):
@@ -24,21 +28,21 @@ class Scale(layers.Layer):
 class Affine(layers.Layer):
     def __init__(self, units, activation):
         super().__init__()
-        self.units, self.activation = units, keras.activations.get(activation)
+        self.units, self.activation = units, activation
 
     def build(self, shape):
         self.w = self.add_weight(shape=(shape[-1], self.units), name="w")
         self.b = self.add_weight(shape=(self.units,), initializer="zeros", name="b")
 
     def call(self, x):
-        return self.activation(ops.matmul(x, self.w) + self.b)
+        return keras.activations.get(self.activation)(ops.matmul(x, self.w) + self.b)
 
 
 class Before(Affine):
     """Its activation comes first."""
 
     def call(self, x):
-        return ops.matmul(self.activation(x), self.w) + self.b
+        return ops.matmul(keras.activations.get(self.activation)(x), self.w) + self.b
 
 
 def own(affine=Affine):

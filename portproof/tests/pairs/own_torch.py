@@ -36,15 +36,15 @@ class Norm(nn.Module):
 class Own(nn.Module):
     def __init__(self, activation=torch.tanh, correction=0):
         super().__init__()
-        self.one, self.first = nn.Linear(8, 8), Rms(0)
-        self.two, self.second = nn.Linear(8, 8), Rms(1)
+        self.one, self.first = nn.Linear(8, 8), Rms(1)
+        self.two, self.second = nn.Linear(8, 8), Rms(0)
         self.factor = nn.Parameter(torch.ones(8))
         self.three, self.third = nn.Linear(8, 8), Norm(1e-5, correction=correction)
         self.head, self.activation = nn.Linear(8, 3), activation
 
     def forward(self, x):
         x = self.first(self.one(x))
-        x = self.second(F.relu(self.two(x))) * self.factor
+        x = F.silu(self.second(F.relu(self.two(x)))) * self.factor
         return self.head(self.third(self.activation(self.three(x))))
 
 

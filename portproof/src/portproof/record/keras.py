@@ -12,11 +12,11 @@ from portproof.graph.calls import Graph, Output
 from portproof.record import keras_layers as kinds
 from portproof.record import keras_steps
 from portproof.record.keras_gradients import differentiate
-from portproof.record.keras_layers import Role
 from portproof.record.keras_live import numbers
 from portproof.record.keras_recorder import Recorder, Replay
 from portproof.record.keras_watch import recording
 from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, one_line
+from portproof.record.role import Role
 
 OUTPUT_SEED = 10**6
 """Seeds of the factors of the outputs' sum, beyond those of any call."""
@@ -150,7 +150,7 @@ class KerasModel:
                 continue
             shape = tuple(role.variable.shape)
             if role.part is None:
-                role.variable.assign(role.native(weights[key]).reshape(shape))
+                role.variable.assign(role.stored(weights[key]).reshape(shape))
             else:
                 whole = numbers(role.variable)
                 whole[role.part] = weights[key]
@@ -306,7 +306,7 @@ class _Shape:
 
 def _read(role: Role) -> np.ndarray:
     a = numbers(role.variable)
-    return role.canonical(a if role.part is None else a[role.part])
+    return role.value(a if role.part is None else a[role.part])
 
 
 @contextmanager

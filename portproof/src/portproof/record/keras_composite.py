@@ -8,9 +8,9 @@ from keras import ops
 
 from portproof.graph.calls import Op
 from portproof.record import keras_layers as kinds
-from portproof.record.keras_layers import Role
 from portproof.record.keras_live import Live, Tag, tensors
 from portproof.record.program import SetUpError, drops
+from portproof.record.role import Role
 
 if TYPE_CHECKING:
     from portproof.record.keras_recorder import Recorder

@@ -1,31 +1,17 @@
 """Which Keras layers own weights, in which roles, with which settings; and what the others do."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers as L
 
-from portproof.adapter import adapter_of, is_tried, parts
+from portproof.adapter import adapter_of, is_tried
 from portproof.graph.calls import Op
+from portproof.record.role import Role, role_of
 from portproof.record.told import may_be_told
 
 Array = np.ndarray
-
-
-@dataclass
-class Role:
-    """One weight of a layer: its variable and two layouts."""
-
-    variable: Any
-    canonical: Callable[[Array], Array] = lambda a: a
-    native: Callable[[Array], Array] = lambda a: a
-    """The inverse of `canonical`, up to the variable's shape."""
-    part: int | None = None
-    """The row of the variable, where roles share one."""
-    is_statistic: bool = False
 
 
 # The first that a layer is an instance of.
@@ -123,7 +109,7 @@ def roles_of(layer: Any, kind: str) -> dict[str, Role]:
     """Return a layer's weights by role, in canonical layout."""
     adapter = adapter_of(layer)
     if adapter is not None:
-        return {role: Role(*parts(weight)) for role, weight in adapter.roles(layer).items()}
+        return {role: role_of(weight) for role, weight in adapter.roles(layer).items()}
     if kind in ("lstm", "gru", "rnn"):
         return _recurrent_roles(layer.cell, kind)
     if kind.endswith("(unknown)"):

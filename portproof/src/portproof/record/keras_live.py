@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from portproof.graph.calls import Op, Pred
-from portproof.record.keras_layers import Role
+from portproof.record.role import Role
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ import numpy as np
 from keras import layers as L
 from keras import ops
 
-from portproof.adapter import attach
+from portproof.adapter import attach, is_tried
 from portproof.graph.calls import Call, Op, Pred
 from portproof.graph.gaps import CALL, gap
 from portproof.record import keras_layers as kinds
 from portproof.record.keras_composite import recurrent, separable, time_distributed
-from portproof.record.keras_layers import Role
 from portproof.record.keras_live import Live, Tag, layout, numbers, tensors
 from portproof.record.program import Arrays, SetUpError, drops, factors, reorder
-from portproof.record.told import KINDS, tell
+from portproof.record.role import Role
+from portproof.record.told import tell
 
 MAX_OPS = 40
 """Operations kept of a stretch: the last ones."""
@@ -132,7 +132,8 @@ class Recorder:
             return recurrent(self, layer, kind, original, args, kwargs)
         x = given[0]
         padded = self.tag(x).padding if kind == "conv" else None
-        own = _activation(layer) if kind in ("conv", "deconv", "dense") else None
+        has_own = kind in ("conv", "deconv", "dense") or is_tried(layer)
+        own = _activation(layer) if has_own else None
         source = padded[0] if padded else x
 
         def whole(t: Any) -> Any:
@@ -194,7 +195,7 @@ class Recorder:
             whole = numbers(call(x))
             with _linear(layer, own):
                 try:
-                    tell(layer, run, tuple(x.shape), weights, ("dense",) if own else KINDS)
+                    tell(layer, run, tuple(x.shape), weights)
                 finally:
                     for name, value in kept.items():
                         weights[name].assign(value)
@@ -381,8 +382,10 @@ class Recorder:
 
 
 def _activation(layer: Any) -> Any:
-    """Return the activation that a layer holds as a function and would do without, or None."""
+    """Return the activation that a layer holds, by name or not, and would do without; or None."""
     own = getattr(layer, "activation", None)
+    if isinstance(own, str):
+        own = getattr(keras.activations, own, None)
     is_fixed = isinstance(getattr(type(layer), "activation", None), property)
     return own if callable(own) and not is_fixed else None
 
@@ -390,13 +393,14 @@ def _activation(layer: Any) -> Any:
 @contextmanager
 def _linear(layer: Any, activation: Any) -> Iterator[None]:
     """Take a layer's activation, if it has one, away from it while the block runs."""
-    if activation is not None:
-        layer.activation = keras.activations.linear
+    if activation is None:
+        yield
+        return
+    kept, layer.activation = layer.activation, keras.activations.linear
     try:
         yield
     finally:
-        if activation is not None:
-            layer.activation = activation
+        layer.activation = kept
 
 
 def _drops(op: Any) -> tuple[str, ...]:

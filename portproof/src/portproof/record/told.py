@@ -7,23 +7,22 @@ it is.
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from portproof.adapter import Adapter, attach
 from portproof.graph.gaps import CALL, gap
+from portproof.record.role import Role
 
 NORMS = ("rms_norm", "layer_norm")
 KINDS = ("dense", "scale", "shift", *NORMS)
 SCALES = (1e-3, 1.0, 30.0)
 """Of the numbers that are fed; among small ones an ε shows best."""
-LESS_ONE = "gamma − 1"
-"""The role of a weight to which a norm adds 1."""
 MAX_WEIGHTS = 2
-DIGITS = 4
-"""Of an ε, as people write it."""
+DIGITS = (4, 10)
+"""Of an ε, as people write it and as it can be told; float32's of the first is tried as well."""
 NOTHING = 1e-12
 """An ε of this share of a variance is rounding."""
 Arrays = Mapping[str, np.ndarray]
@@ -40,6 +39,8 @@ class Told(Adapter):
     """Its settings."""
     axis: int = -1
     """Where its features are."""
+    added: float = 0.0
+    """What it adds to the weight that multiplies."""
     is_turned: bool = False
     """Whether its kernel is (out, in)."""
     weights: Mapping[str, Any] | None = None
@@ -53,20 +54,22 @@ class Told(Adapter):
     def roles(self, layer: Any) -> dict[str, Any]:
         """Return variables by role, with what makes vectors and (in, out) of them, and back."""
         assert self.weights is not None
-        return {role: self._read(role, self.weights[name]) for role, name in self.names.items()}
+        return {role: self._role(role, self.weights[name]) for role, name in self.names.items()}
 
-    def _read(self, role: str, weight: Any) -> tuple[Any, Any, Any]:
+    def _role(self, role: str, weight: Any) -> Role:
         shape = tuple(weight.shape)
         if role == "kernel":
             turned = self.is_turned
-            return (weight, *(2 * [lambda a: a.T if turned else a]))
+            return Role(weight, lambda a: a.T if turned else a, lambda a: a.T if turned else a)
         if role == "bias":
-            return weight, lambda a: a.reshape(-1), lambda a: a.reshape(shape)
-        return weight, lambda a: a.squeeze(), lambda a: a.reshape(shape)
+            return Role(weight, lambda a: a.reshape(-1), lambda a: a.reshape(shape))
+        added = self.added if role == "gamma" else 0.0
+        return Role(weight, lambda a: a.squeeze(), lambda a: a.reshape(shape), added)
 
     def by_role(self, weights: Arrays) -> dict[str, np.ndarray]:
         """Return weights by role, canonical, of those by name."""
-        return {role: self._read(role, weights[n])[1](weights[n]) for role, n in self.names.items()}
+        roles = {role: self._role(role, weights[name]) for role, name in self.names.items()}
+        return {role: held.value(held.variable) for role, held in roles.items()}
 
     def settings(self, layer: Any) -> dict[str, Any]:
         """Return its settings."""
@@ -155,18 +158,16 @@ def _candidates(
         if len(vectors) == 1:
             yield Told("scale", {"gamma": vectors[0]}, axis=axis)
             yield Told("shift", {"beta": vectors[0]}, axis=axis)
-        roles = (
-            (("gamma", "beta"), (LESS_ONE, "beta"))
-            if len(vectors) == 2
-            else (("gamma",), (LESS_ONE,))
-        )
-        for ordered in itertools.permutations(vectors):
-            for given in roles:
-                yield from _norms(dict(zip(given, ordered, strict=True)), axis, seen[0])
+        for ordered, added in itertools.product(itertools.permutations(vectors), (0.0, 1.0)):
+            names = dict(zip(("gamma", "beta"), ordered, strict=False))
+            yield from _norms(names, axis, added, seen[0])
 
 
 def _norms(
-    names: dict[str, str], axis: int, sample: tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]
+    names: dict[str, str],
+    axis: int,
+    added: float,
+    sample: tuple[np.ndarray, dict[str, np.ndarray], np.ndarray],
 ) -> Iterator[Told]:
     """Yield norms of each kind, with the ε that a sample shows."""
     x, weights, y = sample
@@ -174,24 +175,25 @@ def _norms(
         return
     kinds = NORMS[1:] if "beta" in names else NORMS
     for kind, of_sample, is_beside in itertools.product(kinds, (False, True), (False, True)):
-        settings: dict[str, Any] = {"epsilon": 0.0}
-        settings |= {"axes": 1} if kind == "layer_norm" else {}
+        settings: dict[str, Any] = {"axes": 1} if kind == "layer_norm" else {}
         settings |= {"variance": "over n − 1"} if of_sample else {}
         settings |= {"ε": "beside the root"} if is_beside else {}
-        told = Told(kind, names, settings, axis)
+        told = Told(kind, names, settings, axis, added)
         by_role = told.by_role(weights)
         if any(w.size != x.shape[axis] for w in by_role.values()):
             continue
         center, spread = _centred(kind, np.moveaxis(x, axis, -1), settings)
-        normal = (np.moveaxis(y, axis, -1) - by_role.get("beta", 0.0)) / _gamma(by_role)
+        normal = (np.moveaxis(y, axis, -1) - by_role.get("beta", 0.0)) / by_role["gamma"]
         with np.errstate(all="ignore"):
             divisor = np.abs(center / normal)
-            added, to = (divisor, np.sqrt(spread)) if is_beside else (divisor**2, spread)
-            found = np.median(added - to)
-        if np.isfinite(found):
-            is_there = found > NOTHING * np.median(to)
-            settings["epsilon"] = float(f"{found:.{DIGITS}g}") if is_there else 0.0
-            yield told
+            whole, to = (divisor, np.sqrt(spread)) if is_beside else (divisor**2, spread)
+            found = np.median(whole - to)
+        if not np.isfinite(found):
+            continue
+        written, exact = (float(f"{found:.{digits}g}") for digits in DIGITS)
+        is_there = found > NOTHING * np.median(to)
+        for epsilon in (written, float(np.float32(written)), exact) if is_there else (0.0,):
+            yield replace(told, found={**settings, "epsilon": epsilon})
 
 
 def _fits(told: Told, x: np.ndarray, weights: Arrays, y: np.ndarray) -> bool:
@@ -214,7 +216,7 @@ def _formula(kind: str, x: np.ndarray, by_role: Arrays, settings: Mapping[str, A
     epsilon = settings["epsilon"]
     is_beside = settings.get("ε") is not None
     divisor = np.sqrt(spread) + epsilon if is_beside else np.sqrt(spread + epsilon)
-    return center / divisor * _gamma(by_role) + by_role.get("beta", 0.0)
+    return center / divisor * by_role["gamma"] + by_role.get("beta", 0.0)
 
 
 def _centred(
@@ -224,10 +226,6 @@ def _centred(
     center = x - x.mean(-1, keepdims=True) if kind == "layer_norm" else x
     n = x.shape[-1] - (settings.get("variance") is not None)
     return center, (center**2).sum(-1, keepdims=True) / max(n, 1)
-
-
-def _gamma(by_role: Arrays) -> np.ndarray:
-    return by_role["gamma"] if "gamma" in by_role else 1 + by_role[LESS_ONE]
 
 
 def _core(shape: tuple[int, ...]) -> list[int]:

@@ -86,7 +86,7 @@ class TorchModel:
         uncovered = self.names.uncovered(tensors)
         parameters = sum(p.numel() for p in self.names.parameters.values())
         statistics = {
-            self.names.place(role.tensor): role.tensor.numel()
+            self.names.place(role.variable): role.variable.numel()
             for live in recorder.live
             for role in live.spec.roles.values()
             if role.is_statistic
@@ -137,7 +137,7 @@ class TorchModel:
     def weights(self) -> Arrays:
         """Return canonical weights by `key|role`, as they are now."""
         roles = self._roles(self.recorder).items()
-        return {k: r.canonical(self.names.read(k, r.tensor)).copy() for k, r in roles}
+        return {k: r.value(self.names.read(k, r.variable)).copy() for k, r in roles}
 
     def native(self) -> Arrays:
         """Return weights as torch has them, by name."""
@@ -154,15 +154,15 @@ class TorchModel:
         """Put canonical weights in place, and return those that a call then does not get."""
         for key, role in self._roles(self.recorder).items():
             if key in weights:
-                native = role.native(weights[key]).reshape(tuple(role.tensor.shape))
-                self.names.write(key, role.tensor, native)
+                native = role.stored(weights[key]).reshape(tuple(role.variable.shape))
+                self.names.write(key, role.variable, native)
         recorder, _, _ = self._run(self.example, Replay(last=self.last))
         self.recorder = recorder
         return [
             key
             for key, role in self._roles(recorder).items()
             if key in weights
-            and not np.array_equal(role.canonical(role.tensor.detach().numpy()), weights[key])
+            and not np.array_equal(role.value(role.variable.detach().numpy()), weights[key])
         ]
 
     def replay(self, inputs: list[np.ndarray], how: Mapping[str, Any], given: Arrays) -> Arrays:
@@ -228,8 +228,8 @@ class TorchModel:
         """Return the gradients to all trained weights, by `key|role`."""
         found = {}
         for key, role in self._roles(recorder or self.recorder).items():
-            if not role.is_statistic and self.names.is_trained(role.tensor):
-                native = self.names.gradient(key, role.tensor)
+            if not role.is_statistic and self.names.is_trained(role.variable):
+                native = self.names.gradient(key, role.variable)
                 if native is not None:
                     found[key] = role.canonical(native)
         return found
@@ -336,7 +336,7 @@ class TorchModel:
         }
 
     def _weights(self, recorder: Recorder) -> dict[str, torch.Tensor]:
-        return {key: role.tensor for key, role in self._roles(recorder).items()}
+        return {key: role.variable for key, role in self._roles(recorder).items()}
 
     def _learn_maps(self, inputs: list[np.ndarray], computed: list[str]) -> None:
         """Find where computed weights come from: each parameter's numbers are their own places."""
@@ -381,7 +381,7 @@ class TorchModel:
         # Those of evaluation: in training a module may move its own outside the call.
         for key, role in (self._roles(self.recorder) | self._roles(recorder)).items():
             if role.is_statistic:
-                found[f"moved|{key}"] = role.canonical(role.tensor.detach().numpy().copy())
+                found[f"moved|{key}"] = role.canonical(role.variable.detach().numpy().copy())
         found |= {f"grad|{key}": a for key, a in self._gradients(recorder).items()}
         with torch.no_grad():
             for name, b in self.module.named_buffers():

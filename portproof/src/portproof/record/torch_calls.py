@@ -11,18 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from portproof.record.role import Role
+
 Array = np.ndarray
-
-
-@dataclass
-class Role:
-    """One weight of a call: the tensor that the function got, and its two layouts."""
-
-    tensor: torch.Tensor
-    canonical: Callable[[Array], Array] = lambda a: a
-    native: Callable[[Array], Array] = lambda a: a
-    """The inverse of `canonical`."""
-    is_statistic: bool = False
 
 
 @dataclass

@@ -14,10 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from portproof.adapter import adapter_of, is_tried, parts
+from portproof.adapter import adapter_of, is_tried
 from portproof.graph.calls import Call
 from portproof.record.program import Arrays, drops, factors, reorder
-from portproof.record.told import LESS_ONE, Told
+from portproof.record.role import Role, role_of
+from portproof.record.told import Told
 from portproof.record.torch_calls import (
     ATTENTION,
     CONCATENATIONS,
@@ -28,7 +29,6 @@ from portproof.record.torch_calls import (
     READERS,
     RECURRENT,
     WEIGHT,
-    Role,
     Spec,
     bind,
     signature_of,
@@ -170,12 +170,12 @@ class Recorder(TorchFunctionMode):
         if adapter is None or self.busy or not xs:
             return forward(*args, **kwargs)
         self.number += 1
-        roles = {name: Role(*parts(weight)) for name, weight in adapter.roles(module).items()}
+        roles = {name: role_of(weight) for name, weight in adapter.roles(module).items()}
         spec = Spec(adapter.kind, roles, adapter.settings(module), "", adapter.channels_first)
 
         def run(t: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
             if settings and isinstance(adapter, Told):
-                held = {name: r.canonical(r.tensor.detach().numpy()) for name, r in roles.items()}
+                held = {name: r.value(r.variable.detach().numpy()) for name, r in roles.items()}
                 own = run(t, {}).numpy()
                 return torch.from_numpy(adapter.varied(t.numpy(), own, held, settings))
             given, named = replaced_in((args, kwargs), xs[0], t)
@@ -240,7 +240,7 @@ class Recorder(TorchFunctionMode):
         owner = self.names.parameters.get(self.names.owner(weight) or "")
         if owner is None or not owner.is_contiguous() or not any(tag_of(x).preds for x in xs):
             return False
-        return name in CONCATENATIONS or self._spread(weight).tensor.squeeze().ndim > 1
+        return name in CONCATENATIONS or self._spread(weight).variable.squeeze().ndim > 1
 
     def _is_of_another(self, name: str, weight: torch.Tensor) -> bool:
         """Return whether an earlier call read these numbers as another kind of weight."""
@@ -261,7 +261,7 @@ class Recorder(TorchFunctionMode):
             shape = tuple(whole.shape)
             role = Role(whole, lambda a: a.squeeze(), lambda a: a.reshape(shape))
             if name in self._uses:
-                role = replace(self._uses[name][2], tensor=whole)
+                role = replace(self._uses[name][2], variable=whole)
             live = Live(Spec(WEIGHT, {"value": role}, data=""), lambda t, _: t, None)
             index = self.start(live.spec, live, whole, [whole], Tag())
             self._read[name] = self.finish(index, live, whole.view_as(whole))
@@ -287,7 +287,7 @@ class Recorder(TorchFunctionMode):
             if weights or statistics:
                 spec = READERS[name](bound)
                 if spec is not None and any(
-                    self.names.is_weight(r.tensor) or r.is_statistic for r in spec.roles.values()
+                    self.names.is_weight(r.variable) or r.is_statistic for r in spec.roles.values()
                 ):
                     spec.roles = self.without_constants(spec.roles)
                     return spec
@@ -306,7 +306,7 @@ class Recorder(TorchFunctionMode):
         return {
             name: role
             for name, role in roles.items()
-            if self.names.is_weight(role.tensor) or self.names.owner(role.tensor) is not None
+            if self.names.is_weight(role.variable) or self.names.owner(role.variable) is not None
         }
 
     def _spread(self, weight: torch.Tensor) -> Role:
@@ -346,7 +346,7 @@ class Recorder(TorchFunctionMode):
             reorder(spec.roles["kernel"], order)
         for role in ("kernel", "table"):
             if role in spec.roles:
-                weight = spec.roles[role].tensor
+                weight = spec.roles[role].variable
                 read = (spec.kind, strides_of(name, weight), spec.roles[role])
                 self._uses.setdefault(self.names.owner(weight) or "", read)
         run = self._runner(spec, func, args, kwargs, x)
@@ -397,14 +397,14 @@ class Recorder(TorchFunctionMode):
             return None
         call, role = self.calls[before], next(iter(spec.roles.values()))
         width = (call.roles.get("kernel") or call.out_shape or [0])[-1]
-        if role.tensor.numel() != width:
+        if role.variable.numel() != width:
             return None
         if spec.kind == "shift" and BIASED.get(call.kind, "beta") not in call.roles:
             return before if call.kind in BIASED or call.kind in SCALED else None
         if (
             spec.kind == "scale"
             and call.kind in SCALED
-            and not {"gamma", LESS_ONE, "beta"} & call.roles.keys()
+            and not {"gamma", "beta"} & call.roles.keys()
         ):
             return before
         return None
@@ -421,8 +421,8 @@ class Recorder(TorchFunctionMode):
         call, live = self.calls[index], self.live[index]
         name = "gamma" if spec.kind == "scale" else BIASED.get(call.kind, "beta")
         role = next(iter(spec.roles.values()))
-        shape = tuple(role.tensor.shape)
-        role = Role(role.tensor, lambda a: a.reshape(-1), lambda a: a.reshape(shape))
+        shape = tuple(role.variable.shape)
+        role = Role(role.variable, lambda a: a.reshape(-1), lambda a: a.reshape(shape))
         live.spec.roles[name] = role
         self._describe_role(call, name, role)
         first, then = live.run, self._runner(spec, func, args, kwargs, x)
@@ -457,11 +457,11 @@ class Recorder(TorchFunctionMode):
         return index
 
     def _describe_role(self, call: Call, name: str, role: Role) -> None:
-        place = self.names.place(role.tensor)
+        place = self.names.place(role.variable)
         call.key += f"{name}={place};"
         call.owner = call.owner or place.partition("[")[0]
-        call.roles[name] = list(role.canonical(role.tensor.detach().numpy()).shape)
-        if not role.is_statistic and not self.names.is_trained(role.tensor):
+        call.roles[name] = list(role.canonical(role.variable.detach().numpy()).shape)
+        if not role.is_statistic and not self.names.is_trained(role.variable):
             call.frozen.append(name)
 
     def finish(self, index: int, live: Live, out: Any) -> Any:

@@ -95,6 +95,11 @@ def _in_place_of_another(
     _variant(*_ACTIVATIONS, text=text)(run)
 
 
+@_variant(*_ACTIVATIONS, text="An input that is not overwritten in place")
+def _not_in_place(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return func(x.clone(), *args, **kwargs)
+
+
 for _key, (_text, _activation) in (it for made in _ONE_FOR_ONE.values() for it in made.items()):
     _in_place_of_another(_key, _text, _activation)
 _in_place_of_another("as_nothing", "No activation", lambda x: x)
