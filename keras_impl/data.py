@@ -14,16 +14,14 @@ Array = np.ndarray[Any, Any]
 
 
 class KerasBatches(keras.utils.PyDataset):
-    """The batches of a set: `fit`, `evaluate` and `predict` take it on every backend."""
+    """The batches of a set: `fit`, `evaluate` and `predict` take it on every backend.
+
+    `EpochStart` in `train.py` sets their epoch.
+    """
 
     def __init__(self, batches: Batches) -> None:
-        super().__init__(workers=1, use_multiprocessing=False)
+        super().__init__()
         self.batches = batches
-
-    @property
-    def num_batches(self) -> int:
-        """Number of batches an epoch, the partial last one included."""
-        return len(self.batches)
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -11,7 +11,6 @@ import numpy as np
 
 from keras_impl.model import build_model
 from keras_impl.weights import Weights, load_weights
-from pipeline.batches import batch_dtype
 from pipeline.execution import ONNX_OPSET
 from pipeline.recipe import Recipe
 
@@ -29,9 +28,8 @@ def export_model(form: str, path: Path, recipe: Recipe, weights: Weights) -> Non
     if form == "keras":
         model.save(path)
         return
-    # What Keras exports is traced from a call.
-    size = recipe.image_size
-    model.predict(np.zeros((2, size, size, 1), batch_dtype(recipe)), verbose=0)
+    if form == "onnx":  # which asks for a model that has been called
+        model(keras.ops.zeros((1, recipe.image_size, recipe.image_size, 1)))
     options = {"opset_version": ONNX_OPSET} if form == "onnx" else {}
     kind = {"savedmodel": "tf_saved_model"}.get(form, form)
     model.export(path, format=kind, verbose=False, **options)

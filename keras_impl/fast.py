@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice, pairwise
 from typing import Any
 
@@ -39,9 +40,7 @@ def on_gpu() -> bool:
 
         return jax.default_backend() != "cpu"
     if backend == "torch":
-        from keras.src.backend.torch import core
-
-        return str(core.get_device()).startswith("cuda")
+        return bool(keras.ops.zeros(()).device.type == "cuda")
     return False
 
 
@@ -59,7 +58,7 @@ def scan_steps(model: keras.Model) -> None:
         if concatenate_outputs:
             return keras_makes(step, concatenate_outputs)
 
-        @jax.jit
+        @partial(jax.jit, donate_argnums=0)
         def scan(state: Any, batches: Any) -> tuple[Any, Any]:
             def one(state: Any, batch: Any) -> tuple[Any, Any]:
                 logs, state = step(state, batch)

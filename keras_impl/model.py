@@ -1,11 +1,11 @@
-"""The network and its compilation, in Keras."""
+"""The network, in Keras."""
 
 import keras
 
 from pipeline.recipe import Recipe
 
 
-def build_model(recipe: Recipe) -> keras.Model:
+def build_model(recipe: Recipe) -> keras.Sequential:
     """Build the CNN: images (N, H, W, 1) in [0, 1] to logits (N, classes)."""
     layers: list[keras.Layer] = [
         keras.Input((recipe.image_size, recipe.image_size, 1), name="image")
@@ -18,14 +18,14 @@ def build_model(recipe: Recipe) -> keras.Model:
             keras.layers.MaxPooling2D(recipe.pool_size, padding="same", name=f"pool{block}"),
         ]
         if rate := recipe.dropout_rates[block - 1]:
-            layers.append(keras.layers.Dropout(rate, seed=recipe.seed, name=f"drop{block}"))
+            layers.append(keras.layers.Dropout(rate, name=f"drop{block}"))
     layers += [
         keras.layers.Flatten(name="flatten"),
         keras.layers.Dense(recipe.hidden_units, name="hidden"),
         keras.layers.LeakyReLU(recipe.negative_slope, name="hidden_act"),
     ]
     if rate := recipe.dropout_rates[-1]:
-        layers.append(keras.layers.Dropout(rate, seed=recipe.seed, name="hidden_drop"))
+        layers.append(keras.layers.Dropout(rate, name="hidden_drop"))
     # No softmax here: the loss takes logits on both sides, which is exact where a clipped
     # probability would have no gradient.
     layers.append(keras.layers.Dense(recipe.num_classes, name="logits"))

@@ -102,48 +102,35 @@ def together(statement: Mapping[str, Any], device: str) -> Iterator[dict[str, An
         has_ended.set()
 
 
-def heard() -> list[keras.callbacks.Callback]:
+def heartbeat() -> list[keras.callbacks.Callback]:
     """Return the callback that notes batches, where several processes train together."""
-    return [Heard()] if this_process().size > 1 else []
+    return [Heartbeat()] if this_process().size > 1 else []
 
 
-class Heard(keras.callbacks.Callback):
+class Heartbeat(keras.callbacks.Callback):
     """Note each batch that all ranks have done, and how many this one has begun."""
 
     async_safe = True
     at = 0.0
     num_begun = 0
 
-    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Note that this rank has a batch of training."""
-        Heard.num_begun += 1
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note that this rank has a batch."""
+        Heartbeat.num_begun += 1
 
-    def on_test_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Note that it has one of validation."""
-        Heard.num_begun += 1
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note that all have done it."""
+        Heartbeat.at = time.monotonic()
 
-    def on_predict_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Note that it has one of prediction."""
-        Heard.num_begun += 1
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Note a batch of training."""
-        Heard.at = time.monotonic()
-
-    def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Note a batch of validation."""
-        Heard.at = time.monotonic()
-
-    def on_predict_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Note a batch of prediction."""
-        Heard.at = time.monotonic()
+    on_test_batch_begin = on_predict_batch_begin = on_train_batch_begin
+    on_test_batch_end = on_predict_batch_end = on_train_batch_end
 
 
 def _end_in_silence(has_ended: threading.Event) -> None:
     """End this process when nothing is heard: it waits where no error reaches it."""
-    Heard.at = time.monotonic() + FIRST_SECONDS - TIME_LIMIT_SECONDS
+    Heartbeat.at = time.monotonic() + FIRST_SECONDS - TIME_LIMIT_SECONDS
     while not has_ended.wait(0.5):
-        if time.monotonic() - Heard.at > TIME_LIMIT_SECONDS:
+        if time.monotonic() - Heartbeat.at > TIME_LIMIT_SECONDS:
             ranks = this_process()
             found = _who_hangs_in_time(ranks)
             words = f"waited {TIME_LIMIT_SECONDS:g} s for a batch: {found or 'rank 0 hangs'}"
@@ -172,7 +159,7 @@ def _who_hangs(ranks: Ranks) -> str:
     begun: dict[int, int] = {}
     deadline = time.monotonic() + HANG_SECONDS
     try:
-        _say(BEGUN, str(Heard.num_begun))
+        _say(BEGUN, str(Heartbeat.num_begun))
         while len(begun) < ranks.size and time.monotonic() < deadline:
             begun = {rank: int(said) for rank, said in _said(BEGUN).items()}
             time.sleep(0.1)

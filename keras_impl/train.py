@@ -13,7 +13,7 @@ from keras_impl.data import batch_source
 from keras_impl.devices import model_scope, share_steps, undistributed
 from keras_impl.fast import on_gpu, pools_first, scan_steps, steps_per_execution
 from keras_impl.model import build_model
-from keras_impl.processes import heard, together
+from keras_impl.processes import heartbeat, together
 from keras_impl.settings import configure
 from keras_impl.tracking import TrackingCallback, layers_of
 from keras_impl.weights import (
@@ -23,7 +23,7 @@ from keras_impl.weights import (
     load_weights,
 )
 from ladder.exchange import digest, read_arrays, write_arrays
-from ladder.files import put_in_place
+from ladder.files import PART, put_in_place
 from pipeline.batches import Batches, dropout_seed, evaluation_batches, training_batches
 from pipeline.errors import RunError
 from pipeline.execution import Execution
@@ -94,9 +94,10 @@ def train(
             verbose=1 if execution.show_progress and journal.writes else 0,
             callbacks=[
                 EpochStart(recipe, training),
+                *_best_checkpoint(journal),
                 JournalCallback(journal, len(training), waits=execution.plain or not on_gpu()),
-                *_checkpoints_and_logs(journal),
-                *heard(),
+                *_logs(journal),
+                *heartbeat(),
                 *callbacks,
             ],
         )
@@ -111,7 +112,7 @@ def predict_logits(
 ) -> Array:
     """Return the logits (N, classes) of `images`, dropout off."""
     batches = batch_source(evaluation_batches(images, recipe), execution.plain, execution.devices)
-    logits = model.predict(batches, verbose=0, callbacks=heard())
+    logits = model.predict(batches, verbose=0, callbacks=heartbeat())
     # Mixed precision predicts in bfloat16, which NumPy can't store.
     return np.asarray(logits, np.float64 if recipe.precision == "64" else np.float32)
 
@@ -180,7 +181,11 @@ class JournalCallback(keras.callbacks.Callback):
         self.journal.end_validation()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Hand on the epoch's metrics and weights; the state comes last, see `_restore`."""
+        """Hand on the epoch's metrics and weights, then save the state.
+
+        The state comes last of all that must not be lost: what a killed process had written before
+        it, `--resume` writes again.
+        """
         assert logs is not None
         self.journal.end_epoch(epoch, logs, export_weights(self.model))
         if self.journal.writes:
@@ -189,17 +194,17 @@ class JournalCallback(keras.callbacks.Callback):
 
 
 class WholeCheckpoint(keras.callbacks.ModelCheckpoint):
-    """Save the model after an epoch, whole or not at all: beside `path` first, then renamed."""
+    """Save the best model, whole or not at all: beside `path` first, then renamed."""
 
     async_safe = True  # it does nothing after a batch
 
     def __init__(self, path: Path, **options: Any) -> None:
-        self.path, self.written = path, path.with_name(f".{path.stem}.part{path.suffix}")
+        self.path, self.written = path, path.with_name(f".{path.stem}{PART}{path.suffix}")
         literal = str(self.written).replace("{", "{{").replace("}", "}}")  # it is formatted
         super().__init__(literal, **options)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Save the model if it is the best, or whichever it is."""
+        """Save the model if it is the best so far."""
         try:
             with undistributed():
                 super().on_epoch_end(epoch, logs)
@@ -248,21 +253,27 @@ def restore_training_state(model: keras.Model, path: Path) -> int:
     return int(epochs)
 
 
-def _checkpoints_and_logs(journal: Journal) -> list[keras.callbacks.Callback]:
+def _best_checkpoint(journal: Journal) -> list[keras.callbacks.Callback]:
     if not journal.writes:
         return []
-    run_dir, folder = journal.run_dir, _checkpoint_dir(journal.run_dir)
-    (run_dir / "logs").mkdir(exist_ok=True)
-    callbacks = [
-        WholeCheckpoint(folder / "last.keras"),
+    return [
         WholeCheckpoint(
-            folder / "best.keras",
+            _checkpoint_dir(journal.run_dir) / "best.keras",
             monitor="val_loss",
             mode="min",
             save_best_only=True,
             initial_value_threshold=journal.best_val_loss,
-        ),
-        keras.callbacks.CSVLogger(run_dir / "logs" / f"from-epoch-{journal.epochs_done + 1}.csv"),
+        )
+    ]
+
+
+def _logs(journal: Journal) -> list[keras.callbacks.Callback]:
+    if not journal.writes:
+        return []
+    folder = journal.run_dir / "logs"
+    folder.mkdir(exist_ok=True)
+    callbacks: list[keras.callbacks.Callback] = [
+        keras.callbacks.CSVLogger(folder / f"from-epoch-{journal.epochs_done + 1}.csv")
     ]
     if journal.trackers:
         callbacks.append(TrackingCallback(journal.trackers))

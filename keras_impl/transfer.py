@@ -23,7 +23,7 @@ def read_state(run_dir: Path, recipe: Recipe) -> tuple[Weights, int]:
 def write_state(
     run_dir: Path, recipe: Recipe, state: Weights, epochs: int, best_val_loss: float
 ) -> None:
-    """Write `last.keras` and the training state after `epochs`, for `--resume` to go on from.
+    """Write the training state after `epochs`, for `--resume` to go on from.
 
     Keras finds the best loss, `best_val_loss`, in the run's record.
 
@@ -35,5 +35,4 @@ def write_state(
     load_training_state(model, state)
     folder = run_dir / "checkpoints"
     folder.mkdir()
-    model.save(folder / "last.keras")
     save_training_state(model, folder / STATE, epochs)

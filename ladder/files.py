@@ -47,7 +47,7 @@ def put_in_place(written: Path, path: Path) -> None:
 
 def is_unfinished(path: Path) -> bool:
     """Return whether `path` is what a killed process leaves of a file that it was writing."""
-    return path.name.startswith(".") and path.name.endswith(PART)
+    return path.name.startswith(".") and PART in path.suffixes  # `.best.part.keras` is one too
 
 
 def write_bytes(path: Path, content: bytes) -> None:

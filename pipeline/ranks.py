@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ladder.files import is_unfinished
 from pipeline.environment import package_versions
 from pipeline.errors import UsageError
 from pipeline.execution import Execution, computed
@@ -72,7 +73,7 @@ def joined(
     if this_process().size == 1:
         yield {}
         return
-    checkpoints = sorted((run_dir / "checkpoints").glob("last.*")) if run_dir else []
+    checkpoints = sorted((run_dir / "checkpoints").glob("*.*")) if run_dir else []
     same = {
         "recipe": recipe_to_dict(recipe),
         "execution": computed(dataclasses.asdict(execution)),
@@ -80,7 +81,11 @@ def joined(
         "data": data.fingerprint,
         "python": platform.python_version(),
         "packages": package_versions(),
-        "checkpoint": [hashlib.sha256(path.read_bytes()).hexdigest() for path in checkpoints],
+        "checkpoints": {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in checkpoints
+            if not is_unfinished(path)
+        },
     }
     own = {"run_dir": str(run_dir), "record": dataclasses.asdict(journal.record)} if journal else {}
     with impl.together({"same": same, **own}, device) as first:

@@ -5,7 +5,14 @@ import stat
 
 import pytest
 
-from ladder.files import read_limited, write_bytes, write_json, write_text, write_whole
+from ladder.files import (
+    is_unfinished,
+    read_limited,
+    write_bytes,
+    write_json,
+    write_text,
+    write_whole,
+)
 
 
 def names(folder):
@@ -100,3 +107,11 @@ def test_reading_stops_at_the_limit(tmp_path):
     if os.path.exists("/dev/zero"):
         with pytest.raises(ValueError, match="larger than the 9 bytes"):
             read_limited(type(tmp_path)("/dev/zero"), 9)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [(".a.ab12.part", True), (".best.part.keras", True), ("best.part", False), (".a.keras", False)],
+)
+def test_what_a_killed_process_leaves_is_told_by_its_name(tmp_path, name, expected):
+    assert is_unfinished(tmp_path / name) is expected

@@ -1,7 +1,11 @@
 """Keras trainings on disks that fail them."""
 
+from pathlib import Path
+
 import pytest
 
+from keras_impl.train import WholeCheckpoint
+from ladder.files import is_unfinished
 from tests.both.disk import (  # noqa: F401
     check_a_file_that_cannot_be_written,
     test_a_disk_that_is_full_costs_no_more_than_the_epoch,
@@ -16,3 +20,7 @@ from tests.both.disk import (  # noqa: F401
 @pytest.mark.parametrize("num_bytes", [1_000_000, 2_000_000, 4_300_000])
 def test_a_file_that_cannot_be_written_leaves_the_earlier_one(trainings, implementation, num_bytes):
     check_a_file_that_cannot_be_written(trainings, implementation, num_bytes)
+
+
+def test_half_a_model_is_told_by_its_name_and_goes_when_the_run_goes_on():
+    assert is_unfinished(WholeCheckpoint(Path("best.keras")).written)

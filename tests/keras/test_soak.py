@@ -1,5 +1,6 @@
 """Keras trainings that are killed at random moments; see tests/soaking.py."""
 
+import keras
 import pytest
 
 from tests.soaking import NUM_KILLS, soak
@@ -7,8 +8,11 @@ from tests.training import Trainings
 
 
 def state_of(run):
-    """Return what `--resume` goes on from."""
-    return (run.folder / "checkpoints" / "training-state.safetensors").read_bytes()
+    """Return what `--resume` goes on from, and the weights of the best model."""
+    folder = run.folder / "checkpoints"
+    best = keras.saving.load_model(folder / "best.keras")
+    state = (folder / "training-state.safetensors").read_bytes()
+    return state, [weight.tobytes() for weight in best.get_weights()]
 
 
 @pytest.fixture
