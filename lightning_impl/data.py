@@ -49,7 +49,7 @@ class DeviceBatches(TorchBatches):
 
 
 class EpochSampler(Sampler[int]):
-    """Walks through the batches; Lightning tells it each epoch's number."""
+    """Walks through the batches; the Trainer calls `set_epoch` of each loader's sampler."""
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
@@ -70,7 +70,8 @@ def batch_loader(
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """Return a loader of ready batches, in this process: there is no decoding to hide.
 
-    Each is as large as `steps_per_batch` of `batches`, in the same order, and gathered on `device`
+    Each is as large as `steps_per_batch` of `batches`, consecutive ones, into which `steps_of` cuts
+    it again, and gathered on `device`
     where one is named. Of several processes each takes its share of every batch. Its own generator
     keeps the loader from drawing on torch's global one, on which dropout draws.
     """

@@ -61,7 +61,11 @@ def accuracy_metric(recipe: Recipe) -> MulticlassAccuracy:
 
 
 class EpochMean(Metric):
-    """The mean over an epoch's images of batches' means, summed in float64 where they are."""
+    """The mean over an epoch's images of batches' means, summed in float64 on their device.
+
+    torchmetrics' MeanMetric ignores weights where it lets NaN through (1.9.0), and else makes the
+    host wait at each update to look for NaN.
+    """
 
     full_state_update = False
     total: Tensor
@@ -132,7 +136,10 @@ class Classifier(L.LightningModule):
         torch.manual_seed(dropout_seed(self.recipe.seed, self.current_epoch, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean loss, or that of each step; log loss and accuracy over the epoch."""
+        """Return the mean loss, or that of each step; log loss and accuracy over the epoch.
+
+        Of one of several processes it is the share's sum, scaled as DDP's mean wants it.
+        """
         if rank_and_size()[1] > 1:
             loss = self._train_share(batch, batch_idx)
         elif self.automatic_optimization:
@@ -146,7 +153,7 @@ class Classifier(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean loss, or that of each step; log loss and accuracy over the epoch."""
+        """Return the mean loss, or that of each step, or a share's sum; log as in training."""
         if rank_and_size()[1] > 1:
             loss = self._share_loss(batch, self.val_loss, self.val_accuracy)
         elif self.automatic_optimization:
@@ -219,7 +226,7 @@ class Classifier(L.LightningModule):
         # takes its time, a millisecond or two.
         if batch_idx == 0 or self.fast_layers is None:
             values = {f"{prefix}loss": mean_loss, f"{prefix}accuracy": accuracy}
-            self.log_dict(values, on_step=False, on_epoch=True)
+            self.log_dict(values, on_step=False, on_epoch=True, prog_bar=True)
 
 
 def _measured(

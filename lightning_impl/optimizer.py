@@ -67,6 +67,7 @@ class KerasAdam(torch.optim.Adam):
             for step in range(first, first + num_steps)
         ]
 
+    @torch.no_grad()
     def step_at(self, rate: Tensor) -> None:
         """Take a step at a rate (), of float32 on a GPU, that lies on the weights' device.
 

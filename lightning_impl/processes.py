@@ -8,7 +8,7 @@ whole batch's mean loss, also where shares are unequal or empty.
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -33,7 +33,7 @@ TIME_LIMIT_SECONDS = 120.0
 ENVIRONMENTS: dict[str, Callable[[], ClusterEnvironment]] = {
     "local": LightningEnvironment,
     "torchrun": TorchElasticEnvironment,
-    "slurm": lambda: SLURMEnvironment(auto_requeue=False),  # it would let SIGTERM pass
+    "slurm": lambda: SLURMEnvironment(auto_requeue=False),
 }
 
 
@@ -42,12 +42,16 @@ def rank_and_size() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def trainer_options() -> dict[str, Any]:
-    """Return the Trainer's options for the processes that have joined; one alone has a device."""
+def devices_options() -> dict[str, Any]:
+    """Return the Trainer's options for the processes that have joined; one alone has a device.
+
+    On SLURM, Lightning would by itself save checkpoints and requeue the job when it is told to end.
+    """
     ranks = this_process()
     if rank_and_size()[1] == 1:
-        return {"devices": 1}
+        return {"devices": 1, "plugins": [LightningEnvironment()]}
     return {
+        "plugins": [],
         "devices": ranks.local_size,
         "num_nodes": ranks.size // ranks.local_size,
         "strategy": DDPStrategy(cluster_environment=ENVIRONMENTS[ranks.launcher]()),
@@ -96,7 +100,8 @@ def together(statement: Mapping[str, Any], device: str) -> Iterator[dict[str, An
         yield statements[0]
     except Exception as error:
         if not is_loss_of_others(error):
-            store.set(_word(ranks.rank), " ".join(str(error).split())[:300] or repr(error))
+            with suppress(RuntimeError):  # rank 0, which holds the store, has ended
+                store.set(_word(ranks.rank), " ".join(str(error).split())[:300] or repr(error))
             raise
         _leave()  # so that those who wait for this rank end too
         reason = why_lost(

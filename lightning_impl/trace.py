@@ -1,6 +1,7 @@
 """Answer questions about this implementation, from built modules and production training."""
 
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -64,14 +65,13 @@ class ImplementationSubject(LightningSubject):
             return None
         return [layer.name for layer in self.run_order]
 
-    def started(self) -> tuple[L.Trainer, L.LightningModule]:
-        """Return the Trainer that production training builds, about to take the first step."""
-        recipe, stop = self.recipe, StopAtStart()
+    def at_start(self, use: Callable[[L.Trainer, L.LightningModule], Any]) -> Any:
+        """Return what `use` makes of production's Trainer, about to take the first step."""
+        recipe, stop = self.recipe, StopAtStart(use)
         data = blank_data(recipe)
         with scratch_folder() as folder, quiet(), suppress(StopAtStart.Reached):
             journal = scratch_journal(recipe, data, folder)
             train(recipe, data, self.execution, journal, None, callbacks=[stop])
-        assert stop.found is not None
         return stop.found
 
 
@@ -100,9 +100,12 @@ def adopt(
     best_val_loss: float,
 ) -> None:
     """Write a training state into a run's checkpoint."""
-    trainer, module = built_subject(recipe, execution).started()
-    assert isinstance(module, Classifier)
-    write_state(trainer, module, run_dir, state, epochs, best_val_loss)
+
+    def write(trainer: L.Trainer, module: L.LightningModule) -> None:
+        assert isinstance(module, Classifier)
+        write_state(trainer, module, run_dir, state, epochs, best_val_loss)
+
+    built_subject(recipe, execution).at_start(write)
 
 
 def joined(question: Question, execution: Execution) -> AbstractContextManager[Any]:

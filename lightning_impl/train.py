@@ -1,6 +1,7 @@
 """Training and prediction with Lightning: Trainer, callbacks, loggers."""
 
 import io
+import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +21,11 @@ from lightning_impl.fast import CAPTURED_STEPS_PER_BATCH, STEPS_PER_BATCH
 from lightning_impl.model import Classifier
 from lightning_impl.processes import (
     OwnSigterm,
+    devices_options,
     gathered,
     is_loss_of_others,
     rank_and_size,
     together,
-    trainer_options,
 )
 from lightning_impl.settings import PRECISIONS, accelerator, configure
 from lightning_impl.tracking import TrackingLogger, layers_of
@@ -64,13 +65,13 @@ def train(
         module.double()
     if weights is not None:
         load_weights(module.network, weights, recipe)
+    options = _trainer_options(recipe, execution)
     trainer = L.Trainer(
-        **_trainer_options(recipe, execution),
+        **{**options, "plugins": [WholeCheckpoints(), *options["plugins"]]},
         max_epochs=recipe.num_epochs,
         deterministic=execution.deterministic,
         logger=_loggers(journal),
         enable_progress_bar=execution.show_progress,
-        plugins=WholeCheckpoints(),
         num_sanity_val_steps=0,  # Keras validates only after an epoch
         log_every_n_steps=1,  # epochs are logged; the default warns of those of few batches
         callbacks=[
@@ -214,8 +215,10 @@ def _interrupts_of(trainer: L.Trainer) -> Iterator[None]:
 def _trainer_options(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     return {
         "accelerator": accelerator(execution),
-        **trainer_options(),
+        **devices_options(),
         "precision": PRECISIONS[recipe.precision],
+        # Else a SLURM job takes any hpc_ckpt_*.ckpt in the working folder for its own.
+        "default_root_dir": os.devnull,
         "enable_model_summary": False,
     }
 

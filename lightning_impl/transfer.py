@@ -76,7 +76,7 @@ def _note_progress(trainer: L.Trainer, epochs: int, num_steps: int, steps_per_ba
     loop.epoch_progress.total.completed = loop.epoch_progress.current.completed = epochs - 1
     _set_counts(loop.epoch_loop.batch_progress, epochs * num_batches, num_batches)
     loop.epoch_loop.batch_progress.is_last_batch = True
-    loop.epoch_loop._batches_that_stepped = epochs * num_batches
+    loop.epoch_loop.on_load_checkpoint({"_batches_that_stepped": epochs * num_batches})
     if trainer.lightning_module.automatic_optimization:
         steps: Any = loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
     else:

@@ -31,7 +31,7 @@ def run_ranks(size: int) -> int:
         processes = [_started(rank, size, port, path) for rank, path in enumerate(said)]
         failed = _ended(processes)
         if not failed:
-            sys.stderr.write(said[0].read_text())
+            sys.stderr.write(said[0].read_text(errors="replace"))
             return 0
         for rank in sorted(failed):
             if words := said[rank].read_text(errors="replace"):

@@ -79,8 +79,8 @@ class Record:
     where an epoch's was not measured), `images_per_second` (training images over the median epoch,
     validation included) and `peak_memory_bytes` (of the process)."""
     failure: dict[str, Any] | None = None
-    """Why the run failed: `reason`, and for a loss that is not finite `epoch` and `step`, the last
-    of those where several are one call."""
+    """Why the run failed: `reason`, and for a loss of rank 0 that is not finite `epoch` and `step`,
+    the last of those where several are one call."""
     schema: int = SCHEMA
 
 

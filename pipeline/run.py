@@ -89,6 +89,8 @@ def run_training(
     weights = first_weights(recipe)
     startup.end("data")
     if this_process().rank:
+        if before and before.status == "complete" and before.recipe == recipe_to_dict(recipe):
+            return before  # rank 0 says so
         return follow(
             engine, load_implementation, recipe, execution, data, run_dir if resume else None
         )
@@ -99,9 +101,11 @@ def run_training(
             say(f"{folder} is complete: {_headline(record)}; --epochs with more goes on")
             return record
         record = record or _new_record(engine, recipe, execution, data, dataset.folder)
+        # Keras's progress bar leaves its own line for each epoch; Lightning's leaves none.
+        has_lines = execution.show_progress and engine != "lightning"
         write_recipe(folder / RECIPE, recipe)
         write_record(folder, record)  # from here on there is something to go on with
-        journal = Journal(folder, record, len(data.train), _speaker(execution), startup)
+        journal = Journal(folder, record, len(data.train), _mute if has_lines else say, startup)
         say(f"{engine} {recipe.variant}: {folder}")
         for line in explained(dataset, recipe):
             say(line)
@@ -376,11 +380,6 @@ def _resume_flags(run_dir: Path) -> str:
     return flags
 
 
-def _speaker(execution: Execution) -> Callable[[str], None]:
-    """Return what prints the line of an epoch; a progress bar already shows it."""
-    return (lambda line: None) if execution.show_progress else say
-
-
 def _write_report(journal: Journal, evaluation: Evaluation, data: PreparedData) -> None:
     from pipeline.run_report import write_run_report
 
@@ -392,6 +391,10 @@ def _write_report(journal: Journal, evaluation: Evaluation, data: PreparedData) 
         data.test.labels,
         data.class_names,
     )
+
+
+def _mute(line: str) -> None:
+    pass
 
 
 def _headline(record: Record) -> str:

@@ -3,7 +3,7 @@
 import copy
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,8 +52,8 @@ class LightningSubject(ABC):
         self.names = [layer.name for layer in self.layers]
 
     @abstractmethod
-    def started(self) -> tuple[L.Trainer, L.LightningModule]:
-        """Return a Trainer that is about to take the first step, and its module."""
+    def at_start(self, use: Callable[[L.Trainer, L.LightningModule], Any]) -> Any:
+        """Return what `use` makes of a Trainer that is about to take the first step, and module."""
 
     @abstractmethod
     def weights(self) -> dict[str, Array]:
@@ -61,7 +61,9 @@ class LightningSubject(ABC):
 
     def contract(self) -> Facts:
         """Return the settings with which training is about to take its first step."""
-        trainer, module = self.started()
+        return dict(self.at_start(self._contract_of))
+
+    def _contract_of(self, trainer: L.Trainer, module: L.LightningModule) -> Facts:
         optimizer = trainer.optimizers[0]
         subject = self if module is self.module else self._of(module)
         parameters = list(subject._parameters())

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,17 +29,19 @@ def quiet() -> Iterator[None]:
 
 
 class StopAtStart(L.Callback):
-    """End a fit before its first step, and keep the Trainer and its module."""
+    """End a fit before its first step, once `use` has been given the Trainer and its module."""
 
     class Reached(Exception):  # noqa: N818
         """The first step would be next."""
 
-    def __init__(self) -> None:
-        self.found: tuple[L.Trainer, L.LightningModule] | None = None
+    def __init__(self, use: Callable[[L.Trainer, L.LightningModule], Any]) -> None:
+        self.use = use
+        self.found: Any = None
+        """What it has returned."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep both, and stop."""
-        self.found = trainer, pl_module
+        """Let both be used, and stop."""
+        self.found = self.use(trainer, pl_module)
         raise self.Reached
 
 

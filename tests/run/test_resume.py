@@ -11,6 +11,7 @@ from pipeline.drawn import draw_dataset
 from pipeline.environment import package_versions
 from pipeline.errors import UsageError
 from pipeline.network import read_weights
+from pipeline.processes import this_process
 from pipeline.recipe import preset, read_recipe_fields, recipe_to_dict
 from pipeline.record import read_record, write_record
 from tests.run.made_up import VAL_LOSSES, content, fake_implementation, interrupted_at, refusing
@@ -44,6 +45,19 @@ def test_a_complete_run_is_not_run_again(call, tmp_path):
     assert (code, err, impl.began) == (0, "", [])
     assert f"{tmp_path / 'run'} is complete: test accuracy 0.9833" in out
     assert content(tmp_path / "run") == before
+
+
+def test_a_rank_of_a_complete_run_waits_for_nobody(call, start, tmp_path, monkeypatch):
+    call(fake_implementation())
+    for name, value in {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    this_process.cache_clear()
+    try:
+        impl = fake_implementation()
+        assert start(impl, resume=True) == read_record(tmp_path / "run")
+    finally:
+        this_process.cache_clear()
+    assert impl.began == []
 
 
 def test_a_complete_run_goes_on_to_more_epochs(call, tmp_path):
