@@ -187,6 +187,7 @@ def test_a_right_port_passes(name: str, port: str, sizes: str, rules: set[str]) 
     [
         ("patches", "4,4,3", {}),
         ("adam", "6", {"batches": f"{PAIRS}/in_keras.py:batches"}),
+        ("channels_first", "3,8,8", {}),
     ],
 )
 def test_so_it_does_on_keras_other_backends(
@@ -325,6 +326,8 @@ def test_a_norms_momentum_is_seen_beside_another_epsilon() -> None:
         ("regression", None, None),
         ("regression_turned", None, None),
         ("regression_attending", None, None),
+        ("regression_by_hand", None, None),
+        ("regression_by_hand_other_rate", "update", None),
         ("regression_flat", "between loss", None),
         ("regression_broadcasting", "loss", "targets (N,) against outputs (N, 1)"),
         ("regression_other_rate", "update", None),

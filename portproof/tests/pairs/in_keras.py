@@ -28,6 +28,15 @@ def residual():
     return Residual()
 
 
+def channels_first():
+    """A network whose every layer has its channels behind the samples."""
+    images = keras.Input((3, 8, 8))
+    x = layers.Conv2D(4, 3, data_format="channels_first", activation="relu")(images)
+    x = layers.BatchNormalization(axis=1, epsilon=1e-5, momentum=0.9)(x)
+    x = layers.LayerNormalization(axis=1, epsilon=1e-5)(x)
+    return keras.Model(images, layers.Dense(5)(layers.Flatten()(x)))
+
+
 def skipping():
     """What an activation takes is used again."""
     values = keras.Input((6,))

@@ -42,6 +42,21 @@ def residual_without_shortcut():
     return Residual(shortcut=False)
 
 
+class ChannelsFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.first = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.second, self.head = nn.LayerNorm(4), nn.Linear(144, 5)
+
+    def forward(self, x):
+        x = self.first(F.relu(self.conv(x)))
+        return self.head(self.second(x.movedim(1, -1)).movedim(-1, 1).flatten(1))
+
+
+def channels_first():
+    return ChannelsFirst()
+
+
 class Skipping(nn.Module):
     def __init__(self, inplace=False):
         super().__init__()
@@ -378,6 +393,32 @@ def regression_turned():
 
 def regression_attending():
     return Attending()
+
+
+class ByHand(Regression):
+    """Steps by itself, returns no loss, and asks its Trainer for how many steps there will be."""
+
+    def __init__(self, rate=0.0625):
+        super().__init__(rate)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        optimizer.step()
+
+    def configure_optimizers(self):
+        assert self.trainer.estimated_stepping_batches == 3
+        return [{"optimizer": super().configure_optimizers()}]
+
+
+def regression_by_hand():
+    return ByHand()
+
+
+def regression_by_hand_other_rate():
+    return ByHand(0.03125)
 
 
 def regression_broadcasting():

@@ -6,6 +6,7 @@ import torch
 from portproof.graph.calls import Graph
 from portproof.record.program import SetUpError, batches_of, made_batches, one_line
 from portproof.record.torch import TorchModel, open_model
+from portproof.record.torch_steps import described
 from torch import nn
 from torch.nn import functional as F
 
@@ -349,3 +350,29 @@ def test_an_error_is_told_in_one_line_that_says_what_is_wrong() -> None:
     )
     called = "Exception encountered when calling A.call().\n\n\x1b[1mno such place\x1b[0m"
     assert one_line(ValueError(called)) == "ValueError: no such place"
+
+
+def test_a_norm_without_an_epsilon_has_that_of_the_numbers_it_was_made_for() -> None:
+    single, double = (nn.RMSNorm(3, dtype=dtype) for dtype in (torch.float32, torch.float64))
+    for norm, dtype in ((single, torch.float32), (double, torch.float64)):
+        _, graph, _ = opened(lambda norm=norm: norm, (3,))
+        assert graph.calls[0].settings["epsilon"] == torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize(
+    ("made", "optimizer"),
+    [
+        (lambda sgd: sgd, "SGD("),
+        (lambda sgd: {"optimizer": sgd}, "SGD("),
+        (lambda sgd: ({"optimizer": sgd},), "SGD("),
+        (lambda sgd: ([sgd], []), "SGD("),
+        (lambda sgd: None, None),
+        (lambda sgd: 1 / 0, None),
+    ],
+)
+def test_an_optimizer_is_read_in_each_form_that_lightning_takes(made, optimizer) -> None:
+    module = nn.Linear(3, 2)
+    module.configure_optimizers = lambda: made(torch.optim.SGD(module.parameters(), 0.5))
+    found = described(module, {})
+    assert found.get("optimizer", "").startswith(optimizer or "")
+    assert ("options" in found) == (optimizer is not None)

@@ -56,7 +56,10 @@ def first_apart(
         found = Difference("steps", "training", *sides, "training", [Place("fit", "fit")])
         return (0, 0), found
     texts = (left.about.get("training", {}), right.about.get("training", {}))
-    shift = _shift(mine, other)
+    # A training_step that steps by itself may return no loss.
+    unsaid = [a["unsaid"] for a in arrays[:2] if "unsaid" in a]
+    said = ~np.any(unsaid, axis=0) if unsaid else np.ones(len(mine), bool)
+    shift = _shift(mine[said], other[said])
     if 0 < abs(shift) <= FLOAT32_HIGH:
         other = other - shift
         texts[0]["shift"] = f"{shift:.2g}"
@@ -66,7 +69,7 @@ def first_apart(
         penalty = arrays[0]["penalties"][k] if "penalties" in arrays[0] else 0.0
         if penalty and gap(mine[k : k + 1] - penalty, other[k : k + 1]).within(LOSS):
             texts[0]["penalties"] = f"{penalty:.6g} in {place}"
-        elif not apart.within(LOSS):
+        elif said[k] and not apart.within(LOSS):
             sides = (f"{mine[k]:.9g}", f"{other[k]:.9g}")
             detail = f"{texts[0].get('loss', '')} | {texts[1].get('loss', '')}"
             detail += _multiple(mine[k], other[k])
@@ -101,19 +104,22 @@ def moved_apart(
 def judge_metrics(left: Graph, right: Graph, ours: Arrays, theirs: Arrays) -> list[Difference]:
     """Return metrics of one name that differ; note in both graphs what is not compared."""
     first, second = (_by_name(side) for side in (ours, theirs))
-    for graph, own, other in ((left, first, second), (right, second, first)):
+    sides = ((left, first, second, ours), (right, second, first, theirs))
+    for graph, own, other, of in sides:
         training = graph.about["training"]
         unseen = [name for name in own if name not in other and name not in SEEN]
         if training.get("schedules") and len(ours["metrics"]) < 2:
             unseen.append(f"{training['schedules']} by epoch")
+        if np.any(of.get("unsaid", False)):
+            unseen.append("losses, which training_step does not return,")
         training["not compared"] = ", ".join(unseen)
     found = []
     for name in first.keys() & second.keys() - SEEN:
         apart = gap(first[name], second[name])
         if not apart.within(METRIC):
-            sides = (f"{first[name][-1]:.9g}", f"{second[name][-1]:.9g}")
+            values = (f"{first[name][-1]:.9g}", f"{second[name][-1]:.9g}")
             place = Place("epoch's end", "epoch's end", apart.size)
-            found.append(Difference("metric", name, *sides, "training", [place]))
+            found.append(Difference("metric", name, *values, "training", [place]))
     return found
 
 

@@ -102,11 +102,8 @@ class KerasModel:
         }
         weights = {id(v): v for v in self.model.weights}
         size = {key: int(np.prod(v.shape)) for key, v in weights.items()}
-        uncovered = [
-            (v.path, size[key])
-            for key, v in weights.items()
-            if key not in covered | dict.fromkeys(constants)
-        ]
+        known = covered.keys() | constants
+        uncovered = [(v.path, size[key]) for key, v in weights.items() if key not in known]
         statistics = [
             k for k in size if k in constants or (k in covered and covered[k].is_statistic)
         ]
@@ -217,7 +214,7 @@ class KerasModel:
 
     def _structured(self, xs: list[Any]) -> Any:
         """Return inputs in the structure that the model takes."""
-        structure = getattr(self.model, "_inputs_struct", None)
+        structure = getattr(self.model, "input", None)
         if isinstance(structure, dict):
             if len(structure) != len(xs):
                 raise SetUpError(f"the model takes {len(structure)} inputs; received {len(xs)}")
@@ -243,7 +240,8 @@ class KerasModel:
                 continue
             if not replay.any_shape and list(wanted.shape[1:]) != call.out_shape[1:]:
                 continue
-            native = live.native(wanted, _Shape(self._native_shape(i, wanted)), False)
+            like = np.empty(self._native_shape(i, wanted), np.bool_)
+            native = live.native(wanted, like, False)
             if native is not None:
                 replay.leaves[i] = ops.convert_to_tensor(native)
         kept = [numbers(v) for v in self.model.non_trainable_variables]
@@ -265,14 +263,18 @@ class KerasModel:
             seen = {**replay.tensors, **{f"final.{i}": o for i, o in enumerate(outs)}}
             return sum(replay.sums[1:], replay.sums[0]), seen
 
-        with _nothing_dropped(self.model):
-            grads, leaf_grads, input_grads, seen, moved = differentiate(
-                total,
-                list(trained.values()),
-                replay.leaves,
-                [ops.convert_to_tensor(x) for x in inputs],
-                self.model.non_trainable_variables,
-            )
+        try:
+            with _nothing_dropped(self.model):
+                grads, leaf_grads, input_grads, seen, moved = differentiate(
+                    total,
+                    list(trained.values()),
+                    replay.leaves,
+                    [ops.convert_to_tensor(x) for x in inputs],
+                    self.model.non_trainable_variables,
+                )
+        finally:  # a second try starts from these, too
+            for v, a in zip(self.model.non_trainable_variables, kept, strict=True):
+                v.assign(a)
         lives = boxes[-1].live
         found: Arrays = {}
         for name, value in seen.items():
@@ -288,20 +290,11 @@ class KerasModel:
             elif id(role.variable) in by_id:
                 g = by_id[id(role.variable)]
                 found[f"grad|{key}"] = role.canonical(g if role.part is None else g[role.part])
-        for v, a in zip(self.model.non_trainable_variables, kept, strict=True):
-            v.assign(a)
         return found
 
     def _native_shape(self, index: int, wanted: np.ndarray) -> tuple[int, ...]:
         own = self.recorder.native_shapes[index]
         return own if self.recorder.live[index].is_weight else (len(wanted), *own[1:])
-
-
-class _Shape:
-    """Stands for a tensor where only its shape is asked."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
 
 
 def _read(role: Role) -> np.ndarray:

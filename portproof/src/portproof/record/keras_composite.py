@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def separable(recorder: "Recorder", layer: Any, x: Any) -> Any:
     """Run a separable convolution as the two that it is."""
+    if layer.data_format == "channels_first":
+        raise SetUpError(f"{layer.name}: separable convolutions are known with channels last alone")
     owner, rank = layer.path or layer.name, len(layer.kernel_size)
     settings = {
         "strides": list(layer.strides),
@@ -36,7 +38,6 @@ def separable(recorder: "Recorder", layer: Any, x: Any) -> Any:
                 strides=strides,
                 padding=layer.padding,
                 dilation_rate=layer.dilation_rate,
-                data_format=layer.data_format,
             )
 
     y = recorder.call(
@@ -54,13 +55,7 @@ def separable(recorder: "Recorder", layer: Any, x: Any) -> Any:
 
     def second(t: Any) -> Any:
         with recorder.quiet():
-            z = ops.conv(
-                t,
-                layer.pointwise_kernel,
-                strides=1,
-                padding="valid",
-                data_format=layer.data_format,
-            )
+            z = ops.conv(t, layer.pointwise_kernel, strides=1, padding="valid")
             return z if layer.bias is None else z + ops.convert_to_tensor(layer.bias)
 
     one = [1] * rank
@@ -118,7 +113,7 @@ def recurrent(
             out = original(layer, *args, **kwargs)
             recorder.busy += 1
     finally:
-        layer.inner_loop = loop
+        del layer.inner_loop
     if "tag" not in box:
         raise SetUpError(f"the recurrent layer {layer.name} did not run its loop")
     for i, o in enumerate(tensors(out)):

@@ -59,8 +59,6 @@ def _tensorflow(
 def _torch(
     total: Total, trained: list[Any], leaves: dict[int, Any], xs: list[Any], states: list[Any]
 ) -> Found:
-    import torch
-
     floats = {i: x.detach().requires_grad_() for i, x in enumerate(xs) if x.is_floating_point()}
     own = {i: t.detach().requires_grad_() for i, t in leaves.items()}
     for v in trained:
@@ -76,7 +74,6 @@ def _torch(
         np.zeros(tuple(s.shape)) if s.grad is None else s.grad.detach().cpu().numpy().copy()
         for s in sources
     ]
-    del torch
     return _split(grads, trained, leaves, floats, seen, states)
 
 

@@ -105,6 +105,16 @@ def produced(layer: Any) -> int:
     return layer.kernel.ndim - contracted(layer) if isinstance(layer, L.EinsumDense) else 1
 
 
+def is_channels_first(layer: Any, kind: str, rank: int) -> bool:
+    """Return whether a layer has its features at axis 1 of what it takes, of that rank."""
+    adapter = adapter_of(layer)
+    if adapter is not None:
+        return adapter.channels_first
+    if kind.endswith("_norm"):
+        return rank > 2 and layer.axis in (1, [1])
+    return getattr(layer, "data_format", None) == "channels_first"
+
+
 def roles_of(layer: Any, kind: str) -> dict[str, Role]:
     """Return a layer's weights by role, in canonical layout."""
     adapter = adapter_of(layer)

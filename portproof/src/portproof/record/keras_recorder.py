@@ -142,7 +142,7 @@ class Recorder:
             with self.quiet(), _linear(layer, own):
                 return original(layer, *replaced[0], **replaced[1])
 
-        is_first = getattr(layer, "data_format", None) == "channels_first"
+        is_first = kinds.is_channels_first(layer, kind, len(source.shape))
         shape = tuple(source.shape)
         shape = (shape[0], *shape[2:], shape[1]) if is_first else shape
         settings = kinds.settings_of(layer, kind, shape, padded[1] if padded else None)
@@ -320,10 +320,7 @@ class Recorder:
         is_made_of_parts = isinstance(op, L.Layer) and (
             kinds.has_parts(op) or any(id(v) in self._bare for v in kinds.own_variables(op))
         )
-        fused = op._can_attempt_fused_lstm if isinstance(op, L.Bidirectional) else None
-        if fused is not None:  # two directions in one call would hide each
-            op._can_attempt_fused_lstm = op._can_attempt_fused_gru = lambda *_: False
-        with nullcontext() if is_made_of_parts else self.quiet():
+        with nullcontext() if is_made_of_parts else self.quiet(), _each_direction(op):
             out = original(op, *args, **kwargs)
         is_dropping = kinds.augments(op) or any(c.__name__ in DROPPING for c in type(op).__mro__)
         if is_dropping and kwargs.get("training") is True and self.expected is None:
@@ -401,6 +398,19 @@ def _linear(layer: Any, activation: Any) -> Iterator[None]:
         yield
     finally:
         layer.activation = kept
+
+
+@contextmanager
+def _each_direction(op: Any) -> Iterator[None]:
+    """Keep Keras from running both directions of a layer in one call, which would hide each."""
+    fused = [name for name in ("_can_attempt_fused_lstm", "_can_attempt_fused_gru")
+             if isinstance(op, L.Bidirectional) and hasattr(op, name)]  # fmt: skip
+    vars(op).update(dict.fromkeys(fused, lambda *_: False))
+    try:
+        yield
+    finally:
+        for name in fused:
+            del vars(op)[name]
 
 
 def _drops(op: Any) -> tuple[str, ...]:

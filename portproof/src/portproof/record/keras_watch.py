@@ -6,7 +6,6 @@ from typing import Any
 
 import keras
 from keras import layers as L
-from keras.src.ops.operation import Operation
 
 from portproof.record.keras_live import tensors
 from portproof.record.keras_recorder import Recorder
@@ -15,6 +14,7 @@ from portproof.record.keras_recorder import Recorder
 @contextmanager
 def recording(recorder: Recorder) -> Iterator[None]:
     """Let a recorder see each call of a layer or an operation while the block runs."""
+    Operation = keras.Operation  # noqa: N806
     layer_call, op_call = L.Layer.__call__, Operation.__call__
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:

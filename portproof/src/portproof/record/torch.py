@@ -52,10 +52,15 @@ class TorchModel:
         kinds = {str(p.dtype).removeprefix("torch.") for p in module.parameters()}
         self.precision = kinds - {"float32", "float64"}
         """What is not followed: all is computed in float64."""
+        for m in module.modules():
+            # By itself ε is that of the numbers' kind, which is float64 from here on.
+            if isinstance(m, nn.RMSNorm) and m.eps is None and m.weight is not None:
+                m.eps = torch.finfo(m.weight.dtype).eps
         self.module = module.double().eval()
         self.options = dict(options or {})
         """The user's own for a Trainer."""
-        if (asked := str(self.options.pop("precision", "32"))).rstrip("-true") not in ("32", "64"):
+        asked = str(self.options.pop("precision", None) or "32")
+        if asked.removesuffix("-true") not in ("32", "64"):
             self.precision.add(f"precision={asked}")
         self.names = Names(module)
         self.layout: tuple[str, ...] = ()
@@ -394,18 +399,10 @@ class TorchModel:
 
 @contextmanager
 def _wrapped(module: nn.Module, recorder: Recorder) -> Iterator[None]:
-    """Let modules that have an adapter be calls, and those that drop samples and autocast be seen.
+    """Let modules that have an adapter be calls, and those that drop samples be seen.
 
-    Modules that drop samples return what they take in evaluation, and run no function that could
-    be seen. Autocast leaves float64 as it is.
+    The latter return what they take in evaluation, and run no function that could be seen.
     """
-    enter = torch.autocast.__enter__
-
-    def noted(cast: Any) -> Any:
-        recorder.precision.add("torch.autocast")
-        return enter(cast)
-
-    torch.autocast.__enter__ = noted  # type: ignore[method-assign]
     own = [m for m in module.modules() if adapter_of(m) is not None or _may_be_told(m)]
     dropping = [m for m in module.modules() if type(m).__name__ in DROPPING and m not in own]
     for m in own:
@@ -417,7 +414,6 @@ def _wrapped(module: nn.Module, recorder: Recorder) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.autocast.__enter__ = enter  # type: ignore[method-assign]
         for m in own + dropping:
             del m.forward
 

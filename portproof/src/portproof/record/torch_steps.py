@@ -82,8 +82,8 @@ def train(
 
     Returns:
         `step.k|key|role` after step k, from 0, `grad.k|key|role` that its optimizer got before a
-        Trainer's clipping, `losses` (steps,) and learning `rates`; `metrics` (epochs, names) and
-        their `names`.
+        Trainer's clipping, `losses` (steps,), which of them are `unsaid`, and learning `rates`;
+        `metrics` (epochs, names) and their `names`.
 
     Raises:
         SetUpError: it is no LightningModule, or its strategy does not join the other processes.
@@ -93,6 +93,7 @@ def train(
     lightning = importlib.import_module(_package(module))
     found: Arrays = {}
     losses: list[float] = []
+    unsaid: list[bool] = []
     epochs: list[dict[str, float]] = []
     rates: dict[int, float] = {}
 
@@ -106,10 +107,12 @@ def train(
         ) -> None:
             found.update({f"step.{len(losses)}|{key}": a for key, a in weights().items()})
             loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-            if loss is None:
+            if loss is None and module.automatic_optimization:
                 raise SetUpError("training_step returned no loss")
-            # Lightning hands on the loss over the number of batches that make a step.
-            losses.append(float(loss) * trainer.accumulate_grad_batches)
+            # Lightning hands on the loss over the number of batches that make a step. Where the
+            # module steps by itself, it may return none.
+            losses.append(float(0.0 if loss is None else loss) * trainer.accumulate_grad_batches)
+            unsaid.append(loss is None)
 
     user: Any = module
     end = user.on_train_epoch_end  # callbacks come before it, and it may log metrics
@@ -151,7 +154,7 @@ def train(
             trainer.fit(module, data, validation)
         finally:
             del user.on_train_epoch_end, user.on_before_optimizer_step
-    found["losses"] = np.array(losses)
+    found |= {"losses": np.array(losses), "unsaid": np.array(unsaid)}
     found["rates"] = np.array([rates.get(k, np.nan) for k in range(len(losses))])
     return found | metrics(epochs)
 
@@ -312,14 +315,20 @@ def described(module: nn.Module, trainers: Mapping[str, Any]) -> dict[str, Any]:
     configure: Any = getattr(module, "configure_optimizers", None)
     if configure is None:
         return {}
-    made = configure()
-    optimizers: Any = made
-    schedules: Any = ()
+    try:
+        made = configure()
+    except Exception:  # where it asks its Trainer for something; `fit` shows what is wrong
+        made = None
+    optimizers, schedules = made, []
+    if isinstance(made, tuple | list) and len(made) == 2 and isinstance(made[0], tuple | list):
+        optimizers, schedules = made
+    elif isinstance(made, tuple | list):
+        made = made[0] if made else None
     if isinstance(made, dict):
         optimizers, schedules = made.get("optimizer"), [made.get("lr_scheduler")]
-    elif isinstance(made, tuple | list) and len(made) == 2 and isinstance(made[0], tuple | list):
-        optimizers, schedules = made
     optimizer = optimizers[0] if isinstance(optimizers, tuple | list) else optimizers
+    if optimizer is None:
+        return {"loss": "training_step", "clipping": _clipping(module, trainers)}
     named = [s.get("scheduler") if isinstance(s, dict) else s for s in schedules]
     options = getattr(optimizer, "defaults", {})
     words = [f"{k}={v}" for k, v in options.items() if v and k not in _OF_THE_MACHINE]
