@@ -85,7 +85,6 @@ audit: setup ## look the locked packages up among known vulnerabilities (needs p
 
 lock: setup ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) --extra dev pyproject.toml -o requirements/dev.txt
-	$(COMPILE) -c requirements/dev.txt pyproject.toml -o requirements/base.txt
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) -c requirements/dev.txt requirements/gpu-keras-tensorflow.in \
 	  -o requirements/gpu-keras-tensorflow.txt

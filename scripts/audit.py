@@ -13,7 +13,7 @@ from pipeline.terminal import say
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ("dev.txt", "gpu-keras-jax.txt", "gpu-keras-tensorflow.txt", "uv.txt")
-"""Of `requirements/`; what `base.txt` holds, `dev.txt` holds too."""
+"""Of `requirements/`."""
 TIMEOUT_SECONDS = 600
 
 

@@ -117,7 +117,7 @@ def conduct(arguments: argparse.Namespace) -> None:
     if arguments.full and arguments.engines is not None:
         raise UsageError("`--full` takes every engine that can run here; leave `--engines` out")
     variants = chosen(arguments.variants, VARIANTS, "--variants")
-    dtypes = chosen(arguments.dtypes, DTYPES, "--lanes")
+    dtypes = chosen(arguments.dtypes, DTYPES, "--dtypes")
     if arguments.output_dir is None:
         arguments.output_dir = Path("runs/proof-short" if arguments.short else "runs/proof")
     dataset = load_dataset(find_dataset(arguments.data_dir))

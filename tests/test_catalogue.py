@@ -43,13 +43,6 @@ def test_no_mutant_stands_twice():
     assert len({(mutant.engine, mutant.name) for mutant in MUTANTS}) == len(MUTANTS)
 
 
-def test_there_are_many():
-    assert len(CAUGHT) >= 100
-    assert {mutant.engine for mutant in CAUGHT} == {
-        "lightning", "keras-tensorflow", "keras-jax", "keras-torch",
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize("rung", RUNG_NAMES)
 def test_each_rung_is_the_first_to_catch_two(rung):
     assert sum(mutant.rung == rung for mutant in CAUGHT) >= 2
@@ -62,11 +55,6 @@ def test_each_cause_is_one_that_a_mutant_shows():
 
 def test_harmless_mutants_are_planted_too():
     assert {mutant.engine for mutant in MUTANTS if mutant.is_harmless} == {LIGHTNING, TENSORFLOW}
-
-
-@pytest.mark.parametrize("mutant", CAUGHT, ids=lambda mutant: f"{mutant.engine}-{mutant.name}")
-def test_its_cause_is_one_that_a_diagnosis_can_name(mutant):
-    assert mutant.cause in {*KNOWN_CAUSES, UNKNOWN}
 
 
 def test_a_mistake_is_one_sentence():

@@ -49,7 +49,7 @@ def prove(*arguments, **environment):
         (["--seeds", "0"], "`--seeds` must be at least 1; received 0"),
         (["--engines", "theano"], "`--engines` takes keras-tensorflow, keras-jax, keras-torch"),
         (["--variants", "wide"], "`--variants` takes base, dropout; received 'wide'"),
-        (["--lanes", "float16"], "`--lanes` takes float64, float32; received 'float16'"),
+        (["--lanes", "float16"], "`--dtypes` takes float64, float32; received 'float16'"),
         (["--practice"], "`--practice` goes with `--mutants`"),
         (["--faults", "--replays"], "not allowed with"),
         (["--short", "--full"], "not allowed with"),
