@@ -8,8 +8,8 @@ from keras import layers as L
 
 from portproof.adapter import adapter_of, is_tried
 from portproof.graph.calls import Op
+from portproof.record.inferred import may_be_inferred
 from portproof.record.role import Role, role_of
-from portproof.record.told import may_be_told
 
 Array = np.ndarray
 
@@ -65,13 +65,13 @@ def _core(variable: Any) -> list[int]:
     return [size for size in variable.shape if size != 1]
 
 
-def untold(layer: Any) -> dict[str, Any]:
+def inferable_weights(layer: Any) -> dict[str, Any]:
     """Return the weights of a layer of one's own that may tell what it is; none of other layers."""
     weights = {str(i): v for i, v in enumerate(own_variables(layer))}
     is_open = is_tried(layer) or has_parts(layer) or layer._non_trainable_variables
     kind = kind_of(layer)
     is_known = kind is not None and not kind.endswith("(unknown)")
-    return {} if is_open or is_known or not may_be_told(weights) else weights
+    return {} if is_open or is_known or not may_be_inferred(weights) else weights
 
 
 def bare_variables(layer: Any) -> list[Any]:

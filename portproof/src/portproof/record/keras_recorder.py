@@ -14,11 +14,11 @@ from portproof.adapter import attach, is_tried
 from portproof.graph.calls import Call, Op, Pred
 from portproof.graph.gaps import CALL, gap
 from portproof.record import keras_layers as kinds
+from portproof.record.inferred import infer
 from portproof.record.keras_composite import recurrent, separable, time_distributed
 from portproof.record.keras_live import Live, Tag, layout, numbers, tensors
 from portproof.record.program import Arrays, SetUpError, drops, factors, reorder
 from portproof.record.role import Role
-from portproof.record.told import tell
 
 MAX_OPS = 40
 """Operations kept of a stretch: the last ones."""
@@ -113,7 +113,7 @@ class Recorder:
         if not given or any(isinstance(t, keras.KerasTensor) for t in given):
             return original(layer, *args, **kwargs)
         if not self.replay.train and len(given) == 1:
-            self._tell(layer, original, given[0], args, kwargs)
+            self._infer(layer, original, given[0], args, kwargs)
         kind = kinds.kind_of(layer)
         if (
             kind == "embedding"
@@ -170,9 +170,9 @@ class Recorder:
                 keras.src.backend.set_keras_mask(out, mask)
         return out if made is y else self._handed_on(made, y, out)
 
-    def _tell(self, layer: Any, original: Any, x: Any, args: Any, kwargs: Any) -> None:
+    def _infer(self, layer: Any, original: Any, x: Any, args: Any, kwargs: Any) -> None:
         """Find out what a layer of the user's own is, by feeding it numbers and weights."""
-        weights = kinds.untold(layer)
+        weights = kinds.inferable_weights(layer)
         if (
             not weights
             or len(x.shape) < 2
@@ -195,7 +195,7 @@ class Recorder:
             whole = numbers(call(x))
             with _linear(layer, own):
                 try:
-                    tell(layer, run, tuple(x.shape), weights)
+                    infer(layer, run, tuple(x.shape), weights)
                 finally:
                     for name, value in kept.items():
                         weights[name].assign(value)

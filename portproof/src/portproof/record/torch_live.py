@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from portproof.record.told import NORMS, tell
+from portproof.record.inferred import NORMS, infer
 from portproof.record.torch_calls import WEIGHT, Spec
 
 
@@ -96,7 +96,7 @@ def replaced_in(value: Any, old: torch.Tensor, new: torch.Tensor) -> Any:
     return value
 
 
-def tell_module(
+def infer_module(
     module: nn.Module, forward: Callable[..., Any], x: torch.Tensor, args: Any, kwargs: Any
 ) -> None:
     """Find out what a module of the user's own is, by feeding it numbers and weights.
@@ -125,6 +125,6 @@ def tell_module(
 
     with torch.no_grad():
         try:
-            tell(module, run, tuple(x.shape), weights, NORMS)
+            infer(module, run, tuple(x.shape), weights, NORMS)
         finally:
             fill(kept)

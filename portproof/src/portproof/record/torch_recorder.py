@@ -16,9 +16,9 @@ from torch.overrides import TorchFunctionMode
 
 from portproof.adapter import adapter_of, is_tried
 from portproof.graph.calls import Call
+from portproof.record.inferred import Inferred
 from portproof.record.program import Arrays, drops, factors, reorder
 from portproof.record.role import Role, role_of
-from portproof.record.told import Told
 from portproof.record.torch_calls import (
     ATTENTION,
     CONCATENATIONS,
@@ -37,9 +37,9 @@ from portproof.record.torch_composite import attention, recurrent
 from portproof.record.torch_live import (
     Live,
     cropped,
+    infer_module,
     replaced_in,
     strides_of,
-    tell_module,
     tensors_of,
 )
 from portproof.record.torch_names import Names
@@ -167,7 +167,7 @@ class Recorder(TorchFunctionMode):
         xs = [x for x in tensors_of((args, kwargs)) if not self.names.is_weight(x)]
         if len(xs) == 1 and not self.busy and not is_tried(module) and not self.replay.last:
             with self.quiet():
-                tell_module(module, forward, xs[0], args, kwargs)
+                infer_module(module, forward, xs[0], args, kwargs)
         adapter = adapter_of(module)
         if adapter is None or self.busy or not xs:
             return forward(*args, **kwargs)
@@ -176,7 +176,7 @@ class Recorder(TorchFunctionMode):
         spec = Spec(adapter.kind, roles, adapter.settings(module), "", adapter.channels_first)
 
         def run(t: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
-            if settings and isinstance(adapter, Told):
+            if settings and isinstance(adapter, Inferred):
                 held = {name: r.value(r.variable.detach().numpy()) for name, r in roles.items()}
                 own = run(t, {}).numpy()
                 return torch.from_numpy(adapter.varied(t.numpy(), own, held, settings))

@@ -1,4 +1,4 @@
-"""What a layer of one's own computes, told by its numbers: a norm, a scale, a dense layer.
+"""What a layer of one's own computes, inferred from its numbers: a norm, a scale, a dense layer.
 
 Many write RMSNorm, LayerNorm over channels or a scale by hand. Such a layer is fed numbers and
 weights of which each matters, small and large; what gives the same each time, to rounding, is what
@@ -22,14 +22,14 @@ SCALES = (1e-3, 1.0, 30.0)
 """Of the numbers that are fed; among small ones an ε shows best."""
 MAX_WEIGHTS = 2
 DIGITS = (4, 10)
-"""Of an ε, as people write it and as it can be told; float32's of the first is tried as well."""
+"""Of an ε, as people write it and as it shows; float32's of the first is tried as well."""
 NOTHING = 1e-12
 """An ε of this share of a variance is rounding."""
 Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass
-class Told(Adapter):
+class Inferred(Adapter):
     """What a layer was found to be."""
 
     kind: str = ""
@@ -99,7 +99,7 @@ class Told(Adapter):
         return np.moveaxis(y, -1, self.axis)
 
 
-def tell(
+def infer(
     layer: Any,
     run: Callable[[np.ndarray, dict[str, np.ndarray]], np.ndarray],
     shape: tuple[int, ...],
@@ -124,20 +124,20 @@ def tell(
         drawn = {n: rng.uniform(0.5, 1.5, s) * rng.choice([-1, 1], s) for n, s in shapes.items()}
         try:
             y = run(x, drawn)
-        except Exception:  # its own error comes again, and is told, when it is called
+        except Exception:  # its own error comes again, and is said, when it is called
             return
         if y.dtype.kind != "f":
             return
         seen.append((x, drawn, y))
-    for told in _candidates(shape, shapes, seen):
-        if told.kind in kinds and all(_fits(told, *sample) for sample in seen):
-            told.weights = weights
-            attach(layer, told)
+    for inferred in _candidates(shape, shapes, seen):
+        if inferred.kind in kinds and all(_fits(inferred, *sample) for sample in seen):
+            inferred.weights = weights
+            attach(layer, inferred)
             return
 
 
-def may_be_told(weights: Mapping[str, Any]) -> bool:
-    """Return whether these may be the weights of something that `tell` knows."""
+def may_be_inferred(weights: Mapping[str, Any]) -> bool:
+    """Return whether these may be the weights of something that `infer` knows."""
     cores = [len(_core(tuple(w.shape))) for w in weights.values()]
     return 0 < len(cores) <= MAX_WEIGHTS and max(cores) <= 2 and cores.count(2) <= 1
 
@@ -146,18 +146,18 @@ def _candidates(
     shape: tuple[int, ...],
     shapes: Mapping[str, tuple[int, ...]],
     seen: list[tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]],
-) -> Iterator[Told]:
+) -> Iterator[Inferred]:
     vectors = [name for name, s in shapes.items() if len(_core(s)) < 2]
     for matrix in (name for name, s in shapes.items() if len(s) == 2):
         others = [name for name in shapes if name != matrix]
         names = {"kernel": matrix, **({"bias": others[0]} if others else {})}
-        yield from (Told("dense", names, is_turned=turned) for turned in (False, True))
+        yield from (Inferred("dense", names, is_turned=turned) for turned in (False, True))
     if len(vectors) < len(shapes):
         return
     for axis in (-1, 1) if len(shape) > 2 else (-1,):
         if len(vectors) == 1:
-            yield Told("scale", {"gamma": vectors[0]}, axis=axis)
-            yield Told("shift", {"beta": vectors[0]}, axis=axis)
+            yield Inferred("scale", {"gamma": vectors[0]}, axis=axis)
+            yield Inferred("shift", {"beta": vectors[0]}, axis=axis)
         for ordered, added in itertools.product(itertools.permutations(vectors), (0.0, 1.0)):
             names = dict(zip(("gamma", "beta"), ordered, strict=False))
             yield from _norms(names, axis, added, seen[0])
@@ -168,7 +168,7 @@ def _norms(
     axis: int,
     added: float,
     sample: tuple[np.ndarray, dict[str, np.ndarray], np.ndarray],
-) -> Iterator[Told]:
+) -> Iterator[Inferred]:
     """Yield norms of each kind, with the ε that a sample shows."""
     x, weights, y = sample
     if y.shape != x.shape:
@@ -178,8 +178,8 @@ def _norms(
         settings: dict[str, Any] = {"axes": 1} if kind == "layer_norm" else {}
         settings |= {"variance": "over n − 1"} if of_sample else {}
         settings |= {"ε": "beside the root"} if is_beside else {}
-        told = Told(kind, names, settings, axis, added)
-        by_role = told.by_role(weights)
+        inferred = Inferred(kind, names, settings, axis, added)
+        by_role = inferred.by_role(weights)
         if any(w.size != x.shape[axis] for w in by_role.values()):
             continue
         center, spread = _centred(kind, np.moveaxis(x, axis, -1), settings)
@@ -193,13 +193,13 @@ def _norms(
         written, exact = (float(f"{found:.{digits}g}") for digits in DIGITS)
         is_there = found > NOTHING * np.median(to)
         for epsilon in (written, float(np.float32(written)), exact) if is_there else (0.0,):
-            yield replace(told, found={**settings, "epsilon": epsilon})
+            yield replace(inferred, found={**settings, "epsilon": epsilon})
 
 
-def _fits(told: Told, x: np.ndarray, weights: Arrays, y: np.ndarray) -> bool:
-    by_role = told.by_role(weights)
+def _fits(inferred: Inferred, x: np.ndarray, weights: Arrays, y: np.ndarray) -> bool:
+    by_role = inferred.by_role(weights)
     try:
-        made = told.compute(x, by_role, {})
+        made = inferred.compute(x, by_role, {})
     except ValueError:  # of other sizes
         return False
     return made.shape == y.shape and gap(y, made).within(CALL)

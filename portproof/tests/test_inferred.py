@@ -1,4 +1,4 @@
-"""Layers of the user's own: what they are is told by their numbers, and ports by hand pass."""
+"""Layers of the user's own: what they are is inferred from numbers, and ports by hand pass."""
 
 import itertools
 from pathlib import Path
@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 from portproof.adapter import Adapter, adapter_of, is_tried
 from portproof.checking import check
-from portproof.record.told import may_be_told, tell
+from portproof.record.inferred import infer, may_be_inferred
 
 PAIRS = Path(__file__).parent / "pairs"
 
 
 class Layer:
-    """Something to be told."""
+    """Something to be inferred."""
 
 
-def told(formula, shape=(4, 5, 6), **shapes) -> Adapter | None:
+def found_in(formula, shape=(4, 5, 6), **shapes) -> Adapter | None:
     layer = Layer()
     weights = {name: np.zeros(size) for name, size in shapes.items()}
-    assert may_be_told(weights)
-    tell(layer, lambda x, w: formula(x, **w), shape, weights)
+    assert may_be_inferred(weights)
+    infer(layer, lambda x, w: formula(x, **w), shape, weights)
     assert is_tried(layer)
     return adapter_of(layer)
 
@@ -87,7 +87,7 @@ LAYER = {"epsilon": 1e-5, "axes": 1}
     ],
 )  # fmt: skip
 def test_a_layer_is_told_by_its_numbers(formula, shapes, kind, names, settings) -> None:
-    found = told(formula, **shapes)
+    found = found_in(formula, **shapes)
     assert found is not None
     assert (found.kind, found.names, found.settings(None)) == (kind, names, settings)
     assert not found.channels_first
@@ -99,13 +99,13 @@ def test_a_layer_is_told_by_its_numbers(formula, shapes, kind, names, settings) 
 
 
 def test_a_norm_over_channels_behind_the_samples_is_one() -> None:
-    found = told(lambda x, a: a[:, None] * norm(x, 1), shape=(4, 6, 6), a=6)
+    found = found_in(lambda x, a: a[:, None] * norm(x, 1), shape=(4, 6, 6), a=6)
     assert found is not None
     assert (found.kind, found.channels_first) == ("layer_norm", True)
 
 
 def test_settings_are_tried_only_where_a_norm_is_its_formula() -> None:
-    found = told(lambda x, a: a * norm(np.clip(x, -999, 999)), a=6)
+    found = found_in(lambda x, a: a * norm(np.clip(x, -999, 999)), a=6)
     assert found is not None
     x, by_role = np.random.default_rng(0).normal(size=(4, 6)), {"gamma": np.ones(6)}
     other = found.varied(x, norm(x), by_role, {"epsilon": 1e-3})
@@ -128,18 +128,18 @@ def test_settings_are_tried_only_where_a_norm_is_its_formula() -> None:
     ],
 )
 def test_what_is_nearly_something_is_nothing(formula) -> None:
-    assert told(formula, a=6) is None
+    assert found_in(formula, a=6) is None
 
 
 def test_few_weights_tell_what_a_layer_is() -> None:
     sizes = [(6,), (1, 6), (6, 3)]
     for pair in itertools.combinations_with_replacement(sizes, 2):
-        assert may_be_told({str(i): np.zeros(s) for i, s in enumerate(pair)}) == (
+        assert may_be_inferred({str(i): np.zeros(s) for i, s in enumerate(pair)}) == (
             pair != ((6, 3), (6, 3))
         )
-    assert not may_be_told({})
-    assert not may_be_told({str(i): np.zeros(6) for i in range(3)})
-    assert not may_be_told({"kernel": np.zeros((3, 3, 6, 6))})
+    assert not may_be_inferred({})
+    assert not may_be_inferred({str(i): np.zeros(6) for i in range(3)})
+    assert not may_be_inferred({"kernel": np.zeros((3, 3, 6, 6))})
 
 
 def checked(name: str, port: str, sizes: str, **options: object):
