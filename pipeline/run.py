@@ -24,7 +24,7 @@ from pipeline.environment import (
     package_versions,
 )
 from pipeline.errors import RunError, Terminated, UsageError
-from pipeline.evaluation import Evaluation, evaluate_logits
+from pipeline.evaluation import evaluate_logits
 from pipeline.execution import Execution, computed
 from pipeline.implementation import Implementation, environment_of, no_keras_home, within_quota
 from pipeline.journal import Journal, Startup
@@ -120,7 +120,9 @@ def run_training(
             evaluation = evaluate_logits(logits, data.test.labels, data.class_names)
             write_predictions(folder, logits, data.test.labels)
             with noise_to(folder / LOG):  # matplotlib's, where it finds no home
-                _write_report(journal, evaluation, data)
+                from pipeline.run_report import write_run_report
+
+                write_run_report(folder, journal.record, evaluation, data.test, data.class_names)
             journal.complete({"loss": evaluation.loss, "accuracy": evaluation.accuracy})
         say(f"{engine} {recipe.variant}: {_headline(journal.record)}")
         return journal.record
@@ -378,19 +380,6 @@ def _resume_flags(run_dir: Path) -> str:
     if "--resume" not in sys.argv:
         flags += " --resume"
     return flags
-
-
-def _write_report(journal: Journal, evaluation: Evaluation, data: PreparedData) -> None:
-    from pipeline.run_report import write_run_report
-
-    write_run_report(
-        journal.run_dir,
-        journal.record,
-        evaluation,
-        data.test.images,
-        data.test.labels,
-        data.class_names,
-    )
 
 
 def _mute(line: str) -> None:

@@ -2,30 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from ladder.files import write_text
 from pipeline.evaluation import Evaluation
 from pipeline.plots import Curve, plot_classified, plot_confusion, plot_curves
+from pipeline.preprocess import LabeledImages
 from pipeline.record import PLOTS, REPORT, Record, series
-
-Array = np.ndarray[Any, Any]
 
 
 def write_run_report(
     run_dir: Path,
     record: Record,
     evaluation: Evaluation,
-    test_images: Array,
-    test_labels: Array,
+    test: LabeledImages,
     class_names: Sequence[str],
 ) -> None:
-    """Write `report.txt` and `plots/{accuracy,loss,confusion,correct,incorrect}`, PNG and SVG.
-
-    `test_images` are uint8 (N, H, W, 1), `test_labels` integers (N,).
-    """
+    """Write `report.txt` and `plots/{accuracy,loss,confusion,correct,incorrect}`, PNG and SVG."""
     write_text(run_dir / REPORT, report_text(record, evaluation))
     plots = run_dir / PLOTS
     plots.mkdir(exist_ok=True)
@@ -37,8 +29,8 @@ def write_run_report(
     for kind, chosen in (("correct", evaluation.correct), ("incorrect", evaluation.incorrect)):
         plot_classified(
             plots / f"{kind}.png",
-            test_images[chosen],
-            test_labels[chosen],
+            test.images[chosen],
+            test.labels[chosen],
             evaluation.predicted[chosen],
             class_names=class_names,
             title=f"Test images classified {kind}ly",

@@ -13,6 +13,7 @@ from pipeline.plots import (
     plot_confusion,
     plot_curves,
 )
+from pipeline.preprocess import LabeledImages
 from pipeline.run_report import write_run_report
 from reporting.pictures import plot_class_changes, plot_class_histogram
 from tests.fabricated import CLASS_NAMES, TEST_LABELS, make_logits, make_record
@@ -98,7 +99,9 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path):
 @pytest.mark.parametrize("num_wrong", [0, 30, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_run_report_has_its_text_and_five_pictures_both_ways(num_wrong, tmp_path):
     evaluation = evaluate_logits(make_logits(num_wrong), TEST_LABELS, CLASS_NAMES)
-    write_run_report(tmp_path, make_record(), evaluation, IMAGES, TEST_LABELS, CLASS_NAMES)
+    write_run_report(
+        tmp_path, make_record(), evaluation, LabeledImages(IMAGES, TEST_LABELS), CLASS_NAMES
+    )
     stems = ("accuracy", "confusion", "correct", "incorrect", "loss")
     names = [f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")]
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == names
