@@ -33,7 +33,7 @@ def channels_first():
     images = keras.Input((3, 8, 8))
     x = layers.Conv2D(4, 3, data_format="channels_first", activation="relu")(images)
     x = layers.BatchNormalization(axis=1, epsilon=1e-5, momentum=0.9)(x)
-    x = layers.LayerNormalization(axis=1, epsilon=1e-5)(x)
+    x = layers.GroupNormalization(2, axis=1, epsilon=1e-5)(x)
     return keras.Model(images, layers.Dense(5)(layers.Flatten()(x)))
 
 

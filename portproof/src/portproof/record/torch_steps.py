@@ -315,10 +315,11 @@ def described(module: nn.Module, trainers: Mapping[str, Any]) -> dict[str, Any]:
     configure: Any = getattr(module, "configure_optimizers", None)
     if configure is None:
         return {}
+    unknown = "none"
     try:
         made = configure()
     except Exception:  # where it asks its Trainer for something; `fit` shows what is wrong
-        made = None
+        made, unknown = None, "known to its Trainer alone"
     optimizers, schedules = made, []
     if isinstance(made, tuple | list) and len(made) == 2 and isinstance(made[0], tuple | list):
         optimizers, schedules = made
@@ -328,7 +329,8 @@ def described(module: nn.Module, trainers: Mapping[str, Any]) -> dict[str, Any]:
         optimizers, schedules = made.get("optimizer"), [made.get("lr_scheduler")]
     optimizer = optimizers[0] if isinstance(optimizers, tuple | list) else optimizers
     if optimizer is None:
-        return {"loss": "training_step", "clipping": _clipping(module, trainers)}
+        clipping = _clipping(module, trainers)
+        return {"loss": "training_step", "optimizer": unknown, "clipping": clipping}
     named = [s.get("scheduler") if isinstance(s, dict) else s for s in schedules]
     options = getattr(optimizer, "defaults", {})
     words = [f"{k}={v}" for k, v in options.items() if v and k not in _OF_THE_MACHINE]
