@@ -18,14 +18,15 @@ def build_model(recipe: Recipe) -> keras.Sequential:
             keras.layers.MaxPooling2D(recipe.pool_size, padding="same", name=f"pool{block}"),
         ]
         if rate := recipe.dropout_rates[block - 1]:
-            layers.append(keras.layers.Dropout(rate, name=f"drop{block}"))
+            # Unseeded, Keras on torch drops by torch's generator; `EpochStart` sets the epoch's.
+            layers.append(keras.layers.Dropout(rate, seed=recipe.seed, name=f"drop{block}"))
     layers += [
         keras.layers.Flatten(name="flatten"),
         keras.layers.Dense(recipe.hidden_units, name="hidden"),
         keras.layers.LeakyReLU(recipe.negative_slope, name="hidden_act"),
     ]
     if rate := recipe.dropout_rates[-1]:
-        layers.append(keras.layers.Dropout(rate, name="hidden_drop"))
+        layers.append(keras.layers.Dropout(rate, seed=recipe.seed, name="hidden_drop"))
     # No softmax here: the loss takes logits on both sides, which is exact where a clipped
     # probability would have no gradient.
     layers.append(keras.layers.Dense(recipe.num_classes, name="logits"))

@@ -205,6 +205,7 @@ class WholeCheckpoint(keras.callbacks.ModelCheckpoint):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Save the model if it is the best so far."""
+        self.path.parent.stat()  # Keras would make a folder anew that has gone away
         try:
             with undistributed():
                 super().on_epoch_end(epoch, logs)

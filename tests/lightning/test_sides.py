@@ -109,7 +109,7 @@ def test_the_contract_of_the_tutorials_module():
 
 def test_the_contract_says_what_is_unusual():
     class Unusual(ImplementationSubject):
-        def started(self):
+        def at_start(self, use):
             module = self.model
             groups = [{"params": [module.network.logits.weight], "weight_decay": 0.25}]
             groups += [{"params": [module.network.hidden.bias]}]
@@ -120,7 +120,7 @@ def test_the_contract_says_what_is_unusual():
             trainer.strategy.lr_scheduler_configs = [
                 L.pytorch.utilities.types.LRSchedulerConfig(schedule)
             ]
-            return trainer, module
+            return use(trainer, module)
 
     subject = built_subject(RECIPE, Execution(device="cpu"))
     module = subject.model
