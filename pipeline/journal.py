@@ -131,6 +131,7 @@ class Journal:
         self._epoch_began = time.perf_counter()
         self._steps_done = 0
         self._validation_seconds = 0.0
+        self._ended: float | None = None
 
     def end_step(self, epoch: int, step: int, loss: float) -> None:
         """Note a finished training step (from 0) and its loss.
@@ -153,15 +154,16 @@ class Journal:
         self._validation_began = time.perf_counter()
 
     def end_validation(self) -> None:
-        """Note that the epoch's validation metrics are there."""
-        self._validation_seconds = time.perf_counter() - self._validation_began
+        """Stop both clocks: the epoch's metrics are there, and what is saved of it comes after."""
+        self._ended = time.perf_counter()
+        self._validation_seconds = self._ended - self._validation_began
 
     def end_epoch(self, epoch: int, metrics: dict[str, float], weights: Weights) -> None:
         """Write the record with the epoch's row, and the last and best canonical weights.
 
         The best weights are those with the lowest validation loss.
         """
-        seconds = time.perf_counter() - self._epoch_began
+        seconds = (self._ended or time.perf_counter()) - self._epoch_began
         best_before = self.best_val_loss
         row = {"epoch": epoch + 1, **{name: float(metrics[name]) for name in EPOCH_METRICS}}
         spent = {"seconds": seconds, VALIDATION_SECONDS: self._validation_seconds}
