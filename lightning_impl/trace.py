@@ -66,7 +66,7 @@ class ImplementationSubject(LightningSubject):
         return [layer.name for layer in self.run_order]
 
     def at_start(self, use: Callable[[L.Trainer, L.LightningModule], Any]) -> Any:
-        """Return what `use` makes of production's Trainer, about to take the first step."""
+        """Call `use` with production's Trainer before the first step; return the result."""
         recipe, stop = self.recipe, StopAtStart(use)
         data = blank_data(recipe)
         with scratch_folder() as folder, quiet(), suppress(StopAtStart.Reached):

@@ -215,7 +215,7 @@ def checks_of(practice: Practice, mutants: Sequence[Mutant], path: Path, say: Sa
 
 
 def place_of(mutant: Mutant) -> str:
-    """Return what a mutant is filed under."""
+    """Return a mutant's folder."""
     return f"{mutant.engine}/{mutant.name}"
 
 

@@ -131,7 +131,7 @@ def published_page(verdicts: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _ran(kept: Sequence[Mapping[str, Any]]) -> str:
-    """Return what the checks ran on."""
+    """Return a line on the checks' machines, versions and load."""
     versions = dict.fromkeys(f"{n} {v}" for k in kept for n, v in k["versions"].items())
     machines = dict.fromkeys(k["machine"] for k in kept)
     commits = dict.fromkeys(k["commit"][:12] for k in kept)
@@ -192,7 +192,7 @@ def _short(text: str) -> str:
 
 
 def read_verdicts(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return what is kept in a folder, by pair, in the order of `PAIRS`."""
+    """Return the verdicts in a folder, by pair, in the order of `PAIRS`."""
     names = [n for p in PAIRS for n in (p.name, f"{p.name}-repaired")]
     paths: Sequence[Path] = [folder / f"{name}.json" for name in names]
     return {path.stem: json.loads(path.read_text()) for path in paths if path.is_file()}

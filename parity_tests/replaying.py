@@ -38,7 +38,7 @@ class Replayed:
 
 
 def play(tutorial: Climber, replay: Replay, is_whole: bool = True) -> Replayed:
-    """Return what comes of a disagreement, planted on one side of the pair it is reduced to.
+    """Plant a disagreement on one side of the pair it is reduced to; return the outcome.
 
     With the tutorial's pair, the ladder is climbed up to where the numbers part or, where not
     whole, there alone.
@@ -74,5 +74,5 @@ def replayed_to_dict(replayed: Replayed) -> dict[str, Any]:
 
 
 def replayed_from_dict(replay: Replay, row: Mapping[str, Any]) -> Replayed:
-    """Return what `replayed_to_dict` has made of it."""
+    """Return the outcome that a row of `replayed_to_dict` holds."""
     return Replayed(replay, *(str(row[name]) for name in ("found_rung", "found_cause", "sentence")))

@@ -53,7 +53,7 @@ class LightningSubject(ABC):
 
     @abstractmethod
     def at_start(self, use: Callable[[L.Trainer, L.LightningModule], Any]) -> Any:
-        """Return what `use` makes of a Trainer that is about to take the first step, and module."""
+        """Call `use` with a Trainer before its first step and its module; return the result."""
 
     @abstractmethod
     def weights(self) -> dict[str, Array]:

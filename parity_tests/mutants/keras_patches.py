@@ -87,7 +87,7 @@ def exchange(module: Any, path: str, value: Any) -> None:
 
 
 def dense_with(**options: dict[str, Any]) -> Callable[..., keras.Layer]:
-    """Return what builds a dense layer, with further options by its name."""
+    """Return a function that builds a dense layer, with further options by its name."""
 
     def dense(units: int, name: str) -> keras.Layer:
         return keras.layers.Dense(units, name=name, **options.get(name, {}))

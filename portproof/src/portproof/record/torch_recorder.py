@@ -119,8 +119,6 @@ class Recorder(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         func, args, kwargs, asked = in_float64(func, args, kwargs or {})
-        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-            asked |= {"torch.autocast"}  # which leaves float64 as it is
         self.precision |= asked
         name = function_name(func)
         if self.busy or name in LOOKING:

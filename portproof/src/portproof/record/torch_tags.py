@@ -88,7 +88,10 @@ def in_float64(
                   for k, a in kwargs.items()}  # fmt: skip
     if func in _CASTS:
         func, asked = torch.Tensor.double, {_CASTS[func]}
-    return func, args, kwargs, {_NARROW[dtype] for dtype in asked} - {""}
+    named = {_NARROW[dtype] for dtype in asked} - {""}
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        named.add("torch.autocast")  # which leaves float64 as it is
+    return func, args, kwargs, named
 
 
 def dropout_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, bool]:
