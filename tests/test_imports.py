@@ -63,6 +63,7 @@ SIDES = {
             "torch_calls",
             "torch_composite",
             "torch_live",
+            "torch_losses",
             "torch_names",
             "torch_recorder",
             "torch_rules",

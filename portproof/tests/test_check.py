@@ -390,6 +390,34 @@ def test_a_rule_of_the_frameworks_excuses_nothing_else(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    ("port", "what", "cause"),
+    [
+        ("classes", None, ""),
+        ("by_sum", "loss", "the loss is a mean in the reference"),
+        ("smoothed", "loss", "labels are not smoothed in the reference"),
+        ("softmax_twice", "loss", "what goes into cross_entropy are probabilities already"),
+        ("weighted", "loss", "classes have equal weight in the reference"),
+        ("amsgrad", "update", "amsgrad off | on"),
+        ("scheduled", "update", "each weight moves 0.5 × as far in the suspect"),
+        ("groups", "update", "Adam with other groups, weights or schedules"),
+        ("two_options", "update", "beta_1 0.9 | 0.8; and beta_2 0.999 | 0.99"),
+        ("rule", "update", "the rule of the optimizer, Adam | RMSprop"),
+        ("without_biases", "update", "was not given network.0.bias, network.2.bias"),
+        ("accumulated", "update", "batches per step 1 | 2"),
+    ],
+)
+def test_mistakes_in_a_loss_and_an_optimizer_are_named(
+    port: str, what: str | None, cause: str
+) -> None:
+    of = {"where": "trained_torch", "batches": f"{PAIRS}/in_keras.py:labels"}
+    verdict = checked("named_classes", f"named_{port}", "6", **of)
+    assert [d.what for d in verdict.failures] == ([what] if what else []), str(verdict)
+    if what:
+        assert cause in str(verdict.failures[0].cause)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     ("name", "port", "batches", "what"),
     [
         ("classes", "classes", "labels", []),

@@ -269,10 +269,19 @@ def test_a_conversion_is_judged_by_where_it_puts_weights() -> None:
     }
     found = {f"first|{n}": a.astype(np.float32) for n, a in given.items()}
     found |= {"first|r|bias": np.full(8, 2.0), "first|r|recurrent_bias": np.zeros(8)}
-    of = (left, right, align(left, right), given)
+    before = {name: rng.normal(size=a.shape) for name, a in given.items()}
+    of = (left, right, align(left, right), given, before)
     assert judge_conversion(*of, found) == []
-    (wrong,) = judge_conversion(*of, found | {"first|r|kernel": given["r|kernel"].T})
-    assert (wrong.kind, wrong.cause) == ("lstm kernel", "axes 0 and 1 exchanged")
+    kernel, name = given["r|kernel"], "first|r|kernel"
+    for seen, cause in (
+        (kernel[::-1][:, rng.permutation(8)], None),
+        (kernel[rng.permutation(8)], "the same rows in another order"),
+        (before["r|kernel"], "it was left as it was"),
+        (kernel.T, "axes 0 and 1 exchanged"),
+    ):
+        (wrong,) = judge_conversion(*of, found | {name: seen})
+        assert wrong.kind == "lstm kernel"
+        assert cause in str(wrong.cause) if cause else wrong.cause is None
     judged = Judged(outputs={"output": gaps.Gap(0.0)}, whole_gradient=gaps.Gap(0.0))
     judged.differences = [wrong]
     verdict = conclude(

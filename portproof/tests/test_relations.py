@@ -22,6 +22,9 @@ def test_only_axes_of_size_one_and_of_places_are_fitted() -> None:
     ("step", "text"),
     [
         (lambda a: np.maximum(a, 0), "ReLU in the suspect alone"),
+        (lambda a: np.where(a > 0, a, 0.01 * a), "a leaky ReLU of slope 0.01 in the suspect alone"),
+        (lambda a: np.where(a > 0, a, np.expm1(a)), "ELU in the suspect alone"),
+        (lambda a: a - np.log(np.exp(a).sum(-1, keepdims=True)), "the logarithm of a softmax"),
         (lambda a: a[:, ::-1], "axis 1 read backwards"),
         (lambda a: a[:, [1, 2, 0]], "the same channels in another order"),
         (lambda a: a[:, [1, 2, 0]] + [0, 0, 1e-6], None),

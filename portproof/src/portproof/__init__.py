@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from portproof.checking import CheckError, PortError, Verdict, check
+    from portproof.checking import CheckError, Difference, PortError, Verdict, check
 
-__all__ = ["CheckError", "PortError", "Verdict", "check"]
+__all__ = ["CheckError", "Difference", "PortError", "Verdict", "check"]
 
 
 def __getattr__(name: str) -> Any:

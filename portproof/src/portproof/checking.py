@@ -12,13 +12,13 @@ from portproof.graph.align import nearest
 from portproof.graph.calls import Graph
 from portproof.graph.conclude import conclude, is_at
 from portproof.graph.inputs import InputSpec
-from portproof.graph.verdict import PortError, Verdict
+from portproof.graph.verdict import Difference, PortError, Verdict
 from portproof.passes import run_passes
 from portproof.programs import CheckError, Program, answers, environments, save
 from portproof.sides import Stored
 from portproof.training import even_shares
 
-__all__ = ["DEPTHS", "CheckError", "PortError", "Verdict", "check"]
+__all__ = ["DEPTHS", "CheckError", "Difference", "PortError", "Verdict", "check"]
 
 DEPTHS = ("forward", "gradients", "steps")
 """How far a check can go, each with what comes before it."""

@@ -198,11 +198,12 @@ def _conversion(
     native, out = left.program.path("native"), right.program.path("converted")
     left.program.ask("native", out=native)
     rng = np.random.default_rng(0)  # what it leaves as it is shall be seen
-    right.fill({name: rng.uniform(0.5, 1, a.shape) for name, a in carried.right.items()})
+    before = {name: rng.uniform(0.5, 1, a.shape) for name, a in carried.right.items()}
+    right.fill(before)
     right.program.ask("convert", reference=functions["convert"], given=native, out=out)
     right.fill(carried.right)
     seen = right.read(out)
-    return judge_conversion(left.graph, right.graph, alignment, carried.right, seen)
+    return judge_conversion(left.graph, right.graph, alignment, carried.right, before, seen)
 
 
 def _bench(left: Side, right: Side) -> Bench | None:

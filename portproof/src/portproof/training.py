@@ -10,7 +10,15 @@ from portproof.graph.align import Alignment
 from portproof.graph.carry import Carried
 from portproof.graph.gaps import gap
 from portproof.graph.ranks import cause_of_gradients
-from portproof.graph.steps import LOSS, first_apart, judge_metrics, moved_apart, placed, rounded
+from portproof.graph.steps import (
+    LOSS,
+    PLACED,
+    first_apart,
+    judge_metrics,
+    moved_apart,
+    placed,
+    rounded,
+)
 from portproof.graph.users import as_reference, judge_batches
 from portproof.graph.verdict import Difference
 from portproof.programs import CheckError, answers, save
@@ -26,6 +34,13 @@ BROADCAST = "targets (N,) against outputs (N, 1): the suspect's loss is of (N, N
 CLIPPED = "torch clips by the gradients' norm + 1e-6, and Keras by their norm"
 VELOCITY = "the learning rate is part of SGD's velocity in Keras, and a factor of it in torch"
 COUPLED = "weight decay is part of the gradient in the suspect, and not in the reference"
+IN_SINGLE = "momentum and weight decay are rounded to float32 by Keras on TensorFlow"
+ROUNDED = ("momentum", "weight_decay")
+"""Options that Keras casts to the weights' dtype, by way of TensorFlow's float32."""
+OTHERWISE = "the rule of the optimizer, {} | {}: torch's own by the reference's options agrees"
+MORE = "the optimizer {} with other groups, weights or schedules: one of its rule alone agrees"
+SWITCHES = ("amsgrad", "centered", "nesterov")
+"""Options that are on or off."""
 RULES = {"clipnorm": "each gradient's norm", "clipvalue": "value", "global_clipnorm": "all's norm"}
 """Keras's arguments for clipping, in words."""
 STARTS = "the processes start from different weights"
@@ -60,7 +75,7 @@ class Training:
         self._are_there = True
         """Whether the suspect's processes still answer."""
         other = placed(*self.of[:2])
-        self._rules = {CLIPPED, VELOCITY, *([other[0]] if other and other[1] else [])}
+        self._rules = {CLIPPED, VELOCITY, IN_SINGLE, *([other[0]] if other and other[1] else [])}
         """Causes that are the frameworks' and no port's."""
 
     def take_batches(self, reference: str) -> list[Difference]:
@@ -130,7 +145,8 @@ class Training:
         Returns:
             The causes, where they part now, what the processes gave, and the arguments; or None.
         """
-        trials = list(self._causes(apart[1].what, are_alike))
+        causes = list(self._causes(apart[1].what, are_alike, theirs[0]))
+        trials = [trial for trial in causes if "optimizer" not in trial[2]]
         acting: list[Trial] = []
         equal: list[Trial] = []
         """Equal starts, which each trial after them has: named where they change anything."""
@@ -167,6 +183,18 @@ class Training:
                     base, where = again, later
             if len(acting) < 2:
                 break
+        # A rule of torch's own in its place says no more than that nothing else is wrong.
+        last = [t for t in causes if "optimizer" in t[2]] if apart[1].cause is None else []
+        return self._alone(last, kept)
+
+    def _alone(
+        self, trials: list[Trial], kept: dict[str, Any]
+    ) -> tuple[list[str], Parted | None, list[Arrays], dict[str, Any]] | None:
+        """Return what `_resolved` does, of the first trial by which nothing parts any more."""
+        for trial in trials:
+            made = self._tried([trial], kept)
+            if made is not None and made[0] is None:
+                return [trial[0]], *made
         return None
 
     def _tried(
@@ -184,12 +212,13 @@ class Training:
             return None
         return self._apart(again), again, merged
 
-    def _causes(self, what: str, are_alike: bool) -> Iterator[Trial]:
+    def _causes(self, what: str, are_alike: bool, theirs: Arrays) -> Iterator[Trial]:
         """Yield what may be wrong with the batches and the Trainer's arguments that make it right.
 
         Args:
             what: differs first.
             are_alike: whether the processes started from the same weights.
+            theirs: what the suspect gave.
         """
         is_torch = self.ranks[0].program.about["framework"].startswith("torch")
         is_port = is_torch and self.left.program.about["framework"].startswith("keras")
@@ -207,6 +236,8 @@ class Training:
             turned = {n: a[:, None] if n.startswith("y.") and a.ndim == 1 else a
                       for n, a in Stored(self.batches).items()}  # fmt: skip
             yield BROADCAST, [save(self.left.program.path("turned"), turned)], {}
+            if is_torch:
+                yield from ((text, self.shares, how) for text, how in self._of_losses(theirs))
         if not self.overrides:
             return
         if not are_alike:  # they do from here on
@@ -220,6 +251,16 @@ class Training:
         is_sgd = training.get("optimizer", "").startswith("SGD(")
         return is_sgd and bool(training.get("options", {}).get("momentum"))
 
+    def _of_losses(self, theirs: Arrays) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield how the loss functions that the suspect has called can be computed otherwise."""
+        ours, about = (graph.about for graph in self.of[:2])
+        called = [each.split("/") for each in theirs["called"].tolist()]
+        value = ours.get("training", {}).get("smoothing")
+        if value and any(name == "cross_entropy" for name, _ in called):
+            yield f"labels are smoothed by {value:g} in the reference", {"smoothing": value}
+        for name, key in called:
+            yield about["variants"][name][key][0], {"swaps": {name: key}}
+
     def _of_optimizers(self, is_port: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield how the suspect clips or what its optimizer is told otherwise, and its repair.
 
@@ -232,15 +273,41 @@ class Training:
             text = f"gradients are clipped by {_clipping(clips)} | {_clipping(other)}"
             yield text, {"clipping": clips}
         mine, own = ours.get("options", {}), theirs.get("options", {})
+        is_rounded = self.left.program.about["framework"].endswith("on tensorflow")
+        taken = {n: float(np.float32(v)) if is_rounded and n in ROUNDED else v
+                 for n, v in mine.items()}  # fmt: skip
         for name in sorted(mine.keys() & own.keys()):
-            if abs(mine[name] - own[name]) > SINGLE * abs(mine[name]):
-                text = f"{name} {mine[name]:.6g} | {own[name]:.6g}"
+            if mine[name] != own[name]:
+                is_near = abs(mine[name] - own[name]) <= SINGLE * abs(mine[name])
+                sides = [f"{side[name]:.{17 if is_near else 6}g}" for side in (mine, own)]
+                if name in SWITCHES:
+                    sides = ["on" if side[name] else "off" for side in (mine, own)]
                 is_new = is_port and name == "weight_decay" and not own[name]
                 kind = {"decoupled": True} if is_new else {}
-                yield text, {"options": {name: mine[name], **kind}}
+                yield f"{name} {' | '.join(sides)}", {"options": {name: taken[name], **kind}}
+        if is_port and is_rounded and any(own.get(name) for name in ROUNDED):
+            yield IN_SINGLE, {"single": ROUNDED}
         decay = mine.get("weight_decay") and own.get("weight_decay")
         if is_port and decay and not own.get("decoupled"):
             yield COUPLED, {"options": {"decoupled": True}}
+        counts = [training.get("accumulated", 1) for training in (ours, theirs)]
+        if counts[0] != counts[1]:
+            text = f"batches per step {counts[0]} | {counts[1]}"
+            yield text, {"accumulate_grad_batches": counts[0]}
+        if left_out := theirs.get("left out"):
+            more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+            text = f"the optimizer was not given {', '.join(left_out[:3])}{more}"
+            yield text, {"all weights": True}
+        if "rule" in ours and "learning_rate" in mine:
+            how: dict[str, Any] = {"optimizer": ours["rule"], "options": taken}
+            if is_port:
+                how |= {"velocity": ours["rule"] == "SGD" and bool(mine.get("momentum"))}
+                if ours["rule"] in PLACED and "epsilon" in mine:
+                    precision = "float32" if is_rounded else "float64"
+                    how["placed_epsilon"] = {"precision": precision, "epsilon": mine["epsilon"]}
+            names = ours["rule"], theirs.get("rule")
+            text = MORE.format(names[0]) if names[0] == names[1] else OTHERWISE.format(*names)
+            yield text, how
 
     def _fill_alike(self) -> bool:
         """Fill the processes that started from the first one's weights; return whether all did."""
@@ -376,9 +443,9 @@ def _is_nearer(later: Parted, apart: Parted) -> bool:
 
 
 def _merged(kept: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """Return both, with the options of the optimizer of both."""
-    options = {**kept.get("options", {}), **more.get("options", {})}
-    return {**kept, **more, **({"options": options} if options else {})}
+    """Return both, with the options of the optimizer, and the functions, of both."""
+    both = {name: {**kept.get(name, {}), **more.get(name, {})} for name in ("options", "swaps")}
+    return {**kept, **more, **{name: found for name, found in both.items() if found}}
 
 
 def _clipping(rule: Sequence[Any]) -> str:

@@ -271,6 +271,15 @@ def classes():
     return model, {"epochs": 2, "class_weight": {0: 1.0, 1: 2.0, 2: 0.5}, "callbacks": [halved]}
 
 
+def named_classes():
+    """Three classes by their logits, and Adam."""
+    model = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(8, activation="relu"), layers.Dense(3)]
+    )
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model, {"epochs": 2}
+
+
 def labels():
     return [(x, np.abs(x[:, 0] * 3).astype(int) % 3) for x, _ in batches()[:2]]
 

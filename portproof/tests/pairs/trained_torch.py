@@ -1,5 +1,7 @@
 """Ports that train, and what goes with them, for tests/test_check.py."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from in_torch import Regression, regression
@@ -82,6 +84,86 @@ class ClippedAdam(Regression):
 
 def adam_clipped():
     return ClippedAdam()
+
+
+class NamedClasses(Regression):
+    def __init__(self, is_twice=False, rule=torch.optim.Adam, choose=list, **loss):
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+        self.is_twice, self.rule, self.choose, self.loss = is_twice, rule, choose, loss
+
+    def training_step(self, batch, batch_idx):
+        logits = self(batch[0])
+        return F.cross_entropy(
+            logits.softmax(1) if self.is_twice else logits, batch[1], **self.loss
+        )
+
+    def configure_optimizers(self):
+        return self.rule(self.choose(self.parameters()), 0.001, eps=1e-7)
+
+
+def named_classes():
+    return NamedClasses(), {"max_epochs": 2}
+
+
+def named_by_sum():
+    return NamedClasses(reduction="sum"), {"max_epochs": 2}
+
+
+def named_smoothed():
+    return NamedClasses(label_smoothing=0.1), {"max_epochs": 2}
+
+
+def named_softmax_twice():
+    return NamedClasses(is_twice=True), {"max_epochs": 2}
+
+
+def named_weighted():
+    return NamedClasses(weight=torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)), {
+        "max_epochs": 2
+    }
+
+
+def named_amsgrad():
+    return NamedClasses(rule=partial(torch.optim.Adam, amsgrad=True)), {"max_epochs": 2}
+
+
+def named_two_options():
+    return NamedClasses(rule=partial(torch.optim.Adam, betas=(0.8, 0.99))), {"max_epochs": 2}
+
+
+class Scheduled(NamedClasses):
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def named_scheduled():
+    return Scheduled(), {"max_epochs": 2}
+
+
+def named_groups():
+    """Biases learn ten times as fast."""
+    return NamedClasses(
+        choose=lambda found: [
+            {"params": [p for p in each if (p.ndim > 1) == is_kernel], "lr": rate}
+            for each in [list(found)]
+            for is_kernel, rate in ((True, 0.001), (False, 0.01))
+        ]
+    ), {"max_epochs": 2}
+
+
+def named_rule():
+    return NamedClasses(rule=torch.optim.RMSprop), {"max_epochs": 2}
+
+
+def named_without_biases():
+    return NamedClasses(choose=lambda found: [p for p in found if p.ndim > 1]), {"max_epochs": 2}
+
+
+def named_accumulated():
+    return NamedClasses(), {"max_epochs": 2, "accumulate_grad_batches": 2}
 
 
 class TwoTargets(Regression):

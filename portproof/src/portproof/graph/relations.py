@@ -3,23 +3,33 @@
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import erf, log_softmax, softmax
 
 from portproof.graph.gaps import CALL, gap
 
 
-def _softmax(a: np.ndarray) -> np.ndarray:
-    e = np.exp(a - a.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+def _leaky(slope: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda a: np.where(a > 0, a, slope * a)
 
 
 _STEPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "ReLU": lambda a: np.maximum(a, 0),
     "the sigmoid": lambda a: 1 / (1 + np.exp(-a)),
-    "softmax": _softmax,
+    "softmax": lambda a: softmax(a, -1),
     "tanh": np.tanh,
     "SiLU (swish)": lambda a: a / (1 + np.exp(-a)),
     "the absolute value": np.abs,
+    "the logarithm of a softmax": lambda a: log_softmax(a, -1),
+    "ELU": lambda a: np.where(a > 0, a, np.expm1(np.minimum(a, 0))),
+    "softplus": lambda a: np.logaddexp(a, 0),
+    "GELU": lambda a: 0.5 * a * (1 + erf(a / np.sqrt(2))),
+    **{
+        f"a leaky ReLU of slope {slope:g}{words}": _leaky(of(slope))
+        for slope in (0.01, 0.1, 0.2, 0.3)
+        for of, words in ((float, ""), (lambda s: float(np.float32(s)), " in float32"))
+    },
 }
+REORDERED = "the same channels in another order"
 _LARGEST = 100_000
 """Numbers up to which shifts are tried by fitting."""
 _FEWEST = 4
@@ -37,7 +47,7 @@ def relation(reference: np.ndarray, suspect: np.ndarray) -> str | None:
                     return f"{name} in the suspect alone"
     return (
         _exchanged(reference, suspect)
-        or _reordered(reference, suspect)
+        or reordered(reference, suspect)
         or _scaled(reference, suspect)
     )
 
@@ -58,7 +68,7 @@ def _exchanged(a: np.ndarray, b: np.ndarray) -> str | None:
     return None
 
 
-def _reordered(a: np.ndarray, b: np.ndarray) -> str | None:
+def reordered(a: np.ndarray, b: np.ndarray) -> str | None:
     """Try channels in another order, and maps cut out of features with their channels first."""
     if a.shape != b.shape or a.ndim < 2 or a.shape[-1] == 1:
         return None
@@ -66,7 +76,7 @@ def _reordered(a: np.ndarray, b: np.ndarray) -> str | None:
     # Two orders that sort the same sums over the rows bring equal channels to equal places.
     factors = np.random.default_rng(0).normal(size=len(x))
     if gap(x[:, np.argsort(factors @ x)], y[:, np.argsort(factors @ y)]).within(CALL):
-        return "the same channels in another order"
+        return REORDERED
     for cut, other, side in ((b, a, "suspect"), (a, b, "reference")):
         if a.ndim > 2 and gap(other.ravel(), np.moveaxis(cut, -1, 1).ravel()).within(CALL):
             return f"the same numbers in a row, cut into maps with channels first in the {side}"

@@ -7,7 +7,7 @@ import numpy as np
 from portproof.graph.align import Alignment
 from portproof.graph.calls import CHANNELS, Call, Graph, order_of
 from portproof.graph.gaps import fitted, gap
-from portproof.graph.relations import relation
+from portproof.graph.relations import REORDERED, relation, reordered
 from portproof.graph.verdict import Difference, Place
 
 SINGLE = 1e-6
@@ -64,7 +64,7 @@ def _range(a: np.ndarray) -> str:
 
 
 def judge_conversion(
-    left: Graph, right: Graph, alignment: Alignment, given: Arrays, found: Arrays
+    left: Graph, right: Graph, alignment: Alignment, given: Arrays, before: Arrays, found: Arrays
 ) -> list[Difference]:
     """Return weights that a user's conversion did not put where the reference has them.
 
@@ -73,27 +73,49 @@ def judge_conversion(
         right: the suspect's.
         alignment: which is which.
         given: what the suspect's weights have to be, by `key|role`.
+        before: what they were before the conversion.
         found: what they are behind the conversion, by `first|key|role`.
     """
     differences: dict[tuple[str, str, str | None], Difference] = {}
+    others = {f"the {role} of {c.owner}": given[name] for c in right.calls for role in c.roles
+              if (name := f"{c.key}|{role}") in given}  # fmt: skip
     for i, j in sorted(alignment.pairs.items()):
         a, b = left.calls[i], right.calls[j]
-        for role, wanted, seen in _converted(a, b, given, found):
+        for role, wanted, seen, was in _converted(a, b, given, found, before):
             apart = gap(wanted, fitted(seen, wanted.shape))
             if apart.within(SINGLE):
                 continue
             made = Difference("conversion", f"{a.kind} {role}", "", "", "weights",
                               detail="behind the conversion")  # fmt: skip
-            made.cause = relation(wanted, seen) if wanted.shape == seen.shape else None
+            made.cause = _misplaced(wanted, seen, was, others)
             known = differences.setdefault((a.kind, role, made.cause), made)
             known.places.append(Place(a.owner, b.owner, apart.size))
     return list(differences.values())
 
 
+def _misplaced(wanted: np.ndarray, seen: np.ndarray, was: np.ndarray, others: Arrays) -> str | None:
+    """Return what a conversion put there instead, if that is known."""
+    if gap(was, seen).within(SINGLE):
+        return "it was left as it was"
+    for name, other in others.items():
+        may_be = other.shape == seen.shape and np.ptp(other) > 0 and seen.size
+        if may_be and np.isclose(other.flat[0], seen.flat[0]) and gap(other, seen).within(SINGLE):
+            return f"it holds {name}"
+    if wanted.shape != seen.shape:
+        return None
+    if wanted.ndim == 2 and reordered(wanted.T, seen.T) == REORDERED:
+        return "the same rows in another order"
+    places = tuple(range(wanted.ndim - 2))
+    if len(places) > 1 and gap(wanted, np.flip(seen, places)).within(SINGLE):
+        return "kernels read backwards on each axis"
+    return relation(wanted, seen)
+
+
 def _converted(
-    a: Call, b: Call, given: Arrays, found: Arrays
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield roles with what they have to be and what they are; biases that are added, as one."""
+    a: Call, b: Call, *of: Arrays
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield roles with what they have to be, are, and were; biases that are added, as one."""
+    given, found, before = of
     is_sum = ("recurrent_bias" in a.roles) != ("recurrent_bias" in b.roles)
     for role in sorted(b.roles):
         names = [f"{b.key}|{role}"]
@@ -101,4 +123,5 @@ def _converted(
             continue
         if is_sum and role == "bias" and "recurrent_bias" in b.roles:
             names.append(f"{b.key}|recurrent_bias")
-        yield role, sum(given[n] for n in names), sum(found[f"first|{n}"] for n in names)  # type: ignore[misc]
+        seen = sum(found[f"first|{n}"] for n in names)
+        yield role, sum(given[n] for n in names), seen, sum(before[n] for n in names)  # type: ignore[misc]

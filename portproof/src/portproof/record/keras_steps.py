@@ -104,26 +104,41 @@ _WITHOUT_EFFECT = {"name", "ema_momentum"}
 """Options of Keras's optimizers that are set by default and change no update by themselves."""
 
 
-OPTIONS = ("beta_1", "beta_2", "epsilon", "learning_rate", "momentum", "rho", "weight_decay")
+OPTIONS = (
+    "amsgrad", "beta_1", "beta_2", "centered", "epsilon", "learning_rate", "momentum", "nesterov",
+    "rho", "weight_decay",
+)  # fmt: skip
 """What torch's optimizers have too, under other names."""
 CLIPPINGS = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
 def described(model: Any) -> dict[str, Any]:
-    """Return the loss and the optimizer in a few words; its `options` and `clipping` by name."""
+    """Return the loss and the optimizer in a few words; their options and clipping by name."""
     if not model.compiled:
         return {}
-    losses = [getattr(loss, "name", loss) for loss in keras.tree.flatten(model.loss)]
+    flat = keras.tree.flatten(model.loss)
+    losses = [getattr(loss, "name", loss) for loss in flat]
     config = model.optimizer.get_config()
     words = [f"{k}={_short(v)}" for k, v in config.items() if v and k not in _WITHOUT_EFFECT]
     return {
         "loss": ", ".join(map(str, losses)),
+        "smoothing": max((_smoothing(loss) for loss in flat), default=0.0),
+        "rule": type(model.optimizer).__name__,
+        "accumulated": getattr(model.optimizer, "gradient_accumulation_steps", None) or 1,
         "optimizer": f"{type(model.optimizer).__name__}({', '.join(words)})",
         "options": {k: float(config[k] or 0) for k in OPTIONS
                     if k in config and isinstance(config[k], int | float | None)},
         "clipping": next(([k, float(config[k])] for k in CLIPPINGS
                           if isinstance(config.get(k), int | float) and config[k]), []),
     }  # fmt: skip
+
+
+def _smoothing(loss: Any) -> float:
+    """Return by how much a loss smooths labels; 0 where it does not, or does not say."""
+    try:
+        return float(loss.get_config().get("label_smoothing") or 0)
+    except Exception:  # a function, or a user's own
+        return 0.0
 
 
 def _short(value: Any) -> str:

@@ -2,12 +2,14 @@
 
 import copy
 import importlib
+import inspect
 import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
+from itertools import product
 from typing import Any
 from unittest import mock
 
@@ -19,12 +21,14 @@ from torch.overrides import TorchFunctionMode
 
 from portproof.record.program import Arrays, Batch, SetUpError, metrics
 from portproof.record.torch_calls import DROPOUTS, RATES
+from portproof.record.torch_losses import REDUCED, smoothed, variants_of
 from portproof.record.torch_rules import keep_rate_in_velocity, place_epsilon
 from portproof.record.torch_tags import function_name, in_float64
 from portproof.record.torch_variants import variant_of
 
 _NOT_A_TRAINERS = {
     "val_dataloaders", "clipping", "exact_clipping", "options", "placed_epsilon", "velocity",
+    "swaps", "smoothing", "optimizer", "all weights", "single",
 }  # fmt: skip
 
 
@@ -33,11 +37,14 @@ class NothingDropped(TorchFunctionMode):
 
     Args:
         swaps: functions that are computed in another way: the name of a variant by that of one.
+        smoothing: of the labels of a cross-entropy, in place of its own.
     """
 
-    def __init__(self, swaps: Mapping[str, str]) -> None:
+    def __init__(self, swaps: Mapping[str, str], smoothing: float | None = None) -> None:
         super().__init__()
-        self.swaps = swaps
+        self.swaps, self.smoothing = swaps, smoothing
+        self.losses: set[str] = set()
+        """Loss functions that were called, each with a variant, `cross_entropy/unweighted`."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -51,8 +58,12 @@ class NothingDropped(TorchFunctionMode):
             args = tuple(0.0 if n.startswith("dropout") else a
                          for n, a in zip(names, args, strict=False))  # fmt: skip
             kwargs = {k: 0.0 if k.startswith("dropout") else v for k, v in kwargs.items()}
+        if name in REDUCED and torch.is_grad_enabled():
+            self.losses |= {f"{name}/{key}" for key in variants_of(name, func, args, kwargs)}
         if name in self.swaps:
             func = variant_of(name, self.swaps[name], func)
+        if name == "cross_entropy" and self.smoothing is not None:
+            func = partial(smoothed(self.smoothing), func)
         return func(*args, **kwargs)
 
 
@@ -73,7 +84,10 @@ def train(
             rule of Keras's and its limit, instead of the module's own; `exact_clipping`: by their
             norm, as torch clips but for its 1e-6; `options` of its optimizers by Keras's names;
             `placed_epsilon`, arguments of `place_epsilon`: ε stands where Keras has it;
-            `velocity`: SGD's holds the learning rate, as Keras's does.
+            `velocity`: SGD's holds the learning rate, as Keras's does; `optimizer`, the name of one
+            of torch's, which takes the place of the module's, with `options`; `all weights`: its
+            optimizer gets those that it was not given; `single`, options of each group that are
+            rounded to float32; `swaps`, more of them, and `smoothing`.
         batches: inputs, targets and weights, as the user's function gave them.
         weights: returns canonical weights by `key|role`.
         gradients: returns those to them.
@@ -82,8 +96,9 @@ def train(
 
     Returns:
         `step.k|key|role` after step k, from 0, `grad.k|key|role` that its optimizer got before a
-        Trainer's clipping, `losses` (steps,), which of them are `unsaid`, and learning `rates`;
-        `metrics` (epochs, names) and their `names`.
+        Trainer's clipping, `losses` (steps,), which of them are `unsaid`, the loss functions
+        `called` with variants of each, and learning `rates`; `metrics` (epochs, names) and their
+        `names`.
 
     Raises:
         SetUpError: it is no LightningModule, or its strategy does not join the other processes.
@@ -101,6 +116,9 @@ def train(
         def on_train_start(self, trainer: Any, module: Any) -> None:
             for optimizer in trainer.optimizers:
                 _set_options(optimizer, options.get("options", {}))
+                for group, name in product(optimizer.param_groups, options.get("single", ())):
+                    if isinstance(group.get(name), float):
+                        group[name] = float(np.float32(group[name]))
 
         def on_train_batch_end(
             self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -143,7 +161,8 @@ def train(
     count = own["devices"] if isinstance(own.get("devices"), int) else 1
     if count > 1:  # a strategy takes no second Trainer
         own["strategy"] = copy.copy(own.get("strategy", "ddp"))
-    with NothingDropped(swaps), ExitStack() as stack:
+    mode = NothingDropped({**swaps, **options.get("swaps", {})}, options.get("smoothing"))
+    with mode, ExitStack() as stack:
         _as_asked(stack, user, options)
         trainer = lightning.Trainer(**{**usual, **quiet, **own})
         try:
@@ -155,6 +174,7 @@ def train(
         finally:
             del user.on_train_epoch_end, user.on_before_optimizer_step
     found |= {"losses": np.array(losses), "unsaid": np.array(unsaid)}
+    found["called"] = np.array(sorted(mode.losses), dtype=np.str_)
     found["rates"] = np.array([rates.get(k, np.nan) for k in range(len(losses))])
     return found | metrics(epochs)
 
@@ -179,6 +199,10 @@ def _as_asked(stack: ExitStack, module: Any, options: Mapping[str, Any]) -> None
         keep_rate_in_velocity(stack)
     if how := options.get("placed_epsilon"):
         place_epsilon(stack, **how)
+    if (rule := options.get("optimizer")) or options.get("all weights"):
+        told = options.get("options", {})
+        configure = partial(_made_anew, module, rule, told) if rule else _with_all(module)
+        stack.enter_context(mock.patch.object(module, "configure_optimizers", configure))
 
 
 _CLIP = nn.utils.clip_grad_norm_
@@ -213,6 +237,48 @@ def _clipped(
     return norm
 
 
+def _made_anew(module: Any, name: str, told: Mapping[str, float]) -> torch.optim.Optimizer:
+    """Return an optimizer of torch's for all weights, by Keras's name and options."""
+    decay = told.get("weight_decay") and name == "Adam" and told.get("decoupled", True)
+    kind = getattr(torch.optim, "AdamW" if decay else {"Nadam": "NAdam"}.get(name, name), None)
+    if kind is None:
+        raise SetUpError(f"torch has no optimizer {name}")
+    known = inspect.signature(kind).parameters
+    given = {_NAMES.get(key, key): value for key, value in told.items()}
+    options: dict[str, Any] = {k: v for k, v in {**told, **given}.items() if k in known}
+    if "betas" in known:
+        options["betas"] = tuple(told[f"beta_{n}"] for n in (1, 2))
+    if "epsilon" in told and "eps" in known:
+        options["eps"] = told["epsilon"]
+    options = {key: bool(v) if key in _SWITCHES else v for key, v in options.items()}
+    made: torch.optim.Optimizer = kind(_trained(module), **options)
+    return made
+
+
+def _with_all(module: Any) -> Callable[[], Any]:
+    configure = module.configure_optimizers
+
+    def configured() -> Any:
+        made = configure()
+        (optimizer,) = _optimizers(made)[0]
+        optimizer.add_param_group({"params": _left_out(module, optimizer)})
+        return made
+
+    return configured
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [p for p in module.parameters() if p.requires_grad]
+
+
+def _left_out(module: nn.Module, optimizer: Any) -> list[nn.Parameter]:
+    """Return the weights that are trained, and that the optimizer was not given."""
+    given = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [p for p in _trained(module) if id(p) not in given]
+
+
+_SWITCHES = ("amsgrad", "centered", "nesterov")
+"""Options of torch's optimizers and Keras's that are true or not."""
 _NAMES = {"learning_rate": "lr", "rho": "alpha", "decoupled": "decoupled_weight_decay"}
 """Options of torch's optimizers by Keras's names; most have the same."""
 
@@ -230,7 +296,7 @@ def _set_options(optimizer: Any, options: Mapping[str, Any]) -> None:
             elif name == "epsilon":  # one of its own beside torch's is a user's, who sets the other
                 group.update({k: value for k in ("eps", "epsilon") if k in group})
             elif key in group and (name != "weight_decay" or group[key] or not decays):
-                group[key] = value
+                group[key] = bool(value) if key in _SWITCHES else value
 
 
 class _Given(list[Any]):
@@ -310,7 +376,8 @@ def described(module: nn.Module, trainers: Mapping[str, Any]) -> dict[str, Any]:
         trainers: the user's options for the Trainer.
 
     Returns:
-        `options` of the optimizer and `clipping` too, by Keras's names.
+        `options` of the optimizer and `clipping` too, by Keras's names, its `rule`, batches that
+        make a step (`accumulated`), and weights that it was not given (`left out`).
     """
     configure: Any = getattr(module, "configure_optimizers", None)
     if configure is None:
@@ -320,14 +387,8 @@ def described(module: nn.Module, trainers: Mapping[str, Any]) -> dict[str, Any]:
         made = configure()
     except Exception:  # where it asks its Trainer for something; `fit` shows what is wrong
         made, unknown = None, "known to its Trainer alone"
-    optimizers, schedules = made, []
-    if isinstance(made, tuple | list) and len(made) == 2 and isinstance(made[0], tuple | list):
-        optimizers, schedules = made
-    elif isinstance(made, tuple | list):
-        made = made[0] if made else None
-    if isinstance(made, dict):
-        optimizers, schedules = made.get("optimizer"), [made.get("lr_scheduler")]
-    optimizer = optimizers[0] if isinstance(optimizers, tuple | list) else optimizers
+    optimizers, schedules = _optimizers(made)
+    optimizer = optimizers[0] if optimizers else None
     if optimizer is None:
         clipping = _clipping(module, trainers)
         return {"loss": "training_step", "optimizer": unknown, "clipping": clipping}
@@ -338,16 +399,34 @@ def described(module: nn.Module, trainers: Mapping[str, Any]) -> dict[str, Any]:
         "loss": "training_step",
         "optimizer": f"{type(optimizer).__name__}({', '.join(words)})",
         "schedules": ", ".join(type(s).__name__ for s in named if s is not None),
+        "rule": type(optimizer).__name__,
         "options": _options(optimizer),
         "clipping": _clipping(module, trainers),
+        "accumulated": trainers.get("accumulate_grad_batches", 1),
+        "left out": _names(module, _left_out(module, optimizer)) if len(optimizers) == 1 else [],
     }
+
+
+def _optimizers(made: Any) -> tuple[list[Any], list[Any]]:
+    """Return optimizers and schedules of what `configure_optimizers` returned."""
+    schedules: list[Any] = []
+    if isinstance(made, tuple | list) and len(made) == 2 and isinstance(made[0], tuple | list):
+        made, schedules = made
+    listed = made if isinstance(made, tuple | list) else [] if made is None else [made]
+    schedules = [*schedules, *(m.get("lr_scheduler") for m in listed if isinstance(m, dict))]
+    return [m.get("optimizer") if isinstance(m, dict) else m for m in listed], schedules
+
+
+def _names(module: nn.Module, parameters: list[nn.Parameter]) -> list[str]:
+    wanted = {id(p) for p in parameters}
+    return [name for name, p in module.named_parameters() if id(p) in wanted]
 
 
 def _options(optimizer: Any) -> dict[str, float]:
     groups = getattr(optimizer, "param_groups", [{}])
     first, found = groups[0], {}
-    for name in ("learning_rate", "momentum", "rho"):
-        found[name] = first.get(_NAMES.get(name, name))
+    for name in ("learning_rate", "momentum", "rho", *_SWITCHES):
+        found[name] = first.get(_NAMES.get(name, name), first.get(name))
     for name, value in zip(("beta_1", "beta_2"), first.get("betas") or (), strict=False):
         found[name] = value
     found["epsilon"] = first.get("epsilon", first.get("eps"))

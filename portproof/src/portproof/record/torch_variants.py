@@ -28,9 +28,11 @@ def _single(value: float) -> float:
     return float(np.float32(value))
 
 
-def _variant(
+def variant(
     *names: str, text: str, constant: bool = False, base: str = ""
 ) -> Callable[[Variant], Variant]:
+    """Let the function below be a way to compute those of `names`, which gives what `text` says."""
+
     def register(function: Variant) -> Variant:
         key = function.__name__.strip("_")
         for name in names:
@@ -48,7 +50,7 @@ def described() -> dict[str, dict[str, tuple[str, bool, str]]]:
     }
 
 
-@_variant("leaky_relu", constant=True, text="Leaky ReLU with its slope rounded to float32")
+@variant("leaky_relu", constant=True, text="Leaky ReLU with its slope rounded to float32")
 def _single_slope(
     func: Any, x: torch.Tensor, slope: float = 0.01, *_: Any, **kwargs: Any
 ) -> torch.Tensor:
@@ -92,10 +94,10 @@ def _in_place_of_another(
         return activation(x)
 
     run.__name__ = key
-    _variant(*_ACTIVATIONS, text=text)(run)
+    variant(*_ACTIVATIONS, text=text)(run)
 
 
-@_variant(*_ACTIVATIONS, text="An input that is not overwritten in place")
+@variant(*_ACTIVATIONS, text="An input that is not overwritten in place")
 def _not_in_place(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return func(x.clone(), *args, **kwargs)
 
@@ -105,21 +107,19 @@ for _key, (_text, _activation) in (it for made in _ONE_FOR_ONE.values() for it i
 _in_place_of_another("as_nothing", "No activation", lambda x: x)
 
 
-@_variant(
-    *_ACTIVATIONS, constant=True, text="GELU by erf with √2 rounded to float32", base="by_erf"
-)
+@variant(*_ACTIVATIONS, constant=True, text="GELU by erf with √2 rounded to float32", base="by_erf")
 def _single_root(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     return 0.5 * x * (1 + torch.erf(x / _single(math.sqrt(2))))
 
 
-@_variant(
+@variant(
     *_ACTIVATIONS, constant=True, text="GELU by erf with 1/√2 rounded to float32", base="by_erf"
 )
 def _single_inverse_root(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     return 0.5 * x * (1 + torch.erf(x * _single(math.sqrt(0.5))))
 
 
-@_variant(
+@variant(
     *_ACTIVATIONS,
     constant=True,
     text="GELU by the tanh formula with 0.044715 rounded to float32",
@@ -129,7 +129,7 @@ def _single_tanh(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + _single(0.044715) * x**3)))
 
 
-@_variant(
+@variant(
     "hardsigmoid",
     constant=True,
     text="A hard sigmoid whose gradient has 1/6 in float64, where torch's has it in float32,",
@@ -138,24 +138,22 @@ def _exact_gradient(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Ten
     return F.relu6(x + 3) / 6
 
 
-@_variant("softmax", text="Softmax over the last axis")
+@variant("softmax", text="Softmax over the last axis")
 def _over_last(func: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     return torch.softmax(x, -1)
 
 
-@_variant("log_softmax", text="Softmax without the logarithm")
+@variant("log_softmax", text="Softmax without the logarithm")
 def _without_logarithm(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return func(x, *args, **kwargs).exp()
 
 
-@_variant("mul", "rmul", "div", "truediv", constant=True, text="A factor rounded to float32")
+@variant("mul", "rmul", "div", "truediv", constant=True, text="A factor rounded to float32")
 def _single_factor(func: Any, x: Any, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     return func(*(_single(v) if isinstance(v, float) else v for v in (x, other)), *args, **kwargs)
 
 
-@_variant(
-    "div", "truediv", constant=True, text="A factor, one over the divisor, rounded to float32"
-)
+@variant("div", "truediv", constant=True, text="A factor, one over the divisor, rounded to float32")
 def _single_reciprocal(func: Any, x: Any, other: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     return x * _single(1 / other) if isinstance(other, int | float) else func(x, other)
 
@@ -174,19 +172,19 @@ def _scaled(q: torch.Tensor, scale: float | None) -> float:
     return 1 / math.sqrt(q.shape[-1]) if scale is None else scale
 
 
-@_variant(
+@variant(
     "scaled_dot_product_attention", constant=True, text="The attention's scale rounded to float32"
 )
 def _single_scale(func: Any, q: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return func(q, *args, **{**kwargs, "scale": _single(_scaled(q, kwargs.get("scale")))})
 
 
-@_variant("scaled_dot_product_attention", text="Attention scaled by 1/√d")
+@variant("scaled_dot_product_attention", text="Attention scaled by 1/√d")
 def _root_scale(func: Any, q: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return func(q, *args, **{**kwargs, "scale": 1 / math.sqrt(q.shape[-1])})
 
 
-@_variant("scaled_dot_product_attention", text="Attention without a scale")
+@variant("scaled_dot_product_attention", text="Attention without a scale")
 def _without_scale(func: Any, q: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return func(q, *args, **{**kwargs, "scale": 1.0})
 
@@ -204,7 +202,7 @@ def _causal(is_causal: bool, single: bool, name: str, text: str, base: str = "")
         return func(q, k, v, **given)
 
     run.__name__ = name
-    _variant("scaled_dot_product_attention", text=text, constant=single, base=base)(run)
+    variant("scaled_dot_product_attention", text=text, constant=single, base=base)(run)
 
 
 for _is_causal, _key, _text in (
@@ -215,12 +213,12 @@ for _is_causal, _key, _text in (
     _causal(_is_causal, True, f"{_key}_single", f"{_text} and its scale in float32", _key)
 
 
-@_variant("interpolate", text="Resizing with half-pixel centres (align_corners=False)")
+@variant("interpolate", text="Resizing with half-pixel centres (align_corners=False)")
 def _half_pixel(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return func(x, *args, **{**kwargs, "align_corners": False})
 
 
-@_variant("interpolate", text="Resizing with aligned corners")
+@variant("interpolate", text="Resizing with aligned corners")
 def _aligned_corners(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return func(x, *args, **{**kwargs, "align_corners": True})
 
@@ -273,12 +271,12 @@ def _between(x: torch.Tensor, columns: Any) -> torch.Tensor:
     return x[..., left] + (x[..., right] - x[..., left]) * share
 
 
-@_variant("interpolate", constant=True, text="Resizing computed in float32")
+@variant("interpolate", constant=True, text="Resizing computed in float32")
 def _in_single(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return _resized(func, x, None, args, kwargs)
 
 
-@_variant(
+@variant(
     "interpolate",
     text="Resizing with half-pixel centres (align_corners=False), computed in float32",
 )
@@ -286,19 +284,19 @@ def _half_pixel_in_single(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any)
     return _resized(func, x, False, args, kwargs)
 
 
-@_variant(
+@variant(
     "avg_pool1d", "avg_pool2d", "avg_pool3d", text="An average that leaves padding out of the count"
 )
 def _without_padding(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return _pool(func, x, args, kwargs, count_include_pad=False)
 
 
-@_variant("avg_pool1d", "avg_pool2d", "avg_pool3d", text="An average that counts padding")
+@variant("avg_pool1d", "avg_pool2d", "avg_pool3d", text="An average that counts padding")
 def _with_padding(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return _pool(func, x, args, kwargs, count_include_pad=True)
 
 
-@_variant("avg_pool1d", "avg_pool2d", "avg_pool3d", text="The maximum in place of an average")
+@variant("avg_pool1d", "avg_pool2d", "avg_pool3d", text="The maximum in place of an average")
 def _as_maximum(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     bound = bind("input kernel_size stride padding ceil_mode", (x, *args), kwargs)
     bound = {name: bound[name] for name in bound if name not in AVERAGES_OWN}
@@ -316,7 +314,7 @@ def _reduced(name: str, text: str, reduce: Callable[..., Any]) -> None:
         return found
 
     run.__name__ = f"as_{name}"
-    _variant(*_REDUCTIONS, "max", "min", text=text)(run)
+    variant(*_REDUCTIONS, "max", "min", text=text)(run)
 
 
 _REDUCTIONS: dict[str, tuple[str, Callable[..., Any]]] = {
@@ -329,7 +327,7 @@ for _name, (_text, _reduce) in _REDUCTIONS.items():
     _reduced(_name, _text, _reduce)
 
 
-@_variant("max_pool1d", "max_pool2d", "max_pool3d", text="An average in place of the maximum")
+@variant("max_pool1d", "max_pool2d", "max_pool3d", text="An average in place of the maximum")
 def _as_average(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     bound = bind("input kernel_size stride padding dilation ceil_mode", (x, *args), kwargs)
     bound = {name: bound[name] for name in bound if name not in ("dilation", "return_indices")}
@@ -337,7 +335,7 @@ def _as_average(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.
     return pool(**bound, count_include_pad=False)
 
 
-@_variant(
+@variant(
     *(f"adaptive_{kind}_pool{rank}d" for kind in ("avg", "max") for rank in (1, 2, 3)),
     text="The other of average and maximum",
 )
@@ -347,7 +345,7 @@ def _other_pool(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.
     return getattr(F, name)(x, *args, **kwargs)
 
 
-@_variant(
+@variant(
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
@@ -366,7 +364,7 @@ def _padded_behind(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> tor
     return pool(F.pad(x, pads), size, stride) / pool(ones, size, stride)
 
 
-@_variant(
+@variant(
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
@@ -402,7 +400,7 @@ def _pool(func: Any, x: torch.Tensor, args: Any, kwargs: Any, **changed: Any) ->
     return getattr(F, func.__name__)(**bound)
 
 
-@_variant("batch_norm", text="A moving variance of biased variances")
+@variant("batch_norm", text="A moving variance of biased variances")
 def _biased_variance(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     bound = bind(signature_of(func), args, kwargs)
     mean, variance = bound.get("running_mean"), bound.get("running_var")
@@ -419,13 +417,13 @@ def _biased_variance(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     )
 
 
-@_variant("embedding", text="An embedding whose padding row learns too (no padding_idx)")
+@variant("embedding", text="An embedding whose padding row learns too (no padding_idx)")
 def _without_padding_row(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     bound = bind(signature_of(func), args, kwargs)
     return F.embedding(bound["input"], bound["weight"])
 
 
-@_variant("lstm", "gru", "rnn_tanh", "rnn_relu", text="samples first, then steps (batch_first)")
+@variant("lstm", "gru", "rnn_tanh", "rnn_relu", text="samples first, then steps (batch_first)")
 def _exchanged(func: Any, *args: Any, **kwargs: Any) -> Any:
     return func(*args, **kwargs)  # the recorder itself has exchanged the axes
 
