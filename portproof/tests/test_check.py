@@ -375,6 +375,8 @@ def test_rules_of_the_frameworks_hold_in_training_steps_and_torchs_adam_is_named
         ("momentum", "momentum_upwards", False, "each weight moves -1 × as far"),
         ("momentum", "momentum_dampened", False, None),
         ("adam_clipped", "adam_clipped", True, "ε beside √v in Keras's Adam"),
+        ("momentum_as_written", "momentum_as_written", True, "rounded to float32 by Keras"),
+        ("momentum_as_written", "momentum_in_groups", False, "SGD with other groups, weights"),
     ],
 )
 def test_a_rule_of_the_frameworks_excuses_nothing_else(

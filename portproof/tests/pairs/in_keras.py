@@ -253,6 +253,13 @@ def momentum():
     return model
 
 
+def momentum_as_written():
+    """A momentum and a rate that float32 does not hold."""
+    model = regression()
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+    return model
+
+
 def adam_clipped():
     """Adam on clipped gradients."""
     model = regression()

@@ -72,6 +72,27 @@ def momentum_dampened():
     return Momentum(dampening=0.25)
 
 
+class AsWritten(Regression):
+    def __init__(self, rate_of_biases=0.01):
+        super().__init__()
+        self.rate_of_biases = rate_of_biases
+
+    def configure_optimizers(self):
+        groups = [
+            {"params": [p for p in self.parameters() if p.ndim > 1]},
+            {"params": [p for p in self.parameters() if p.ndim == 1], "lr": self.rate_of_biases},
+        ]
+        return torch.optim.SGD(groups, 0.01, momentum=0.9)
+
+
+def momentum_as_written():
+    return AsWritten()
+
+
+def momentum_in_groups():
+    return AsWritten(0.1)
+
+
 class ClippedAdam(Regression):
     """Clips in a hook of its own, as Lightning would."""
 

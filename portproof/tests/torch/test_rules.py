@@ -64,6 +64,22 @@ RULES = [
 ]
 
 
+@pytest.mark.parametrize("name", ["Adam", "Adamax", "RMSprop", "Adagrad"])
+def test_a_group_keeps_its_share_of_epsilon(name) -> None:
+    ends = []
+    for own, epsilon in ((1e-8, EPSILON), (1e-9, 10 * EPSILON)):
+        parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+        with ExitStack() as stack:
+            place_epsilon(stack, "float64", epsilon)
+            groups = [{"params": [parameter], "eps": own}]
+            optimizer = getattr(torch.optim, name)(groups, lr=RATE, eps=1e-9)
+            for _ in range(3):
+                parameter.grad = torch.tanh(parameter.detach())
+                optimizer.step()
+        ends.append(parameter.detach())
+    assert torch.allclose(*ends, rtol=0, atol=1e-15)
+
+
 @pytest.mark.parametrize(("optimizer", "options", "rule", "precision"), RULES)
 def test_steps_are_kerass(optimizer, options, rule, precision) -> None:
     random, real = np.random.default_rng(0), optimizer.step

@@ -24,7 +24,7 @@ def place_epsilon(stack: ExitStack, precision: str, epsilon: float) -> None:
         stack: of contexts.
         precision: of Adam's and Adamax's βs in their powers, of AdamW's decay and of what Adagrad
             starts from: Keras on TensorFlow takes them in `float32`.
-        epsilon: the number.
+        epsilon: the number; a group whose own is so many times torch's has so many times this one.
     """
     kind = np.dtype(precision).type
     steps = {
@@ -74,7 +74,7 @@ def _adam(step: Callable[..., Any], kind: Any, epsilon: float) -> Callable[..., 
             first, second = (1 - beta**t for beta in group["betas"])
             own = [1 - float(kind(beta)) ** t for beta in group["betas"]]
             change = (own[1] / second) ** 0.5 * first / own[0]
-            group["eps"] = epsilon / second**0.5
+            group["eps"] *= epsilon / self.defaults["eps"] / second**0.5
             group["lr"] = group["lr"] * change
             if group.get("decoupled_weight_decay"):  # by the rate, too
                 group["weight_decay"] = float(kind(group["weight_decay"])) / change
@@ -97,9 +97,10 @@ def _each(
         with torch.enable_grad():
             loss = None if closure is None else closure()
         for group in self.param_groups:
+            told = {**group, "share": group["eps"] / self.defaults["eps"]}
             for p in (p for p in group["params"] if p.grad is not None):
                 gradient = _gradient(group, p) + group["weight_decay"] * p
-                p.sub_(group["lr"] * move_of(group, self.state[p], gradient))
+                p.sub_(group["lr"] * move_of(told, self.state[p], gradient))
         return loss
 
     return step
@@ -113,7 +114,7 @@ def _by_root(
     gradient: torch.Tensor,
 ) -> torch.Tensor:
     """Divide a gradient by the root of `moments(group, state, gradient)` + ε."""
-    move = gradient / (moments(group, state, gradient) + epsilon).sqrt()
+    move = gradient / (moments(group, state, gradient) + epsilon * group["share"]).sqrt()
     if decay := group.get("lr_decay"):
         move = move / (1 + (float(state["step"]) - 1) * decay)
     if group.get("momentum"):
@@ -131,7 +132,7 @@ def _by_largest(
     mean = torch.lerp(state.get("mean", torch.zeros_like(gradient)), gradient, 1 - first)
     largest = torch.maximum(second * state.get("largest", gradient.abs()), gradient.abs())
     state["mean"], state["largest"] = mean, largest
-    return mean / ((1 - float(kind(first)) ** t) * (largest + epsilon))
+    return mean / ((1 - float(kind(first)) ** t) * (largest + epsilon * group["share"]))
 
 
 def _gradient(group: Any, p: torch.Tensor) -> torch.Tensor:

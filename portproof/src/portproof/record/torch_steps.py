@@ -295,6 +295,7 @@ def _set_options(optimizer: Any, options: Mapping[str, Any]) -> None:
                 group["betas"] = tuple(betas)
             elif name == "epsilon":  # one of its own beside torch's is a user's, who sets the other
                 group.update({k: value for k in ("eps", "epsilon") if k in group})
+                optimizer.defaults["eps"] = value
             elif key in group and (name != "weight_decay" or group[key] or not decays):
                 group[key] = bool(value) if key in _SWITCHES else value
 
