@@ -182,9 +182,11 @@ class NoteMasks(keras.callbacks.Callback):
             is_kept = keras.ops.cast(kept != 0, "int32")
             own = keras.ops.convert_to_tensor(factors)[: keras.ops.shape(inputs)[0]]
             found = keras.ops.sum(is_kept[..., None] * own, axis=tuple(range(len(shape))))
-            is_now = keras.ops.arange(self.num_steps, dtype="int32") == position
-            sums.assign(keras.ops.where(is_now[:, None], found, sums))
-            position.assign(position + 1)
+            # JAX's functions take no variables of Keras's.
+            at, so_far = (keras.ops.convert_to_tensor(each) for each in (position, sums))
+            is_now = keras.ops.arange(self.num_steps, dtype="int32") == at
+            sums.assign(keras.ops.where(is_now[:, None], found, so_far))
+            position.assign(at + 1)
             return inputs * kept
 
         layer.call = call

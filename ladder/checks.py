@@ -1,6 +1,6 @@
 """What each rung of the ladder compares of two answers, and what it finds."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,9 +37,6 @@ class Terms:
     """`float64` or `float32`."""
     tolerance: Callable[[str, str], Tolerance]
     """The tolerance of (rung, key)."""
-    waivers: Mapping[str, str] = field(default_factory=dict)
-    """Reasons by path of the contract's settings that may differ, each with all below it; a
-    waiver of what does not differ is stale, and a failure."""
 
 
 @dataclass(frozen=True)
@@ -71,37 +68,13 @@ class Report:
     """What a rung's comparison found."""
 
     compared: int = 0
-    """Values compared, single numbers or settings."""
+    """Values compared."""
     worst: Difference | None = None
     """The place whose gap is the largest share of what is allowed, also where it passes."""
     findings: tuple[Difference, ...] = ()
     gaps: tuple[Gap, ...] = ()
     """A gap for each place at which arrays were compared, 0 where they are equal; what is no array,
-    such as a setting or a row of the layer table, has none."""
-
-
-def check_contract(pair: Pair) -> Report:
-    """Compare the settings that both resolved."""
-    left, right = (
-        dict(flatten(side.facts.get("contract", {}))) for side in (pair.left, pair.right)
-    )
-    if not left or not right:
-        return Report(findings=(Difference("contract", len(left), len(right), "settings read"),))
-    differences = compare_facts(left, right)
-    waived = {
-        path: [d for d in differences if _is_under(d.where, path)] for path in pair.terms.waivers
-    }
-    stale = [
-        Difference(path, left.get(path), right.get(path), "waived, and does not differ")
-        for path, under in waived.items()
-        if not under
-    ]
-    found = [d for d in differences if not any(d in under for under in waived.values())]
-    return Report(len(set(left) | set(right)), findings=(*found, *stale))
-
-
-def _is_under(path: str, waiver: str) -> bool:
-    return path == waiver or path.startswith(f"{waiver}.")
+    such as a row of the layer table, has none."""
 
 
 def check_data(pair: Pair) -> Report:
@@ -139,7 +112,7 @@ def check_architecture(pair: Pair) -> Report:
 
 
 def _architecture(side: Trace) -> dict[str, Any]:
-    """Return layer classes, shapes and parameter counts; settings belong to the contract."""
+    """Return layer classes, shapes and parameter counts."""
     rows = side.facts.get("layers") or []
     return {
         "layers": [{name: row.get(name) for name in ARCHITECTURE} for row in rows],
@@ -313,16 +286,6 @@ def cross_entropy(logits: Array, classes: Array) -> float:
     shifted = wide - wide.max(axis=1, keepdims=True)
     log_sums = np.log(np.exp(shifted).sum(axis=1))
     return float((log_sums - shifted[np.arange(len(classes)), classes]).mean())
-
-
-def flatten(facts: Mapping[str, Any], where: str = "") -> Iterable[tuple[str, Any]]:
-    """Yield each plain value of nested mappings with its path, such as `loss.reduction`."""
-    for key, value in facts.items():
-        path = f"{where}.{key}" if where else str(key)
-        if isinstance(value, Mapping):
-            yield from flatten(value, path)
-        else:
-            yield path, value
 
 
 def _own_dropout(pair: Pair, key: str) -> list[Difference]:

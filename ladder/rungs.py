@@ -1,6 +1,6 @@
 """The ladder: two engines' answers to one question, compared rung by rung.
 
-Each rung stands on the ones below it: where a contract differs, so will the training. So the first
+Each rung stands on the ones below it: where the data differ, so will the training. So the first
 rung that fails is the one to look at.
 """
 
@@ -13,7 +13,6 @@ from ladder.checks import (
     Report,
     Terms,
     check_architecture,
-    check_contract,
     check_data,
     check_dropout,
     check_evaluation,
@@ -36,6 +35,9 @@ STANDS_ON = {
     "evaluation": NUMBERS,
 }
 """Rungs whose numbers a rung's own are made from: what parts there goes on to it."""
+ABOVE_GRADIENTS = ("gradients", "optimizer", "training", "evaluation")
+NETWORK = ("architecture", "initialisation", "layers", "logits", "gradients", "optimizer")
+"""Rungs of what portproof can be asked about: the network, its loss and its optimizer."""
 
 PASSED, FAILED, EXPLAINED, SKIPPED = "passed", "failed", "explained", "skipped"
 
@@ -112,27 +114,31 @@ def climb(question: Question, left: Trace, right: Trace, terms: Terms, title: st
 
 
 def explain(verdict: Verdict, without: Verdict, cause: str) -> Verdict:
-    """Let a rung that fails by `cause` count as explained where it passes `without` the cause.
+    """Let rungs that fail, from gradients on, count as explained where they pass `without` a cause.
 
-    A rung is explained only if its own diagnosis names the cause, or, above the first one that
-    does, if all that fails below it is explained: a gap spreads upwards.
+    Whatever fails below gradients is not by the cause, and explains nothing; where one stays
+    without it, so does all above: a gap spreads upwards.
     """
     results: list[RungResult] = []
-    has_begun = False
+    is_open = True
     for rung in verdict.rungs:
-        names_it = any(found.cause == cause for found in rung.diagnoses)
-        vanishes = without.rung(rung.name).status == PASSED
-        if rung.status == FAILED and vanishes and (names_it or has_begun):
-            has_begun = True
-            reason = f"{cause}: without it this rung passes"
-            results.append(replace(rung, status=EXPLAINED, reason=reason))
-        else:
-            has_begun = has_begun and rung.status != FAILED
-            # What stays without the cause is not by it.
-            stays = rung.status == FAILED and not vanishes
-            kept = [found for found in rung.diagnoses if not (stays and found.cause == cause)]
-            results.append(replace(rung, diagnoses=tuple(kept)))
+        has_failed = rung.status == FAILED
+        vanishes = without.rung(rung.name).status == PASSED and rung.name in ABOVE_GRADIENTS
+        is_open = is_open and (not has_failed or vanishes)
+        reason = f"{cause}: without it this rung passes"
+        is_explained = has_failed and is_open
+        results.append(replace(rung, status=EXPLAINED, reason=reason) if is_explained else rung)
     return replace(verdict, rungs=tuple(results))
+
+
+def with_cause(verdict: Verdict, name: str, found: Diagnosis | None, reason: str = "") -> Verdict:
+    """Return a verdict that names a cause of what fails on the rung `name`, or why it has none."""
+    named = (found,) if found else ()
+    rungs = (
+        replace(rung, diagnoses=named, reason=reason) if rung.name == name else rung
+        for rung in verdict.rungs
+    )
+    return replace(verdict, rungs=tuple(rungs))
 
 
 def _climb_rung(number: int, rung: Rung, pair: Pair) -> RungResult:
@@ -165,18 +171,11 @@ def _diagnosed(result: RungResult, before: Sequence[RungResult], pair: Pair) -> 
 
 
 def _without_rounding(pair: Pair) -> dict[str, Array]:
-    """Return the suspect's arrays, those that pass replaced by the reference's.
-
-    A step's state and a batch's gradients stay together: one formula makes each from the others.
-    """
-    groups: dict[str, list[str]] = {}
-    for key in pair.right.arrays:
-        kind, *rest = key.split(".")
-        group = f"{kind}.{rest[0]}" if kind in ("gradient", "step") else key
-        groups.setdefault(group, []).append(key)
-    same = {key for keys in groups.values() if pair.alike.issuperset(keys) for key in keys}
+    """Return the suspect's arrays, those that pass replaced by the reference's."""
     left = pair.left.arrays
-    return {key: left[key] if key in same else array for key, array in pair.right.arrays.items()}
+    return {
+        key: left[key] if key in pair.alike else array for key, array in pair.right.arrays.items()
+    }
 
 
 def _with_failures(rung: Rung, pair: Pair, report: Report) -> Report:
@@ -200,7 +199,6 @@ _PREFIXES = {
 }
 
 RUNGS = (
-    Rung("contract", ("contract",), check_contract),
     Rung("data", ("batches",), check_data),
     Rung("architecture", ("layers",), check_architecture),
     Rung("initialisation", ("own_weights",), check_initialisation),

@@ -11,7 +11,7 @@ from ladder.exchange import Array, Arrays, Question
 
 Facts = dict[str, Any]
 
-ASKS = ("contract", "layers", "points", "forced", "cases", "gradients")
+ASKS = ("layers", "points", "forced", "cases", "gradients")
 """What `answer_subject` answers."""
 
 
@@ -23,11 +23,8 @@ class Subject(Protocol):
     behind a flattened map in H, W, C order. So are maps and flattened maps that go in or come out.
     """
 
-    def contract(self) -> Facts:
-        """Return the resolved settings: optimizer, loss, metrics, dtypes, layers."""
-
     def layer_table(self) -> list[Facts]:
-        """Return a row for each layer: `name`, `kind`, `output_shape`, `parameters`, and more."""
+        """Return a row for each layer: `name`, `kind`, `output_shape`, `parameters`."""
 
     def weights(self) -> dict[str, Array]:
         """Return the parameters."""
@@ -72,7 +69,7 @@ def answer_subject(question: Question, subject: Subject) -> tuple[Facts, dict[st
     asks = [ask for ask in question.asks if ask in ASKS]
     weights = arrays_under(question, "weights")
     if weights and attempt(failed, asks, lambda: subject.load_weights(weights)) is FAILED:
-        asks = [ask for ask in asks if ask in ("contract", "layers")]
+        asks = [ask for ask in asks if ask == "layers"]
         failed = {name: text for name, text in failed.items() if name not in asks}
     for ask in asks:
         answer = attempt(failed, [ask], partial(_ANSWERS[ask], question, subject, failed))
@@ -85,11 +82,6 @@ def answer_subject(question: Question, subject: Subject) -> tuple[Facts, dict[st
 def snake_case(name: str) -> str:
     """Return a class's name in small letters, words apart."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-
-
-def settings_of(row: Facts) -> Facts:
-    """Return the settings in a layer's row, without its name, shape and parameters."""
-    return {key: row[key] for key in row if key not in ("name", "output_shape", "parameters")}
 
 
 FAILED = object()
@@ -134,10 +126,6 @@ def scaled(images: Array) -> Array:
 
 
 Answer = tuple[Facts, dict[str, Array]]
-
-
-def _contract(question: Question, subject: Subject, failed: dict[str, str]) -> Answer:
-    return {"contract": subject.contract()}, {}
 
 
 def _layers(question: Question, subject: Subject, failed: dict[str, str]) -> Answer:
@@ -203,20 +191,11 @@ def _gradients(question: Question, subject: Subject, failed: dict[str, str]) -> 
     return {}, arrays
 
 
-def held_weights(question: Question, subject: Subject) -> dict[str, Array]:
-    """Return as `carried.*` the weights that a subject holds, where it was given some."""
-    if not {"points", "forced"} & set(question.asks):
-        return {}
-    held = attempt({}, [], subject.weights)
-    return {} if held is FAILED else tagged("carried", held)
-
-
 def _case(question: Question, case: str) -> tuple[Array, Array]:
     return scaled(question.arrays[f"images.{case}"]), question.arrays[f"labels.{case}"]
 
 
 _ANSWERS: dict[str, Callable[[Question, Subject, dict[str, str]], Answer]] = {
-    "contract": _contract,
     "layers": _layers,
     "points": _points,
     "forced": _forced,

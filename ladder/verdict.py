@@ -25,9 +25,10 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
             more = len(rung.report.findings) - SHOWN
             if more > 0:
                 yield f"       and {more} more"
-            yield from (f"     → {found.cause}: {found.sentence}" for found in rung.diagnoses)
+            for found in rung.diagnoses:
+                yield f"     → {': '.join(filter(None, (found.cause, found.sentence)))}"
             if not rung.diagnoses:
-                yield "     → no known cause fits"
+                yield "     → cause unknown"
     yield f"  {conclusion(verdict)}"
 
 

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 from ladder.engines import EngineError
 from ladder.exchange import Question, Trace
-from ladder.rungs import Verdict, climb, explain
+from ladder.rungs import NETWORK, Verdict, climb, explain, with_cause
+from parity_tests.catalogue import LIGHTNING
 from parity_tests.engine_room import EngineRoom
+from parity_tests.pair_checks import why
 from parity_tests.questions import (
     CAPTURED_NUM_TRAIN,
     Material,
@@ -23,10 +25,11 @@ from parity_tests.questions import (
 )
 from parity_tests.terms import terms_of
 from pipeline.datasets import Dataset
+from portproof import CheckError
 
 REFERENCE = "lightning"
-TIES = "max-pool-ties"
-AT_ZERO = "gradient-at-zero"
+KINKS = "ties in pools, or activations of exactly zero"
+"""Where a function has no gradient, and engines choose one each."""
 Kept = TypeVar("Kept", Question, Trace)
 KEPT_BYTES = 512 * 1024**2
 """Arrays that a climber keeps; a question and a pair's answers, float64, all rungs, are 270 MB."""
@@ -78,19 +81,26 @@ class Climber:
     def climb(self, left: str, right: str, route: Route, mutant: str = "") -> Verdict:
         """Compare `right`, with a mutant planted if one is named, with the reference `left`.
 
-        Where max pools with ties part them, or activations of exactly zero, the same climb on
-        images that have neither must pass.
+        Where they part first in gradients, the same climb on images without kinks must pass, and
+        explains it then. Of what fails in the network, its loss or its optimizer, and has no cause
+        here, portproof is asked for one.
 
         Raises:
             EngineError: an engine died, left no trace or took too long.
         """
         material = self.many if route.captured else self.real
         verdict = self._climb(left, right, route, material, mutant)
-        causes = {found.cause for rung in verdict.rungs for found in rung.diagnoses}
-        for cause in (AT_ZERO, TIES):
-            if cause in causes:
-                without = self._climb(left, right, route, self.tie_free, mutant)
-                verdict = explain(verdict, without, cause)
+        first = verdict.first_failure
+        if first and first.name == "gradients" and not first.diagnoses and not route.captured:
+            without = self._climb(left, right, route, self.tie_free, mutant)
+            verdict = explain(verdict, without, KINKS)
+            first = verdict.first_failure
+        if first and first.name in NETWORK and not first.diagnoses and LIGHTNING in (left, right):
+            try:
+                found = why(right if mutant or right != LIGHTNING else left, mutant, route.variant)
+                verdict = with_cause(verdict, first.name, found)
+            except CheckError as error:
+                verdict = with_cause(verdict, first.name, None, f"portproof: {error}")
         return verdict
 
     def question(self, route: Route, material: Material) -> Question:

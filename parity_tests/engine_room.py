@@ -11,7 +11,7 @@ from ladder.engines import EngineError, answer
 from ladder.exchange import Question, Trace, read_trace, write_question
 from ladder.serve import Server
 from pipeline.engines import ENGINES
-from pipeline.workers import workers
+from pipeline.workers import end_children, workers
 
 PROGRAMS = Path(__file__).resolve().parent / "mutants"
 """Where `in_keras.py` and `in_lightning.py` lie."""
@@ -80,7 +80,12 @@ class EngineRoom:
 
     def askers(self) -> AbstractContextManager[ThreadPoolExecutor]:
         """Return two threads to ask in; an interrupt closes the room and so ends their waiting."""
-        return workers(2, self.close)
+
+        def end() -> None:
+            self.close()
+            end_children()  # portproof's programs
+
+        return workers(2, end)
 
     def at_once(self, left: Callable[[], Trace], right: Callable[[], Trace]) -> tuple[Trace, Trace]:
         """Ask two engines at the same time and return both traces."""

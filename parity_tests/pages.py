@@ -33,16 +33,16 @@ def mutants_page(found: Mapping[str, Any]) -> Iterator[str]:
     right = [row for row in planted if not row["not_as_expected"]]
     harmless = [row for row in rows if row["is_harmless"]]
     quiet = [row for row in harmless if not row["not_as_expected"]]
-    is_whole = found.get("rungs", "whole") == "whole"
-    climbed = "the whole ladder is" if is_whole else "a mutant's own rung and what it needs are"
+    named = sum(bool(row["cause"]) for row in right)
     yield "# Mutants"
     yield ""
     yield (
         f"{len(planted)} porting mistakes, planted one at a time in the production code of one "
-        f"implementation, inside its process. The other stays as it is, and {climbed} climbed in "
-        f"float64. {len(right)} are caught on the rung that the catalogue says, named by the cause "
-        f"that it says and, where it gives a place, there. Of {len(harmless)} changes that must "
-        f"change nothing, {len(quiet)} raise no alarm."
+        f"implementation, inside its process. The other stays as it is, and the ladder is climbed "
+        f"up to where they part, in float64. {len(right)} are caught on the rung that the "
+        f"catalogue says and, where it gives a place, there; of {named} the cause that it says is "
+        "named, of the others none. Of the network, its loss and its optimizer `portproof` names "
+        f"it. Of {len(harmless)} changes that must change nothing, {len(quiet)} raise no alarm."
     )
     yield ""
     yield from origin_lines(found)
@@ -67,7 +67,8 @@ def _caught(row: Mapping[str, Any]) -> Iterator[str]:
     yield f"{row['engine']}{variant}"
     yield f"{row['rung'] or 'not caught'}{explained}{wrong}"
     yield _code(row["where"])
-    yield _code(row["cause"]) if row["cause"] or not row["rung"] else "none: cause unknown"
+    cause = row["cause"]
+    yield (_code(cause) if " " not in cause else cause) if cause else "cause unknown"
 
 
 def _alarm(row: Mapping[str, Any]) -> str:

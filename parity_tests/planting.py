@@ -6,7 +6,7 @@ from typing import Any
 
 from ladder.engines import EngineError
 from ladder.rungs import EXPLAINED, FAILED, RungResult, Verdict
-from parity_tests.catalogue import LIGHTNING, TENSORFLOW, UNKNOWN, Mutant
+from parity_tests.catalogue import LIGHTNING, RUNG_NAMES, TENSORFLOW, UNKNOWN, Mutant
 from parity_tests.climbs import Climber, Route
 
 
@@ -54,30 +54,25 @@ class Outcome:
         wanted = {
             "rung": (mutant.rung, rung.name),
             "status": (status, rung.status),
-            "cause": ("" if mutant.cause == UNKNOWN else mutant.cause, self.cause),
         }
         for name, (expected, found) in wanted.items():
             if expected != found:
                 yield f"{name} is {found or 'none'}, expected {expected or 'none'}"
+        wanted_cause = "" if mutant.cause == UNKNOWN else mutant.cause
+        if wanted_cause not in self.cause or (not wanted_cause and self.cause):
+            yield f"cause is {self.cause or 'none'}, expected {wanted_cause or 'none'}"
         if not self.where.startswith(mutant.where):
             yield f"found first at {self.where}, expected {mutant.where}"
 
 
-def rungs_around(rung: str) -> tuple[str, ...]:
-    """Return a rung with what it takes to look for a mistake there alone.
-
-    That is the contract, which must pass where the mistake is no setting, and what diagnoses read:
-    the architecture and, of whole trainings, the batches and the first steps.
-    """
-    read = ("data", "optimizer") if rung in ("training", "evaluation") else ()
-    return ("contract", "architecture", *read, rung)
+def rungs_to(rung: str) -> tuple[str, ...]:
+    """Return a rung with all below it; those above would only show what comes of it."""
+    return RUNG_NAMES[: RUNG_NAMES.index(rung) + 1]
 
 
-def route_of(mutant: Mutant, is_whole: bool = True) -> Route:
-    """Return the climb that a mutant is planted in: of the whole ladder, or of its rung alone."""
-    return Route(
-        mutant.variant, rungs=() if is_whole or mutant.is_harmless else rungs_around(mutant.rung)
-    )
+def route_of(mutant: Mutant) -> Route:
+    """Return the climb that a mutant is planted in: up to its rung, or to the top if harmless."""
+    return Route(mutant.variant, rungs=rungs_to(mutant.rung) if mutant.rung else ())
 
 
 def other_engine(engine: str) -> str:
@@ -85,23 +80,21 @@ def other_engine(engine: str) -> str:
     return TENSORFLOW if engine == LIGHTNING else LIGHTNING
 
 
-def plant(climber: Climber, mutant: Mutant, is_whole: bool = True) -> Outcome:
+def plant(climber: Climber, mutant: Mutant) -> Outcome:
     """Climb with one mutant planted, against the other framework without it."""
     try:
         verdict = climber.climb(
-            other_engine(mutant.engine), mutant.engine, route_of(mutant, is_whole), mutant.name
+            other_engine(mutant.engine), mutant.engine, route_of(mutant), mutant.name
         )
     except (EngineError, ValueError) as error:
         return Outcome(mutant, None, str(error))
     return Outcome(mutant, verdict)
 
 
-def plant_all(
-    climber: Climber, mutants: Sequence[Mutant], is_whole: bool = True
-) -> Iterator[Outcome]:
+def plant_all(climber: Climber, mutants: Sequence[Mutant]) -> Iterator[Outcome]:
     """Yield what came of each mutant, in turn; two engines answer at a time."""
     with climber.room.askers() as pool:
-        yield from pool.map(lambda mutant: plant(climber, mutant, is_whole), mutants)
+        yield from pool.map(lambda mutant: plant(climber, mutant), mutants)
 
 
 def alternating(mutants: Sequence[Mutant]) -> list[Mutant]:

@@ -46,7 +46,7 @@ gradient goes to changes no weight's gradient, as all saw the same patch, but th
 """
 
 ASKS = (
-    "contract", "layers", "own_weights", "points", "forced", "cases", "gradients", "batches",
+    "layers", "own_weights", "points", "forced", "cases", "gradients", "batches",
     "steps", "training",
 )  # fmt: skip
 

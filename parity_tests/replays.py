@@ -25,9 +25,9 @@ class Replay:
     mutant: str
     """Name in the pair's and framework's catalogue; empty where the engine itself is at fault."""
     cause: str
-    """The ladder's name of it or, of the second pair, a part of `portproof`'s sentence."""
+    """The ladder's name of it, or a part of `portproof`'s sentence."""
     rung: str
-    """The first rung, the contract aside, where the numbers part; of the second pair, in what."""
+    """The first rung where the numbers part; of the second pair, in what."""
     variant: str = ""
     """What both sides of the strided pair are changed by first, to where the trouble is."""
 
@@ -194,7 +194,7 @@ REPLAYS: tuple[Replay, ...] = (
         pair="tutorial",
         engine="lightning",
         mutant="torch-adam",
-        cause="adam-epsilon-placement",
+        cause="ε beside √v in Keras's Adam",
         rung="optimizer",
     ),
     Replay(
@@ -222,7 +222,7 @@ REPLAYS: tuple[Replay, ...] = (
         pair="tutorial",
         engine="lightning",
         mutant="unpermuted-flatten",
-        cause="flatten-order",
+        cause="the same rows in another order",
         rung="layers",
     ),
     Replay(
@@ -233,7 +233,7 @@ REPLAYS: tuple[Replay, ...] = (
         pair="tutorial",
         engine="lightning",
         mutant="flipped-kernel",
-        cause="kernel-flipped",
+        cause="kernels read backwards on each axis",
         rung="layers",
     ),
     Replay(
@@ -255,7 +255,7 @@ REPLAYS: tuple[Replay, ...] = (
         pair="tutorial",
         engine="lightning",
         mutant="torch-slope",
-        cause="leaky-slope",
+        cause="Leaky ReLU with slope 0.1",
         rung="layers",
     ),
     Replay(
@@ -266,7 +266,7 @@ REPLAYS: tuple[Replay, ...] = (
         pair="tutorial",
         engine="keras-tensorflow",
         mutant="valid-pool",
-        cause="pool-valid",
+        cause="unmatched kernel (1152, 128)",
         rung="architecture",
     ),
     Replay(
@@ -279,7 +279,7 @@ REPLAYS: tuple[Replay, ...] = (
         pair="tutorial",
         engine="lightning",
         mutant="softmax-before-loss",
-        cause="softmax-before-loss",
+        cause="what goes into cross_entropy are probabilities already",
         rung="logits",
     ),
     Replay(

@@ -29,7 +29,7 @@ PRACTICE_JSON = "practice.json"
 REPLAYS_JSON, REPLAYS_PAGE = "replays.json", "replays.md"
 
 
-CAPTURED = Route(captured=True, rungs=("contract", "data", "optimizer", "training", "evaluation"))
+CAPTURED = Route(captured=True, rungs=("data", "optimizer", "training", "evaluation"))
 """What the captured path does otherwise: it trains."""
 
 
@@ -156,17 +156,15 @@ def prove_mutants(
     command: str,
     session: Session,
     *,
-    is_whole: bool = True,
     with_practice: bool = False,
 ) -> list[Outcome]:
     """Plant each mutant, climb, and write `faults.json` and `faults.md`.
 
-    The whole ladder is climbed or, where not `is_whole`, a mutant's own rung alone. With practice,
+    The ladder is climbed up to a mutant's own rung. With practice,
     what usual checks see of each is measured too, going on where it was left.
     """
     outcomes = []
-    rungs = "whole" if is_whole else "own"
-    names = {mutant: f"fault {mutant.engine}/{mutant.name}, {rungs}" for mutant in mutants}
+    names = {mutant: f"fault {mutant.engine}/{mutant.name}" for mutant in mutants}
     missing = [mutant for mutant in mutants if not session.kept(names[mutant])]
     for mutant in mutants:
         if kept := session.kept(names[mutant]):
@@ -174,13 +172,17 @@ def prove_mutants(
     if outcomes:
         say(f"{len(outcomes)} mutants are kept from an earlier call")
     # Named, or an interrupt in this loop would close it, and wait, before the engines are ended.
-    planting = plant_all(climber, alternating(missing), is_whole)
+    planting = plant_all(climber, alternating(missing))
     for outcome in planting:
         outcomes.append(outcome)
         if outcome.verdict:
             session.keep(names[outcome.mutant], verdict_to_kept(outcome.verdict))
         mutant, wrong = outcome.mutant, "; ".join(outcome.mistakes())
-        words = f"{outcome.cause} at {outcome.where}" if outcome.caught_on else "no alarm"
+        words = (
+            f"{outcome.cause or 'cause unknown'} at {outcome.where}"
+            if outcome.caught_on
+            else "no alarm"
+        )
         say(f"{mutant.engine} · {mutant.name}: {f'NOT AS EXPECTED: {wrong}' if wrong else words}")
     if with_practice:
         checks_of(Practice(climber.room, dataset), mutants, output_dir / PRACTICE_JSON, say)
@@ -189,7 +191,6 @@ def prove_mutants(
     rows = [outcome_to_dict(outcome) for outcome in outcomes]
     found: dict[str, Any] = {
         **origin_of(command, dataset),
-        "rungs": rungs,
         "faults": rows,
     }
     if (output_dir / PRACTICE_JSON).exists():
@@ -207,22 +208,20 @@ def prove_replays(
     say: Callable[[str], None],
     command: str,
     session: Session,
-    *,
-    is_whole: bool = True,
 ) -> tuple[list[Replayed], dict[str, str]]:
     """Replay reported disagreements and write `replays.json` and `replays.md`.
 
-    The ladder is climbed up to where the numbers part or, where not `is_whole`, there alone. What
+    The ladder is climbed up to where the numbers part. What
     `session` has kept, and an engine that dies, are as in `prove_ladder`.
     """
     replayed, lost = [], {}
     for replay in replays:
-        name = f"replay {replay.name}, {'whole' if is_whole else 'own'}"
+        name = f"replay {replay.name}"
         if kept := session.kept(name):
             each = replayed_from_dict(replay, kept)
         else:
             try:
-                each = play(climber, replay, is_whole)
+                each = play(climber, replay)
             except (EngineError, CheckError) as error:
                 lost[replay.name] = str(error)
                 say(f"{replay.name}: no verdict: {error}")

@@ -8,7 +8,6 @@ from typing import Any
 
 from ladder.checks import Terms
 from ladder.compare import Tolerance
-from parity_tests.catalogue import LIGHTNING
 
 ROUNDING_FLOAT64 = Tolerance(
     "ROUNDING_FLOAT64",
@@ -31,11 +30,6 @@ ACCURACY_FLOAT32 = Tolerance(
     measured="2.8e-8, half a unit in the last place of a float32 near 0.5",
 )
 
-WAIVERS = {
-    "data_format": "each framework's own layout inside; all that is compared is NHWC",
-    "initialisers": "torch has no initialiser objects: rung 4 compares what is drawn",
-}
-
 FLOAT32_ULP = 2.0**-23
 """The spacing of float32 at 1, the least gap that a measurement stands for."""
 HEADROOM = 8.0
@@ -55,8 +49,7 @@ def float64_tolerance(rung: str, key: str) -> Tolerance:
 def terms_of(dtype: str, engines: Sequence[str]) -> Terms:
     """Return what may differ between two engines in a precision, `float64` or `float32`."""
     tolerance = float64_tolerance if dtype == "float64" else partial(float32_tolerance, engines)
-    # Two Keras backends have the same layout and initialisers: nothing to waive.
-    return Terms(dtype, tolerance, WAIVERS if LIGHTNING in engines else {})
+    return Terms(dtype, tolerance)
 
 
 def float32_tolerance(engines: Sequence[str], rung: str, key: str) -> Tolerance:

@@ -1,4 +1,4 @@
-"""Rung 10, its coarsest form: each implementation reaches the accuracy of the tutorial's recipe."""
+"""Training in its coarsest form: each implementation reaches the accuracy of the recipe."""
 
 import json
 from itertools import product

@@ -1,4 +1,4 @@
-"""Rung 3: layer tables and parameter counts, read off the built objects."""
+"""Rung `architecture`: layer tables and parameter counts, read off the built objects."""
 
 import pytest
 
@@ -61,21 +61,18 @@ def test_the_table_is_the_recipes(ask, engine):
     rows = {row["name"]: row for row in ask_layers(ask, engine, "dropout")["layers"]}
     sizes = [rows[f"pool{block}"]["output_shape"] for block in (1, 2, 3)]
     assert sizes == [[14, 14, 32], [7, 7, 64], [4, 4, 128]]
-    assert rows["act1"]["negative_slope"] == pytest.approx(0.1, abs=1e-8)
-    rates = [rows[name]["rate"] for name in ("drop1", "drop2", "drop3", "hidden_drop")]
-    assert rates == pytest.approx([0.25, 0.25, 0.4, 0.3], abs=1e-7)
+    kinds = [row["kind"] for row in rows.values()]
+    block = ["convolution", "leaky_relu", "max_pool", "dropout"]
+    assert kinds == [*3 * block, "flatten", "dense", "leaky_relu", "dropout", "dense"]
 
 
 @pytest.mark.parametrize(
     ("engine", "mutant", "where"),
     [
-        ("lightning", "torch-slope", "act1.negative_slope"),
-        ("lightning", "pool-padding", "pool3.padding"),
+        ("lightning", "average-pool", "pool1.kind"),
         ("lightning", "no-bias", "conv2.parameters"),
-        ("lightning", "swapped-rates", "drop3.rate"),
-        ("keras-tensorflow", "keras-slope", "act1.negative_slope"),
-        ("keras-tensorflow", "valid-pool", "pool1.padding"),
-        ("keras-tensorflow", "softmax-output", "logits.activation"),
+        ("keras-tensorflow", "valid-pool", "pool3.output_shape.0"),
+        ("keras-tensorflow", "activation-after-pool", "pool1.kind"),
     ],
 )
 def test_a_mutant_is_caught_at_its_layer(ask, engine, mutant, where):

@@ -1,4 +1,4 @@
-"""Rung 2: the batches that each implementation's production training really feeds."""
+"""Rung `data`: the batches that each implementation's production training really feeds."""
 
 from collections import Counter
 

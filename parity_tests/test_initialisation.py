@@ -1,4 +1,4 @@
-"""Rung 4: the frameworks' own first weights come from the same distribution."""
+"""Rung `initialisation`: the frameworks' own first weights come from the same distribution."""
 
 import numpy as np
 import pytest

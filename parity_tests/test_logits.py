@@ -1,4 +1,4 @@
-"""Rung 6: the same logits after weights are carried over, in both directions."""
+"""Rung `logits`: the same logits after weights are carried over, in both directions."""
 
 import numpy as np
 import pytest

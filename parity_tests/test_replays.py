@@ -1,7 +1,4 @@
-"""Disagreements that people report are replayed, and the ladder names the cause of each.
-
-Here each is looked for on its rung alone; `scripts/prove.py --replays` climbs up to it.
-"""
+"""Disagreements that people report are replayed, and the ladder names the cause of each."""
 
 import pytest
 
@@ -20,7 +17,7 @@ SHORT = next(replay for replay in REPLAYS if replay.pair == "tutorial")
     ids=lambda replay: replay.name,
 )
 def test_a_reported_disagreement_is_named(climber, replay):
-    assert list(play(climber, replay, is_whole=False).mistakes()) == []
+    assert list(play(climber, replay).mistakes()) == []
 
 
 def test_there_are_many_and_each_links_its_thread():

@@ -23,7 +23,6 @@ from ladder.subject import (
     arrays_under,
     attempt,
     error_words,
-    held_weights,
     tagged,
 )
 from pipeline.batches import batch_dtype, training_batches
@@ -159,7 +158,7 @@ def answer_network(side: Side, question: Question, recipe: Recipe) -> Answer:
     order = subject.fast_order()
     if "layers" in facts and order is not None:
         facts["fast_order"] = order
-    return Answer(facts, {**arrays, **held_weights(question, subject)})
+    return Answer(facts, arrays)
 
 
 def injected(side: Side, subject: BuiltSubject, recipe: Recipe) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ladder.causes import Diagnosis
 from pipeline.datasets import Dataset, find_dataset, load_dataset
 from pipeline.errors import RunError, UsageError
 from pipeline.evaluation import Evaluation, evaluate_logits
@@ -97,7 +96,6 @@ class Rung:
     reason: str
     compared: int
     worst: Worst | None
-    diagnoses: tuple[Diagnosis, ...]
     gaps: tuple[Gap, ...] = ()
     """None in verdicts of an older version."""
 

@@ -18,7 +18,7 @@ ENGINE_NAMES = ("keras-tensorflow", "keras-jax", "keras-torch")
 VARIANTS = ("base", "dropout")
 DTYPES = ("float64", "float32")
 SHORT_REPLAYS = 4
-ROOMS = ("pipeline", "ladder", "keras_impl", "lightning_impl", "parity_tests")
+ROOMS = ("pipeline", "ladder", "keras_impl", "lightning_impl", "parity_tests", "portproof/src")
 SO_FAR = "proof-so-far.json"
 """There until every part has a verdict: the same call goes on with it."""
 
@@ -26,7 +26,7 @@ SO_FAR = "proof-so-far.json"
 def parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         description="Climb the parity ladder: compare Lightning with Keras rung by "
-        "rung, from the contract to training, and name the cause where they part.",
+        "rung, from the data to whole trainings, and name the cause where they part.",
         epilog="Exit codes: 0 proved, 1 a rung failed or an engine died, 2 wrong call, "
         "130 interrupted, 143 terminated.",
     )
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     )
     work = parser.add_mutually_exclusive_group()
     work.add_argument(
-        "--short", action="store_true", help="a little of all that `--full` does: three minutes"
+        "--short", action="store_true", help="a little of all that `--full` does: a few minutes"
     )
     work.add_argument(
         "--mutants",
@@ -299,7 +299,6 @@ def plant_mutants(
         say,
         command(),
         session,
-        is_whole=not arguments.short,
         with_practice=arguments.practice or arguments.full,
     )
     say(f"written: {arguments.output_dir / MUTANTS_PAGE}")
@@ -339,7 +338,6 @@ def replay(
         say,
         command(),
         session,
-        is_whole=not arguments.short,
     )
     lost += without.values()
     if not replayed:

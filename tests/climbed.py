@@ -12,7 +12,7 @@ from ladder.rungs import climb
 ROUNDING = Tolerance("ROUNDING", absolute=1e-12, reason="made up", measured="nothing")
 TERMS = Terms("float64", lambda rung, key: ROUNDING)
 ASKS = (
-    "contract", "batches", "layers", "points", "forced", "cases", "gradients", "steps", "dropout",
+    "batches", "layers", "points", "forced", "cases", "gradients", "steps", "dropout",
     "training",
 )  # fmt: skip
 RANDOM = np.random.default_rng(0)
@@ -40,7 +40,6 @@ def make_trace(question, engine="left"):
     }  # fmt: skip
     layer = {"name": "dense", "kind": "dense", "output_shape": [2], "parameters": 6}
     facts = {
-        "contract": {"optimizer": {"kind": "adam", "epsilon": 1e-7}, "loss": {"takes": "logits"}},
         "batches": rows,
         "layers": [layer],
         "parameters": 6,

@@ -414,7 +414,7 @@ OLDER = {
 }
 PASSED = Report(1, Difference("a", 1.0, 1.0, "", 0.0, 0.0), (), (Gap("a", 0.0, 1e-9),))
 KEPT_VERDICT = verdict_to_kept(
-    Verdict("lightning", "keras-jax", "float64", "", (RungResult(1, "contract", "passed", PASSED),))
+    Verdict("lightning", "keras-jax", "float64", "", (RungResult(1, "data", "passed", PASSED),))
 )
 SESSION = {"identity": {"work": 1}, "parts": {"a": {"seconds": 1.5}, "b": None}}
 RECORD = asdict(make_record())

@@ -8,8 +8,7 @@ import pytest
 from ladder.causes import KNOWN_CAUSES
 from ladder.exchange import Trace
 from parity_tests import differences
-from parity_tests.catalogue import LIGHTNING, MUTANTS, RUNG_NAMES, TENSORFLOW, UNKNOWN, Mutant
-from parity_tests.climbs import TIES
+from parity_tests.catalogue import LIGHTNING, MUTANTS, RUNG_NAMES, TENSORFLOW, Mutant
 from parity_tests.practice import (
     ACCURACY,
     CASE,
@@ -31,9 +30,9 @@ def test_what_a_decorator_says_is_what_is_held_against_the_ladder():
     assert found == Mutant(
         "valid-pool",
         TENSORFLOW,
-        "contract",
-        "layers.pool1.padding",
-        "pool-valid",
+        "architecture",
+        "layers.pool3.output_shape.0",
+        "unmatched kernel (1152, 128), bias",
         mistake="The pools have Keras's default padding, none",
         difference=differences.SAME_POOL,
     )
@@ -48,9 +47,8 @@ def test_each_rung_is_the_first_to_catch_two(rung):
     assert sum(mutant.rung == rung for mutant in CAUGHT) >= 2
 
 
-def test_each_cause_is_one_that_a_mutant_shows():
-    explained = {TIES}  # no mutant's: what torch and TensorFlow do otherwise
-    assert {mutant.cause for mutant in CAUGHT} - {UNKNOWN} == KNOWN_CAUSES - explained
+def test_each_cause_of_the_ladders_own_is_one_that_a_mutant_shows():
+    assert {mutant.cause for mutant in CAUGHT} >= KNOWN_CAUSES
 
 
 def test_harmless_mutants_are_planted_too():
@@ -78,7 +76,7 @@ def test_most_are_quick():
     ],
 )
 def test_a_mutant_that_does_not_fit_together_is_refused(changes, message):
-    fields = {"rung": "contract", "cause": "loss-sum", "engine": LIGHTNING, **changes}
+    fields = {"rung": "layers", "cause": "loss-sum", "engine": LIGHTNING, **changes}
     with pytest.raises(ValueError, match=message):
         Mutant("slip", mistake="it slips", **fields)
 

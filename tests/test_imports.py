@@ -38,10 +38,7 @@ PROGRAMS = ("benchmark/contenders", "parity_tests/mutants", "parity_tests/pairs"
 SIDES = {
     "ladder/adapters/keras.py": "keras_impl",
     "ladder/adapters/keras_described.py": "keras_impl",
-    **{
-        f"ladder/adapters/lightning{part}.py": "lightning_impl"
-        for part in ("", "_described", "_fit", "_layers")
-    },
+    **{f"ladder/adapters/lightning{part}.py": "lightning_impl" for part in ("", "_fit", "_layers")},
     **{
         f"{PORTPROOF}/record/{name}.py": "keras_impl"
         for name in (
@@ -169,6 +166,8 @@ def problems_of(path: str, imports: list[Import]) -> Iterator[tuple[Import, str]
 def _room_problems(path: str, is_program: bool, found: Import) -> Iterator[tuple[Import, str]]:
     room, folder = path.partition("/")[0], path.rpartition("/")[0]
     programs = [program.replace("/", ".") for program in PROGRAMS if program != folder]
+    if folder == "parity_tests/pairs":  # the tutorial's pair plants the mutants
+        programs.remove("parity_tests.mutants")
     sides = tuple(
         side.removeprefix("portproof/src/").removesuffix(".py").replace("/", ".") for side in SIDES
     )

@@ -11,7 +11,7 @@ from ladder.causes import Diagnosis, registry
 from ladder.checks import MAX_GAPS, Gap, Report, Terms, place_of
 from ladder.compare import Tolerance
 from ladder.exchange import Trace
-from ladder.rungs import RUNGS, RungResult, Verdict, climb, explain
+from ladder.rungs import RUNGS, RungResult, Verdict, climb, explain, with_cause
 from ladder.verdict import conclusion, verdict_lines, verdict_to_dict
 from tests.climbed import (
     KERNEL,
@@ -28,7 +28,7 @@ from tests.climbed import (
 
 ROOT = Path(__file__).parents[1]
 COMPARED = (
-    "contract", "data", "architecture", "layers", "logits", "gradients", "optimizer", "dropout",
+    "data", "architecture", "layers", "logits", "gradients", "optimizer", "dropout",
     "training", "evaluation",
 )  # fmt: skip
 
@@ -36,7 +36,7 @@ COMPARED = (
 def test_equal_answers_pass_on_every_rung_that_is_asked_for():
     verdict = climb_with()
     assert [rung.name for rung in verdict.rungs] == [rung.name for rung in RUNGS]
-    assert [rung.number for rung in verdict.rungs] == list(range(1, 12))
+    assert [rung.number for rung in verdict.rungs] == list(range(1, 11))
     assert {rung.name for rung in verdict.rungs if rung.status == "passed"} == set(COMPARED)
     assert verdict.rung("initialisation").status == "skipped"
     assert verdict.rung("initialisation").reason == "not asked for"
@@ -102,7 +102,7 @@ def test_each_place_has_its_largest_gap_over_cases_and_steps():
     assert gaps_of(verdict, "layers") == {"dense": pytest.approx(0.1, **near)}
     assert gaps_of(verdict, "dropout") == {"drop": 0}
     assert set(gaps_of(verdict, "evaluation")) == {"loss", "accuracy", "val_loss", "val_accuracy"}
-    for rung in ("contract", "data", "architecture"):
+    for rung in ("data", "architecture"):
         assert verdict.rung(rung).report.gaps == ()
 
 
@@ -207,7 +207,6 @@ def test_an_array_missing_on_both_sides_fails(key):
 @pytest.mark.parametrize(
     ("facts", "rung"),
     [
-        ({"contract": {}}, "contract"),
         ({"batches": []}, "data"),
         ({"layers": []}, "architecture"),
         ({"parameters": None}, "architecture"),
@@ -217,20 +216,6 @@ def test_an_array_missing_on_both_sides_fails(key):
 def test_empty_facts_fail_on_one_side_and_on_both(facts, rung):
     assert climb_with(lambda trace: with_facts(trace, **facts)).first_failure.name == rung
     assert climb_with(both=lambda trace: with_facts(trace, **facts)).first_failure.name == rung
-
-
-def test_a_contract_is_compared_setting_by_setting():
-    other = {"optimizer": {"kind": "adam", "epsilon": 1e-8}, "loss": {"takes": "logits"}}
-    failure = climb_with(lambda trace: with_facts(trace, contract=other)).first_failure
-    assert [found.where for found in failure.report.findings] == ["optimizer.epsilon"]
-
-
-def test_a_waived_setting_may_differ_and_must():
-    terms = dataclasses.replace(TERMS, waivers={"optimizer.epsilon": "a reason"})
-    other = {"optimizer": {"kind": "adam", "epsilon": 1e-8}, "loss": {"takes": "logits"}}
-    assert climb_with(lambda trace: with_facts(trace, contract=other), terms=terms).passed
-    failure = climb_with(terms=terms).first_failure
-    assert failure.report.findings[0].note == "waived, and does not differ"
 
 
 def test_a_batch_more_or_another_order_fails():
@@ -319,41 +304,55 @@ def verdict_of(*rungs):
     return Verdict("left", "right", "float64", "", rungs)
 
 
-def test_a_gap_is_explained_where_it_vanishes_without_its_cause():
-    passed = RungResult(1, "gradients", "passed", Report(1)), RungResult(2, "training", "passed")
-    verdict = verdict_of(failed(1, "gradients", "ties"), failed(2, "training"))
-    explained = explain(verdict, verdict_of(*passed), "ties")
-    assert [rung.status for rung in explained.rungs] == ["explained", "explained"]
+PASSED = verdict_of(
+    RungResult(1, "layers", "passed", Report(1)),
+    RungResult(2, "gradients", "passed", Report(1)),
+    RungResult(3, "training", "passed", Report(1)),
+)
 
 
-def test_a_gap_that_stays_is_not_explained():
-    verdict = verdict_of(failed(1, "gradients", "ties"), failed(2, "training"))
-    explained = explain(verdict, verdict, "ties")
-    assert [rung.status for rung in explained.rungs] == ["failed", "failed"]
-    assert [rung.diagnoses for rung in explained.rungs] == [(), ()]
+@pytest.mark.parametrize(
+    ("below", "stays", "statuses"),
+    [
+        ("passed", (), ["passed", "explained", "explained"]),
+        ("passed", ("training",), ["passed", "explained", "failed"]),
+        ("passed", ("gradients", "training"), ["passed", "failed", "failed"]),
+        ("passed", ("gradients",), ["passed", "failed", "failed"]),
+        ("failed", (), ["failed", "failed", "failed"]),
+    ],
+)
+def test_gaps_from_gradients_on_are_explained_where_they_vanish_without_a_cause(
+    below, stays, statuses
+):
+    layers = dataclasses.replace(PASSED.rungs[0], status=below)
+    verdict = verdict_of(layers, failed(2, "gradients"), failed(3, "training"))
+    without = verdict_of(
+        *(failed(r.number, r.name) if r.name in stays else r for r in PASSED.rungs)
+    )
+    assert [rung.status for rung in explain(verdict, without, "ties").rungs] == statuses
 
 
-def test_a_gap_of_another_cause_is_not_explained():
-    passed = RungResult(1, "gradients", "passed", Report(1)), RungResult(2, "training", "passed")
-    verdict = verdict_of(failed(1, "gradients", "another"), failed(2, "training", "ties"))
-    statuses = [rung.status for rung in explain(verdict, verdict_of(*passed), "ties").rungs]
-    assert statuses == ["failed", "explained"]
+def test_a_cause_that_was_found_elsewhere_is_named_on_its_rung():
+    found = Diagnosis("epsilon 1 | 2", "conv1", "update")
+    verdict = with_cause(verdict_of(failed(1, "layers"), failed(2, "optimizer")), "layers", found)
+    assert [rung.diagnoses for rung in verdict.rungs] == [(found,), ()]
+    assert with_cause(verdict, "layers", None).rung("layers").diagnoses == ()
 
 
 def test_a_verdict_reads_as_text_and_as_plain_values():
     verdict = climb_with(moved("forced.dense", by=np.nan))
     text = "\n".join(verdict_lines(verdict))
     assert "left → right · float64" in text
-    assert "5 layers         failed" in text
+    assert "4 layers         failed" in text
     assert "forced.dense[0, 0]" in text
     assert conclusion(verdict) in text
-    assert "they part at rung 5, layers: forced.dense[0, 0]" in conclusion(verdict)
+    assert "they part at rung 4, layers: forced.dense[0, 0]" in conclusion(verdict)
     plain = verdict_to_dict(verdict)
     assert plain["passed"] is False
-    assert plain["rungs"][4]["findings"][0]["gap"] == "inf"
-    assert plain["rungs"][4]["findings"][0]["right"] == "nan"
-    assert plain["rungs"][4]["gaps"] == [{"place": "dense", "gap": "inf", "limit": 1e-12}]
-    assert plain["rungs"][6]["gaps"][0] == {"place": "dense.kernel", "gap": 0.0, "limit": 1e-12}
+    assert plain["rungs"][3]["findings"][0]["gap"] == "inf"
+    assert plain["rungs"][3]["findings"][0]["right"] == "nan"
+    assert plain["rungs"][3]["gaps"] == [{"place": "dense", "gap": "inf", "limit": 1e-12}]
+    assert plain["rungs"][5]["gaps"][0] == {"place": "dense.kernel", "gap": 0.0, "limit": 1e-12}
     assert plain["rungs"][0]["gaps"] == []
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from ladder.causes.contract import SETTINGS
 from parity_tests.catalogue import MUTANTS
 
 ROOT = Path(__file__).parents[1]
@@ -15,9 +14,8 @@ TEXT = (ROOT / "docs" / "keras-lightning-map.md").read_text()
 STAGES = (
     *("Set-up", "Data", "Model", "Compile", "Fit", "Callbacks", "Logging", "Checkpoints"),
     *("Evaluate", "Predict", "Export", "Precision", "Multi-device", "Determinism"),
-    "Settings that the ladder compares by name",
 )
-ROWS = TEXT.partition("## Set-up")[2].partition("## Settings that")[0].split("\n### ")[1:]
+ROWS = TEXT.partition("## Set-up")[2].split("\n### ")[1:]
 LINK = re.compile(r"\[(`+)?(.+?)(?(1)\1)\]\(\.\./([\w/]+\.py)\)")
 
 
@@ -72,16 +70,6 @@ def test_the_planted_mistakes_of_a_row_are_those_of_one_difference():
     assert [
         row for row in filter(planted, ROWS) if planted(row) not in by_difference.values()
     ] == []
-
-
-def test_the_settings_that_are_compared_are_listed():
-    def plain(pattern):
-        return pattern.replace(r"[^.]+", "*").replace("(moving_)?", "").replace("\\.", ".")
-
-    table = TEXT.partition("## Settings that")[2]
-    assert re.findall(r"(?m)^\| `(.*)` \| `(.*)` \|$", table) == [
-        (plain(pattern), cause) for pattern, cause in SETTINGS.items()
-    ]
 
 
 @pytest.mark.parametrize(

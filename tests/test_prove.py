@@ -185,7 +185,7 @@ def test_mutants_and_replays_are_kept_too(tmp_path, drawn):
         asked.clear()
         session = Session(tmp_path / "proof-so-far.json", {})
         fixed = (SimpleNamespace(climb=climb, room=EngineRoom()), dataset, tmp_path)
-        outcomes = prove_mutants(*fixed, mutants, lambda _: None, "me", session, is_whole=False)
+        outcomes = prove_mutants(*fixed, mutants, lambda _: None, "me", session)
         return outcomes, *prove_replays(*fixed, replays, lambda _: None, "me", session)
 
     outcomes, replayed, lost = call()
@@ -198,6 +198,40 @@ def test_mutants_and_replays_are_kept_too(tmp_path, drawn):
     assert sorted(asked) == again
     assert all(outcome.verdict for outcome in outcomes)
     assert (len(replayed), lost) == (2, {})
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "mutant", "engine"),
+    [
+        ("lightning", "keras-jax", "", "keras-jax"),
+        ("keras-tensorflow", "lightning", "loss-sum", "lightning"),
+        ("keras-torch", "lightning", "", "keras-torch"),
+        ("keras-tensorflow", "keras-jax", "", None),
+    ],
+)
+def test_where_the_network_parts_portproof_is_asked_why(monkeypatch, left, right, mutant, engine):
+    parted = Verdict(left, right, "float64", "", (RungResult(1, "layers", "failed", Report(1)),))
+    found, asked = Diagnosis("epsilon 1 | 2", "conv1", ""), []
+
+    def why(*arguments):
+        asked.append(arguments)
+        if len(asked) > 1:
+            raise climbs.CheckError("it died")
+        return found
+
+    monkeypatch.setattr(climbs.Climber, "_climb", lambda *_: parted)
+    monkeypatch.setattr(climbs, "why", why)
+    climber = climbs.Climber(None, None, None, None)
+    verdicts = [climber.climb(left, right, climbs.Route("dropout"), mutant) for _ in range(2)]
+    if engine is None:
+        assert (verdicts, asked) == ([parted, parted], [])
+        return
+    assert asked == 2 * [(engine, mutant, "dropout")]
+    assert verdicts[0].rungs[0].diagnoses == (found,)
+    assert (verdicts[1].rungs[0].diagnoses, verdicts[1].rungs[0].reason) == (
+        (),
+        "portproof: it died",
+    )
 
 
 def test_a_climber_keeps_the_answers_that_were_wanted_last(monkeypatch):

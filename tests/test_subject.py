@@ -1,9 +1,8 @@
-"""Asking any model: what is answered, what is noted as failed, and which loss a number is."""
+"""Asking any model: what is answered, and what is noted as failed."""
 
 import numpy as np
 import pytest
 
-from ladder.adapters.losses import name_loss
 from ladder.exchange import Question
 from ladder.subject import answer_subject, scaled, segment
 
@@ -17,10 +16,6 @@ class Doubler:
     def __init__(self, broken=()):
         self.broken = set(broken)
         self.factor = np.float64(2)
-
-    def contract(self):
-        self._check("contract")
-        return {"optimizer": {"kind": "none"}}
 
     def layer_table(self):
         return [{"name": name, "parameters": 1 - place} for place, name in enumerate(TABLE)]
@@ -75,13 +70,13 @@ def question(*asks, weights=True, **settings):
     return Question(asks, settings, arrays)
 
 
-ALL = ("contract", "layers", "points", "forced", "cases", "gradients")
+ALL = ("layers", "points", "forced", "cases", "gradients")
 
 
 def test_every_ask_is_answered_with_the_questions_weights():
     facts, arrays = answer_subject(question(*ALL, "own_weights"), Doubler())
     assert facts["parameters"] == 1
-    assert set(facts) == {"contract", "layers", "parameters"}
+    assert set(facts) == {"layers", "parameters"}
     assert set(arrays) == {
         "point.double", "point.negate", "forced.double", "forced.negate", "logits.one",
         "loss.one", "gradient.one.double.kernel", "gradient.one.input", "gradient.one.loss",
@@ -93,7 +88,6 @@ def test_every_ask_is_answered_with_the_questions_weights():
 @pytest.mark.parametrize(
     ("broken", "failed", "missing"),
     [
-        ("contract", {"contract"}, set()),
         ("predict", {"logits.one"}, {"logits.one"}),
         ("gradients", {"gradient.one"}, {"gradient.one.loss", "gradient.one.input"}),
         (
@@ -117,7 +111,7 @@ def test_what_raises_is_noted_and_the_rest_answered(broken, failed, missing):
 def test_a_model_that_refuses_the_weights_is_only_described():
     facts, arrays = answer_subject(question(*ALL), Doubler(["load_weights"]))
     assert arrays == {}
-    assert {"contract", "layers", "parameters"} < set(facts)
+    assert {"layers", "parameters"} < set(facts)
     assert set(facts["failed"]) == {"points", "forced", "cases", "gradients"}
 
 
@@ -137,59 +131,3 @@ def test_a_segment_is_what_lies_behind_the_point_before():
         segment(table, ["x"], "x")
     with pytest.raises(ValueError, match="must follow the layers' order; received d, b"):
         segment(table, ["d", "b"], "d")
-
-
-LOGITS = np.random.default_rng(0).normal(size=(6, 4))
-CLASSES = np.array([0, 3, 1, 2, 2, 0])
-
-
-def softmax(values):
-    shares = np.exp(values)
-    return shares / shares.sum(axis=1, keepdims=True)
-
-
-def cross_entropy(shares, smoothing=0.0):
-    targets = np.eye(4)[CLASSES] * (1 - smoothing) + smoothing / 4
-    return -(targets * np.log(shares)).sum(axis=1)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(
-    ("outputs", "loss", "expected"),
-    [
-        (LOGITS, cross_entropy(softmax(LOGITS)).mean(), ("logits", "mean over the batch", 0.0)),
-        (LOGITS, cross_entropy(softmax(LOGITS)).sum(), ("logits", "sum over the batch", 0.0)),
-        (
-            LOGITS,
-            cross_entropy(softmax(LOGITS), 0.1).mean(),
-            ("logits", "mean over the batch", 0.1),
-        ),
-        (
-            LOGITS,
-            cross_entropy(softmax(softmax(LOGITS))).mean(),
-            ("softmax of its outputs", "mean over the batch", 0.0),
-        ),
-        (
-            softmax(LOGITS),
-            cross_entropy(softmax(LOGITS)).mean(),
-            ("probabilities", "mean over the batch", 0.0),
-        ),
-    ],
-)
-def test_a_cross_entropy_is_told_by_its_value(outputs, loss, expected, dtype):
-    found = name_loss(outputs.astype(dtype), CLASSES, float(loss))
-    assert found["kind"] == "categorical cross-entropy"
-    assert (found["takes"], found["reduction"], found["label_smoothing"]) == expected
-
-
-def test_other_losses_are_told_too_and_none_is_guessed():
-    square = ((LOGITS - np.eye(4)[CLASSES]) ** 2).mean()
-    assert name_loss(LOGITS, CLASSES, square) == {
-        "kind": "mean squared error",
-        "reduction": "mean over the batch",
-    }
-    binary = (np.logaddexp(0, LOGITS) - LOGITS * np.eye(4)[CLASSES]).mean()
-    found = name_loss(LOGITS, CLASSES, binary)
-    assert (found["kind"], found["takes"]) == ("binary cross-entropy", "logits")
-    assert name_loss(LOGITS, CLASSES, float(np.pi)) == {"kind": "unknown"}
-    assert name_loss(LOGITS, CLASSES, float("nan")) == {"kind": "unknown"}

@@ -10,17 +10,13 @@ import numpy as np
 from ladder.adapters.keras_described import (
     SLOTS,
     call,
-    initialisers,
     layer_row,
-    loss_contract,
-    metrics_contract,
     numpy_of,
-    optimizer_contract,
     optimizer_kind,
     weights_of,
 )
 from ladder.exchange import Array, Arrays
-from ladder.subject import Facts, segment, settings_of
+from ladder.subject import Facts, segment
 
 CHUNK = 500
 """Images that are run through the model at once."""
@@ -38,36 +34,8 @@ class KerasSubject(ABC):
     def weights(self) -> dict[str, Array]:
         """Return the canonical weights."""
 
-    def contract(self) -> Facts:
-        """Return the resolved settings of the compiled and built objects."""
-        compute, weights = self._dtypes()
-        layers = [layer for layer in self.layers if hasattr(layer, "data_format")]
-        formats = sorted({layer.data_format for layer in layers} - {None})
-        optimizer = optimizer_contract(self.model.optimizer)
-        if optimizer["weight_decay"]:
-            decays = self.model.optimizer._use_weight_decay
-            decayed = [name for name, variable in self._parameters() if decays(variable)]
-            optimizer["decayed"] = sorted(decayed)
-        return {
-            "optimizer": optimizer,
-            "loss": loss_contract(self.model.loss),
-            "metrics": metrics_contract(self.model),
-            "dtypes": {"compute": compute, "weights": weights},
-            "data_format": "/".join(formats) or keras.config.image_data_format(),
-            "initialisers": initialisers(self.layers),
-            "frozen": sorted(
-                name for name, variable in self._parameters() if not variable.trainable
-            ),
-            "layers": {row["name"]: settings_of(row) for row in self.layer_table()},
-        }
-
     def layer_table(self) -> list[Facts]:
-        """Return a row for each layer, read off the built model.
-
-        `name`, `kind`, `output_shape` without the batch axis, `parameters`, and what the kind has:
-        `filters`, `kernel_size`, `strides`, `padding`, `pool_size`, `negative_slope`, `rate`,
-        `units`, `use_bias`, ….
-        """
+        """Return `name`, `kind`, `output_shape` without the batch axis, `parameters` by layer."""
         return [layer_row(layer) for layer in self.layers]
 
     def points(self, images: Array, names: Sequence[str]) -> dict[str, Array]:
@@ -177,16 +145,6 @@ class KerasSubject(ABC):
 
     def _targets(self, classes: Array) -> Any:
         return self._tensor(np.eye(self.model.outputs[0].shape[-1])[classes])
-
-    def _dtypes(self) -> tuple[str, str]:
-        """Return the dtypes that one image's values really have, and the weights'."""
-        values = self._tensor(np.zeros((1, *self.model.inputs[0].shape[1:])))
-        names = set()
-        for layer in self.layers:
-            values = call(layer, values, training=False)
-            names.add(keras.backend.standardize_dtype(values.dtype))
-        weights = {variable.dtype for _, variable in self._parameters()}
-        return "/".join(sorted(names)), "/".join(sorted(weights))
 
 
 class AfterEachStep(keras.callbacks.Callback):

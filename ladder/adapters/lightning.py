@@ -1,9 +1,7 @@
 """A LightningModule of this pipeline as a subject of the ladder."""
 
-import copy
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,29 +10,35 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ladder.adapters.lightning_described import (
-    SLOTS,
-    metric_words,
-    optimizer_contract,
-    optimizer_kind,
-)
 from ladder.adapters.lightning_fit import loss_of, muted
 from ladder.adapters.lightning_layers import (
     Layer,
     canonical_name,
-    dtype_name,
     layer_row,
-    moved,
     out_of,
     trace_layers,
     weight_out,
 )
-from ladder.adapters.losses import name_loss
 from ladder.exchange import Array, Arrays
-from ladder.subject import Facts, segment, settings_of
+from ladder.subject import Facts, segment
 
 CHUNK = 500
 """Images that are run through the module at once."""
+SLOTS = {
+    ("adam", "exp_avg"): "m",
+    ("adam", "exp_avg_sq"): "v",
+    ("adam", "max_exp_avg_sq"): "v_hat",
+    ("sgd", "momentum_buffer"): "momentum",
+}
+"""Names that both frameworks' slots have here."""
+
+
+def optimizer_kind(optimizer: torch.optim.Optimizer) -> str:
+    """Return `adam`, `sgd`, `rmsprop`, …; AdamW is Adam with a decoupled weight decay."""
+    for name in ("Adam", "SGD", "RMSprop"):
+        if isinstance(optimizer, getattr(torch.optim, name)):
+            return name.lower()
+    return type(optimizer).__name__.lower()
 
 
 class LightningSubject(ABC):
@@ -52,52 +56,11 @@ class LightningSubject(ABC):
         self.names = [layer.name for layer in self.layers]
 
     @abstractmethod
-    def at_start(self, use: Callable[[L.Trainer, L.LightningModule], Any]) -> Any:
-        """Call `use` with a Trainer before its first step and its module; return the result."""
-
-    @abstractmethod
     def weights(self) -> dict[str, Array]:
         """Return the canonical weights."""
 
-    def contract(self) -> Facts:
-        """Return the settings with which training is about to take its first step."""
-        return dict(self.at_start(self._contract_of))
-
-    def _contract_of(self, trainer: L.Trainer, module: L.LightningModule) -> Facts:
-        optimizer = trainer.optimizers[0]
-        subject = self if module is self.module else self._of(module)
-        parameters = list(subject._parameters())
-        decays = {
-            id(weight): float(group.get("weight_decay", 0.0))
-            for group in optimizer.param_groups
-            for weight in group["params"]
-        }
-        own = optimizer_contract(optimizer, trainer)
-        if own["weight_decay"]:
-            decayed = [name for name, _, weight in parameters if decays.get(id(weight))]
-            own["decayed"] = sorted(decayed)
-        return {
-            "optimizer": own,
-            "loss": subject.loss_contract(),
-            "metrics": subject.metrics_contract(),
-            "dtypes": subject._dtypes(trainer),
-            "data_format": "channels_first",
-            "initialisers": "set by functions",
-            "frozen": sorted(
-                name
-                for name, _, weight in parameters
-                if not weight.requires_grad or id(weight) not in decays
-            ),
-            "layers": {row["name"]: settings_of(row) for row in self.layer_table()},
-        }
-
     def layer_table(self) -> list[Facts]:
-        """Return a row for each layer, read off the built network.
-
-        `name`, `kind`, `output_shape` without the batch axis in H, W, C order, `parameters`, and
-        what the kind has: `filters`, `kernel_size`, `strides`, `padding`, `pool_size`,
-        `negative_slope`, `rate`, `units`, `use_bias`, ….
-        """
+        """Return `name`, `kind`, `output_shape` (H, W, C order) and `parameters` by layer."""
         return [layer_row(layer) for layer in self.layers]
 
     def points(self, images: Array, names: Sequence[str]) -> dict[str, Array]:
@@ -196,34 +159,6 @@ class LightningSubject(ABC):
             if isinstance(value, Tensor) and value.shape == parameter.shape and slot != "step"
         }
 
-    def loss_contract(self) -> Facts:
-        """Return which known loss the training step's value on a few random images fits."""
-        with self._evaluating(), torch.random.fork_rng(devices=[]):
-            images, classes = self._probe()
-            torch.manual_seed(0)  # what is random even in evaluation is the same both times
-            loss = self._step(self.module.training_step, images, classes)
-            torch.manual_seed(0)
-            outputs = self.module(self._in(images)).numpy(force=True)
-        return name_loss(outputs, classes, loss.item())
-
-    def metrics_contract(self) -> Facts:
-        """Return how each metric that the training step logs is averaged over an epoch."""
-        with self._evaluating(), muted(self.module) as logged:
-            images, classes = self._probe()
-            self.module.training_step((self._in(images), self._labels(classes)), 0)
-        found = {}
-        for name, (value, options) in logged.items():
-            short = re.sub(r"^train[_/]", "", name)
-            if short not in ("loss", "lr"):
-                short = {"acc": "accuracy"}.get(short, short)
-                found[short] = metric_words(value, options, len(images))
-        return found
-
-    def _probe(self) -> tuple[Array, Array]:
-        draw = np.random.default_rng(0)
-        images = draw.random((5, *self.input_shape))
-        return images, draw.integers(self._num_classes(), size=5)
-
     def _num_classes(self) -> int:
         shape = self.run_order[-1].output_shape
         return shape[-1] if shape else 2
@@ -236,15 +171,6 @@ class LightningSubject(ABC):
 
     def _labels(self, classes: Array) -> Tensor:
         return self._in_place(torch.from_numpy(np.eye(self._num_classes())[classes]))
-
-    def _of(self, module: L.LightningModule) -> "LightningSubject":
-        """Return a subject for a module that is built alike."""
-        other = copy.copy(self)
-        other.module = module
-        modules = dict(zip(self.module.modules(), module.modules(), strict=True))
-        other.run_order = [moved(layer, modules) for layer in self.run_order]
-        other.layers = [moved(layer, modules) for layer in self.layers]
-        return other
 
     def _parameters(self) -> Iterator[tuple[str, Layer, nn.Parameter]]:
         """Yield the parameters with canonical names."""
@@ -301,15 +227,3 @@ class LightningSubject(ABC):
         finally:
             for handle in handles:
                 handle.remove()
-
-    def _dtypes(self, trainer: L.Trainer) -> Facts:
-        """Return the dtypes that one image's values really have, and the weights'."""
-        names = set()
-        with (
-            self._evaluating(),
-            self._hooked(lambda layer, output: names.add(dtype_name(output))),
-            trainer.precision_plugin.forward_context(),
-        ):
-            self.module(self._sample())
-        weights = {dtype_name(tensor) for _, _, tensor in self._parameters()}
-        return {"compute": "/".join(sorted(names)), "weights": "/".join(sorted(weights))}

@@ -92,19 +92,15 @@ def loss_of(output: Any) -> Tensor:
 
 
 @contextmanager
-def muted(module: L.LightningModule) -> Iterator[dict[str, tuple[Any, dict[str, Any]]]]:
-    """Let a step log without a Trainer, and yield what it logs; metrics forget the step."""
-    logged: dict[str, tuple[Any, dict[str, Any]]] = {}
+def muted(module: L.LightningModule) -> Iterator[None]:
+    """Let a step log without a Trainer, to nowhere; metrics forget the step."""
 
-    def log(name: str, value: Any, *arguments: Any, **options: Any) -> None:
-        logged[name] = (value, options)
+    def log(*_: Any, **__: Any) -> None:
+        pass
 
-    def log_dict(values: Mapping[str, Any], *arguments: Any, **options: Any) -> None:
-        logged.update({name: (value, options) for name, value in values.items()})
-
-    module.log, module.log_dict = log, log_dict  # type: ignore[method-assign,assignment]
+    module.log = module.log_dict = log  # type: ignore[method-assign]
     try:
-        yield logged
+        yield
     finally:
         del module.log, module.log_dict
         for metric in module.modules():

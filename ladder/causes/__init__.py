@@ -1,8 +1,9 @@
 """Causes: what would explain that two traces part, where a known cause fits.
 
 One module a subject; each cause is a small function from evidence to diagnoses, registered under
-the rungs where it can be seen. A cause is named only where its formula, computed with NumPy from
-the traces' own arrays, gives the suspect's values to rounding and the reference's do not.
+the rungs where it can be seen. A cause is named only where it gives the suspect's values and not
+the reference's. Of the network, its loss and its optimizer portproof names the cause
+(`parity_tests/pair_checks.py`).
 """
 
 from importlib import import_module
@@ -18,20 +19,6 @@ from ladder.causes.registry import (
 __all__ = ["KNOWN_CAUSES", "Diagnosis", "Evidence", "UnexaminableError", "diagnose"]
 
 # Importing a subject registers its causes; of two that fit equally well the earlier comes first.
-SUBJECTS = (
-    "contract",
-    "data",
-    "evaluation",
-    "slots",
-    "optimizer",
-    "descent",
-    "standing",
-    "loss",
-    "gradients",
-    "ties",
-    "initialisation",
-    "layers",
-    "values",
-)
+SUBJECTS = ("data", "evaluation", "initialisation", "precision")
 for _subject in SUBJECTS:
     import_module(f"ladder.causes.{_subject}")

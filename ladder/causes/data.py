@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ladder.causes.fits import number
-from ladder.causes.loss import KNOWN_SMOOTHINGS
 from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, detects
 from ladder.exchange import Array, Trace
 
@@ -219,24 +218,6 @@ def _how_labelled(left: Sequence[Row], right: Sequence[Row]) -> str | None:
     if sorted(one.tolist()) == sorted(two.tolist()):
         return f"{(one != two).mean():.0%} of the images have another's label"
     return None
-
-
-@detects("label-smoothing", on=RUNGS)
-def smoothed_labels(evidence: Evidence) -> list[Diagnosis]:
-    """Recognise smoothed one-hot labels by their digest."""
-    found = []
-    for stage in stages(evidence):
-        left, right = stage.left[0][0], stage.right[0][0]
-        if left["classes"] != right["classes"] or left["labels"] == right["labels"]:
-            continue
-        count = 1 + max(chain(*(_classes(rows) for rows in stage.left)))
-        targets = np.eye(count)[np.array(right["classes"])]
-        for share in KNOWN_SMOOTHINGS:
-            smoothed = ((1 - share) * targets + share / count).astype(right["dtype"])
-            if _digest(smoothed) == right["labels"]:
-                words = f"{stage.name}: labels are smoothed by {share:g}"
-                found.append(Diagnosis("label-smoothing", stage.name, words))
-    return found
 
 
 def _digest(array: Array) -> str:

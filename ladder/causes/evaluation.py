@@ -5,11 +5,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax, softmax
 
-from ladder.causes.contract import is_swap, swapped_rates
 from ladder.causes.fits import agree, fit, is_near, number
-from ladder.causes.formulas import log_softmax, run, softmax
-from ladder.causes.reading import batch_size, reference_rows, scaled, under
+from ladder.causes.reading import batch_size, under
 from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, detects
 from ladder.exchange import Array, Trace
 
@@ -52,7 +51,7 @@ def _by_batch(trace: Trace, evidence: Evidence) -> tuple[dict[str, Array], Array
     size = size or batch_size(evidence)
     if size is None:
         raise UnexaminableError("the batch size is not known")
-    losses = -log_softmax(logits)[np.arange(len(logits)), classes]
+    losses = -log_softmax(logits, axis=-1)[np.arange(len(logits)), classes]
     hits = (logits.argmax(-1) == classes).astype(np.float64)
     starts = range(0, len(logits), size)
     means = {
@@ -201,29 +200,6 @@ def steps_left_out(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-@detects("evaluated-other-weights", on=RUNGS)
-def logits_of_other_weights(evidence: Evidence) -> Diagnosis | None:
-    """Recognise predictions that earlier weights of the reference give."""
-    left, right = evidence.left.arrays, evidence.right.arrays
-    images, name = evidence.question.arrays.get("images"), "trained_logits"
-    if images is None or name not in left or name not in right:
-        return None
-    fed = scaled(images)
-    rows, count = reference_rows(evidence), len(fed)
-    if min(len(left[name]), len(right[name])) < count:
-        return None
-    own = run(rows, under("trained", left), fed).last
-    if not agree(own.astype(left[name].dtype), left[name][:count]):
-        raise UnexaminableError("the reference's logits are not those of its weights")
-    for step in _seams(left):
-        logits = run(rows, under(f"seam.{step}", left), fed).last
-        fitted = fit([(logits, left[name][:count], right[name][:count])])
-        if fitted:
-            words = f"the test logits are those of the reference's weights after step {step}, not "
-            return Diagnosis("evaluated-other-weights", name, f"{words}after the last; {fitted}")
-    return None
-
-
 @detects("predictions-permuted", on=RUNGS)
 def permuted_predictions(evidence: Evidence) -> list[Diagnosis]:
     """Recognise the same predictions in another order, of images or of classes."""
@@ -251,7 +227,7 @@ def predicted_probabilities(evidence: Evidence) -> list[Diagnosis]:
         left, right = (trace.arrays.get(name) for trace in (evidence.left, evidence.right))
         if left is None or right is None or left.shape != right.shape:
             continue
-        fitted = fit([(softmax(np.asarray(left, np.float64)), left, right)])
+        fitted = fit([(softmax(np.asarray(left, np.float64), axis=-1), left, right)])
         if fitted:
             words = f"{name}: probabilities, the softmax of the reference's logits; {fitted}"
             found.append(Diagnosis("softmax-output", name, words))
@@ -271,22 +247,17 @@ def _row_match(left: Array, right: Array) -> Array | None:
 
 
 @detects(
-    "dropout-rate", "dropout-not-scaled", "dropout-at-evaluation", "spatial-dropout",
+    "dropout-rate", "dropout-not-scaled", "spatial-dropout",
     "dropout-masks-repeated", on=("dropout",),
 )  # fmt: skip
 def dropout_layers(evidence: Evidence) -> list[Diagnosis]:
-    """Recognise other rates, unscaled values, and dropout that stays on in evaluation."""
+    """Recognise other rates, unscaled values, whole channels and masks that come again."""
     left, right = evidence.left.arrays, evidence.right.arrays
     found: list[Diagnosis] = []
     for prefix in ("drop.", "drop_own."):
         found += _rate_causes(_shown_rates(left, prefix), _shown_rates(right, prefix))
     found += _repeated_masks(left, right)
     for name in right:
-        if name.startswith("drop_eval.") and name in left:
-            layer, values = name.removeprefix("drop_eval."), right[name]
-            if (values == 0).any() and (left[name] == 1).all():
-                words = f"{layer}: {(values == 0).mean():.0%} of values are dropped in evaluation"
-                found.append(Diagnosis("dropout-at-evaluation", layer, words))
         if name.startswith(("drop.", "drop_own.")) and name in left:
             if _drops_channels(right[name]) and not _drops_channels(left[name]):
                 layer = name.split(".")[1]
@@ -357,8 +328,11 @@ def drops_some(drawn: Array | None) -> bool:
 
 def _rate_causes(left: Mapping[str, float], right: Mapping[str, float]) -> list[Diagnosis]:
     others = [n for n in left if n in right and not is_near(1 - left[n], 1 - right[n], 1e-5)]
-    if is_swap(others, left, right):
-        return [swapped_rates(others, left)]
+    if len(others) == 2 and all(
+        is_near(left[one], right[two], 1e-6) for one, two in (others, others[::-1])
+    ):
+        words = f"the rates of {others[0]} and {others[1]} are swapped"
+        return [Diagnosis("dropout-rate", ", ".join(others), words)]
     return [
         Diagnosis(
             "dropout-rate", name,

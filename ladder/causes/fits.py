@@ -14,14 +14,12 @@ class Precision:
 
     computed: float
     """Share of the largest value by which a layer's sums may be off."""
-    state: float
-    """The same for weights and slots, which one formula makes from exact inputs."""
     fall: float
     """Share of the gap to the reference that may remain."""
 
 
-FLOAT64 = Precision(computed=1e-11, state=2e-14, fall=1e-3)
-FLOAT32 = Precision(computed=2e-5, state=6e-7, fall=5e-2)
+FLOAT64 = Precision(computed=1e-11, fall=1e-3)
+FLOAT32 = Precision(computed=2e-5, fall=5e-2)
 NICE_DIGITS = 4  # a setting that someone typed has few digits
 NICE_SHARE = 1e-6  # and is met to float32 at least
 
@@ -49,7 +47,7 @@ def precision_of(*arrays: Array) -> Precision:
     return FLOAT64 if is_double else FLOAT32
 
 
-def fit(triples: Iterable[Triple], *, is_state: bool = False) -> Fit | None:
+def fit(triples: Iterable[Triple]) -> Fit | None:
     """Return the gaps where every hypothesis gives the suspect's values, else None.
 
     A reference of another shape, or None, is infinitely far.
@@ -61,7 +59,7 @@ def fit(triples: Iterable[Triple], *, is_state: bool = False) -> Fit | None:
     before = after = 0.0
     for hypothesis, reference, suspect in listed:
         rest = distance(hypothesis, suspect)
-        allowed = (precision.state if is_state else precision.computed) * size_of(suspect)
+        allowed = precision.computed * size_of(suspect)
         if not rest <= allowed or not np.isfinite(rest):
             return None
         after = max(after, rest)
@@ -91,28 +89,12 @@ def agree(left: Array, right: Array) -> bool:
     return distance(left, right) <= allowed
 
 
-def proportion(
-    left: Iterable[Array], right: Iterable[Array], *, is_state: bool = False
-) -> float | None:
-    """Return r where right = r · left to rounding in each pair of arrays, else None."""
-    pairs = list(zip(left, right, strict=True))
-    square = sum(float(np.vdot(a, a)) for a, _ in pairs)
-    if not pairs or any(a.shape != b.shape for a, b in pairs) or not square > 0:
-        return None
-    ratio = sum(float(np.vdot(a, b)) for a, b in pairs) / square
-    precision = precision_of(*(b for _, b in pairs))
-    share = 100 * precision.state if is_state else precision.computed
-    allowed = share * max(size_of(b) for _, b in pairs)
-    is_met = all(distance(ratio * a, b) <= allowed for a, b in pairs)
-    return ratio if is_met and np.isfinite(ratio) and ratio != 0 else None
-
-
-def nice(value: float, share: float = NICE_SHARE) -> float | None:
+def nice(value: float) -> float | None:
     """Return the number of few digits that `value` is, to float32 rounding, or None."""
     if not np.isfinite(value):
         return None
     rounded = float(f"{value:.{NICE_DIGITS - 1}e}")
-    return rounded if abs(rounded - value) <= share * abs(value) else None
+    return rounded if abs(rounded - value) <= NICE_SHARE * abs(value) else None
 
 
 def is_near(left: float, right: float, share: float) -> bool:

@@ -2,9 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 
@@ -21,8 +20,6 @@ class Evidence:
     """The reference."""
     right: Trace
     """The suspect."""
-    readings: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """What one detector has worked out and others need too."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +28,16 @@ class Diagnosis:
 
     cause: str
     where: str
-    """The layer's or parameter's path, the setting's, or the stage of the data."""
+    """The layer's or parameter's path, or the stage of the data."""
     sentence: str
+    """What the cause, which is a name, did; empty where the cause is a sentence."""
 
 
 class Rank(IntEnum):
     """How much a diagnosis leaves open; the least open comes first."""
 
     FORMULA = 0
-    """A formula without a free number gives the suspect's values, or a setting says so."""
+    """A formula without a free number gives the suspect's values."""
     FITTED = 1
     """A formula with one fitted number."""
     PATTERN = 2

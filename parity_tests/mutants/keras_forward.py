@@ -9,7 +9,7 @@ import keras_impl.settings
 import pipeline.batches
 import pipeline.preprocess
 from parity_tests import differences as by
-from parity_tests.catalogue import JAX, TORCH, mutant
+from parity_tests.catalogue import JAX, TORCH, UNKNOWN, mutant
 from parity_tests.mutants.keras_patches import (
     after_building,
     build_layers_with,
@@ -25,13 +25,18 @@ from pipeline.datasets import FASHION_MNIST_CLASSES
 # Settings that are not what they were in torch.
 
 
-@mutant("contract", "layers.act1.negative_slope", "leaky-slope", difference=by.SLOPE)
+@mutant("layers", "forced.pool1", "Leaky ReLU with slope 0.3, rounded", difference=by.SLOPE)
 def keras_slope() -> None:
     """LeakyReLU is left with Keras's default slope, 0.3."""
     build_layers_with("LeakyReLU", lambda slope, name: keras.layers.LeakyReLU(name=name))
 
 
-@mutant("contract", "layers.pool1.padding", "pool-valid", difference=by.SAME_POOL)
+@mutant(
+    "architecture",
+    "layers.pool3.output_shape.0",
+    "unmatched kernel (1152, 128), bias",
+    difference=by.SAME_POOL,
+)
 def valid_pool() -> None:
     """The pools have Keras's default padding, none."""
     build_layers_with(
@@ -39,7 +44,13 @@ def valid_pool() -> None:
     )
 
 
-@mutant("contract", "layers.conv1.padding", "conv-padding", difference=by.PADDING, quick=False)
+@mutant(
+    "architecture",
+    "layers.conv1.output_shape.0",
+    "unmatched kernel (512, 128), bias",
+    difference=by.PADDING,
+    quick=False,
+)
 def valid_convolution() -> None:
     """The convolutions have Keras's default padding, none."""
     build_layers_with(
@@ -47,7 +58,9 @@ def valid_convolution() -> None:
     )
 
 
-@mutant("contract", "layers.conv1.strides", "conv-stride", quick=False)
+@mutant(
+    "architecture", "layers.conv1.output_shape.0", "unmatched kernel (512, 128), bias", quick=False
+)
 def strided_convolution() -> None:
     """The first convolution moves by two pixels."""
     build_layers_with(
@@ -58,7 +71,9 @@ def strided_convolution() -> None:
     )
 
 
-@mutant("contract", "layers.pool3.strides", "pool-stride", quick=False)
+@mutant(
+    "architecture", "layers.pool3.output_shape.0", "unmatched kernel (6272, 128), bias", quick=False
+)
 def overlapping_pool() -> None:
     """The last pool moves by one pixel."""
     build_layers_with(
@@ -69,16 +84,16 @@ def overlapping_pool() -> None:
     )
 
 
-@mutant("contract", "layers.logits.activation", "softmax-output", difference=by.CROSS_ENTROPY)
+@mutant("layers", "forced.logits", "softmax in Keras alone", difference=by.CROSS_ENTROPY)
 def softmax_output() -> None:
     """The model ends in a softmax, which the loss takes for logits."""
     build_layers_with("Dense", dense_with(logits={"activation": "softmax"}))
 
 
 @mutant(
-    "contract",
-    "layers.logits.activation",
-    "softmax-output",
+    "layers",
+    "forced.logits",
+    "softmax in Keras alone",
     engine=JAX,
     difference=by.CROSS_ENTROPY,
     quick=False,
@@ -89,67 +104,67 @@ def clipped_probabilities() -> None:
     compile_with("losses.CategoricalCrossentropy", from_logits=False)
 
 
-@mutant("contract", "loss.takes", "softmax-before-loss", difference=by.CROSS_ENTROPY)
+@mutant("logits", "loss.", "Keras takes what goes into its", difference=by.CROSS_ENTROPY)
 def probabilities_of_logits() -> None:
     """`from_logits=True` is left out."""
     compile_with("losses.CategoricalCrossentropy", from_logits=False)
 
 
-@mutant("contract", "layers.hidden.activation", "activation-added")
+@mutant("layers", "forced.hidden", "ReLU in Keras")
 def hidden_relu() -> None:
     """The hidden layer has a ReLU of its own before the LeakyReLU."""
     build_layers_with("Dense", dense_with(hidden={"activation": "relu"}))
 
 
-@mutant("contract", "loss.reduction", "loss-sum", quick=False)
+@mutant("logits", "loss.", "the loss is a sum in Keras", quick=False)
 def loss_sum() -> None:
     """The loss is summed over the batch."""
     compile_with("losses.CategoricalCrossentropy", reduction="sum")
 
 
-@mutant("contract", "loss.label_smoothing", "label-smoothing", quick=False)
+@mutant("logits", "loss.", "labels are smoothed by 0.1 in", quick=False)
 def label_smoothing() -> None:
     """Labels are smoothed by 0.1."""
     compile_with("losses.CategoricalCrossentropy", label_smoothing=0.1)
 
 
-@mutant("contract", "optimizer.epsilon", "adam-epsilon-value", difference=by.EPSILON, quick=False)
+@mutant("optimizer", "step.1.", "epsilon 1e-08 | 1e-07", difference=by.EPSILON, quick=False)
 def torch_epsilon() -> None:
     """Ε is 1e-8, torch's default."""
     compile_with("optimizers.Adam", epsilon=1e-8)
 
 
-@mutant("contract", "optimizer.beta_1", "adam-beta-1")
+@mutant("optimizer", "step.1.", "beta_1 0.5 | 0.9")
 def beta_1() -> None:
     """Β₁ is 0.5."""
     compile_with("optimizers.Adam", beta_1=0.5)
 
 
-@mutant("contract", "optimizer.learning_rate", "learning-rate")
+@mutant("optimizer", "step.1.", "learning_rate 0.0003 | 0.001")
 def learning_rate() -> None:
     """The learning rate is 3e-4."""
     compile_with("optimizers.Adam", learning_rate=3e-4)
 
 
-@mutant("contract", "optimizer.", "decoupled-weight-decay", difference=by.WEIGHT_DECAY, quick=False)
+@mutant("optimizer", "step.1.", "weight_decay 0.004 | 0", difference=by.WEIGHT_DECAY, quick=False)
 def weight_decay() -> None:
     """Adam has Keras's weight decay."""
     compile_with("optimizers.Adam", weight_decay=0.004)
 
 
-@mutant("contract", "optimizer.clipping", "clipped-gradients", difference=by.CLIPPING)
+@mutant("optimizer", "step.1.", "gradients are clipped by each", difference=by.CLIPPING)
 def clipped_norms() -> None:
     """`clipnorm` clips the norm of each gradient."""
     compile_with("optimizers.Adam", clipnorm=0.1)
 
 
-@mutant("contract", "optimizer.schedule", "learning-rate", difference=by.SCHEDULES, quick=False)
+@mutant("optimizer", "step.2.", "each weight moves 1.00", difference=by.SCHEDULES, quick=False)
 def cosine_schedule() -> None:
     """A schedule lowers the learning rate each step."""
     compile_with("optimizers.Adam", learning_rate=keras.optimizers.schedules.CosineDecay(1e-3, 100))
 
 
-@mutant("contract", "frozen", "frozen-layer", difference=by.FROZEN)
+@mutant("initialisation", "conv1.bias", "frozen kernel, bias | none", difference=by.FROZEN)
 def frozen_layer() -> None:
     """The first convolution is frozen."""
     after_building(lambda model: setattr(model.get_layer("conv1"), "trainable", False))
@@ -162,7 +177,12 @@ def float32_promotion() -> None:
 
 
 @mutant(
-    "contract", "dtypes", "float32-inside-float64", engine=JAX, difference=by.PROMOTION, quick=False
+    "layers",
+    "forced.conv1",
+    "float32-inside-float64",
+    engine=JAX,
+    difference=by.PROMOTION,
+    quick=False,
 )
 def no_x64() -> None:
     """JAX's switch for float64 is off."""
@@ -264,7 +284,7 @@ def own_order() -> None:
 # The network's build.
 
 
-@mutant("architecture", "layers", "activation-order")
+@mutant("architecture", "layers.act1.name", UNKNOWN)
 def activation_after_pool() -> None:
     """Each pool stands before its activation."""
 
@@ -278,7 +298,7 @@ def activation_after_pool() -> None:
     build_sequential_with(reorder)
 
 
-@mutant("architecture", "layers", "layer-order", variant="dropout", quick=False)
+@mutant("architecture", "layers.pool1.name", UNKNOWN, variant="dropout", quick=False)
 def dropout_before_pool() -> None:
     """Each dropout stands before its pool."""
 
@@ -325,7 +345,7 @@ def constant_bias() -> None:
 # Layers that compute something else than their settings say, and weights carried over wrongly.
 
 
-@mutant("layers", "forced.flatten", "flatten-order", difference=by.FLATTEN)
+@mutant("layers", "forced.flatten", "the same channels in another order", difference=by.FLATTEN)
 def flatten_channels_first() -> None:
     """Flatten is told channels_first, which permutes a channels-last map."""
     build_layers_with(
@@ -333,13 +353,13 @@ def flatten_channels_first() -> None:
     )
 
 
-@mutant("layers", "forced.", "weights-not-loaded")
+@mutant("layers", "forced.conv1", UNKNOWN)
 def weights_not_loaded() -> None:
     """Keras's own first weights are kept."""
     replace_everywhere("load_weights", lambda model, weights, recipe: None)
 
 
-@mutant("layers", "forced.pool3", "pool-padding", difference=by.SAME_POOL)
+@mutant("layers", "forced.pool3", UNKNOWN, difference=by.SAME_POOL)
 def pool_from_the_start() -> None:
     """The last pool is padded at the top and left."""
 
@@ -350,7 +370,7 @@ def pool_from_the_start() -> None:
     run_instead("pool3", pool)
 
 
-@mutant("layers", "forced.hidden", "half-precision")
+@mutant("layers", "forced.hidden", UNKNOWN)
 def half_precision_layer() -> None:
     """One layer computes in bfloat16."""
 
@@ -361,26 +381,25 @@ def half_precision_layer() -> None:
     run_instead("hidden", dense)
 
 
-@mutant("layers", "forced.hidden", "missing-bias")
+@mutant("layers", "forced.hidden", UNKNOWN)
 def ignored_bias() -> None:
     """The hidden layer's bias is there and never added."""
     run_instead("hidden", lambda layer, inputs: keras.ops.matmul(inputs, layer.kernel))
 
 
-@mutant("layers", "forced.hidden_act", "leaky-slope", difference=by.FUNCTIONAL_SLOPE, quick=False)
+@mutant(
+    "layers",
+    "forced.hidden_act",
+    "Leaky ReLU with slope 0.2, rounded",
+    difference=by.FUNCTIONAL_SLOPE,
+    quick=False,
+)
 def one_slope() -> None:
     """One activation is functional, with Keras's default slope."""
     run_instead("hidden_act", lambda layer, inputs: keras.ops.leaky_relu(inputs))
 
 
-@mutant(
-    "layers",
-    "forced.drop3",
-    "dropout-at-evaluation",
-    variant="dropout",
-    difference=by.MODES,
-    quick=False,
-)
+@mutant("layers", "forced.drop3", UNKNOWN, variant="dropout", difference=by.MODES, quick=False)
 def dropout_at_evaluation() -> None:
     """A dropout layer is called with training=True."""
 
@@ -404,7 +423,7 @@ def float32_loss() -> None:
     compile_with("losses.CategoricalCrossentropy", dtype="float32")
 
 
-@mutant("logits", "loss.", "mean-over-classes")
+@mutant("logits", "loss.", UNKNOWN)
 def loss_over_classes() -> None:
     """The loss is divided by the number of classes too."""
     real = keras.losses.CategoricalCrossentropy.call
@@ -415,7 +434,7 @@ def loss_over_classes() -> None:
     keras.losses.CategoricalCrossentropy.call = call
 
 
-@mutant("logits", "loss.", "log-softmax-missing", difference=by.CROSS_ENTROPY)
+@mutant("logits", "loss.", UNKNOWN, difference=by.CROSS_ENTROPY)
 def unnormalised_loss() -> None:
     """The loss is the true class's negative logit, as of a likelihood that is given none."""
     keras.losses.CategoricalCrossentropy.call = lambda self, target, logits: (

@@ -13,7 +13,7 @@ import lightning_impl.weights
 import pipeline.batches
 import pipeline.preprocess
 from parity_tests import differences as by
-from parity_tests.catalogue import mutant
+from parity_tests.catalogue import UNKNOWN, mutant
 from parity_tests.mutants.lightning_patches import (
     BETA_1,
     REAL_LOSS,
@@ -38,50 +38,52 @@ from parity_tests.mutants.lightning_patches import (
 # Settings that are not what they were in Keras.
 
 
-@mutant("contract", "layers.act1.negative_slope", "leaky-slope", difference=by.SLOPE)
+@mutant("layers", "forced.pool1", "Leaky ReLU with slope 0.1, rounded", difference=by.SLOPE)
 def torch_slope() -> None:
     """LeakyReLU is left with torch's default slope, 0.01."""
     build_layers_with("LeakyReLU", lambda slope: nn.LeakyReLU())
 
 
-@mutant("contract", "layers.act1.negative_slope", "leaky-slope", difference=by.FLOAT32_SLOPE)
+@mutant("layers", "forced.pool1", "Leaky ReLU with its slope rounded", difference=by.FLOAT32_SLOPE)
 def double_slope() -> None:
     """LeakyReLU's slope is 0.1 as a double."""
     build_layers_with("LeakyReLU", lambda slope: nn.LeakyReLU(0.1))
 
 
-@mutant("contract", "layers.pool3.padding", "pool-padding", difference=by.SAME_POOL)
+@mutant("layers", "forced.pool3", "A pool that pads behind alone, and", difference=by.SAME_POOL)
 def pool_padding() -> None:
     """The last pool has padding=1 to get Keras's 4×4."""
     after_building(lambda network: setattr(network, "pool3", nn.MaxPool2d(2, padding=1)))
 
 
-@mutant("contract", "layers.pool1", "pool-average")
+@mutant("architecture", "layers.pool1.kind", "The maximum in place of an average")
 def average_pool() -> None:
     """Average pooling where Keras has max pooling."""
     build_layers_with("MaxPool2d", nn.AvgPool2d)
 
 
-@mutant("contract", "layers.conv2.use_bias", "missing-bias")
+@mutant("architecture", "layers.conv2.parameters", "parameters bias | –")
 def no_bias() -> None:
     """The second convolution has no bias."""
     after_building(lambda network: setattr(network.conv2, "bias", None))
 
 
-@mutant("contract", "layers.conv1.padding", "conv-padding", difference=by.PADDING)
+@mutant(
+    "architecture", "layers.conv1.output_shape.0", "padding [1, 1] | [0, 0]", difference=by.PADDING
+)
 def conv_without_padding() -> None:
     """The first convolution has torch's default padding, none."""
     after_building(lambda network: setattr(network.conv1, "padding", (0, 0)))
 
 
-@mutant("contract", "layers.drop3.rate", "dropout-rate", variant="dropout")
+@mutant("gradients", "gradient.", UNKNOWN, variant="dropout")
 def swapped_rates() -> None:
     """The rates of the third and the last dropout are exchanged."""
     rates = {0.4: 0.3, 0.3: 0.4}
     build_layers_with("Dropout", lambda rate: nn.Dropout(rates.get(round(rate, 6), rate)))
 
 
-@mutant("contract", "optimizer.epsilon_placement", "adam-epsilon-placement", difference=by.EPSILON)
+@mutant("optimizer", "step.1.", "ε beside √v in Keras's Adam", difference=by.EPSILON)
 def torch_adam() -> None:
     """Torch's Adam is given Keras's ε."""
 
@@ -91,43 +93,43 @@ def torch_adam() -> None:
     lightning_impl.model.KerasAdam = adam
 
 
-@mutant("contract", "optimizer.epsilon", "adam-epsilon-value", difference=by.EPSILON)
+@mutant("optimizer", "step.1.", "epsilon 1e-07 | 1e-08", difference=by.EPSILON)
 def torch_epsilon() -> None:
     """Ε is 1e-8, torch's default."""
     build_adam_with(epsilon=1e-8)
 
 
-@mutant("contract", "optimizer.beta_2", "adam-beta-2")
+@mutant("optimizer", "step.1.", "beta_2 0.999 | 0.99")
 def beta_2() -> None:
     """Β₂ is 0.99."""
     build_adam_with(betas=(BETA_1, 0.99))
 
 
-@mutant("contract", "optimizer.beta_2", "adam-beta-2", difference=by.BETAS)
+@mutant("optimizer", "step.1.", "beta_2 0.99900001287460327 | 0.999", difference=by.BETAS)
 def double_beta() -> None:
     """Β₂ is 0.999 as a double."""
     build_adam_with(betas=(BETA_1, 0.999))
 
 
-@mutant("contract", "optimizer.amsgrad", "adamax-or-amsgrad")
+@mutant("optimizer", "step.1.", "amsgrad off | on")
 def amsgrad() -> None:
     """Adam is AMSGrad."""
     build_adam_with(amsgrad=True)
 
 
-@mutant("contract", "optimizer.", "coupled-weight-decay", difference=by.WEIGHT_DECAY)
+@mutant("optimizer", "step.1.", "weight_decay 0 | 0.004", difference=by.WEIGHT_DECAY)
 def coupled_weight_decay() -> None:
     """Adam has L2 inside the gradient."""
     build_adam_with(weight_decay=0.004)
 
 
-@mutant("contract", "optimizer.", "decoupled-weight-decay", difference=by.WEIGHT_DECAY)
+@mutant("optimizer", "step.1.", "weight_decay 0 | 0.01", difference=by.WEIGHT_DECAY)
 def decoupled_weight_decay() -> None:
     """AdamW with torch's default decay where Keras has Adam."""
     build_adam_with(weight_decay=0.01, decoupled_weight_decay=True)
 
 
-@mutant("contract", "optimizer", "sgd-instead")
+@mutant("optimizer", "step.1.", "the rule of the optimizer, Adam |")
 def sgd() -> None:
     """SGD where Keras has Adam."""
 
@@ -137,19 +139,19 @@ def sgd() -> None:
     lightning_impl.model.KerasAdam = plain
 
 
-@mutant("contract", "optimizer.clipping", "clipped-gradients", difference=by.CLIPPING)
+@mutant("optimizer", "step.1.", "gradients are clipped by nothing |", difference=by.CLIPPING)
 def clipped_gradients() -> None:
     """The Trainer clips gradients by their global norm."""
     add_trainer_option("gradient_clip_val", 0.1)
 
 
-@mutant("contract", "optimizer.gradient_accumulation", "gradient-accumulation")
+@mutant("optimizer", "step.1.", "batches per step 1 | 2")
 def accumulated_gradients() -> None:
     """The Trainer takes a step every second batch."""
     add_trainer_option("accumulate_grad_batches", 2)
 
 
-@mutant("contract", "optimizer.schedule", "schedule-per-epoch", difference=by.SCHEDULES)
+@mutant("optimizer", "step.6.", "learning rate 0.001 | 0.0005: each", difference=by.SCHEDULES)
 def scheduler() -> None:
     """A scheduler halves the learning rate each epoch."""
     take_single_steps()
@@ -162,31 +164,31 @@ def scheduler() -> None:
     Classifier.configure_optimizers = configure_optimizers
 
 
-@mutant("contract", "frozen", "frozen-bias", difference=by.FROZEN)
+@mutant("optimizer", "step.1.", "the optimizer was not given", difference=by.FROZEN)
 def frozen_bias() -> None:
     """The optimizer is given kernels only."""
     choose_parameters(lambda parameters: [one for one in parameters if one.ndim > 1])
 
 
-@mutant("contract", "frozen", "frozen-layer", difference=by.FROZEN)
+@mutant("gradients", "gradient.", "frozen none | kernel, bias", difference=by.FROZEN)
 def frozen_layer() -> None:
     """The first convolution is frozen."""
     after_building(lambda network: network.conv1.requires_grad_(False))
 
 
-@mutant("contract", "loss.reduction", "loss-sum")
+@mutant("logits", "loss.", "the loss is a mean in Keras")
 def loss_sum() -> None:
     """The loss is summed over the batch."""
     compute_loss_with(lambda logits, target: REAL_LOSS(logits, target, reduction="sum"))
 
 
-@mutant("contract", "loss.label_smoothing", "label-smoothing")
+@mutant("logits", "loss.", "labels are not smoothed in Keras")
 def label_smoothing() -> None:
     """Labels are smoothed by 0.1."""
     compute_loss_with(lambda logits, target: REAL_LOSS(logits, target, label_smoothing=0.1))
 
 
-@mutant("contract", "loss.takes", "softmax-before-loss", difference=by.CROSS_ENTROPY)
+@mutant("logits", "loss.", "what goes into cross_entropy are", difference=by.CROSS_ENTROPY)
 def softmax_before_loss() -> None:
     """A softmax stands before cross_entropy, which has one of its own."""
     compute_loss_with(lambda logits, target: REAL_LOSS(logits.softmax(dim=1), target))
@@ -306,7 +308,7 @@ def shifted_labels() -> None:
 # The network's build.
 
 
-@mutant("architecture", "layers", "layer-order", variant="dropout")
+@mutant("architecture", "layers.pool1.name", UNKNOWN, variant="dropout")
 def dropout_before_pool() -> None:
     """Each dropout stands before its pool."""
 
@@ -359,7 +361,7 @@ def gained_init() -> None:
 # Layers that compute something else than their settings say, and weights carried over wrongly.
 
 
-@mutant("layers", "forced.hidden", "flatten-order", difference=by.FLATTEN)
+@mutant("layers", "forced.hidden", "the same rows in another order", difference=by.FLATTEN)
 def unpermuted_flatten() -> None:
     """The first dense kernel is carried over without permuting its rows."""
     carry_with(lambda real, layer, array, recipe: real(
@@ -367,7 +369,7 @@ def unpermuted_flatten() -> None:
     ))  # fmt: skip
 
 
-@mutant("layers", "forced.", "kernel-transposed", difference=by.KERNELS)
+@mutant("layers", "forced.conv1", "axes 0 and 1 exchanged", difference=by.KERNELS)
 def transposed_kernel() -> None:
     """Height and width of the square kernels are exchanged."""
     carry_with(lambda real, layer, array, recipe: real(
@@ -375,7 +377,7 @@ def transposed_kernel() -> None:
     ))  # fmt: skip
 
 
-@mutant("layers", "forced.", "kernel-flipped", difference=by.KERNELS)
+@mutant("layers", "forced.conv1", "kernels read backwards on each", difference=by.KERNELS)
 def flipped_kernel() -> None:
     """The kernels are flipped, as for a convolution in the strict sense."""
     carry_with(lambda real, layer, array, recipe: real(
@@ -383,7 +385,7 @@ def flipped_kernel() -> None:
     ))  # fmt: skip
 
 
-@mutant("layers", "forced.", "weights-swapped")
+@mutant("layers", "forced.conv3", "it holds the bias of")
 def swapped_biases() -> None:
     """The biases of two layers of the same size are exchanged."""
     exchange = {"conv3.bias": "hidden.bias", "hidden.bias": "conv3.bias"}
@@ -392,7 +394,7 @@ def swapped_biases() -> None:
     )
 
 
-@mutant("layers", "forced.hidden", "weights-not-loaded")
+@mutant("layers", "forced.hidden", "it was left as it was")
 def unloaded_layer() -> None:
     """One layer is missed when weights are loaded, as with strict=False."""
 
@@ -405,25 +407,25 @@ def unloaded_layer() -> None:
     load_weights_from(kept)
 
 
-@mutant("layers", "forced.pool2", "pool-average")
+@mutant("layers", "forced.pool2", "The maximum in place of an average")
 def averaging_pool() -> None:
     """One pool averages, whatever its settings say."""
     run_instead("pool2", lambda layer, inputs: functional.avg_pool2d(inputs, 2, ceil_mode=True))
 
 
-@mutant("layers", "forced.hidden_act", "activation-missing")
+@mutant("layers", "forced.hidden_act", "a leaky ReLU of slope 0.1 in")
 def hidden_activation_missing() -> None:
     """The hidden layer's activation is never called."""
     run_instead("hidden_act", lambda layer, inputs: inputs)
 
 
-@mutant("layers", "forced.pool2", "leaky-slope", difference=by.SLOPE)
+@mutant("layers", "forced.pool2", "Leaky ReLU with slope 0.1, rounded", difference=by.SLOPE)
 def one_slope() -> None:
     """One activation is functional, with torch's default slope."""
     run_instead("act2", lambda layer, inputs: functional.leaky_relu(inputs))
 
 
-@mutant("contract", "layers.conv3.padding", "conv-padding", difference=by.PADDING)
+@mutant("layers", "forced.conv3", "padding [1, 1] | [0, 0]", difference=by.PADDING)
 def reflected_border() -> None:
     """One convolution pads by reflection."""
 
@@ -446,7 +448,7 @@ def float32_layer() -> None:
 
 
 @mutant(
-    "layers", "forced.hidden_drop", "dropout-at-evaluation", variant="dropout", difference=by.MODES
+    "layers", "forced.hidden_drop", "dropout none | 0.3", variant="dropout", difference=by.MODES
 )
 def dropout_at_evaluation() -> None:
     """Dropout is functional, without its mode: it drops at evaluation too."""
@@ -462,13 +464,13 @@ def dropout_at_evaluation() -> None:
 # What is made of the logits.
 
 
-@mutant("logits", "logits.", "softmax-output", difference=by.CROSS_ENTROPY)
+@mutant("logits", "logits.", "the logarithm of a softmax in", difference=by.CROSS_ENTROPY)
 def log_softmax_output() -> None:
     """The module returns log-probabilities, which cross_entropy leaves as they are."""
     finish_with(lambda logits: logits.log_softmax(dim=1))
 
 
-@mutant("logits", "", "batch-axis-squeezed")
+@mutant("logits", "loss.single", UNKNOWN)
 def squeezed_logits() -> None:
     """`squeeze()` takes the batch axis of a single image away."""
     finish_with(lambda logits: logits.squeeze())

@@ -28,7 +28,7 @@ from parity_tests.mutants.lightning_patches import (
 # Gradients that are not the forward pass's.
 
 
-@mutant("gradients", "gradient.", "zero-gradient")
+@mutant("gradients", "gradient.", UNKNOWN)
 def detached_block() -> None:
     """`detach()` cuts the first block off."""
     run_instead("pool1", lambda layer, inputs: type(layer).forward(layer, inputs).detach())
@@ -44,7 +44,7 @@ def shared_ties() -> None:
     run_instead("pool1", pool)
 
 
-@mutant("gradients", "gradient.", "gradient-at-zero", difference=by.AT_ZERO, is_explained=True)
+@mutant("gradients", "gradient.", UNKNOWN, difference=by.AT_ZERO, is_explained=True)
 def gradient_at_zero() -> None:
     """An activation is written by hand with `>=`: its gradient at zero is 1."""
 
@@ -54,7 +54,7 @@ def gradient_at_zero() -> None:
     run_instead("act1", activate)
 
 
-@mutant("gradients", "gradient.", "float32-inside-float64")
+@mutant("gradients", "gradient.", UNKNOWN)
 def float32_gradient() -> None:
     """The gradient passes through float32 on its way back."""
 
@@ -70,32 +70,32 @@ def float32_gradient() -> None:
 # Steps that are not Adam's as Keras takes them.
 
 
-@mutant("optimizer", "step.1.weight.", "adam-epsilon-placement", difference=by.EPSILON)
+@mutant("optimizer", "step.1.", "the rule of the optimizer, Adam |", difference=by.EPSILON)
 def inside_epsilon() -> None:
     """Ε is inside the bias correction, whatever the optimizer is called."""
     lightning_impl.optimizer.KerasAdam.step = torch.optim.Adam.step
 
 
-@mutant("optimizer", "step.1.weight.", "no-bias-correction")
+@mutant("optimizer", "step.1.", "each weight moves 3.16")
 def no_bias_correction() -> None:
     """Adam does not correct its means for their start at zero."""
     start_adam_at(num_steps=10**9, mean=0.0)
 
 
-@mutant("optimizer", "step.1.", "stale-optimizer-state")
+@mutant("optimizer", "step.1.", "the rule of the optimizer, Adam |")
 def stale_slots() -> None:
     """Weights are loaded, slots and step count are an earlier training's."""
     start_adam_at(num_steps=100, mean=1e-3)
 
 
-@mutant("optimizer", "step.2.", "gradient-accumulation")
+@mutant("optimizer", "step.2.", UNKNOWN)
 def gradients_kept() -> None:
     """Gradients are never set to zero."""
     take_single_steps()
     Classifier.optimizer_zero_grad = lambda self, *arguments: None
 
 
-@mutant("optimizer", "step.2.", "optimizer-step-skipped")
+@mutant("optimizer", "step.2.", "each weight moves 0")
 def skipped_step() -> None:
     """Every second step is skipped, as by a loss scaler."""
     real = lightning_impl.optimizer.KerasAdam.step
@@ -107,7 +107,7 @@ def skipped_step() -> None:
     lightning_impl.optimizer.KerasAdam.step = step
 
 
-@mutant("optimizer", "step.1.weight.", "learning-rate", difference=by.SCHEDULES)
+@mutant("optimizer", "step.1.", "learning rate 0.001 | 1e-05: each", difference=by.SCHEDULES)
 def warm_up() -> None:
     """The learning rate rises over the first 100 steps."""
     take_single_steps()
@@ -122,7 +122,7 @@ def warm_up() -> None:
     Classifier.optimizer_step = optimizer_step
 
 
-@mutant("optimizer", "step.1.", "clipped-gradients", difference=by.CLIPPING)
+@mutant("optimizer", "step.1.", UNKNOWN, difference=by.CLIPPING)
 def clipping_by_hand() -> None:
     """A hook clips gradients by their global norm."""
 
@@ -167,7 +167,7 @@ def dropped_channels() -> None:
 # Training, epoch by epoch.
 
 
-@mutant("optimizer", "step.6.weight.", "schedule-per-epoch", difference=by.SCHEDULES)
+@mutant("optimizer", "step.6.", "learning rate 0.001 | 0.0005: each", difference=by.SCHEDULES)
 def epoch_schedule() -> None:
     """The learning rate is halved by hand after each epoch."""
 
@@ -178,7 +178,7 @@ def epoch_schedule() -> None:
     Classifier.on_train_epoch_end = halve
 
 
-@mutant("optimizer", "step.6.", "optimizer-state-lost")
+@mutant("optimizer", "step.6.", UNKNOWN)
 def slots_lost() -> None:
     """Each epoch begins with a new optimizer state."""
     real = Classifier.on_train_epoch_start
@@ -244,7 +244,7 @@ def order_restarted_in_calls() -> None:
     lightning_impl.data.batch_loader = batch_loader
 
 
-@mutant("dropout", "drop_steps.", "dropout-masks-repeated", variant="dropout")
+@mutant("dropout", "drop_steps.drop1", "dropout-masks-repeated", variant="dropout")
 def masks_repeated_in_calls() -> None:
     """Dropout is seeded at the start of each call of 25 steps."""
     real = Classifier.training_step
@@ -313,7 +313,7 @@ def permuted_predictions() -> None:
     )
 
 
-@mutant("training", "trained_logits", "evaluated-other-weights")
+@mutant("training", "trained_logits", UNKNOWN)
 def first_weights_predict() -> None:
     """Predictions come from the first epoch's checkpoint."""
     kept: dict[str, Any] = {}

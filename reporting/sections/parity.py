@@ -16,13 +16,13 @@ BY_LAYER = ("layers", "gradients", "optimizer")
 def parity(ladder: Ladder) -> Fields:
     """Return the ladder as tables and pictures by precision, and the gaps that are explained."""
     lanes = list(dict.fromkeys((*LANES, *(climb.lane for climb in ladder.climbs))))
-    explained: dict[tuple[str, str, str], list[str]] = {}
+    explained: dict[tuple[str, str], list[str]] = {}
     for climb in ladder.climbs:
         for rung in climb.rungs:
-            for found in rung.diagnoses if rung.status == "explained" else ():
-                key = (name_of(climb.right), found.cause, found.where)
+            if rung.status == "explained":
+                key = (name_of(climb.right), rung.reason.partition(":")[0])
                 where = f"{rung.name} ({climb.lane}, {climb.title.partition(' · ')[0]})"
-                explained.setdefault(key, []).append(f"{where}: {found.sentence}")
+                explained.setdefault(key, []).append(where)
     return {
         "lanes": [
             _lane(lane, [climb for climb in ladder.climbs if climb.lane == lane])
@@ -30,8 +30,8 @@ def parity(ladder: Ladder) -> Fields:
             if any(climb.lane == lane for climb in ladder.climbs)
         ],
         "explained": [
-            {"engine": engine, "cause": cause, "where": where, "sentences": sentences}
-            for (engine, cause, where), sentences in explained.items()
+            {"engine": engine, "cause": cause, "rungs": rungs}
+            for (engine, cause), rungs in explained.items()
         ],
         "compared": f"{sum(r.compared for c in ladder.climbs for r in c.rungs):,}",
         "climbs": len(ladder.climbs),

@@ -109,7 +109,7 @@ def is_it_right(ladder: Ladder | None, source: Source | None = None) -> Fields:
     )
     differ = "differs" if len(explained) == 1 else "differ"
     less = (
-        f"; where {' and '.join(explained)} {differ} in meaning, the cause is computed and named"
+        f"; where {' and '.join(explained)} {differ}, it is by ties and exact zeros"
         if explained
         else ""
     )

@@ -47,24 +47,3 @@ def check_that_gradients_are_the_losss_slope(subject):
         subject.load_weights(moved)
         slope = (subject.gradients(IMAGES, CLASSES)[1] - loss) / 1e-6
         assert slope == pytest.approx(gradients[name][place], rel=1e-3)
-
-
-def check_the_contract_of_the_tutorials_model(contract, data_format):
-    assert contract["optimizer"] == {
-        "kind": "adam", "learning_rate": pytest.approx(1e-3), "weight_decay": 0.0,
-        "weight_decay_kind": "none", "clipping": "none", "schedule": "none",
-        "gradient_accumulation": 1, "beta_1": pytest.approx(0.9), "beta_2": pytest.approx(0.999),
-        "epsilon": pytest.approx(1e-7), "epsilon_placement": "outside", "amsgrad": False,
-    }  # fmt: skip
-    assert contract["loss"] == {
-        "kind": "categorical cross-entropy", "reduction": "mean over the batch",
-        "takes": "logits", "label_smoothing": 0.0,
-    }  # fmt: skip
-    assert contract["metrics"] == {"accuracy": "share of images, weighted by batch size"}
-    assert contract["dtypes"] == {"compute": "float32", "weights": "float32"}
-    assert contract["data_format"] == data_format
-    assert contract["frozen"] == []
-    assert contract["layers"]["act1"] == {
-        "kind": "leaky_relu",
-        "negative_slope": pytest.approx(0.1),
-    }

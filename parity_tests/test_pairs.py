@@ -1,11 +1,11 @@
-"""A second pair: `portproof` finds each change that is made to it, and says what it is."""
+"""Both pairs pass `portproof`; it finds each change that is made to the second, and names it."""
 
 import subprocess
 import sys
 
 import pytest
 
-from parity_tests.strided import check_strided, first_apart
+from parity_tests.pair_checks import check_strided, check_tutorial, first_apart
 
 pytestmark = pytest.mark.slow
 
@@ -24,6 +24,21 @@ def test_the_second_pair_is_the_same_computation(engine, variant):
     verdict = check_strided(engine, variant=variant)
     assert verdict.passed, verdict
     assert first_apart(verdict) is None, verdict
+    assert verdict.asked == ["forward", "gradients", "steps"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "variant"),
+    [
+        ("keras-tensorflow", "base"),
+        ("keras-tensorflow", "dropout"),
+        ("keras-jax", "dropout"),
+        ("keras-torch", "dropout"),
+    ],
+)
+def test_the_tutorials_pair_passes_strictly(engine, variant):
+    verdict = check_tutorial(engine, variant=variant)
+    assert verdict.passed, verdict
     assert verdict.asked == ["forward", "gradients", "steps"]
 
 
