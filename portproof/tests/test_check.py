@@ -360,9 +360,8 @@ def test_rules_of_the_frameworks_hold_in_training_steps_and_torchs_adam_is_named
     assert verdict.passed, str(verdict)
     (found,) = (d for d in verdict.declarations if d.is_rule)
     assert (found.what, "norm + 1e-6" in str(found.cause)) == ("update", True)
-    (found,) = checked(
-        "regression", "regression_clipped", "6", upto="steps", batches=batches
-    ).failures
+    of = {"upto": "steps", "batches": batches}
+    (found,) = checked("regression", "regression_clipped", "6", **of).failures
     assert found.what == "update"
     assert found.cause == "gradients are clipped by nothing | all's norm, at most 0.25"
 
@@ -445,11 +444,7 @@ def test_epochs_weights_schedules_metrics_and_several_targets(
     [
         ("drawing", None, ""),
         ("drawing_cut_first", "between", "cut into maps with channels first in the suspect"),
-        (
-            "drawing_decayed_less",
-            "update",
-            "lose 0.000625 of themselves besides in the reference",
-        ),
+        ("drawing_decayed_less", "update", "lose 0.000625 of themselves besides in the ref"),
     ],
 )
 def test_maps_channels_first_and_penalties_that_the_optimizer_takes_over(
