@@ -399,7 +399,10 @@ def one_slope() -> None:
     run_instead("hidden_act", lambda layer, inputs: keras.ops.leaky_relu(inputs))
 
 
-@mutant("layers", "forced.drop3", UNKNOWN, variant="dropout", difference=by.MODES, quick=False)
+@mutant(
+    "layers", "forced.drop3", "dropout 0.4 | none", variant="dropout", difference=by.MODES,
+    quick=False,
+)  # fmt: skip
 def dropout_at_evaluation() -> None:
     """A dropout layer is called with training=True."""
 
