@@ -50,7 +50,7 @@ def check_tutorial(engine: str, mutant: str = "", variant: str = "base") -> Verd
 
 
 def why(engine: str, mutant: str = "", variant: str = "base") -> Diagnosis | None:
-    """Return what `portproof` names first where the tutorial's pair parts; None: it names nothing.
+    """Return the first cause that `portproof` names in the tutorial's pair; None if it names none.
 
     A setting of one side alone is named by itself, and where numbers part, what makes them equal.
     Keras comes first in it, and is portproof's reference.
@@ -94,7 +94,7 @@ def check_strided(engine: str, mutant: str = "", variant: str = "") -> Verdict:
 
 
 def _strided(side: str, change: str) -> str:
-    """Return what builds a side, changed as the function of this name in its mutants does."""
+    """Return `module:function` of the model of a side, or of one of its mutants."""
     if change:
         return f"{PAIRS}.mutants_{side}:{change.replace('-', '_')}"
     return f"{PAIRS}.strided_{side}:build"

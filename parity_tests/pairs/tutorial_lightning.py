@@ -23,7 +23,7 @@ OF_THE_RUN = {
 
 
 def __getattr__(name: str) -> Any:
-    """Return what builds a variant of the network; `base__loss_sum` plants a mutant before."""
+    """Return the function that builds a variant; `base__loss_sum` plants a mutant first."""
     variant, _, mutant = name.partition("__")
     if variant not in VARIANTS:
         raise AttributeError(name)

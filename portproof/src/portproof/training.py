@@ -13,6 +13,7 @@ from portproof.graph.ranks import cause_of_gradients
 from portproof.graph.steps import (
     LOSS,
     PLACED,
+    SWITCHES,
     first_apart,
     judge_metrics,
     moved_apart,
@@ -39,8 +40,6 @@ ROUNDED = ("momentum", "weight_decay")
 """Options that Keras casts to the weights' dtype, by way of TensorFlow's float32."""
 OTHERWISE = "the rule of the optimizer, {} | {}: torch's own by the reference's options agrees"
 MORE = "the optimizer {} with other groups, weights or schedules: one of its rule alone agrees"
-SWITCHES = ("amsgrad", "centered", "nesterov")
-"""Options that are on or off."""
 RULES = {"clipnorm": "each gradient's norm", "clipvalue": "value", "global_clipnorm": "all's norm"}
 """Keras's arguments for clipping, in words."""
 STARTS = "the processes start from different weights"

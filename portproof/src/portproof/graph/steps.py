@@ -31,6 +31,8 @@ PLACED = {
     "Adam": BESIDE, "AdamW": BESIDE, "Adamax": MAXIMUM, "RMSprop": WITHIN, "Adagrad": WITHIN
 }  # fmt: skip
 """Optimizers of both frameworks that have ε in another place."""
+SWITCHES = ("amsgrad", "centered", "nesterov")
+"""Options of optimizers that are on or off."""
 
 SEEN = {"loss", "learning_rate"}
 """Logged, and seen in each step."""

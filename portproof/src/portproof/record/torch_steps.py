@@ -19,6 +19,7 @@ from torch import distributed as dist
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from portproof.graph.steps import SWITCHES
 from portproof.record.program import Arrays, Batch, SetUpError, metrics
 from portproof.record.torch_calls import DROPOUTS, RATES
 from portproof.record.torch_losses import REDUCED, smoothed, variants_of
@@ -250,7 +251,7 @@ def _made_anew(module: Any, name: str, told: Mapping[str, float]) -> torch.optim
         options["betas"] = tuple(told[f"beta_{n}"] for n in (1, 2))
     if "epsilon" in told and "eps" in known:
         options["eps"] = told["epsilon"]
-    options = {key: bool(v) if key in _SWITCHES else v for key, v in options.items()}
+    options = {key: bool(v) if key in SWITCHES else v for key, v in options.items()}
     made: torch.optim.Optimizer = kind(_trained(module), **options)
     return made
 
@@ -277,8 +278,6 @@ def _left_out(module: nn.Module, optimizer: Any) -> list[nn.Parameter]:
     return [p for p in _trained(module) if id(p) not in given]
 
 
-_SWITCHES = ("amsgrad", "centered", "nesterov")
-"""Options of torch's optimizers and Keras's that are true or not."""
 _NAMES = {"learning_rate": "lr", "rho": "alpha", "decoupled": "decoupled_weight_decay"}
 """Options of torch's optimizers by Keras's names; most have the same."""
 
@@ -297,7 +296,7 @@ def _set_options(optimizer: Any, options: Mapping[str, Any]) -> None:
                 group.update({k: value for k in ("eps", "epsilon") if k in group})
                 optimizer.defaults["eps"] = value
             elif key in group and (name != "weight_decay" or group[key] or not decays):
-                group[key] = bool(value) if key in _SWITCHES else value
+                group[key] = bool(value) if key in SWITCHES else value
 
 
 class _Given(list[Any]):
@@ -426,7 +425,7 @@ def _names(module: nn.Module, parameters: list[nn.Parameter]) -> list[str]:
 def _options(optimizer: Any) -> dict[str, float]:
     groups = getattr(optimizer, "param_groups", [{}])
     first, found = groups[0], {}
-    for name in ("learning_rate", "momentum", "rho", *_SWITCHES):
+    for name in ("learning_rate", "momentum", "rho", *SWITCHES):
         found[name] = first.get(_NAMES.get(name, name), first.get(name))
     for name, value in zip(("beta_1", "beta_2"), first.get("betas") or (), strict=False):
         found[name] = value
