@@ -24,7 +24,7 @@ from benchmark.nvidia import describe_gpu, require_gpu, visible_gpus
 from ladder.files import read_json, write_json, write_text
 from pipeline.command import OneLineParser, guarded
 from pipeline.engines import ENGINES, versions_in_use
-from pipeline.environment import ROOT, code_digest, describe_machine
+from pipeline.environment import ROOT, code_digest, describe_machine, told_commit
 from pipeline.errors import RunError, UsageError
 from pipeline.flags import chosen
 from pipeline.launch import leashed
@@ -304,7 +304,7 @@ class Day:
         ]
         return [
             f"# {gpu['name']}", "", f"{', '.join(told)}. {machine['cpu']}, {machine['cores']} "
-            f"cores; commit {self.record['commit']}.", "",
+            f"cores{told_commit(self.record)}.", "",
             *table(("stage", "what", "status", "minutes", "reason"), rows, numbers=[3]),
         ]  # fmt: skip
 
@@ -380,18 +380,6 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unnamed"
 
 
-def commit() -> str:
-    """Return the commit of this checkout, with `+` where files have changed since; or `unknown`."""
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found.stdout.strip()
-
-
 def conduct(arguments: argparse.Namespace) -> None:
     """Do every stage that is not done.
 
@@ -406,13 +394,13 @@ def conduct(arguments: argparse.Namespace) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = uuid
     folder = arguments.output_dir or ROOT / "results" / f"gpu-{slug(gpu['name'])}"
     data = ["--data-dir", str(arguments.data_dir.resolve())] if arguments.data_dir else []
-    code = code_digest(ROOMS)
+    code, machine = code_digest(ROOMS), describe_machine()
     record = {
         "command": ["scripts/gpu.py", *sys.argv[1:]],
-        "commit": commit(),
+        "commit": machine.pop("commit"),
         "code": code,
         "gpu": gpu,
-        "machine": describe_machine(),
+        "machine": machine,
         "packages": versions_in_use(),
     }
     identity = {name: record[name] for name in ("code", "gpu", "machine", "packages")}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.runner import Contender, Measured, baselines, steady_seconds
+from pipeline.environment import told_commit
 from pipeline.network import parameter_shapes
 from pipeline.recipe import Recipe, preset
 from reporting.markdown import table
@@ -272,7 +273,7 @@ def table_lines(found: Mapping[str, Any]) -> Iterator[str]:
         f"intervals of their median. {machine['cpu']}, {machine['cores']} cores"
         + (f", {machine['gpu']['name']}" if conditions["device"] == "gpu" else "")
         + (f", {peak / 1e9:.0f} GFLOP/s in a float32 matrix product" if peak else "")
-        + f"; {versions}."
+        + f"; {versions}{told_commit(machine)}."
     )
     for line in alternatives:
         yield ""

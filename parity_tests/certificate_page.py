@@ -1,13 +1,14 @@
 """What people see of a certificate: a page in Markdown and a picture of both distributions."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from parity_tests.certificate import MOST_SEEDS, Certificate
+from parity_tests.certificate import MOST_SEEDS, Certificate, to_dict
 from parity_tests.equivalence import Judgement
 from pipeline.plots import BLUE, VERMILLION, clear_frame
 from reporting.markdown import table
@@ -22,16 +23,21 @@ QUANTITIES = (
 def certificate_markdown(certificates: Sequence[Certificate], origin: str) -> str:
     """Return the page: the sentences first, then a table for each design."""
     parts = ["# Do they learn the same?", origin]
-    rows = [
-        [item.design, f"{len(item.values[0])} of {item.declared_seeds}", item.sentence]
-        for item in certificates
-    ]
-    parts.append("\n".join(table(("design", "seeds", "verdict"), rows)))
+    parts.append("\n".join(verdict_lines([to_dict(item) for item in certificates])))
     for item in certificates:
         parts += [f"## {item.design}", _about(item)]
         if item.judgements:
             parts.append(_table(item.judgements))
     return "\n\n".join(parts) + "\n"
+
+
+def verdict_lines(certificates: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a table with the sentence of each certificate, as `to_dict` gives it."""
+    rows = [
+        [item["design"], f"{len(item['values'][0])} of {item['declared_seeds']}", item["sentence"]]
+        for item in certificates
+    ]
+    yield from table(("design", "seeds", "verdict"), rows)
 
 
 def _about(item: Certificate) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ladder.files import write_text
+from parity_tests.certificate_page import verdict_lines
 from parity_tests.horizon_plot import horizon_picture
 from parity_tests.pages import (
     horizon_lines,
@@ -19,6 +20,7 @@ from reporting.markdown import with_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCS = ROOT / "results" / "proof", ROOT / "docs"
+CERTIFICATE = ROOT / "results" / "equivalence" / "certificate.json"
 PARITY = DOCS / "parity.md"
 
 
@@ -43,6 +45,7 @@ def parity_page(text: str) -> str:
         "jax": jax_lines(training["stages"]),
         "horizon": horizon_lines(training["stages"]),
         "processes": processes_lines(result("processes.json")),
+        "seeds": verdict_lines(json.loads(CERTIFICATE.read_text())["certificates"]),
     }
     return with_parts(text, {name: "\n".join(lines) for name, lines in parts.items()})
 

@@ -20,6 +20,7 @@ from parity_tests.full import (
     largest_gap,
 )
 from parity_tests.practice import CHECKS
+from pipeline.environment import told_commit
 from reporting.markdown import table
 
 Rows = Sequence[Mapping[str, Any]]
@@ -147,7 +148,8 @@ def origin_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield where results come from."""
     machine, packages = found["machine"], found["packages"]
     versions = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
-    yield f"`{found['command']}`, {machine['cpu']}, {machine['cores']} cores; {versions}."
+    code = told_commit(machine)
+    yield f"`{found['command']}`, {machine['cpu']}, {machine['cores']} cores; {versions}{code}."
 
 
 def _code(text: str) -> str:
@@ -187,7 +189,7 @@ def training_lines(found: Mapping[str, Any]) -> Iterator[str]:
         f"After each of the {len(epochs)} epochs of the last run, {others} of "
         f"{epochs[0]['images']:,} test images get another label; logits lie within {logits:.1e}. "
         f"`{origin['command']}`, n = 1, {origin['machine']['cpu']}, "
-        f"{origin['machine']['cores']} cores."
+        f"{origin['machine']['cores']} cores{told_commit(origin['machine'])}."
     )
 
 
@@ -230,7 +232,7 @@ def processes_lines(found: Mapping[str, Any]) -> Iterator[str]:
         f"After each of {max(row['looks'] for row in every)} steps of a short training: weights "
         f"within {weights:.1e}, slots within {slots:.1e}. Accuracies differ by {counts:g} in all. "
         f"`{origin['command']}`, n = 1 each, {origin['machine']['cpu']}, "
-        f"{origin['machine']['cores']} cores."
+        f"{origin['machine']['cores']} cores{told_commit(origin['machine'])}."
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.environment import told_commit
 from reporting.markdown import table
 
 MODELS = Path(__file__).parent / "pairs"
@@ -134,11 +135,11 @@ def _ran(kept: Sequence[Mapping[str, Any]]) -> str:
     """Return a line on the checks' machines, versions and load."""
     versions = dict.fromkeys(f"{n} {v}" for k in kept for n, v in k["versions"].items())
     machines = dict.fromkeys(k["machine"] for k in kept)
-    commits = dict.fromkeys(k["commit"][:12] for k in kept)
+    commits = dict.fromkeys(told_commit(k) for k in kept)
     load = max(k["load"] for k in kept)
     return (
         f"Seconds and peak memory (Keras, torch) of one run each on {', '.join(machines)}, with a "
-        f"load of other work up to\n{load:.0f}. {', '.join(versions)}. Commit {', '.join(commits)}."
+        f"load of other work up to\n{load:.0f}. {', '.join(versions)}{''.join(commits)}."
     )
 
 

@@ -6,8 +6,10 @@ import math
 import os
 import platform
 import resource
+import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,14 +53,34 @@ def code_digest(rooms: tuple[str, ...]) -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return platform, Python, processor name, usable cores and memory in bytes."""
+    """Return the code's commit, platform, Python, processor, usable cores and memory in bytes."""
     return {
+        "commit": commit(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "cpu": cpu_name(),
         "cores": usable_cores(),
         "memory_bytes": psutil.virtual_memory().total,
     }
+
+
+def commit() -> str | None:
+    """Return the commit of this checkout, with `+` where files have changed since; None of none."""
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
+    outside = {**os.environ, "GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
+    try:
+        found = subprocess.run(
+            command, cwd=ROOT, env=outside, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return found.stdout.strip() or None
+
+
+def told_commit(machine: Mapping[str, Any]) -> str:
+    """Return the commit that `describe_machine` found, `; commit 0123456789ab`, or nothing."""
+    found = str(machine.get("commit") or "")
+    return f"; commit {found[:12]}{'+' if found.endswith('+') else ''}" if found else ""
 
 
 def cpu_name() -> str:

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from ladder.files import write_json, write_text
+from pipeline.environment import told_commit
 from pipeline.launch import Outcome
 from pipeline.plots import pictures
 from pipeline.record import Record, series
@@ -246,7 +247,7 @@ def _setting(comparison: Comparison) -> str:
             f"- settings: {settings}",
             f"- machine: {machine['cpu']}, {machine['cores']} cores, {memory:.0f} GiB, "
             f"{machine['platform']}",
-            f"- versions: Python {machine['python']}, {versions}",
+            f"- versions: Python {machine['python']}, {versions}{told_commit(machine)}",
         ]
     )
 

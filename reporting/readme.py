@@ -12,18 +12,34 @@ from reporting.markdown import with_parts
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 COMPARISON = ROOT / "results" / "compare-20-epochs" / "comparison.json"
+CERTIFICATE = ROOT / "results" / "equivalence" / "certificate.json"
 BENCHMARK = ROOT / "results" / "benchmark-cpu" / "benchmark.md"
 
 
 def render(text: str) -> str:
     """Return a README's text with its marked parts made anew."""
-    parts = {"results": results_part(), "benchmark": benchmark_part(), "models": models_part()}
+    parts = {
+        "results": results_part(),
+        "seeds": seeds_part(),
+        "benchmark": benchmark_part(),
+        "models": models_part(),
+    }
     return with_parts(text, parts)
 
 
 def results_part() -> str:
     """Return the table of the 20-epoch comparison."""
     return readme_table(comparison_from_json(json.loads(COMPARISON.read_text())))
+
+
+def seeds_part() -> str:
+    """Return what the seeds say of each variant, where both start from the same weights."""
+    found = json.loads(CERTIFICATE.read_text())["certificates"]
+    return "\n".join(
+        f"- {design['variant']}, {design['num_epochs']} epochs: {design['sentence']}"
+        for design in found
+        if design["design"] in ("shared-base", "shared-dropout")
+    )
 
 
 def benchmark_part() -> str:

@@ -46,7 +46,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def conduct(arguments: argparse.Namespace) -> None:
-    from benchmark.gpu_day import commit
     from ladder.files import write_text
     from parity_tests.published import PAIRS, published_page, read_verdicts
     from pipeline.session import claimed
@@ -70,7 +69,7 @@ def conduct(arguments: argparse.Namespace) -> None:
                         "not have; name one that has them with --hub-python"
                     )
                     continue
-                check(pair, repaired, path, python, versions, commit())
+                check(pair, repaired, path, python, versions)
         write_text(arguments.page, published_page(read_verdicts(folder)))
 
 
@@ -88,7 +87,6 @@ def check(
     path: Path,
     python: str,
     versions: dict[str, str],
-    commit: str,
 ) -> None:
     """Check one pair in a process of its own, and keep its verdict with what was checked.
 
@@ -112,7 +110,7 @@ def check(
         raise RunError(f"{path.stem}: {lines[-1]}")
     machine = describe_machine()
     kept = {
-        "commit": commit,
+        "commit": machine["commit"],
         "versions": versions,
         "load": os.getloadavg()[0],
         "machine": f"{machine['cpu']}, {machine['cores']} cores",

@@ -84,3 +84,26 @@ def test_a_containers_quota_limits_the_usable_cores(monkeypatch, tmp_path, files
     monkeypatch.setattr(environment, "CGROUP", tmp_path)
     monkeypatch.setattr(environment, "bound_cores", lambda: 4)
     assert environment.usable_cores() == cores
+
+
+def test_a_result_says_which_code_it_came_from(monkeypatch, tmp_path):
+    monkeypatch.setattr(environment, "ROOT", tmp_path / "checkout")
+    environment.ROOT.mkdir()
+
+    def git(*words):
+        names = ("git", "-c", "user.name=N", "-c", "user.email=e@x")
+        return subprocess.check_output([*names, *words], cwd=environment.ROOT, text=True).strip()
+
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)  # another project's around it
+    assert environment.commit() is None
+    git("init", "-q")
+    (environment.ROOT / "a.py").write_text("1")
+    git("add", "a.py")
+    git("commit", "-q", "-m", "a")
+    found = git("rev-parse", "HEAD")
+    machine = environment.describe_machine()
+    assert machine["commit"] == found
+    assert environment.told_commit(machine) == f"; commit {found[:12]}"
+    (environment.ROOT / "a.py").write_text("2")
+    assert environment.told_commit(environment.describe_machine()) == f"; commit {found[:12]}+"
+    assert environment.told_commit({}) == ""

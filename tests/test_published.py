@@ -44,7 +44,7 @@ def test_the_page_lists_what_differs_and_what_is_left_when_that_is_repaired() ->
     assert (
         "| epsilon | 52 × batch_norm: bn_Conv1 | 0.001 | 1e-05 | 9.8e-04 | epsilon 0.001 ·" in page
     )
-    assert "Commit 000000000000." in page
+    assert "; commit 000000000000." in page
     assert "Not checked: VGG16, DenseNet121, DenseNet121-repaired, " in page
     assert "MobileNetV2" not in page.split("Not checked: ")[1].split("\n")[0]
 
