@@ -122,7 +122,7 @@ def test_another_share_of_kept_statistics_is_named_where_it_gives_them(
     seen = Replays({}, {}, {}, *({name: array} for array in moved))
     place, role = Place("a", "a", 0.1), "moving_variance"
     d = Difference("statistics", "batch_norm", role, role, "training", [place])
-    bench = Bench(True, right, lambda _: {}, lambda _: {}, lambda *_: {})
+    bench = Bench(True, right, *[lambda *_: {}] * 4)
     first = {"a|moving_variance": before}
     explain_training(bench, left, right, {0: 0}, Judged([d]), seen, first)
     assert d.cause == cause

@@ -5,8 +5,10 @@ then has to give the reference's numbers, or on a reference in torch, which has 
 suspect's. A cause is named only where it does so to rounding.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice, permutations
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,8 @@ FACTORS = ("mul", "rmul", "div", "truediv")
 """Functions whose constants are tried one by one."""
 BY = "normalised by"
 """The setting that says whose mean and variance a batch norm takes."""
+MOST_EXCHANGED = 3
+"""Calls of one shape before a stretch that are tried in each other's place."""
 MAX_PLACES = 40
 """Places of one difference that are tried one by one."""
 
@@ -41,6 +45,8 @@ class Bench:
         forced: runs it on the reference's numbers, with functions replaced.
         trained: the same in training mode.
         vary: runs single calls by other settings.
+        exchanged: runs the suspect on the reference's numbers, with those of some calls handed on
+            by others.
     """
 
     is_suspect: bool
@@ -48,6 +54,7 @@ class Bench:
     forced: Callable[[dict[str, str]], Arrays]
     trained: Callable[[dict[str, str]], Arrays]
     vary: Callable[[list[dict[str, Any]], dict[str, np.ndarray]], Arrays]
+    exchanged: Callable[[Mapping[int, int]], Arrays]
 
     @property
     def variants(self) -> dict[str, dict[str, tuple[str, bool, str]]]:
@@ -205,7 +212,53 @@ def _stretches(
                     constants[name] = key
                 elif is_constant and base:
                     d.cause = f"{variants[base][0]} in {other}, with a constant in float32"
+    if bench.is_suspect:
+        for d in [d for d in apart if d.cause is None]:
+            d.cause = _exchanged(d, bench, left, pairs, seen, by_place)
     _relations([d for d in apart if d.cause is None], bench, seen, by_place)
+
+
+def _exchanged(
+    d: Difference,
+    bench: Bench,
+    left: Graph,
+    pairs: Mapping[int, int],
+    seen: Replays,
+    by_place: Mapping[tuple[str, str], list[tuple[int, int]]],
+) -> str | None:
+    """Return which calls lead to a stretch as others of the reference do, if that makes it equal.
+
+    Calls of one shape are tried, in all orders: each hands on what another's counterpart gives.
+    """
+    graph, counterparts = bench.graph, {j: i for i, j in pairs.items()}
+    groups: list[list[int]] = []
+    for place in d.places:
+        ends = [graph.outputs[int(place.right.removeprefix("output") or 0)]] if (
+            place.left == "the last call") else []  # fmt: skip
+        before = [graph.calls[j] for _, j in by_place.get((place.left, place.right), [])] + ends
+        for stretch in before:
+            found = sorted({p for p in stretch.preds if isinstance(p, int) and p in counterparts})
+            shapes = Counter(tuple(graph.calls[j].out_shape) for j in found)
+            (shape, count), *_ = shapes.most_common(1) or [((), 0)]
+            group = [j for j in found if tuple(graph.calls[j].out_shape) == shape]
+            if not 1 < count <= MOST_EXCHANGED:
+                return None
+            if group not in groups:
+                groups.append(group)
+    if len({len(group) for group in groups}) != 1 or len({*chain(*groups)}) < sum(map(len, groups)):
+        return None
+    for order in islice(permutations(range(len(groups[0]))), 1, None):
+        others = {group[k]: group[n] for group in groups for k, n in enumerate(order) if k != n}
+        if _vanishes(d, bench.exchanged(others), bench, seen, by_place):
+            first = {j: others[j] for j in groups[0] if j in others}
+            names = [(left.calls[counterparts[n]].owner, graph.calls[j].owner)
+                     for j, n in first.items()]  # fmt: skip
+            ours, theirs = (", ".join(side) for side in zip(*names, strict=True))
+            if len({graph.calls[j].siblings for j in first}) > 1:
+                return f"what {theirs} give stands where that of {ours} does in the reference"
+            meant = " ".join(f"--pair '{a}={b}'" for a, b in names)
+            return f"{theirs} do what {ours} do in the reference ({meant}, if that is meant)"
+    return None
 
 
 def _relations(

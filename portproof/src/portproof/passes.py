@@ -78,7 +78,7 @@ def run_passes(
     judge = Judge(left.graph, right.graph, alignment, replays, list(asked))
     judge.add_all(converted, notes)
     judge.forward()
-    bench = _bench(left, right)
+    bench = _bench(left, right, alignment.pairs, replays.left)
     of = (left.graph, right.graph, alignment.pairs, judge.found, replays, carried.left)
     if bench is not None and (judge.found.calls_apart or judge.is_apart_between):
         progress("trying causes")
@@ -148,12 +148,7 @@ def _replays(left: Side, right: Side, alignment: Alignment) -> Replays:
     left.start()
     right.start()
     reference, free = left.seen(), right.seen()
-    force: dict[str, np.ndarray] = {}
-    for i, j in alignment.pairs.items():
-        call = right.graph.calls[j]
-        force[f"out.{j}"] = fitted(reference[f"out.{i}"], call.out_shape)
-        force[f"in.{j}"] = fitted(reference[f"in.{i}"], call.in_shape)
-    right.forced = right.give(force)
+    right.forced = right.give(_handed_on(right.graph, alignment.pairs, reference))
     right.start(given=right.forced)
     left.forced = left.give({f"out.{i}": reference[f"out.{i}"] for i in alignment.pairs})
     replays = Replays(reference, free, right.seen())
@@ -162,6 +157,18 @@ def _replays(left: Side, right: Side, alignment: Alignment) -> Replays:
         right.start(rows, outputs_only=True)
         replays.smaller.append((name, left.seen(), right.seen()))
     return replays
+
+
+def _handed_on(
+    suspect: Graph, pairs: Mapping[int, int], reference: Arrays
+) -> dict[str, np.ndarray]:
+    """Return the reference's numbers, `in.j` and `out.j`, as the suspect's calls take them."""
+    given: dict[str, np.ndarray] = {}
+    for i, j in pairs.items():
+        call = suspect.calls[j]
+        given[f"out.{j}"] = fitted(reference[f"out.{i}"], call.out_shape)
+        given[f"in.{j}"] = fitted(reference[f"in.{i}"], call.in_shape)
+    return given
 
 
 def _settle(left: Side, right: Side, replays: Replays) -> None:
@@ -206,7 +213,7 @@ def _conversion(
     return judge_conversion(left.graph, right.graph, alignment, carried.right, before, seen)
 
 
-def _bench(left: Side, right: Side) -> Bench | None:
+def _bench(left: Side, right: Side, pairs: Mapping[int, int], reference: Arrays) -> Bench | None:
     """Return the side in torch, on which experiments are made; None where neither is."""
     in_torch = [s for s in (right, left) if s.program.about["framework"].startswith("torch")]
     if not in_torch:
@@ -220,10 +227,16 @@ def _bench(left: Side, right: Side) -> Bench | None:
         except CheckError:  # a variant that this call does not take; it explains nothing
             return {}
 
+    def exchanged(others: Mapping[int, int]) -> Arrays:
+        given = _handed_on(right.graph, pairs, reference)
+        given |= {f"out.{j}": given[f"out.{other}"] for j, other in others.items()}
+        return run({}, given=right.give(given), alone=False)
+
     return Bench(
         side is right,
         side.graph,
         lambda swaps: run(swaps, given=side.forced, alone=False),
         lambda swaps: run(swaps, **side.trained),
         side.vary,
+        exchanged,
     )
