@@ -1,4 +1,4 @@
-"""Calls that lead to a stretch in another order than the reference's are named."""
+"""Calls in each other's place, and a scale before a softmax, are found and named."""
 
 from pathlib import Path
 
@@ -6,46 +6,51 @@ import pytest
 from portproof.checking import Verdict, check
 
 PAIRS = Path(__file__).parent / "pairs"
-KERAS, TORCH = PAIRS / "paired_keras.py", PAIRS / "paired_torch.py"
+slow = pytest.mark.slow
+
+
+def verdict(name: str, port: str, *inputs: str, **options: object) -> Verdict:
+    files = PAIRS / "paired_keras.py", PAIRS / "paired_torch.py"
+    functions = [f"{file}:{of}" for file, of in zip(files, (name, port), strict=True)]
+    return check(*functions, inputs or ["6,8"], upto="forward", **options)
+
+
+def test_a_functional_model_is_paired_in_the_order_in_which_it_was_written() -> None:
+    """It runs by depths: its keys, which are transposed, before its queries."""
+    assert verdict("attending", "attending").passed
 
 
 @pytest.mark.parametrize(
-    ("name", "inputs", "cause", "meant"),
+    ("name", "port", "inputs", "cause"),
     [
-        (
-            "gated",
-            ["6,8"],
-            "both[1 of 2], both[2 of 2] do what dense_1, dense do in the reference",
-            [("dense", "both[2 of 2]")],
-        ),
-        pytest.param(
-            "attending",
-            ["6,8"],
-            "qkv[1 of 3], qkv[3 of 3] do what value, key do in the reference",
-            [("value", "qkv[1 of 3]"), ("key", "qkv[3 of 3]")],
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "towers",
-            ["8", "8"],
-            "what a, b give stands where that of dense_1, dense does in the reference",
-            [],
-            marks=pytest.mark.slow,
-        ),
+        ("attending", "attending_unscaled", [],
+         "Scores times 0.353553 (√(1/8)) before the softmax in the reference"),
+        pytest.param("towers", "towers", ["8", "8"], "what b, a give stands where that of "
+                     "dense, dense_1 does in the reference", marks=slow),
     ],
-)
-def test_parts_in_another_order_are_named_and_pass_only_if_meant(
-    name: str, inputs: list[str], cause: str, meant: list[tuple[str, str]]
+)  # fmt: skip
+def test_a_cause_that_takes_a_search_is_named(
+    name: str, port: str, inputs: list[str], cause: str
 ) -> None:
-    def verdict(pairs: list[tuple[str, str]]) -> Verdict:
-        return check(f"{KERAS}:{name}", f"{TORCH}:{name}", inputs, upto="forward", pairs=pairs)
+    found = verdict(name, port, *inputs)
+    assert [d.cause for d in found.failures] == [cause]
 
-    found = verdict([])
-    assert not found.passed
-    (difference,) = (d for d in found.differences if d.fails)
-    assert (difference.cause or "").startswith(cause)
-    assert [f"--pair '{a}={b}'" in (difference.cause or "") for a, b in meant] == [True] * len(
-        meant
-    )
-    if meant:
-        assert verdict(meant).passed
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "port", "cause", "meant"),
+    [
+        ("gated", "gated", "both[1 of 2], both[2 of 2] do what dense_1, dense do",
+         {"dense": "both[2 of 2]"}),
+        ("attending", "attending_vqk", "together[1 of 3], together[2 of 3], together[3 of 3] do "
+         "what value, query, key do", {"value": "together[1 of 3]", "key": "together[3 of 3]"}),
+    ],
+)  # fmt: skip
+def test_parts_in_another_order_pass_only_if_that_is_said_to_be_meant(
+    name: str, port: str, cause: str, meant: dict[str, str]
+) -> None:
+    found = verdict(name, port)
+    (difference,) = found.failures
+    assert str(difference.cause).startswith(f"{cause} in the reference")
+    assert all(f"--pair '{a}={b}'" in str(difference.cause) for a, b in meant.items())
+    assert verdict(name, port, pairs=list(meant.items())).passed

@@ -5,10 +5,9 @@ then has to give the reference's numbers, or on a reference in torch, which has 
 suspect's. A cause is named only where it does so to rounding.
 """
 
-from collections import Counter
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import chain, islice, permutations
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from portproof.graph.compare import Judged, Replays, short
 from portproof.graph.gaps import CALL, FLOAT32_HIGH, LOCAL_GRADIENT, Gap, fitted, gap
 from portproof.graph.relations import relation
 from portproof.graph.verdict import Difference
+from portproof.search import SOFTMAX, order, preds_of_one_shape, scale
 
 Arrays = Mapping[str, np.ndarray]
 BIASED = "a biased variance in the reference, n/(n − 1) of it in the suspect"
@@ -29,8 +29,6 @@ FACTORS = ("mul", "rmul", "div", "truediv")
 """Functions whose constants are tried one by one."""
 BY = "normalised by"
 """The setting that says whose mean and variance a batch norm takes."""
-MOST_EXCHANGED = 3
-"""Calls of one shape before a stretch that are tried in each other's place."""
 MAX_PLACES = 40
 """Places of one difference that are tried one by one."""
 
@@ -212,13 +210,12 @@ def _stretches(
                     constants[name] = key
                 elif is_constant and base:
                     d.cause = f"{variants[base][0]} in {other}, with a constant in float32"
-    if bench.is_suspect:
-        for d in [d for d in apart if d.cause is None]:
-            d.cause = _exchanged(d, bench, left, pairs, seen, by_place)
+    for d in [d for d in apart if d.cause is None]:
+        d.cause = _searched(d, bench, left, pairs, seen, by_place)
     _relations([d for d in apart if d.cause is None], bench, seen, by_place)
 
 
-def _exchanged(
+def _searched(
     d: Difference,
     bench: Bench,
     left: Graph,
@@ -226,39 +223,18 @@ def _exchanged(
     seen: Replays,
     by_place: Mapping[tuple[str, str], list[tuple[int, int]]],
 ) -> str | None:
-    """Return which calls lead to a stretch as others of the reference do, if that makes it equal.
+    """Search for a scale before a softmax, and for another order of the calls before."""
 
-    Calls of one shape are tried, in all orders: each hands on what another's counterpart gives.
-    """
-    graph, counterparts = bench.graph, {j: i for i, j in pairs.items()}
-    groups: list[list[int]] = []
-    for place in d.places:
-        ends = [graph.outputs[int(place.right.removeprefix("output") or 0)]] if (
-            place.left == "the last call") else []  # fmt: skip
-        before = [graph.calls[j] for _, j in by_place.get((place.left, place.right), [])] + ends
-        for stretch in before:
-            found = sorted({p for p in stretch.preds if isinstance(p, int) and p in counterparts})
-            shapes = Counter(tuple(graph.calls[j].out_shape) for j in found)
-            (shape, count), *_ = shapes.most_common(1) or [((), 0)]
-            group = [j for j in found if tuple(graph.calls[j].out_shape) == shape]
-            if not 1 < count <= MOST_EXCHANGED:
-                return None
-            if group not in groups:
-                groups.append(group)
-    if len({len(group) for group in groups}) != 1 or len({*chain(*groups)}) < sum(map(len, groups)):
-        return None
-    for order in islice(permutations(range(len(groups[0]))), 1, None):
-        others = {group[k]: group[n] for group in groups for k, n in enumerate(order) if k != n}
-        if _vanishes(d, bench.exchanged(others), bench, seen, by_place):
-            first = {j: others[j] for j in groups[0] if j in others}
-            names = [(left.calls[counterparts[n]].owner, graph.calls[j].owner)
-                     for j, n in first.items()]  # fmt: skip
-            ours, theirs = (", ".join(side) for side in zip(*names, strict=True))
-            if len({graph.calls[j].siblings for j in first}) > 1:
-                return f"what {theirs} give stands where that of {ours} does in the reference"
-            meant = " ".join(f"--pair '{a}={b}'" for a, b in names)
-            return f"{theirs} do what {ours} do in the reference ({meant}, if that is meant)"
-    return None
+    def apart(found: Arrays) -> float:
+        return _apart(d, found, bench, seen, by_place)
+
+    names = [name for name in SOFTMAX if _mentions(d, name, bench, by_place)]
+    other = "the reference" if bench.is_suspect else "the suspect"
+    cause = scale(names, lambda swaps: apart(bench.forced(swaps)), other)
+    if cause is not None or not bench.is_suspect:
+        return cause
+    groups = preds_of_one_shape(d, bench.graph, by_place, set(pairs.values()))
+    return order(groups, left, bench.graph, pairs, lambda them: apart(bench.exchanged(them)))
 
 
 def _relations(
@@ -324,7 +300,19 @@ def _vanishes(
     by_place: Mapping[tuple[str, str], list[tuple[int, int]]],
     of_other: bool = True,
 ) -> bool:
-    """Return whether an experiment gives the other side's numbers at all places of a difference.
+    """Return whether an experiment gives the other side's numbers at all places of a difference."""
+    return _apart(d, found, bench, seen, by_place, of_other) <= CALL
+
+
+def _apart(
+    d: Difference,
+    found: Arrays,
+    bench: Bench,
+    seen: Replays,
+    by_place: Mapping[tuple[str, str], list[tuple[int, int]]],
+    of_other: bool = True,
+) -> float:
+    """Return the largest gap that an experiment leaves at the places of a difference.
 
     Args:
         d: the difference.
@@ -332,23 +320,25 @@ def _vanishes(
         bench: where it was made.
         seen: the replays.
         by_place: pairs of calls by their owners.
-        of_other: False: ask for the bench's own numbers instead.
+        of_other: False: from the bench's own numbers, not the other side's.
+
+    Returns:
+        Infinity where it gave nothing to compare.
     """
     of_left = bench.is_suspect == of_other
     targets = seen.left if of_left else seen.forced
+    sizes = []
     for place in d.places:
         if place.left == "the last call":
             k = place.right.removeprefix("output").strip() or "0"
             name = f"final.{k}"
-            if name not in found or not gap(targets[name], found[name]).within(CALL):
-                return False
+            sizes.append(gap(targets[name], found[name]).size if name in found else math.inf)
             continue
         for i, j in by_place.get((place.left, place.right), []):
             mine = found.get(f"in.{j if bench.is_suspect else i}")
             target = targets[f"in.{i if of_left else j}"]
-            if mine is None or not gap(target, fitted(mine, target.shape)).within(CALL):
-                return False
-    return bool(d.places)
+            sizes.append(math.inf if mine is None else gap(target, fitted(mine, target.shape)).size)
+    return max(sizes, default=math.inf)
 
 
 def _related(

@@ -16,13 +16,15 @@ class Gated(nn.Module):
 
 
 class Attending(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, order: str = "qkv", scale: float = 8**-0.5) -> None:
         super().__init__()
-        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 3)
+        self.order, self.scale = order, scale
+        self.together, self.out = nn.Linear(8, 24), nn.Linear(8, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        v, q, k = self.qkv(x).chunk(3, -1)
-        out: torch.Tensor = self.out(torch.softmax(q @ k.mT / 8**0.5, -1) @ v)
+        parts = dict(zip(self.order, self.together(x).chunk(3, -1), strict=True))
+        scores = torch.softmax(parts["q"] @ parts["k"].mT * self.scale, -1)
+        out: torch.Tensor = self.out(scores @ parts["v"])
         return out
 
 
@@ -42,6 +44,14 @@ def gated() -> nn.Module:
 
 def attending() -> nn.Module:
     return Attending()
+
+
+def attending_vqk() -> nn.Module:
+    return Attending("vqk")
+
+
+def attending_unscaled() -> nn.Module:
+    return Attending(scale=1.0)
 
 
 def towers() -> nn.Module:

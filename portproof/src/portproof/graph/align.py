@@ -111,21 +111,21 @@ def _alike(
     xs, ys = both[0]
     i = xs[0]
     ours, theirs = (
-        {i: graph.calls[i].owner for i in tied}
-        for graph, tied in zip(graphs, (xs, ys), strict=True)
+        {i: graph.calls[i] for i in tied} for graph, tied in zip(graphs, (xs, ys), strict=True)
     )
-    place = _ranks(ours)[i]
-    ranks = _ranks(theirs)
-    return [(i, min(ys, key=lambda j: (-likeness(ours[i], theirs[j]), abs(ranks[j] - place), j)))]
+    place, ranks = _ranks(ours)[i], _ranks(theirs)
+    unlike = {j: -likeness(ours[i].owner, call.owner) for j, call in theirs.items()}
+    return [(i, min(ys, key=lambda j: (unlike[j], abs(ranks[j] - place), j)))]
 
 
-def _ranks(names: Mapping[int, str]) -> dict[int, int]:
+def _ranks(calls: Mapping[int, Call]) -> dict[int, int]:
     """Return each call's place among its like, in the order of their names' numbers.
 
     Numbers say no more than that: Keras counts layers of a class, torch those of a list.
     """
-    keys = {i: [int(n) for n in re.findall(r"\d+", name)] for i, name in names.items()}
-    return {i: rank for rank, i in enumerate(sorted(keys, key=lambda i: (keys[i], i)))}
+    keys = {i: ([int(n) for n in re.findall(r"\d+", call.owner)], call.made, i)
+            for i, call in calls.items()}  # fmt: skip
+    return {i: rank for rank, i in enumerate(sorted(keys, key=lambda i: keys[i]))}
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

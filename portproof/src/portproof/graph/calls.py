@@ -44,6 +44,8 @@ class Call:
     out_shape: list[int] = field(default_factory=list)
     siblings: str = ""
     """Names the tensor that it reads; calls that read the same one have the same name."""
+    made: int = 0
+    """Its place in the order in which the user wrote the calls, where they run in another."""
 
     def place(self, role: str) -> str:
         """Return what holds a role's numbers; a layer and one that reads its weight share it."""

@@ -1,5 +1,6 @@
 """Record and replay any Keras 3 model, on the backend that Keras runs on."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -65,6 +66,22 @@ def open_model(
     return KerasModel(model, options), {"framework": f"keras {keras.__version__} on {backend}"}
 
 
+def _order_made(model: Any) -> dict[int, int]:
+    """Return when each weight's layer was first called, where that was symbolically, by its id.
+
+    A functional model does not run in the order in which it was written, but by depths.
+    """
+    found: dict[int, int] = {}
+    for layer in model._flatten_layers():  # what holds others comes before them
+        try:
+            name = keras.tree.flatten(layer.output)[0].name
+        except Exception:  # never called symbolically, or several times
+            continue
+        if number := re.fullmatch(r"keras_tensor_(\d+)", name):
+            found |= {id(v): int(number[1]) for v in layer.weights}
+    return found
+
+
 class KerasModel:
     """A model that describes itself and replays."""
 
@@ -94,6 +111,9 @@ class KerasModel:
             raise SetUpError("the model has no weights: there is nothing to compare")
         self.recorder = recorder
         covered = {id(r.variable): r for live in recorder.live for r in live.roles.values()}
+        made = _order_made(self.model)
+        for call, live in zip(recorder.calls, recorder.live, strict=True):
+            call.made = max((made.get(id(r.variable), 0) for r in live.roles.values()), default=0)
         constants = {
             id(v)
             for layer in self.model._flatten_layers()

@@ -433,11 +433,15 @@ def variant_of(name: str, key: str, func: Any) -> Callable[..., Any]:
 
     Args:
         name: of the function.
-        key: of the variant; `factor=0.1` is a product's with this factor rounded to float32.
+        key: of the variant; `factor=0.1` is a product's with this factor rounded to float32, and
+            `scaled=0.1` the function of so many times its input.
         func: the function.
     """
     if key.startswith("factor="):
         run = _one_single_factor(float(key.removeprefix("factor=")))
+    elif key.startswith("scaled="):
+        value = float(key.removeprefix("scaled="))
+        return lambda x, *args, **kwargs: func(x * value, *args, **kwargs)
     else:
         run = VARIANTS[name][key]
     return lambda *args, **kwargs: run(func, *args, **kwargs)

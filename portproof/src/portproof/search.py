@@ -1,0 +1,104 @@
+"""Causes that are searched for: an order of calls, a scale before a softmax."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fractions import Fraction
+from itertools import chain, islice, permutations
+
+from scipy.optimize import minimize_scalar
+
+from portproof.graph.calls import Graph
+from portproof.graph.gaps import CALL
+from portproof.graph.verdict import Difference
+
+MOST_EXCHANGED = 3
+"""Calls of one shape before a stretch that are tried in each other's place."""
+SOFTMAX = ("softmax", "log_softmax")
+_DOUBLINGS = range(-8, 9)
+"""Scales that are tried first, as powers of 2."""
+_LARGEST_SQUARE = 4096
+"""Of a scale's square, the largest numerator or denominator but 1."""
+
+
+def scale(names: Sequence[str], apart: Callable[[dict[str, str]], float], other: str) -> str | None:
+    """Return by what the scores before a softmax must be taken, if that makes a stretch equal.
+
+    Args:
+        names: of the functions there, of `SOFTMAX`.
+        apart: how far the stretch is apart with functions replaced by variants.
+        other: the side whose numbers are wanted, in words.
+    """
+
+    def at(doublings: float) -> float:
+        return apart(dict.fromkeys(names, f"scaled={2.0 ** float(doublings)!r}"))
+
+    if not names:
+        return None
+    nearest = min(_DOUBLINGS, key=at)
+    bounds, options = (nearest - 1, nearest + 1), {"xatol": 1e-9, "maxiter": 60}
+    found = minimize_scalar(at, bounds=bounds, method="bounded", options=options)
+    square = Fraction(4.0**found.x).limit_denominator(_LARGEST_SQUARE)
+    if square in (0, 1) or at(math.log2(square) / 2) > CALL:
+        return None
+    return f"Scores times {math.sqrt(square):.6g} (√({square})) before the softmax in {other}"
+
+
+def preds_of_one_shape(
+    d: Difference,
+    graph: Graph,
+    by_place: Mapping[tuple[str, str], list[tuple[int, int]]],
+    paired: Collection[int],
+) -> list[list[int]]:
+    """Return, for each stretch of a difference, the calls of one shape that lead to it.
+
+    None where they are too many, or the stretches have different numbers of them or share some.
+    """
+    groups: list[list[int]] = []
+    for place in d.places:
+        stretches = [graph.calls[j].preds for _, j in by_place.get((place.left, place.right), [])]
+        if place.left == "the last call":
+            stretches = [graph.outputs[int(place.right.removeprefix("output") or 0)].preds]
+        for preds in stretches:
+            found = sorted({p for p in preds if isinstance(p, int) and p in paired})
+            shapes = Counter(tuple(graph.calls[j].out_shape) for j in found)
+            shape = max(shapes, key=lambda each: shapes[each], default=())
+            group = [j for j in found if tuple(graph.calls[j].out_shape) == shape]
+            if group not in groups:
+                groups.append(group)
+    counts = {len(group) for group in groups}
+    is_many = not counts or len(counts) > 1 or not 1 < max(counts) <= MOST_EXCHANGED
+    return [] if is_many or len({*chain(*groups)}) < sum(map(len, groups)) else groups
+
+
+def order(
+    groups: list[list[int]],
+    left: Graph,
+    right: Graph,
+    pairs: Mapping[int, int],
+    apart: Callable[[dict[int, int]], float],
+) -> str | None:
+    """Return which calls stand in each other's place, if their exchange makes a stretch equal.
+
+    Args:
+        groups: calls of the suspect that are tried in all orders, the same in each group.
+        left: the reference.
+        right: the suspect.
+        pairs: which calls belong together.
+        apart: how far the stretch is apart where each call hands on what another's counterpart
+            gives.
+    """
+    counterparts = {j: i for i, j in pairs.items()}
+    for places in islice(permutations(range(len(groups[0]))), 1, None) if groups else ():
+        others = {group[k]: group[n] for group in groups for k, n in enumerate(places) if k != n}
+        if apart(others) > CALL:
+            continue
+        first = {j: others[j] for j in groups[0] if j in others}
+        names = [(left.calls[counterparts[n]].owner, right.calls[j].owner)
+                 for j, n in first.items()]  # fmt: skip
+        ours, theirs = (", ".join(side) for side in zip(*names, strict=True))
+        if len({right.calls[j].siblings for j in first}) > 1:
+            return f"what {theirs} give stands where that of {ours} does in the reference"
+        meant = " ".join(f"--pair '{a}={b}'" for a, b in names)
+        return f"{theirs} do what {ours} do in the reference ({meant}, if that is meant)"
+    return None
