@@ -59,7 +59,7 @@ def test_moves_by_gradients_of_rounding_are_bounded(
     moved, gradients, optimizer, peer, is_apart
 ) -> None:
     g = graph(Call("a", "a", "dense", {"kernel": [3, 5], "bias": [5]}))
-    g.about["training"] = {"optimizer": optimizer}
+    g.about["training"] = {"optimizer": optimizer, "optimizers": [optimizer]}
 
     def side(move, gradient):
         made = {"losses": np.ones(1), "step.0|a|kernel": np.full((3, 5), 0.1)}
@@ -306,7 +306,8 @@ def test_a_conversion_is_judged_by_where_it_puts_weights() -> None:
 )
 def test_where_epsilon_stands_is_known_of_optimizers_of_one_kind(ours, theirs, found) -> None:
     left, right = skip(), skip()
-    left.about["training"], right.about["training"] = {"optimizer": ours}, {"optimizer": theirs}
+    for graph, text in ((left, ours), (right, theirs)):
+        graph.about["training"] = {"optimizers": [text]}
     other = placed(left, right)
     assert (other[1:] if other else None) == (None if found is None else (found, 1e-7))
     assert other is None or ("it is 1e-07 | 1e-08" in other[0]) != found

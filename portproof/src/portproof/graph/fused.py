@@ -62,7 +62,7 @@ def split_fused(graph: Graph, other: Graph) -> tuple[Graph, list[Part]]:
 
 
 def _kernel(sign: tuple[object, ...]) -> tuple[int, int]:
-    role, shape = sign[1]  # type: ignore[misc]
+    role, shape = sign[1] if len(sign) > 1 else ("", ())  # type: ignore[misc]
     return shape if role == "kernel" else (0, 0)  # type: ignore[has-type]
 
 

@@ -48,7 +48,8 @@ def first_apart(
         left: the reference's calls.
         right: the suspect's.
         alignment: which is which.
-        arrays: the reference's `step.k|key|role` and `losses`; the suspect's; the reference's
+        arrays: the reference's `step.k|key|role`, behind the last step when training has ended
+            (`fit` may put other weights in place), and `losses`; the suspect's; the reference's
             weights before the first step, `key|role`; and where the suspect's are of another
             process than its first one, that one's: what is only bounded must be equal to these.
     """
@@ -87,7 +88,44 @@ def first_apart(
             found = Difference("update", "call", *sides, "training", moved, detail=detail)
             found.cause = _proportional(left, right, alignment, k, arrays)
             return (k, 1), found
-    return None
+    return _ended(left, right, alignment, len(mine), *arrays)
+
+
+def _ended(
+    left: Graph, right: Graph, alignment: Alignment, k: int, *arrays: Arrays
+) -> tuple[tuple[int, int], Difference] | None:
+    """Return how the weights differ that training leaves behind, after k steps that agree."""
+    if not any(f"step.{k}|{c.key}|{role}" in arrays[0] for c in left.calls for role in c.roles):
+        return None
+    moved = moved_apart(left, right, alignment, k, *arrays)
+    if not moved:
+        return None
+    texts = [graph.about.get("training", {}) for graph in (left, right)]
+    ours, theirs = (text.get("optimizer", "") for text in texts)
+    detail = "weights when training has ended"
+    found = Difference("update", "call", ours, theirs, "training", moved, detail=detail)
+    momentum, names = (
+        texts[0].get("average"),
+        {f"{c.key}|{r}" for c in right.calls for r in c.roles},
+    )
+    is_left = all(np.array_equal(arrays[1][f"step.{k}|{name}"], arrays[1][f"step.{k - 1}|{name}"])
+                  for name in names)  # fmt: skip
+    if momentum is not None and is_left and _is_average(left, momentum, k, arrays[0]):
+        found.cause = "the moving average takes the weights' place (use_ema) in the reference alone"
+    return (k, 1), found
+
+
+def _is_average(graph: Graph, momentum: float, k: int, arrays: Arrays) -> bool:
+    """Return whether the last weights are Keras's moving average of those after each of k steps."""
+    for name in {f"{c.key}|{role}" for c in graph.calls for role in c.roles.keys() - {*c.frozen}}:
+        if name.rpartition("|")[2].startswith("moving"):
+            continue
+        average = arrays[f"step.0|{name}"]
+        for n in range(1, k):
+            average = momentum * average + (1 - momentum) * arrays[f"step.{n}|{name}"]
+        if not gap(arrays[f"step.{k}|{name}"], average).within(MOVED):
+            return False
+    return True
 
 
 def moved_apart(
@@ -137,15 +175,21 @@ def _by_name(arrays: Arrays) -> dict[str, np.ndarray]:
 def placed(left: Graph, right: Graph) -> tuple[str, bool, float] | None:
     """Return how ε stands in Keras's optimizer and torch's, whether it is the same, and Keras's.
 
-    None where the two are no such optimizers of one kind.
+    Of several optimizers the first of a kind that both have; None where there is none.
     """
-    texts = [g.about.get("training", {}).get("optimizer", "") for g in (left, right)]
-    (name, own), (other, theirs) = map(_epsilon, texts, ("epsilon", "eps"))
-    if name.rstrip("W") != other.rstrip("W") or name not in PLACED or not own or not theirs:
-        return None
-    text = PLACED[name].format(name)
-    is_same = own == theirs
-    return text if is_same else f"{text}, and it is {own:g} | {theirs:g}", is_same, own
+    first, second = (
+        {name: epsilon for name, epsilon in (_epsilon(text, word) for text in texts)
+         if name in PLACED and epsilon}
+        for word, graph in (("epsilon", left), ("eps", right))
+        for texts in (graph.about.get("training", {}).get("optimizers", ()),)
+    )  # fmt: skip
+    kinds = {name.rstrip("W"): epsilon for name, epsilon in second.items()}
+    for name, own in first.items():
+        if name.rstrip("W") in kinds:
+            text, theirs = PLACED[name].format(name), kinds[name.rstrip("W")]
+            is_same = own == theirs
+            return text if is_same else f"{text}, and it is {own:g} | {theirs:g}", is_same, own
+    return None
 
 
 def _epsilon(text: str, word: str) -> tuple[str, float]:

@@ -95,7 +95,8 @@ class KerasModel:
         """Return the graph of calls, as `Graph.to_dict` gives it."""
         self.example = inputs
         try:
-            if not self.model.built:
+            # A model of the user's own is called built as soon as its `build` was called.
+            if not all(layer.built for layer in self.model._flatten_layers()):
                 self._call([ops.convert_to_tensor(x[:1]) for x in inputs], False)
             recorder, outs = self._run(inputs, Replay())
         except SetUpError:

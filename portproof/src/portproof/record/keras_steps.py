@@ -26,8 +26,9 @@ def train(
         call: gives inputs the structure that the model takes.
 
     Returns:
-        `step.k|key|role` after step k, from 0, `losses` (steps,) and what of them are `penalties`
-        of regularisers, learning `rates`; `metrics` (epochs, names) and their `names`.
+        `step.k|key|role` after step k, from 0, and, behind the last one, when all has ended;
+        `losses` (steps,) and what of them are `penalties` of regularisers, learning `rates`;
+        `metrics` (epochs, names) and their `names`.
 
     Raises:
         SetUpError: it is not compiled.
@@ -35,35 +36,65 @@ def train(
     if not model.compiled:
         raise SetUpError("the model is not compiled, so that it has no loss and no optimizer")
     found: Arrays = {}
-    losses: list[float] = []
+    logged: list[float] = []
+    means: list[tuple[_Sums, _Sums]] = []
     penalties = [_penalty(model)]
     epochs: list[dict[str, float]] = []
     rates: list[float] = []
-    sizes = np.array([len(xs[0]) for xs, *_ in batches])
 
     class Noted(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             if keras.backend.backend() == "jax":
                 model.jax_state_sync()  # during an epoch its trainer keeps the state aside
-            found.update({f"step.{len(losses)}|{key}": a for key, a in weights().items()})
+            found.update({f"step.{len(logged)}|{key}": a for key, a in weights().items()})
             rates.append(_rate(model.optimizer))
-            # Keras logs the mean over all samples of the epoch so far.
-            before = (np.array(losses[len(losses) - batch :]) * sizes[:batch]).sum()
-            total = float(logs["loss"]) * sizes[: batch + 1].sum()
-            losses.append((total - before) / sizes[batch])
+            logged.append(float(logs["loss"]))
+            means.append((means[-1][1] if batch else {}, _sums(model)))  # an epoch's begin anew
             penalties.append(_penalty(model))
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             epochs.append({k: float(v) for k, v in logs.items() if k != "loss"})
 
     model.steps_per_execution = 1  # each step is looked at
-    given = _Given([(call(list(xs)), y, *w) for xs, y, w in batches])
+    # TensorFlow takes several targets in a tuple, and not in a list.
+    targets = [tuple(y) if isinstance(y, list) else y for _, y, _ in batches]
+    given = _Given([(call(list(xs)), y, *w)
+                    for (xs, _, w), y in zip(batches, targets, strict=True)])  # fmt: skip
     own = {"epochs": 1, **options, "verbose": 0, "shuffle": False}
     own["callbacks"] = [*own.get("callbacks", []), Noted()]
     model.fit(given, **own)
-    found |= {"losses": np.array(losses), "penalties": np.array(penalties[:-1])}
+    found.update({f"step.{len(logged)}|{key}": a for key, a in weights().items()})
+    found |= {"losses": _of_steps(logged, means), "penalties": np.array(penalties[:-1])}
     found["rates"] = np.array(rates)
     return found | metrics(epochs)
+
+
+_Sums = dict[str, np.ndarray]
+"""The sum and the count behind each metric that is a mean, by name."""
+
+
+def _sums(model: Any) -> _Sums:
+    means = [m for m in model.metrics if isinstance(m, keras.metrics.Mean)]
+    return {m.name: np.array([keras.ops.convert_to_numpy(v) for v in (m.total, m.count)])
+            for m in means}  # fmt: skip
+
+
+def _of_steps(logged: list[float], means: list[tuple[_Sums, _Sums]]) -> np.ndarray:
+    """Return the loss of each step: what is logged is a mean so far, or a step's own.
+
+    Args:
+        logged: by step.
+        means: before each step and after it.
+    """
+    losses = np.array(logged)
+    for name in means[-1][1] if means else ():
+        before, after = (np.array([side.get(name, np.zeros(2)) for side in sides])
+                         for sides in zip(*means, strict=True))  # fmt: skip
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if np.allclose(after[:, 0] / after[:, 1], losses, rtol=1e-9, atol=0):
+                steps = after - before
+                return np.asarray(steps[:, 0] / steps[:, 1])
+    return losses
 
 
 def _rate(optimizer: Any) -> float:
@@ -119,18 +150,27 @@ def described(model: Any) -> dict[str, Any]:
     flat = keras.tree.flatten(model.loss)
     losses = [getattr(loss, "name", loss) for loss in flat]
     config = model.optimizer.get_config()
-    words = [f"{k}={_short(v)}" for k, v in config.items() if v and k not in _WITHOUT_EFFECT]
+    others = [v for v in vars(model).values() if isinstance(v, keras.optimizers.Optimizer)]
+    every = {id(each): _words(each) for each in (model.optimizer, *others)}
     return {
         "loss": ", ".join(map(str, losses)),
         "smoothing": max((_smoothing(loss) for loss in flat), default=0.0),
         "rule": type(model.optimizer).__name__,
+        "average": config["ema_momentum"] if config.get("use_ema") else None,
         "accumulated": getattr(model.optimizer, "gradient_accumulation_steps", None) or 1,
-        "optimizer": f"{type(model.optimizer).__name__}({', '.join(words)})",
+        "optimizer": ", ".join(every.values()),
+        "optimizers": list(every.values()),
         "options": {k: float(config[k] or 0) for k in OPTIONS
                     if k in config and isinstance(config[k], int | float | None)},
         "clipping": next(([k, float(config[k])] for k in CLIPPINGS
                           if isinstance(config.get(k), int | float) and config[k]), []),
     }  # fmt: skip
+
+
+def _words(optimizer: Any) -> str:
+    config = optimizer.get_config()
+    words = [f"{k}={_short(v)}" for k, v in config.items() if v and k not in _WITHOUT_EFFECT]
+    return f"{type(optimizer).__name__}({', '.join(words)})"
 
 
 def _smoothing(loss: Any) -> float:

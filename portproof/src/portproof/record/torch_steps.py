@@ -33,6 +33,13 @@ _NOT_A_TRAINERS = {
 }  # fmt: skip
 
 
+_HOOKS = (
+    "on_train_batch_end", "on_train_epoch_end", "on_before_optimizer_step",
+    "on_after_batch_transfer",
+)  # fmt: skip
+"""Of the module: what is noted is noted behind its own."""
+
+
 class NothingDropped(TorchFunctionMode):
     """Lets every dropout function give what it takes, and others that drop numbers drop none.
 
@@ -96,10 +103,10 @@ def train(
         swaps: functions that are computed in another way.
 
     Returns:
-        `step.k|key|role` after step k, from 0, `grad.k|key|role` that its optimizer got before a
-        Trainer's clipping, `losses` (steps,), which of them are `unsaid`, the loss functions
-        `called` with variants of each, and learning `rates`; `metrics` (epochs, names) and their
-        `names`.
+        `step.k|key|role` after step k, from 0, and, behind the last one, when all has ended;
+        `grad.k|key|role` that its optimizer got before a Trainer's clipping, `losses` (steps,),
+        which of them are `unsaid`, the loss functions `called` with variants of each, and learning
+        `rates`; `metrics` (epochs, names) and their `names`.
 
     Raises:
         SetUpError: it is no LightningModule, or its strategy does not join the other processes.
@@ -121,59 +128,56 @@ def train(
                     if isinstance(group.get(name), float):
                         group[name] = float(np.float32(group[name]))
 
-        def on_train_batch_end(
-            self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
-        ) -> None:
-            found.update({f"step.{len(losses)}|{key}": a for key, a in weights().items()})
-            loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-            if loss is None and module.automatic_optimization:
-                raise SetUpError("training_step returned no loss")
-            # Lightning hands on the loss over the number of batches that make a step. Where the
-            # module steps by itself, it may return none.
-            losses.append(float(0.0 if loss is None else loss) * trainer.accumulate_grad_batches)
-            unsaid.append(loss is None)
-
     user: Any = module
-    end = user.on_train_epoch_end  # callbacks come before it, and it may log metrics
+    # The module's own hooks come behind those of callbacks: they may move weights, or log metrics.
+    own = {name: getattr(user, name) for name in _HOOKS}
+
+    def stepped(outputs: Any, *args: Any) -> None:
+        own["on_train_batch_end"](outputs, *args)
+        found.update({f"step.{len(losses)}|{key}": a for key, a in weights().items()})
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if loss is None and user.automatic_optimization:
+            raise SetUpError("training_step returned no loss")
+        # Lightning hands on the loss over the number of batches that make a step. Where the
+        # module steps by itself, it may return none.
+        losses.append(float(0.0 if loss is None else loss) * user.trainer.accumulate_grad_batches)
+        unsaid.append(loss is None)
 
     def ended() -> None:
-        end()
+        own["on_train_epoch_end"]()
         epochs.append({k: float(v) for k, v in user.trainer.callback_metrics.items()})
 
-    before = user.on_before_optimizer_step
-
     def stepping(optimizer: Any) -> None:
-        before(optimizer)
+        own["on_before_optimizer_step"](optimizer)
         rates.setdefault(len(losses), float(optimizer.param_groups[0]["lr"]))
         found.update({f"grad.{len(losses)}|{key}": a.copy() for key, a in gradients().items()})
 
-    user.on_train_epoch_end, user.on_before_optimizer_step = ended, stepping
-    data: Any = _Given()
-    for xs, y, given in batches:
-        inputs: Any = tensors(list(xs))
-        inputs = inputs[0] if len(inputs) == 1 else inputs
-        data.append([inputs, *(_tensors(part) for part in (y, *given))])
+    def taken(batch: Any, index: int) -> Any:
+        return _double(own["on_after_batch_transfer"](batch, index))
+
+    data: Any = _Given([_one_or_all(tensors(list(xs))), *(_tensors(part) for part in (y, *more))]
+                       for xs, y, more in batches)  # fmt: skip
     validation = options.get("val_dataloaders")
-    own = {k: v for k, v in options.items() if k not in _NOT_A_TRAINERS}
-    own = {**own, "callbacks": [*options.get("callbacks", []), Noted()]}
+    asked = {k: v for k, v in options.items() if k not in _NOT_A_TRAINERS}
+    asked["callbacks"] = [*options.get("callbacks", []), Noted()]
     usual = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
              "enable_model_summary": False}  # fmt: skip
-    count = own["devices"] if isinstance(own.get("devices"), int) else 1
+    count = asked["devices"] if isinstance(asked.get("devices"), int) else 1
     if count > 1:  # a strategy takes no second Trainer
-        own["strategy"] = copy.copy(own.get("strategy", "ddp"))
+        asked["strategy"] = copy.copy(asked.get("strategy", "ddp"))
     mode = NothingDropped({**swaps, **options.get("swaps", {})}, options.get("smoothing"))
     with mode, ExitStack() as stack:
         _as_asked(stack, user, options)
-        trainer = lightning.Trainer(**{**usual, **quiet, **own})
-        try:
-            starts = type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher"
-            if count > 1 and (starts or trainer.world_size != count):
-                raise SetUpError(f"its strategy does not join {count} processes that are there, "
-                                 "as strategy='ddp' does")  # fmt: skip
-            trainer.fit(module, data, validation)
-        finally:
-            del user.on_train_epoch_end, user.on_before_optimizer_step
+        for name, hook in zip(_HOOKS, (stepped, ended, stepping, taken), strict=True):
+            stack.enter_context(mock.patch.object(user, name, hook))
+        trainer = lightning.Trainer(**{**usual, **quiet, **asked})
+        starts = type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher"
+        if count > 1 and (starts or trainer.world_size != count):
+            raise SetUpError(f"its strategy does not join {count} processes that are there, "
+                             "as strategy='ddp' does")  # fmt: skip
+        trainer.fit(module, data, validation)
+    found.update({f"step.{len(losses)}|{key}": a for key, a in weights().items()})
     found |= {"losses": np.array(losses), "unsaid": np.array(unsaid)}
     found["called"] = np.array(sorted(mode.losses), dtype=np.str_)
     found["rates"] = np.array([rates.get(k, np.nan) for k in range(len(losses))])
@@ -306,6 +310,10 @@ class _Given(list[Any]):
     """
 
 
+def _one_or_all(inputs: list[torch.Tensor]) -> Any:
+    return inputs[0] if len(inputs) == 1 else inputs
+
+
 class _Summed(torch.autograd.Function):
     """The sum over all processes of a group."""
 
@@ -355,6 +363,17 @@ def _tensors(value: Any) -> Any:
     return torch.from_numpy(np.ascontiguousarray(value))
 
 
+def _double(value: Any) -> Any:
+    """Return a batch with its numbers in float64, as the module's are: of a user's own loader."""
+    if isinstance(value, torch.Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, Mapping):
+        return {name: _double(part) for name, part in value.items()}
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return type(value)(map(_double, value))
+    return value
+
+
 def _package(module: nn.Module) -> str:
     for cls in type(module).__mro__:
         if cls.__module__.startswith("pytorch_lightning"):
@@ -393,11 +412,11 @@ def described(module: nn.Module, trainers: Mapping[str, Any]) -> dict[str, Any]:
         clipping = _clipping(module, trainers)
         return {"loss": "training_step", "optimizer": unknown, "clipping": clipping}
     named = [s.get("scheduler") if isinstance(s, dict) else s for s in schedules]
-    options = getattr(optimizer, "defaults", {})
-    words = [f"{k}={v}" for k, v in options.items() if v and k not in _OF_THE_MACHINE]
+    every = list(map(_words, optimizers))
     return {
         "loss": "training_step",
-        "optimizer": f"{type(optimizer).__name__}({', '.join(words)})",
+        "optimizer": ", ".join(every),
+        "optimizers": every,
         "schedules": ", ".join(type(s).__name__ for s in named if s is not None),
         "rule": type(optimizer).__name__,
         "options": _options(optimizer),
@@ -405,6 +424,12 @@ def described(module: nn.Module, trainers: Mapping[str, Any]) -> dict[str, Any]:
         "accumulated": trainers.get("accumulate_grad_batches", 1),
         "left out": _names(module, _left_out(module, optimizer)) if len(optimizers) == 1 else [],
     }
+
+
+def _words(optimizer: Any) -> str:
+    options = getattr(optimizer, "defaults", {})
+    words = [f"{k}={v}" for k, v in options.items() if v and k not in _OF_THE_MACHINE]
+    return f"{type(optimizer).__name__}({', '.join(words)})"
 
 
 def _optimizers(made: Any) -> tuple[list[Any], list[Any]]:

@@ -1,0 +1,76 @@
+"""Models that train in a way of their own."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+
+class TwoOptimizers(keras.Model):
+    """Logs each step's own loss, not a mean, and says that it is built before it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = layers.Dense(8, activation="tanh"), layers.Dense(1)
+        self.slow = keras.optimizers.Adam(0.01)
+
+    def call(self, x: Any) -> Any:
+        return self.head(self.body(x))
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        import tensorflow as tf
+
+        x, y = data
+        with tf.GradientTape(persistent=True) as tape:
+            loss = self.compute_loss(y=y, y_pred=self(x, training=True))
+        for optimizer, part in ((self.slow, self.body), (self.optimizer, self.head)):
+            weights = part.trainable_variables
+            optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+
+def two_optimizers() -> keras.Model:
+    model = TwoOptimizers()
+    model.compile(keras.optimizers.SGD(0.0625), "mse")
+    model.build((None, 6))
+    return model
+
+
+def network(constraint: Any = None, **options: Any) -> keras.Model:
+    x = inputs = keras.Input((6,))
+    x = layers.Dense(8, activation="tanh", kernel_constraint=constraint)(x)
+    model = keras.Model(inputs, layers.Dense(1)(x))
+    model.compile(keras.optimizers.SGD(0.0625, **options), "mse")
+    return model
+
+
+def constrained() -> keras.Model:
+    return network(keras.constraints.NonNeg())
+
+
+def averaged() -> keras.Model:
+    return network(use_ema=True, ema_momentum=0.75)
+
+
+def validated() -> tuple[keras.Model, dict[str, Any]]:
+    x, y = batches()[0]
+    return network(), {"validation_data": (x, y)}
+
+
+def two_outputs() -> keras.Model:
+    x = keras.Input((6,))
+    hidden = layers.Dense(8, activation="tanh")(x)
+    model = keras.Model(x, [layers.Dense(1)(hidden), layers.Dense(2)(hidden)])
+    model.compile(keras.optimizers.SGD(0.0625), ["mse", "mae"])
+    return model
+
+
+def batches() -> list[tuple[Any, Any]]:
+    random = np.random.default_rng(0)
+    drawn = [random.normal(size=(n, 6)) for n in (8, 8, 3)]
+    return [(x, np.sin(x).sum(1, keepdims=True)) for x in drawn]
+
+
+def listed() -> list[tuple[Any, Any]]:
+    return [(x, [y, x[:, :2]]) for x, y in batches()]

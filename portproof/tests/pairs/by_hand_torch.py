@@ -1,0 +1,115 @@
+"""Ports of the models in `by_hand_keras`, and wrong ones."""
+
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Network(L.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.body(x).tanh())
+        return out
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.mse_loss(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        self.log("val_loss", F.mse_loss(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.0625)
+
+
+class TwoOptimizers(Network):
+    def __init__(self, rate: float = 0.01) -> None:
+        super().__init__()
+        self.rate, self.automatic_optimization = rate, False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        both: Any = self.optimizers()
+        loss = super().training_step(batch, batch_idx)
+        for optimizer in both:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        for optimizer in both:
+            optimizer.step()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        slow = torch.optim.Adam(self.body.parameters(), self.rate, eps=1e-7)
+        return [slow, torch.optim.SGD(self.head.parameters(), 0.0625)]
+
+
+class Constrained(Network):
+    def on_train_batch_end(self, *_: Any) -> None:
+        with torch.no_grad():
+            self.body.weight.clamp_(min=0)
+
+
+class Averaged(Network):
+    """Starts with the weights after the first step, as Keras does."""
+
+    average: list[torch.Tensor] | None = None
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        now = [p.detach().clone() for p in self.parameters()]
+        before = self.average or now
+        self.average = [0.75 * a + 0.25 * b for a, b in zip(before, now, strict=True)]
+
+    def on_train_end(self) -> None:
+        with torch.no_grad():
+            for p, average in zip(self.parameters(), self.average or [], strict=True):
+                p.copy_(average)
+
+
+class TwoOutputs(Network):
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        hidden = self.body(x).tanh()
+        return self.head(hidden), self.place(hidden)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        (size, place), (_, (y, z)) = self(batch[0]), batch
+        return F.mse_loss(size, y) + F.l1_loss(place, z)
+
+
+def network() -> nn.Module:
+    return Network()
+
+
+def two_optimizers() -> nn.Module:
+    return TwoOptimizers()
+
+
+def two_optimizers_other_rate() -> nn.Module:
+    return TwoOptimizers(0.02)
+
+
+def constrained() -> nn.Module:
+    return Constrained()
+
+
+def averaged() -> nn.Module:
+    return Averaged()
+
+
+def validated() -> tuple[nn.Module, dict[str, Any]]:
+    """Its loader gives float32, as loaders do."""
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 6)))
+    sets = torch.utils.data.TensorDataset(x.float(), x.sin().sum(1, keepdim=True).float())
+    return Network(), {"val_dataloaders": torch.utils.data.DataLoader(sets, 8)}
+
+
+def two_outputs() -> nn.Module:
+    return TwoOutputs()

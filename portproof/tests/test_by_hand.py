@@ -1,0 +1,33 @@
+"""Trainings that a user has written himself: hooks, several optimizers, averages, loaders."""
+
+from pathlib import Path
+
+import pytest
+from portproof.checking import check
+
+PAIRS = Path(__file__).parent / "pairs"
+AVERAGE = "the moving average takes the weights' place (use_ema) in the reference alone"
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("name", "port", "batches", "what", "cause"),
+    [
+        ("two_optimizers", "two_optimizers", "batches", None, None),
+        pytest.param("two_optimizers", "two_optimizers_other_rate", "batches", "update", None,
+                     marks=slow),
+        pytest.param("constrained", "constrained", "batches", None, None, marks=slow),
+        pytest.param("constrained", "network", "batches", "update", None, marks=slow),
+        pytest.param("averaged", "averaged", "batches", None, None, marks=slow),
+        ("averaged", "network", "batches", "update", AVERAGE),
+        pytest.param("validated", "validated", "batches", None, None, marks=slow),
+        pytest.param("two_outputs", "two_outputs", "listed", None, None, marks=slow),
+    ],
+)  # fmt: skip
+def test_a_training_of_the_users_own_is_followed_to_its_end(
+    name: str, port: str, batches: str, what: str | None, cause: str | None
+) -> None:
+    keras, torch = PAIRS / "by_hand_keras.py", PAIRS / "by_hand_torch.py"
+    verdict = check(f"{keras}:{name}", f"{torch}:{port}", [], batches=f"{keras}:{batches}")
+    assert [d.what for d in verdict.failures] == ([what] if what else []), str(verdict)
+    assert [d.cause for d in verdict.failures] == ([cause] if what else [])
