@@ -7,6 +7,7 @@ from portproof.checking import check
 
 PAIRS = Path(__file__).parent / "pairs"
 AVERAGE = "the moving average takes the weights' place (use_ema) in the reference alone"
+TWO_BIASES = "two biases in the suspect, of which its optimizer moves both: one alone agrees"
 slow = pytest.mark.slow
 
 
@@ -21,6 +22,8 @@ slow = pytest.mark.slow
         pytest.param("averaged", "averaged", "batches", None, None, marks=slow),
         ("averaged", "network", "batches", "update", AVERAGE),
         pytest.param("validated", "validated", "batches", None, None, marks=slow),
+        pytest.param("recommending", "recommending", "ratings", None, None, marks=slow),
+        pytest.param("recurrent", "recurrent", "sequences", "update", TWO_BIASES, marks=slow),
         pytest.param("two_outputs", "two_outputs", "listed", None, None, marks=slow),
     ],
 )  # fmt: skip

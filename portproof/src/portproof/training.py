@@ -6,18 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from portproof.causes import Causes, Remedy
 from portproof.graph.align import Alignment
 from portproof.graph.carry import Carried
 from portproof.graph.gaps import gap
 from portproof.graph.ranks import cause_of_gradients
 from portproof.graph.steps import (
     LOSS,
-    PLACED,
-    SWITCHES,
     first_apart,
     judge_metrics,
     moved_apart,
-    placed,
     rounded,
 )
 from portproof.graph.users import as_reference, judge_batches
@@ -29,19 +27,7 @@ HERE: dict[str, Any] = {"accelerator": "cpu", "num_nodes": 1}
 ALONE = {**HERE, "devices": 1, "strategy": "auto"}
 """A Trainer's arguments for the reference of a suspect on several processes."""
 ONE_STEP = {**ALONE, "accumulate_grad_batches": 1, "max_epochs": 1, "limit_val_batches": 0}
-SINGLE = 1e-6
-"""How far float32 takes an option's number at most, relative."""
 BROADCAST = "targets (N,) against outputs (N, 1): the suspect's loss is of (N, N)"
-CLIPPED = "torch clips by the gradients' norm + 1e-6, and Keras by their norm"
-VELOCITY = "the learning rate is part of SGD's velocity in Keras, and a factor of it in torch"
-COUPLED = "weight decay is part of the gradient in the suspect, and not in the reference"
-IN_SINGLE = "momentum and weight decay are rounded to float32 by Keras on TensorFlow"
-ROUNDED = ("momentum", "weight_decay")
-"""Options that Keras casts to the weights' dtype, by way of TensorFlow's float32."""
-OTHERWISE = "the rule of the optimizer, {} | {}: torch's own by the reference's options agrees"
-MORE = "the optimizer {} with other groups, weights or schedules: one of its rule alone agrees"
-RULES = {"clipnorm": "each gradient's norm", "clipvalue": "value", "global_clipnorm": "all's norm"}
-"""Keras's arguments for clipping, in words."""
 STARTS = "the processes start from different weights"
 SHARED = "each process's BatchNorm takes the statistics of its own share (sync_batchnorm=True)"
 
@@ -73,9 +59,11 @@ class Training:
         self.ours: Arrays = {}
         self._are_there = True
         """Whether the suspect's processes still answer."""
-        other = placed(*self.of[:2])
-        self._rules = {CLIPPED, VELOCITY, IN_SINGLE, *([other[0]] if other and other[1] else [])}
-        """Causes that are the frameworks' and no port's."""
+        frameworks = left.program.about["framework"], ranks[0].program.about["framework"]
+        self._causes = Causes(left.graph, ranks[0].graph, alignment.pairs, frameworks)
+        self._rules = self._causes.rules
+        self._references: dict[str, Arrays] = {}
+        """What the reference gave, by the arguments that it was trained with."""
 
     def take_batches(self, reference: str) -> list[Difference]:
         """Let the user's function give the suspect's batches; return how they differ.
@@ -112,7 +100,7 @@ class Training:
         are_alike = self._fill_alike()
         out = self.left.train(self.batches, **(ALONE if self.overrides else {}))
         theirs = self._train([self.left])
-        self.ours = self.left.read(out)
+        self.ours = self._references["{}"] = self.left.read(out)
         apart, found = self._apart(theirs), []
         kept: dict[str, Any] = {}
         while apart is not None:
@@ -120,6 +108,7 @@ class Training:
             if resolved is None:
                 break
             causes, later, theirs, kept = resolved
+            self.ours = self._reference(kept)
             apart[1].cause = "; and ".join(causes)
             apart[1].is_rule = all(each in self._rules for each in causes)
             found.append(apart[1])
@@ -144,7 +133,7 @@ class Training:
         Returns:
             The causes, where they part now, what the processes gave, and the arguments; or None.
         """
-        causes = list(self._causes(apart[1].what, are_alike, theirs[0]))
+        causes = list(self._trials(apart[1].what, are_alike, theirs[0]))
         trials = [trial for trial in causes if "optimizer" not in trial[2]]
         acting: list[Trial] = []
         equal: list[Trial] = []
@@ -169,7 +158,8 @@ class Training:
                             chosen.remove(one)
                             later, again, merged = made
                     return [each[0] for each in (*equal, *chosen, trial)], later, again, merged
-                has_effect = not gap(base[0]["losses"], again[0]["losses"]).within(LOSS)
+                has_effect = "reference" in trial[2] or not gap(
+                    base[0]["losses"], again[0]["losses"]).within(LOSS)  # fmt: skip
                 if trial[0] == STARTS:
                     equal = [trial] if has_effect else []
                     base, where = start = again, later or where
@@ -205,13 +195,24 @@ class Training:
             merged = _merged(merged, overrides)
         try:
             fill(self.ranks, self.carried.right)
+            ours = self._reference(merged)
             again = self._train(shares=trials[-1][1], **merged)
         except CheckError:  # a loss that does not take such targets; it explains nothing
             self._are_there = not self.overrides  # one may hang, and is asked for nothing more
             return None
-        return self._apart(again), again, merged
+        return self._apart(again, ours), again, merged
 
-    def _causes(self, what: str, are_alike: bool, theirs: Arrays) -> Iterator[Trial]:
+    def _reference(self, how: dict[str, Any]) -> Arrays:
+        """Return what the reference gives where it is trained otherwise, too."""
+        given = how.get("reference", {})
+        if repr(given) not in self._references:
+            self.left.fill(self.carried.left)
+            out = self.left.train(self.batches, **given)
+            self.left.program.answer()
+            self._references[repr(given)] = self.left.read(out)
+        return self._references[repr(given)]
+
+    def _trials(self, what: str, are_alike: bool, theirs: Arrays) -> Iterator[Trial]:
         """Yield what may be wrong with the batches and the Trainer's arguments that make it right.
 
         Args:
@@ -219,94 +220,25 @@ class Training:
             are_alike: whether the processes started from the same weights.
             theirs: what the suspect gave.
         """
-        is_torch = self.ranks[0].program.about["framework"].startswith("torch")
-        is_port = is_torch and self.left.program.about["framework"].startswith("keras")
-        if not self.overrides and what == "update" and is_torch:
-            yield CLIPPED, self.shares, {"exact_clipping": True}
-        if not self.overrides and what == "update" and is_port and self._has_velocity():
-            yield VELOCITY, self.shares, {"velocity": True}
-        if what == "update" and (other := placed(*self.of[:2])):
-            is_rounded = self.left.program.about["framework"].endswith("on tensorflow")
-            how = {"precision": "float32" if is_rounded else "float64", "epsilon": other[2]}
-            yield other[0], self.shares, {"placed_epsilon": how}
-        if not self.overrides and what == "update" and is_torch:
-            yield from ((text, self.shares, how) for text, how in self._of_optimizers(is_port))
-        if not self.overrides and what == "loss":
+        made: Iterator[Remedy] = iter(())
+        if self.overrides:
+            if what == "update":
+                made = self._causes.of_epsilon()
+            yield from ((text, self.shares, how) for text, how in made)
+            if not are_alike:  # they do from here on
+                yield STARTS, self.shares, {}
+            if any(c.kind == "batch_norm" for c in self.of[1].calls):
+                yield SHARED, self.shares, {"sync_batchnorm": True}
+            return
+        if what == "update":
+            made = self._causes.of_updates()
+        elif what == "loss":
             turned = {n: a[:, None] if n.startswith("y.") and a.ndim == 1 else a
                       for n, a in Stored(self.batches).items()}  # fmt: skip
             yield BROADCAST, [save(self.left.program.path("turned"), turned)], {}
-            if is_torch:
-                yield from ((text, self.shares, how) for text, how in self._of_losses(theirs))
-        if not self.overrides:
-            return
-        if not are_alike:  # they do from here on
-            yield STARTS, self.shares, {}
-        if any(c.kind == "batch_norm" for c in self.of[1].calls):
-            yield SHARED, self.shares, {"sync_batchnorm": True}
-
-    def _has_velocity(self) -> bool:
-        """Return whether the suspect's optimizer is torch's SGD, with momentum."""
-        training = self.of[1].about.get("training", {})
-        is_sgd = training.get("optimizer", "").startswith("SGD(")
-        return is_sgd and bool(training.get("options", {}).get("momentum"))
-
-    def _of_losses(self, theirs: Arrays) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield how the loss functions that the suspect has called can be computed otherwise."""
-        ours, about = (graph.about for graph in self.of[:2])
-        called = [each.split("/") for each in theirs["called"].tolist()]
-        value = ours.get("training", {}).get("smoothing")
-        if value and any(name == "cross_entropy" for name, _ in called):
-            yield f"labels are smoothed by {value:g} in the reference", {"smoothing": value}
-        for name, key in called:
-            yield about["variants"][name][key][0], {"swaps": {name: key}}
-
-    def _of_optimizers(self, is_port: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield how the suspect clips or what its optimizer is told otherwise, and its repair.
-
-        Args:
-            is_port: whether the reference is Keras's, which takes decay from the weights.
-        """
-        ours, theirs = (graph.about.get("training", {}) for graph in self.of[:2])
-        clips, other = ours.get("clipping", []), theirs.get("clipping", [])
-        if clips != other:
-            text = f"gradients are clipped by {_clipping(clips)} | {_clipping(other)}"
-            yield text, {"clipping": clips}
-        mine, own = ours.get("options", {}), theirs.get("options", {})
-        is_rounded = self.left.program.about["framework"].endswith("on tensorflow")
-        taken = {n: float(np.float32(v)) if is_rounded and n in ROUNDED else v
-                 for n, v in mine.items()}  # fmt: skip
-        for name in sorted(mine.keys() & own.keys()):
-            if mine[name] != own[name]:
-                is_near = abs(mine[name] - own[name]) <= SINGLE * abs(mine[name])
-                sides = [f"{side[name]:.{17 if is_near else 6}g}" for side in (mine, own)]
-                if name in SWITCHES:
-                    sides = ["on" if side[name] else "off" for side in (mine, own)]
-                is_new = is_port and name == "weight_decay" and not own[name]
-                kind = {"decoupled": True} if is_new else {}
-                yield f"{name} {' | '.join(sides)}", {"options": {name: taken[name], **kind}}
-        if is_port and is_rounded and any(own.get(name) for name in ROUNDED):
-            yield IN_SINGLE, {"single": ROUNDED}
-        decay = mine.get("weight_decay") and own.get("weight_decay")
-        if is_port and decay and not own.get("decoupled"):
-            yield COUPLED, {"options": {"decoupled": True}}
-        counts = [training.get("accumulated", 1) for training in (ours, theirs)]
-        if counts[0] != counts[1]:
-            text = f"batches per step {counts[0]} | {counts[1]}"
-            yield text, {"accumulate_grad_batches": counts[0]}
-        if left_out := theirs.get("left out"):
-            more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-            text = f"the optimizer was not given {', '.join(left_out[:3])}{more}"
-            yield text, {"all weights": True}
-        if "rule" in ours and "learning_rate" in mine:
-            how: dict[str, Any] = {"optimizer": ours["rule"], "options": taken}
-            if is_port:
-                how |= {"velocity": ours["rule"] == "SGD" and bool(mine.get("momentum"))}
-                if ours["rule"] in PLACED and "epsilon" in mine:
-                    precision = "float32" if is_rounded else "float64"
-                    how["placed_epsilon"] = {"precision": precision, "epsilon": mine["epsilon"]}
-            names = ours["rule"], theirs.get("rule")
-            text = MORE.format(names[0]) if names[0] == names[1] else OTHERWISE.format(*names)
-            yield text, how
+            if self._causes.is_torch:
+                made = self._causes.of_losses(theirs)
+        yield from ((text, self.shares, how) for text, how in made)
 
     def _fill_alike(self) -> bool:
         """Fill the processes that started from the first one's weights; return whether all did."""
@@ -323,6 +255,7 @@ class Training:
         self, others: Sequence[Side] = (), shares: Sequence[str] = (), **overrides: Any
     ) -> list[Arrays]:
         """Train the suspect, in step with others that train; losses are the processes' mean."""
+        overrides.pop("reference", None)
         outs = [side.train(share, **{**self.overrides, **overrides})
                 for side, share in zip(self.ranks, shares or self.shares, strict=True)]  # fmt: skip
         for side in others:
@@ -335,12 +268,13 @@ class Training:
         losses = np.mean([arrays["losses"] for arrays in found], 0)
         return [ChainMap({"losses": losses}, arrays) for arrays in found]  # type: ignore[arg-type]
 
-    def _apart(self, theirs: Sequence[Arrays]) -> Parted | None:
+    def _apart(self, theirs: Sequence[Arrays], ours: Arrays | None = None) -> Parted | None:
         """Return where the first process parts that does, and how."""
+        ours = self.ours if ours is None else ours
         parted = []
         for rank, arrays in enumerate(theirs):
             peer = theirs[: min(rank, 1)]
-            found = first_apart(*self.of, self.ours, arrays, self.carried.left, *peer)
+            found = first_apart(*self.of, ours, arrays, self.carried.left, *peer)
             if found is not None:
                 found[1].detail += f"; in process {rank}" if rank else ""
                 parted.append(found)
@@ -445,13 +379,6 @@ def _merged(kept: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     """Return both, with the options of the optimizer, and the functions, of both."""
     both = {name: {**kept.get(name, {}), **more.get(name, {})} for name in ("options", "swaps")}
     return {**kept, **more, **{name: found for name, found in both.items() if found}}
-
-
-def _clipping(rule: Sequence[Any]) -> str:
-    """Return a rule in words; one that a module has written itself is not known."""
-    if not rule or rule[0] == "own":
-        return "a hook of its own" if rule else "nothing"
-    return f"{RULES[rule[0]]}, at most {rule[1]:g}"
 
 
 def _rows(batches: Arrays) -> np.ndarray:

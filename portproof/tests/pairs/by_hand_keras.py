@@ -74,3 +74,30 @@ def batches() -> list[tuple[Any, Any]]:
 
 def listed() -> list[tuple[Any, Any]]:
     return [(x, [y, x[:, :2]]) for x, y in batches()]
+
+
+def recommending() -> keras.Model:
+    """Reads rows of two tables several times in a batch."""
+    users, items = keras.Input((), dtype="int32"), keras.Input((), dtype="int32")
+    rows = [layers.Embedding(n, 4)(ids) for n, ids in ((5, users), (7, items))]
+    model = keras.Model([users, items], layers.Dense(1)(layers.Multiply()(rows)))
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    return model
+
+
+def recurrent() -> keras.Model:
+    x = keras.Input((5, 6))
+    model = keras.Model(x, layers.Dense(1)(layers.LSTM(4)(x)))
+    model.compile(keras.optimizers.SGD(0.0625), "mse")
+    return model
+
+
+def ratings() -> list[tuple[Any, Any]]:
+    random = np.random.default_rng(0)
+    return [([random.integers(0, 5, n), random.integers(0, 7, n)], random.normal(size=(n, 1)))
+            for n in (8, 8, 3)]  # fmt: skip
+
+
+def sequences() -> list[tuple[Any, Any]]:
+    random = np.random.default_rng(0)
+    return [(random.normal(size=(n, 5, 6)), random.normal(size=(n, 1))) for n in (8, 8, 3)]

@@ -113,3 +113,37 @@ def validated() -> tuple[nn.Module, dict[str, Any]]:
 
 def two_outputs() -> nn.Module:
     return TwoOutputs()
+
+
+class Recommending(L.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.users, self.items, self.out = nn.Embedding(5, 4), nn.Embedding(7, 4), nn.Linear(4, 1)
+
+    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.out(self.users(users) * self.items(items))
+        return out
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.mse_loss(self(*batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), 0.01, eps=1e-7)
+
+
+class Recurrent(Network):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.LSTM(6, 4, batch_first=True), nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.body(x)[0][:, -1])
+        return out
+
+
+def recommending() -> nn.Module:
+    return Recommending()
+
+
+def recurrent() -> nn.Module:
+    return Recurrent()

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import keras
@@ -90,6 +90,8 @@ class KerasModel:
         self.options = options or {}
         self.recorder: Recorder
         self.example: list[np.ndarray] = []
+        self._optimizers: dict[str, Any] | None = None
+        """Of the model before its first training, by attribute."""
 
     def describe(self, inputs: list[np.ndarray]) -> dict[str, Any]:
         """Return the graph of calls, as `Graph.to_dict` gives it."""
@@ -204,8 +206,16 @@ class KerasModel:
     def train(
         self, batches: list[Batch], swaps: Mapping[str, str], overrides: Mapping[str, Any]
     ) -> Arrays:
-        """Train with the compiled loss and optimizer, dropout at 0; return weights by step."""
-        with _nothing_dropped(self.model):
+        """Train with the compiled loss and optimizer, dropout at 0; return weights by step.
+
+        `overrides`: `dense`, whether optimizers get the gradients of tables as whole arrays.
+        """
+        dense = keras_steps.dense_gradients() if overrides.get("dense") else nullcontext()
+        if self._optimizers is None:
+            self._optimizers = keras_steps.optimizers(self.model)
+        else:
+            keras_steps.start_anew(self.model, self._optimizers)
+        with _nothing_dropped(self.model), dense:
             return keras_steps.train(
                 self.model, self.options, batches, self.weights, self._structured
             )

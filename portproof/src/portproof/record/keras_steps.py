@@ -1,7 +1,9 @@
 """Train a compiled Keras model on given batches by `fit`, and note its weights after each step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -56,10 +58,7 @@ def train(
             epochs.append({k: float(v) for k, v in logs.items() if k != "loss"})
 
     model.steps_per_execution = 1  # each step is looked at
-    # TensorFlow takes several targets in a tuple, and not in a list.
-    targets = [tuple(y) if isinstance(y, list) else y for _, y, _ in batches]
-    given = _Given([(call(list(xs)), y, *w)
-                    for (xs, _, w), y in zip(batches, targets, strict=True)])  # fmt: skip
+    given = _Given([(_tupled(call(list(xs))), _tupled(y), *w) for xs, y, w in batches])
     own = {"epochs": 1, **options, "verbose": 0, "shuffle": False}
     own["callbacks"] = [*own.get("callbacks", []), Noted()]
     model.fit(given, **own)
@@ -67,6 +66,44 @@ def train(
     found |= {"losses": _of_steps(logged, means), "penalties": np.array(penalties[:-1])}
     found["rates"] = np.array(rates)
     return found | metrics(epochs)
+
+
+def optimizers(model: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Return the class and the settings of each optimizer that a model holds, by attribute."""
+    held = {"optimizer": getattr(model, "optimizer", None), **vars(model)}
+    return {name: (type(value), value.get_config())
+            for name, value in held.items()
+            if isinstance(value, keras.optimizers.Optimizer)}  # fmt: skip
+
+
+def start_anew(model: Any, made: dict[str, tuple[Any, dict[str, Any]]]) -> None:
+    """Let a model that was trained train from the start: what `optimizers` gave, and no slots."""
+    for name, (kind, config) in made.items():
+        setattr(model, name, kind.from_config(config))
+    model.train_function = None  # it holds the ones before
+
+
+@contextmanager
+def dense_gradients() -> Iterator[None]:
+    """Give optimizers the sum of a table's gradients for each row, while the block runs.
+
+    On TensorFlow they get one for each place that reads the row, and square these one by one.
+    """
+    import tensorflow as tf
+
+    original = keras.optimizers.Optimizer.apply
+
+    def apply(self: Any, grads: Any, trainable_variables: Any = None) -> Any:
+        dense = [None if g is None else tf.convert_to_tensor(g) for g in grads]
+        return original(self, dense, trainable_variables)
+
+    with mock.patch.object(keras.optimizers.Optimizer, "apply", apply):
+        yield
+
+
+def _tupled(value: Any) -> Any:
+    """Return several arrays in a tuple; in a list TensorFlow's data sets do not take them."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 _Sums = dict[str, np.ndarray]

@@ -218,10 +218,13 @@ class TorchModel:
         def tensors(xs: list[np.ndarray]) -> list[torch.Tensor]:
             return [self._tensor(x, i) for i, x in enumerate(xs)]
 
+        weights = self._weights(self.recorder)
+        owners = [self.names.owner(weights[key]) for key in overrides.get("still", ())]
+        still = [self.names.parameters[name] for name in owners if name in self.names.parameters]
         with _training(self.module):
             return torch_steps.train(
                 self.module,
-                {**self.options, **overrides},
+                {**self.options, **overrides, "still": still},
                 [(xs, self._laid_out(targets), given) for xs, targets, given in batches],
                 self.weights,
                 self._gradients if overrides else dict,

@@ -6,7 +6,7 @@ import inspect
 import logging
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from itertools import product
@@ -29,7 +29,7 @@ from portproof.record.torch_variants import variant_of
 
 _NOT_A_TRAINERS = {
     "val_dataloaders", "clipping", "exact_clipping", "options", "placed_epsilon", "velocity",
-    "swaps", "smoothing", "optimizer", "all weights", "single",
+    "swaps", "smoothing", "optimizer", "all weights", "single", "still",
 }  # fmt: skip
 
 
@@ -95,7 +95,8 @@ def train(
             `velocity`: SGD's holds the learning rate, as Keras's does; `optimizer`, the name of one
             of torch's, which takes the place of the module's, with `options`; `all weights`: its
             optimizer gets those that it was not given; `single`, options of each group that are
-            rounded to float32; `swaps`, more of them, and `smoothing`.
+            rounded to float32; `still`, parameters that no step moves; `swaps`, more of them, and
+            `smoothing`.
         batches: inputs, targets and weights, as the user's function gave them.
         weights: returns canonical weights by `key|role`.
         gradients: returns those to them.
@@ -120,14 +121,6 @@ def train(
     epochs: list[dict[str, float]] = []
     rates: dict[int, float] = {}
 
-    class Noted(lightning.Callback):  # type: ignore[name-defined]
-        def on_train_start(self, trainer: Any, module: Any) -> None:
-            for optimizer in trainer.optimizers:
-                _set_options(optimizer, options.get("options", {}))
-                for group, name in product(optimizer.param_groups, options.get("single", ())):
-                    if isinstance(group.get(name), float):
-                        group[name] = float(np.float32(group[name]))
-
     user: Any = module
     # The module's own hooks come behind those of callbacks: they may move weights, or log metrics.
     own = {name: getattr(user, name) for name in _HOOKS}
@@ -149,6 +142,7 @@ def train(
 
     def stepping(optimizer: Any) -> None:
         own["on_before_optimizer_step"](optimizer)
+        _hold_still(options.get("still", ()))
         rates.setdefault(len(losses), float(optimizer.param_groups[0]["lr"]))
         found.update({f"grad.{len(losses)}|{key}": a.copy() for key, a in gradients().items()})
 
@@ -159,7 +153,7 @@ def train(
                        for xs, y, more in batches)  # fmt: skip
     validation = options.get("val_dataloaders")
     asked = {k: v for k, v in options.items() if k not in _NOT_A_TRAINERS}
-    asked["callbacks"] = [*options.get("callbacks", []), Noted()]
+    asked["callbacks"] = [*options.get("callbacks", []), _setting(lightning, options)]
     usual = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
              "enable_model_summary": False}  # fmt: skip
@@ -182,6 +176,20 @@ def train(
     found["called"] = np.array(sorted(mode.losses), dtype=np.str_)
     found["rates"] = np.array([rates.get(k, np.nan) for k in range(len(losses))])
     return found | metrics(epochs)
+
+
+def _setting(lightning: Any, options: Mapping[str, Any]) -> Any:
+    """Return a callback that sets the options of optimizers once they are there."""
+
+    class Setting(lightning.Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            for optimizer in trainer.optimizers:
+                _set_options(optimizer, options.get("options", {}))
+                for group, name in product(optimizer.param_groups, options.get("single", ())):
+                    if isinstance(group.get(name), float):
+                        group[name] = float(np.float32(group[name]))
+
+    return Setting()
 
 
 def _as_asked(stack: ExitStack, module: Any, options: Mapping[str, Any]) -> None:
@@ -308,6 +316,11 @@ class _Given(list[Any]):
 
     A class of its own, for Lightning takes the items of a plain list as several loaders.
     """
+
+
+def _hold_still(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def _one_or_all(inputs: list[torch.Tensor]) -> Any:

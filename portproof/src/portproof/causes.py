@@ -1,0 +1,157 @@
+"""What may let trainings part, each with what takes it away: nothing here is tried yet."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from portproof.graph.calls import Graph
+from portproof.graph.steps import PLACED, SWITCHES, placed
+
+Remedy = tuple[str, dict[str, Any]]
+"""A cause, and the arguments of a training without it, the suspect's but for `reference`."""
+SINGLE = 1e-6
+"""How far float32 takes an option's number at most, relative."""
+CLIPPED = "torch clips by the gradients' norm + 1e-6, and Keras by their norm"
+VELOCITY = "the learning rate is part of SGD's velocity in Keras, and a factor of it in torch"
+SPARSE = (
+    "Keras on TensorFlow squares a table's gradient at each place that reads a row, torch their sum"
+)
+COUPLED = "weight decay is part of the gradient in the suspect, and not in the reference"
+TWO_BIASES = "two biases in the suspect, of which its optimizer moves both: one alone agrees"
+IN_SINGLE = "momentum and weight decay are rounded to float32 by Keras on TensorFlow"
+ROUNDED = ("momentum", "weight_decay")
+"""Options that Keras casts to the weights' dtype, by way of TensorFlow's float32."""
+OTHERWISE = "the rule of the optimizer, {} | {}: torch's own by the reference's options agrees"
+MORE = "the optimizer {} with other groups, weights or schedules: one of its rule alone agrees"
+RULES = {"clipnorm": "each gradient's norm", "clipvalue": "value", "global_clipnorm": "all's norm"}
+"""Keras's arguments for clipping, in words."""
+
+
+@dataclass(frozen=True)
+class Causes:
+    """What the descriptions of two models say of how their trainings may part.
+
+    Attributes:
+        left: the reference.
+        right: the suspect.
+        pairs: which calls belong together.
+        frameworks: of both, as their programs name them.
+    """
+
+    left: Graph
+    right: Graph
+    pairs: Mapping[int, int]
+    frameworks: tuple[str, str]
+
+    @property
+    def is_torch(self) -> bool:
+        """Whether the suspect is a module, on which most can be tried."""
+        return self.frameworks[1].startswith("torch")
+
+    @property
+    def is_port(self) -> bool:
+        """Whether it is one of a Keras model."""
+        return self.is_torch and self.frameworks[0].startswith("keras")
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether the reference's optimizer rounds some numbers to float32."""
+        return self.frameworks[0].endswith("on tensorflow")
+
+    @property
+    def rules(self) -> set[str]:
+        """Causes that are the frameworks' and no port's."""
+        other = placed(self.left, self.right)
+        return {CLIPPED, VELOCITY, SPARSE, IN_SINGLE, *([other[0]] if other and other[1] else [])}
+
+    def of_epsilon(self) -> Iterator[Remedy]:
+        """Yield where ε stands, if the two optimizers have it in different places."""
+        if other := placed(self.left, self.right):
+            precision = "float32" if self.is_rounded else "float64"
+            yield other[0], {"placed_epsilon": {"precision": precision, "epsilon": other[2]}}
+
+    def of_updates(self) -> Iterator[Remedy]:
+        """Yield what may let weights part behind losses that agree."""
+        both = [(self.left.calls[i], self.right.calls[j]) for i, j in self.pairs.items()]
+        if self.is_torch:
+            yield CLIPPED, {"exact_clipping": True}
+        if self.is_port and self._has_velocity():
+            yield VELOCITY, {"velocity": True}
+        yield from self.of_epsilon()
+        if self.is_port and self.is_rounded and any(a.kind == "embedding" for a, _ in both):
+            yield SPARSE, {"reference": {"dense": True}}
+        if not self.is_torch:
+            return
+        still = [f"{b.key}|recurrent_bias" for a, b in both
+                 if "recurrent_bias" in b.roles.keys() - a.roles.keys()]  # fmt: skip
+        if still:
+            yield TWO_BIASES, {"still": still}
+        yield from self._of_optimizers()
+
+    def of_losses(self, theirs: Mapping[str, np.ndarray]) -> Iterator[Remedy]:
+        """Yield how the loss functions that the suspect has called can be computed otherwise."""
+        ours, about = self.left.about, self.right.about
+        called = [each.split("/") for each in theirs["called"].tolist()]
+        value = ours.get("training", {}).get("smoothing")
+        if value and any(name == "cross_entropy" for name, _ in called):
+            yield f"labels are smoothed by {value:g} in the reference", {"smoothing": value}
+        for name, key in called:
+            yield about["variants"][name][key][0], {"swaps": {name: key}}
+
+    def _has_velocity(self) -> bool:
+        """Return whether the suspect's optimizer is torch's SGD, with momentum."""
+        training = self.right.about.get("training", {})
+        is_sgd = training.get("optimizer", "").startswith("SGD(")
+        return is_sgd and bool(training.get("options", {}).get("momentum"))
+
+    def _of_optimizers(self) -> Iterator[Remedy]:
+        """Yield how the suspect clips or what its optimizer is told otherwise."""
+        ours, theirs = (graph.about.get("training", {}) for graph in (self.left, self.right))
+        clips, other = ours.get("clipping", []), theirs.get("clipping", [])
+        if clips != other:
+            text = f"gradients are clipped by {_clipping(clips)} | {_clipping(other)}"
+            yield text, {"clipping": clips}
+        mine, own = ours.get("options", {}), theirs.get("options", {})
+        taken = {n: float(np.float32(v)) if self.is_rounded and n in ROUNDED else v
+                 for n, v in mine.items()}  # fmt: skip
+        for name in sorted(mine.keys() & own.keys()):
+            if mine[name] != own[name]:
+                is_near = abs(mine[name] - own[name]) <= SINGLE * abs(mine[name])
+                sides = [f"{side[name]:.{17 if is_near else 6}g}" for side in (mine, own)]
+                if name in SWITCHES:
+                    sides = ["on" if side[name] else "off" for side in (mine, own)]
+                is_new = self.is_port and name == "weight_decay" and not own[name]
+                kind = {"decoupled": True} if is_new else {}
+                yield f"{name} {' | '.join(sides)}", {"options": {name: taken[name], **kind}}
+        if self.is_port and self.is_rounded and any(own.get(name) for name in ROUNDED):
+            yield IN_SINGLE, {"single": ROUNDED}
+        decay = mine.get("weight_decay") and own.get("weight_decay")
+        if self.is_port and decay and not own.get("decoupled"):
+            yield COUPLED, {"options": {"decoupled": True}}
+        counts = [training.get("accumulated", 1) for training in (ours, theirs)]
+        if counts[0] != counts[1]:
+            text = f"batches per step {counts[0]} | {counts[1]}"
+            yield text, {"accumulate_grad_batches": counts[0]}
+        if left_out := theirs.get("left out"):
+            more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+            text = f"the optimizer was not given {', '.join(left_out[:3])}{more}"
+            yield text, {"all weights": True}
+        if "rule" in ours and "learning_rate" in mine:
+            how: dict[str, Any] = {"optimizer": ours["rule"], "options": taken}
+            if self.is_port:
+                how |= {"velocity": ours["rule"] == "SGD" and bool(mine.get("momentum"))}
+                if ours["rule"] in PLACED and "epsilon" in mine:
+                    precision = "float32" if self.is_rounded else "float64"
+                    how["placed_epsilon"] = {"precision": precision, "epsilon": mine["epsilon"]}
+            names = ours["rule"], theirs.get("rule")
+            text = MORE.format(names[0]) if names[0] == names[1] else OTHERWISE.format(*names)
+            yield text, how
+
+
+def _clipping(rule: Sequence[Any]) -> str:
+    """Return a rule in words; one that a module has written itself is not known."""
+    if not rule or rule[0] == "own":
+        return "a hook of its own" if rule else "nothing"
+    return f"{RULES[rule[0]]}, at most {rule[1]:g}"
