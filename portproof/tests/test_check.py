@@ -400,7 +400,7 @@ def test_a_rule_of_the_frameworks_excuses_nothing_else(
         ("weighted", "loss", "classes have equal weight in the reference"),
         ("amsgrad", "update", "amsgrad off | on"),
         ("scheduled", "update", "each weight moves 0.5 × as far in the suspect"),
-        ("groups", "update", "Adam with other groups, weights or schedules"),
+        ("groups", "update", "Adam with other groups, weights, schedules"),
         ("two_options", "update", "beta_1 0.9 | 0.8; and beta_2 0.999 | 0.99"),
         ("rule", "update", "the rule of the optimizer, Adam | RMSprop"),
         ("without_biases", "update", "was not given network.0.bias, network.2.bias"),

@@ -167,7 +167,7 @@ def test_a_port_by_hand_passes(name: str, backend: str) -> None:
     [
         ("own", "own_by_relu", "between", "Tanh in the reference"),
         ("own", "own_over_less", "variance", 'variance – | "over n − 1"'),
-        ("own_before", "own", "unmatched", None),
+        ("own_before", "own", "between", None),
         ("maps", "maps_not_scaled", "between", "Attention scaled by 1/√d in the reference"),
         ("frames", "frames_averaged", "between", "The maximum in the reference"),
     ],

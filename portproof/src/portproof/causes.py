@@ -24,7 +24,7 @@ IN_SINGLE = "momentum and weight decay are rounded to float32 by Keras on Tensor
 ROUNDED = ("momentum", "weight_decay")
 """Options that Keras casts to the weights' dtype, by way of TensorFlow's float32."""
 OTHERWISE = "the rule of the optimizer, {} | {}: torch's own by the reference's options agrees"
-MORE = "the optimizer {} with other groups, weights or schedules: one of its rule alone agrees"
+MORE = "the optimizer {} with other groups, weights, schedules or options: one of its rule agrees"
 RULES = {"clipnorm": "each gradient's norm", "clipvalue": "value", "global_clipnorm": "all's norm"}
 """Keras's arguments for clipping, in words."""
 

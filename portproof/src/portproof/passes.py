@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from portproof.explain import Bench, explain_forward, explain_training
-from portproof.graph.align import Alignment, align
+from portproof.graph.align import Alignment, align, parameters_to_open
 from portproof.graph.calls import Graph
 from portproof.graph.carry import Carried, carry
 from portproof.graph.compare import Judge, Judged, Replays
@@ -17,7 +17,7 @@ from portproof.graph.gaps import fitted
 from portproof.graph.inputs import EDGE_ROWS, InputSpec
 from portproof.graph.users import judge_conversion
 from portproof.graph.verdict import Difference
-from portproof.programs import CheckError, Program, save
+from portproof.programs import CheckError, Program, answers, save
 from portproof.sides import BATCHES, ROWS, Arrays, Side
 from portproof.training import Training
 
@@ -67,6 +67,8 @@ def run_passes(
         alignment = align(left.graph, right.graph, named)
     except ValueError as error:
         raise CheckError(str(error)) from error
+    if opened := parameters_to_open(left.graph, right.graph, alignment):
+        alignment = _opened(left, [right, *others], named, opened, alignment)
     carried = carry(left.graph, right.graph, alignment, seed)
     first = (left.first(), right.first())
     notes = frozen_values(left.graph, right.graph, alignment, *first)
@@ -142,6 +144,27 @@ def _recorded(
     for side in (right, *others):
         side.split(whole)
     return sides
+
+
+def _opened(
+    left: Side,
+    ranks: Sequence[Side],
+    named: Sequence[tuple[str, str]],
+    opened: Mapping[str, Sequence[int]],
+    alignment: Alignment,
+) -> Alignment:
+    """Let parameters of the suspect be weights used by themselves, if more calls match then."""
+    for names in (opened, {}):
+        for side in ranks:
+            side.program.send("describe", given=left.files[ROWS], opened=dict(names))
+        graphs = [Graph.from_dict(found["graph"]) for found in answers([s.program for s in ranks])]
+        for side, graph in zip(ranks, graphs, strict=True):
+            side.graph = graph
+            side.split(left.graph)
+        found = align(left.graph, ranks[0].graph, named)
+        if not names or len(found.pairs) > len(alignment.pairs):
+            return found
+    raise AssertionError("the second one returns")
 
 
 def _replays(left: Side, right: Side, alignment: Alignment) -> Replays:

@@ -2,6 +2,7 @@
 
 from collections import ChainMap
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -237,7 +238,7 @@ class Training:
                       for n, a in Stored(self.batches).items()}  # fmt: skip
             yield BROADCAST, [save(self.left.program.path("turned"), turned)], {}
             if self._causes.is_torch:
-                made = self._causes.of_losses(theirs)
+                made = chain(self._causes.of_epsilon(), self._causes.of_losses(theirs))
         yield from ((text, self.shares, how) for text, how in made)
 
     def _fill_alike(self) -> bool:

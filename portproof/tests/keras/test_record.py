@@ -180,7 +180,7 @@ def test_constants_and_pools_of_volumes_are_in_float64() -> None:
     assert float(keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)(0)) == 0.1
 
 
-def test_a_layer_with_unknown_weights_is_a_call_of_its_own_kind() -> None:
+def test_a_weight_of_an_unknown_layer_is_a_call_of_its_own() -> None:
     class Own(layers.Layer):
         def build(self, shape):
             self.w = self.add_weight(shape=(shape[-1],), name="w")
@@ -189,7 +189,7 @@ def test_a_layer_with_unknown_weights_is_a_call_of_its_own_kind() -> None:
             return x * self.w**3
 
     _, graph, _ = opened(lambda: keras.Sequential([keras.Input((4,)), Own()]), (4,))
-    assert [(c.kind, c.roles) for c in graph.calls] == [("Own (unknown)", {"w": [4]})]
+    assert [(c.kind, c.roles) for c in graph.calls] == [("weight", {"value": [4]})]
 
 
 def test_layers_of_several_outputs_and_dense_layers_step_by_step_are_calls() -> None:
@@ -200,7 +200,7 @@ def test_layers_of_several_outputs_and_dense_layers_step_by_step_are_calls() -> 
     wrapped, _ = open_model(model)
     graph = Graph.from_dict(wrapped.describe([np.ones((2, 3, 6, 6, 2))]))
     *cells, dense = graph.calls
-    assert {c.kind for c in cells} == {"ConvLSTMCell (unknown)"}
+    assert {c.kind for c in cells} == {"weight"}
     assert (dense.kind, dense.in_shape, dense.out_shape) == ("dense", [2, 3, 4], [2, 3, 2])
 
 

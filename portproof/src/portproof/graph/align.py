@@ -6,6 +6,7 @@ at random and none left over.
 """
 
 import hashlib
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -91,6 +92,37 @@ def align(left: Graph, right: Graph, named: Sequence[tuple[str, str]] = ()) -> A
         for i, j in fresh:
             add(i, j, how)
         step += not fresh
+    return found
+
+
+def parameters_to_open(left: Graph, right: Graph, alignment: Alignment) -> dict[str, list[int]]:
+    """Return which of the suspect's parameters the reference may have as weights used alone.
+
+    A layer of the user's own uses a weight that a module has as a bias, a dense layer or a table,
+    or that it computes something of first. Only what is left over is taken.
+
+    Returns:
+        By the parameter's name, the shape that the reference's weight has without axes of size 1.
+    """
+    taken = set(alignment.pairs.values())
+    alone = [tuple(c.roles["value"]) for i, c in enumerate(left.calls)
+             if c.kind == "weight" and i not in alignment.pairs]  # fmt: skip
+    shapes: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+    for j, call in enumerate(right.calls):
+        for part in call.key.split(";")[:-1] if j not in taken and call.kind != "weight" else ():
+            role, _, place = part.partition("=")
+            shapes[place.partition("[")[0]].append(tuple(n for n in call.roles[role] if n != 1))
+    found: dict[str, list[int]] = {}
+    for name, own in shapes.items():
+        fits = [s for s in alone if s in own or s[::-1] in own]
+        if fits:
+            alone.remove(fits[0])
+            found[name] = list(fits[0])
+    for name, size in right.uncovered:
+        fits = [s for s in alone if math.prod(s) == size]
+        if fits and name not in found:
+            alone.remove(fits[0])
+            found[name] = list(fits[0])
     return found
 
 

@@ -101,10 +101,15 @@ def conclude(
 
 
 def _say_what_came_before(differences: list[Difference]) -> None:
-    """Add to differences of training steps that outputs differ, or gradients."""
+    """Add to differences of training steps that outputs differ, gradients or statistics."""
     steps = [d for d in differences if d.what in _IN_STEPS]
-    for word, effect in (("outputs", "output"), ("gradients", "training")):
-        if any(d.fails and d.effect == effect and d not in steps for d in differences):
+    before = [d for d in differences if d.fails and d not in steps]
+    for word, found in (
+        ("outputs", [d for d in before if d.effect == "output"]),
+        ("gradients", [d for d in before if d.effect == "training" and d.what != "statistics"]),
+        ("statistics", [d for d in before if d.what == "statistics"]),
+    ):
+        if found:
             for d in steps:
                 d.detail = f"{d.detail}; {word} {ALREADY}".removeprefix("; ")
             return

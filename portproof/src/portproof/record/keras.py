@@ -1,8 +1,9 @@
 """Record and replay any Keras 3 model, on the backend that Keras runs on."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -93,7 +94,9 @@ class KerasModel:
         self._optimizers: dict[str, Any] | None = None
         """Of the model before its first training, by attribute."""
 
-    def describe(self, inputs: list[np.ndarray]) -> dict[str, Any]:
+    def describe(
+        self, inputs: list[np.ndarray], opened: Mapping[str, Sequence[int]] = MappingProxyType({})
+    ) -> dict[str, Any]:
         """Return the graph of calls, as `Graph.to_dict` gives it."""
         self.example = inputs
         try:

@@ -124,6 +124,9 @@ class Recorder:
         ):
             self._bare |= {id(v): v for v in kinds.own_variables(layer)}
             kind = None
+        if kind is not None and kind.endswith("(unknown)"):
+            self._bare |= {id(v): v for v in kinds.own_variables(layer)}
+            kind = None
         if kind is None:
             return self.plain(layer, original, args, kwargs)
         if kind == "separable":

@@ -39,6 +39,7 @@ def train(
         raise SetUpError("the model is not compiled, so that it has no loss and no optimizer")
     found: Arrays = {}
     logged: list[float] = []
+    unsaid: list[bool] = []
     means: list[tuple[_Sums, _Sums]] = []
     penalties = [_penalty(model)]
     epochs: list[dict[str, float]] = []
@@ -50,7 +51,8 @@ def train(
                 model.jax_state_sync()  # during an epoch its trainer keeps the state aside
             found.update({f"step.{len(logged)}|{key}": a for key, a in weights().items()})
             rates.append(_rate(model.optimizer))
-            logged.append(float(logs["loss"]))
+            logged.append(float(logs.get("loss", 0.0)))
+            unsaid.append("loss" not in logs)
             means.append((means[-1][1] if batch else {}, _sums(model)))  # an epoch's begin anew
             penalties.append(_penalty(model))
 
@@ -64,7 +66,7 @@ def train(
     model.fit(given, **own)
     found.update({f"step.{len(logged)}|{key}": a for key, a in weights().items()})
     found |= {"losses": _of_steps(logged, means), "penalties": np.array(penalties[:-1])}
-    found["rates"] = np.array(rates)
+    found |= {"rates": np.array(rates), "unsaid": np.array(unsaid)}
     return found | metrics(epochs)
 
 

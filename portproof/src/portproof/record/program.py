@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,8 +51,16 @@ class Model(Protocol):
     recorder: Any
     """Of the last run: its `calls`."""
 
-    def describe(self, inputs: list[np.ndarray]) -> dict[str, Any]:
-        """Return the graph of calls, as `portproof.graph.calls.Graph.to_dict`."""
+    def describe(
+        self, inputs: list[np.ndarray], opened: Mapping[str, Sequence[int]] = MappingProxyType({})
+    ) -> dict[str, Any]:
+        """Return the graph of calls, as `portproof.graph.calls.Graph.to_dict`.
+
+        Args:
+            inputs: arrays of the shapes that are asked for.
+            opened: parameters of a module that are not a layer's but used by themselves, with the
+                shape that the other side's has.
+        """
 
     def weights(self) -> Arrays:
         """Return canonical weights by `key|role`, as they are now."""
@@ -320,7 +329,7 @@ def _some(a: np.ndarray) -> np.ndarray:
 def _answer(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
     given, what = read_arrays(request.get("given")), request["do"]
     if what == "describe":
-        return {"graph": model.describe(inputs_of(given))}
+        return {"graph": model.describe(inputs_of(given), request.get("opened", {}))}
     if what == "fill":
         return {"lost": model.fill(given)}
     if what == "first":

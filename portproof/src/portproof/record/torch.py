@@ -1,8 +1,9 @@
 """Record and replay any torch module, whose functions that own weights are its calls."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from portproof.record.torch_variants import described
 
 OUTPUT_SEED = 10**6
 """Seeds of the factors of the outputs' sum, beyond those of any call."""
-# Modules that drop whole samples by a probability of their own.
-DROPPING = {"StochasticDepth": "p", "DropPath": "drop_prob"}
+DROPPING = ("StochasticDepth", "DropPath", "DropConnect")
+"""Modules that drop whole samples by a probability of their own, by the names of their classes."""
+_PROBABILITIES = ("drop_prob", "p", "drop_rate", "drop_path", "drop_path_rate", "prob", "rate")
 
 
 def use_float64() -> None:
@@ -71,9 +73,11 @@ class TorchModel:
         self.recorder: Recorder
         self.example: list[np.ndarray] = []
 
-    def describe(self, inputs: list[np.ndarray]) -> dict[str, Any]:
+    def describe(
+        self, inputs: list[np.ndarray], opened: Mapping[str, Sequence[int]] = MappingProxyType({})
+    ) -> dict[str, Any]:
         """Return the graph of calls, as `Graph.to_dict` gives it."""
-        self.example = inputs
+        self.example, self.names.opened = inputs, opened
         self.layout = self._find_layout(inputs)
         for m in self.module.modules():
             detach(m)  # a sample alone tells less of a module than several
@@ -407,18 +411,28 @@ def _wrapped(module: nn.Module, recorder: Recorder) -> Iterator[None]:
     The latter return what they take in evaluation, and run no function that could be seen.
     """
     own = [m for m in module.modules() if adapter_of(m) is not None or _may_be_inferred(m)]
-    dropping = [m for m in module.modules() if type(m).__name__ in DROPPING and m not in own]
+    dropping = [(m, name) for m, name in _probabilities(module) if m not in own]
     for m in own:
         forward = m.forward
         m.forward = lambda *args, m=m, f=forward, **kwargs: recorder.adapted(m, f, args, kwargs)
-    for m in dropping:
-        rate = float(getattr(m, DROPPING[type(m).__name__]) or 0.0)
+    for m, name in dropping:
+        rate = float(getattr(m, name) or 0.0)
         m.forward = lambda x, rate=rate, f=m.forward: recorder.dropped(f(x), rate)
     try:
         yield
     finally:
-        for m in own + dropping:
+        for m in own + [m for m, _ in dropping]:
             del m.forward
+
+
+def _probabilities(module: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Return the modules that drop samples, each with the attribute that says how many."""
+    found = []
+    for m in module.modules():
+        names = [name for name in _PROBABILITIES if isinstance(getattr(m, name, None), int | float)]
+        if type(m).__name__ in DROPPING and names:
+            found.append((m, names[0]))
+    return found
 
 
 def _may_be_inferred(module: nn.Module) -> bool:
@@ -435,9 +449,7 @@ def _may_be_inferred(module: nn.Module) -> bool:
 @contextmanager
 def _training(module: nn.Module) -> Iterator[None]:
     """Put a module into training mode, dropping nothing; put it back to evaluation behind."""
-    rates = [
-        (m, DROPPING[type(m).__name__]) for m in module.modules() if type(m).__name__ in DROPPING
-    ]
+    rates = _probabilities(module)
     kept = [getattr(m, name) for m, name in rates]
     for m, name in rates:
         setattr(m, name, 0.0)

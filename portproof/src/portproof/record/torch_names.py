@@ -1,5 +1,6 @@
 """Which parameter, or which part of one, a torch tensor is."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ class Names:
         self.maps: dict[str, np.ndarray] = {}
         """For weights that are computed: where each number comes from, by place."""
         self.unreadable: set[str] = set()
+        self.opened: Mapping[str, Sequence[int]] = {}
+        """Parameters that are used by themselves, as the other side uses its own of this shape."""
 
     def owner(self, tensor: torch.Tensor) -> str | None:
         """Return the name of the parameter or buffer whose memory a tensor lies in."""

@@ -19,16 +19,14 @@ from portproof.graph.calls import Call
 from portproof.record.inferred import Inferred
 from portproof.record.program import Arrays, drops, factors, reorder
 from portproof.record.role import Role, role_of
+from portproof.record.torch_bare import BARE, with_bare_weights
 from portproof.record.torch_calls import (
     ATTENTION,
-    CONCATENATIONS,
     DROPOUTS,
     ELEMENTWISE_WEIGHTS,
     LOOKING,
-    PRODUCTS,
     READERS,
     RECURRENT,
-    WEIGHT,
     Spec,
     bind,
     signature_of,
@@ -56,8 +54,6 @@ from portproof.record.torch_tags import (
 )
 from portproof.record.torch_variants import variant_of
 
-BARE = {*ELEMENTWISE_WEIGHTS, *CONCATENATIONS, *PRODUCTS, "embedding"}
-"""Functions that may take a weight by itself."""
 BIASED = {"dense": "bias", "conv": "bias", "deconv": "bias"}
 SCALED = {"batch_norm", "layer_norm", "group_norm", "rms_norm"}
 
@@ -96,9 +92,9 @@ class Recorder(TorchFunctionMode):
         self.attention: tuple[int, int] | None = None
         """Within torch's attention: steps and samples, which it folds into one axis."""
         self.inputs: list[torch.Tensor] = []
-        self._read: dict[str, torch.Tensor] = {}
+        self.read: dict[str, torch.Tensor] = {}
         """What weights used by themselves gave, by name."""
-        self._uses: dict[str, tuple[str, tuple[int, ...], Role]] = {}
+        self.uses: dict[str, tuple[str, tuple[int, ...], Role]] = {}
         """How a layer's first call read a parameter: its kind, canonical strides, the role."""
         self.busy = False
         """Within a module that an adapter takes as one call."""
@@ -131,8 +127,8 @@ class Recorder(TorchFunctionMode):
             args = tuple(kwargs.pop(n) for n in ("query", "key", "value"))
             rate, kwargs["dropout_p"] = float(kwargs.get("dropout_p") or 0.0), 0.0
             self.awake += drops(rate if self.evaluates else 0.0)
-        if name in BARE:
-            args, kwargs = self._with_bare_weights(name, args, kwargs)
+        if name in BARE or self.names.opened:
+            args, kwargs = with_bare_weights(self, name, args, kwargs)
         tensors = list(tensors_of((args, kwargs)))
         weights = [t for t in tensors if self.names.is_weight(t)]
         xs = [t for t in tensors if not self.names.is_weight(t)]
@@ -208,69 +204,6 @@ class Recorder(TorchFunctionMode):
         key = self.replay.swaps.get(name)
         return func if key is None else variant_of(name, key, func)
 
-    def _with_bare_weights(self, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """Return arguments in which a weight that is used by itself is what a call gives."""
-        tensors = list(tensors_of((args, kwargs)))
-        weights = [t for t in tensors if self.names.is_weight(t)]
-        xs = [t for t in tensors if not self.names.is_weight(t)]
-        for weight in weights:
-            if self._is_bare(name, weight, xs, weights):
-                args, kwargs = replaced_in((args, kwargs), weight, self._bare_weight(weight))
-        return args, kwargs
-
-    def _is_bare(
-        self,
-        name: str,
-        weight: torch.Tensor,
-        xs: list[torch.Tensor],
-        weights: list[torch.Tensor],
-    ) -> bool:
-        """Return whether a weight is used by itself, and not as the weight of a layer.
-
-        Args:
-            name: of the function.
-            weight: one of its weights.
-            xs: its data.
-            weights: all of its weights.
-        """
-        if name in PRODUCTS:  # by a layer's weight in another sense, as a head reads an embedding
-            return any(self._is_of_another(name, w) for w in weights)
-        if name == "embedding":  # rows of fixed places
-            return isinstance(weight, nn.Parameter) and not any(tag_of(x).preds for x in xs)
-        owner = self.names.parameters.get(self.names.owner(weight) or "")
-        if owner is None or not owner.is_contiguous() or not any(tag_of(x).preds for x in xs):
-            return False
-        return name in CONCATENATIONS or self._spread(weight).variable.squeeze().ndim > 1
-
-    def _is_of_another(self, name: str, weight: torch.Tensor) -> bool:
-        """Return whether an earlier call read these numbers as another kind of weight."""
-        used = self._uses.get(self.names.owner(weight) or "")
-        return used is not None and used[:2] != ("dense", strides_of(name, weight))
-
-    def _bare_weight(self, weight: torch.Tensor) -> torch.Tensor:
-        """Note a weight that is used by itself as a call of its own; return what it gives.
-
-        Args:
-            weight: a parameter or a view of one; the whole parameter is the call's.
-        """
-        name = self.names.owner(weight)
-        assert name is not None
-        whole = self.names.parameters[name]
-        if name not in self._read:
-            self.number += 1
-            shape = tuple(whole.shape)
-            role = Role(whole, lambda a: a.squeeze(), lambda a: a.reshape(shape))
-            if name in self._uses:
-                role = replace(self._uses[name][2], variable=whole)
-            live = Live(Spec(WEIGHT, {"value": role}, data=""), lambda t, _: t, None)
-            index = self.start(live.spec, live, whole, [whole], Tag())
-            self._read[name] = self.finish(index, live, whole.view_as(whole))
-        given = self._read[name]
-        start = weight.storage_offset() - whole.storage_offset()
-        new = given.as_strided(weight.size(), weight.stride(), start)
-        put_tag(new, tag_of(given))
-        return new
-
     def _spec(
         self,
         func: Any,
@@ -296,7 +229,7 @@ class Recorder(TorchFunctionMode):
         kind = ELEMENTWISE_WEIGHTS.get(name)
         if kind and len(weights) == 1:
             role = {"shift": "beta", "scale": "gamma"}[kind]
-            return Spec(kind, {role: self._spread(weights[0])}, data="")
+            return Spec(kind, {role: self.spread(weights[0])}, data="")
         return Spec(
             f"{name} of parameters", {f"p{i}": Role(w) for i, w in enumerate(weights)}, data=""
         )
@@ -309,7 +242,7 @@ class Recorder(TorchFunctionMode):
             if self.names.is_weight(role.variable) or self.names.owner(role.variable) is not None
         }
 
-    def _spread(self, weight: torch.Tensor) -> Role:
+    def spread(self, weight: torch.Tensor) -> Role:
         """Return the role of a weight that is broadcast, without its axes of size 1."""
         sizes = [1 if s == 0 else n for n, s in zip(weight.shape, weight.stride(), strict=True)]
         core = weight.as_strided(sizes, weight.stride(), weight.storage_offset())
@@ -348,9 +281,9 @@ class Recorder(TorchFunctionMode):
             if role in spec.roles:
                 weight = spec.roles[role].variable
                 read = (spec.kind, strides_of(name, weight), spec.roles[role])
-                self._uses.setdefault(self.names.owner(weight) or "", read)
+                self.uses.setdefault(self.names.owner(weight) or "", read)
         run = self._runner(spec, func, args, kwargs, x)
-        if spec.kind in ("scale", "shift") and x.ndim > 2 and tag.channel == 1:
+        if spec.kind in ("scale", "shift", "prelu") and x.ndim > 2 and tag.channel == 1:
             spec.channels_first = True
         if spec.channels_first and x.ndim > 2 and tag.channel not in (None, 1):
             self.misfit = True

@@ -299,7 +299,7 @@ def _set_options(optimizer: Any, options: Mapping[str, Any]) -> None:
     decays = any(group.get("weight_decay") for group in optimizer.param_groups)
     for group in optimizer.param_groups:
         for name, value in options.items():
-            key = _NAMES.get(name, name)
+            key = name if name in group else _NAMES.get(name, name)
             if name in ("beta_1", "beta_2") and "betas" in group:
                 betas = list(group["betas"])
                 betas[int(name[-1]) - 1] = value
@@ -424,13 +424,14 @@ def described(module: nn.Module, trainers: Mapping[str, Any]) -> dict[str, Any]:
     if optimizer is None:
         clipping = _clipping(module, trainers)
         return {"loss": "training_step", "optimizer": unknown, "clipping": clipping}
-    named = [s.get("scheduler") if isinstance(s, dict) else s for s in schedules]
+    by_epoch = [s.get("scheduler") if isinstance(s, dict) else s for s in schedules
+                if not isinstance(s, dict) or s.get("interval", "epoch") == "epoch"]  # fmt: skip
     every = list(map(_words, optimizers))
     return {
         "loss": "training_step",
         "optimizer": ", ".join(every),
         "optimizers": every,
-        "schedules": ", ".join(type(s).__name__ for s in named if s is not None),
+        "schedules": ", ".join(type(s).__name__ for s in by_epoch if s is not None),
         "rule": type(optimizer).__name__,
         "options": _options(optimizer),
         "clipping": _clipping(module, trainers),
@@ -440,8 +441,11 @@ def described(module: nn.Module, trainers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _words(optimizer: Any) -> str:
-    options = getattr(optimizer, "defaults", {})
-    words = [f"{k}={v}" for k, v in options.items() if v and k not in _OF_THE_MACHINE]
+    groups = getattr(optimizer, "param_groups", None) or [{}]
+    told = {k: list(dict.fromkeys(str(group.get(k)) for group in groups))
+            for k in getattr(optimizer, "defaults", {}) if k not in _OF_THE_MACHINE}  # fmt: skip
+    words = [f"{k}={' or '.join(values)}" for k, values in told.items()
+             if values not in (["0"], ["0.0"], ["False"], ["None"])]  # fmt: skip
     return f"{type(optimizer).__name__}({', '.join(words)})"
 
 

@@ -65,6 +65,8 @@ def function_name(func: Any) -> str:
     return name.strip("_")
 
 
+REDUCING = {"squeeze", "select", "unbind", "mean", "sum", "amax", "amin", "max", "min", "prod"}
+"""Functions that may take an axis away, by its number."""
 _NARROW = {torch.float32: "", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _CASTS = {
     torch.Tensor.float: torch.float32,
@@ -186,15 +188,30 @@ def _moved(
     turned = _turned(name, [a for a in args if not isinstance(a, torch.Tensor)], kwargs, x.ndim)
     if turned is not None:
         return turned.index(axis)
-    if axis == 0:
-        return 0 if out.ndim and out.shape[0] == x.shape[0] else None
-    if out.ndim in {2, x.ndim}:
-        return 1 if out.ndim == 2 else axis
+    gone = _taken_away(name, args, kwargs, x.ndim) if out.ndim == x.ndim - 1 else None
+    if gone is not None:
+        return None if gone == axis else axis - (gone < axis)
+    if axis == 0 or out.ndim in {2, x.ndim}:
+        is_lost = axis == 0 and out.shape[:1] != x.shape[:1]
+        return None if is_lost else min(axis, 1) if out.ndim == 2 else axis
     is_kept = out.shape[: axis + 1] == x.shape[: axis + 1]
     if name in ("flatten", "reshape", "view") and is_kept:
         return axis
     is_last = axis == x.ndim - 1 and out.ndim > 0 and out.shape[-1] == x.shape[-1]
     return out.ndim - 1 if is_last else None
+
+
+def _taken_away(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], ndim: int) -> int | None:
+    """Return which axis an operation takes one place of, or sums up; None where it is not told."""
+    given = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    if name == "getitem":
+        parts = given if isinstance(given, tuple) else (given,)
+        ints = [n for n, part in enumerate(parts) if isinstance(part, int)]
+        is_plain = all(isinstance(part, int | slice) for part in parts)
+        return ints[0] if is_plain and len(ints) == 1 else None
+    if name in REDUCING and isinstance(given, int):
+        return given % ndim
+    return None
 
 
 def _folded(
@@ -259,7 +276,7 @@ def _order(
         return None if is_plain or start != width else np.concatenate(parts)
     if x.ndim > 2 and x.shape[0] == out.shape[0] and x[0].numel() == width:
         axis = tag.channel
-        if axis is None or axis in (0, x.ndim - 1):
+        if axis is None or axis in (0, x.ndim - 1) or axis >= x.ndim:
             return None
         places = np.arange(width).reshape(tuple(x.shape[1:]))
         return np.moveaxis(places, axis - 1, -1).reshape(-1)
