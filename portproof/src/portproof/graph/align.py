@@ -111,7 +111,9 @@ def parameters_to_open(left: Graph, right: Graph, alignment: Alignment) -> dict[
     for j, call in enumerate(right.calls):
         for part in call.key.split(";")[:-1] if j not in taken and call.kind != "weight" else ():
             role, _, place = part.partition("=")
-            shapes[place.partition("[")[0]].append(tuple(n for n in call.roles[role] if n != 1))
+            if not place.startswith("computed("):  # of parameters that no call uses themselves
+                shape = tuple(n for n in call.roles[role] if n != 1)
+                shapes[place.partition("[")[0]].append(shape)
     found: dict[str, list[int]] = {}
     for name, own in shapes.items():
         fits = [s for s in alone if s in own or s[::-1] in own]

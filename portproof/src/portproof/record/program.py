@@ -174,13 +174,15 @@ def factors(seeds: Sequence[int], shape: Sequence[int]) -> np.ndarray:
         seeds: one for each block of features.
         shape: of the output, canonical.
     """
+    if not shape:  # a single weight
+        return np.asarray(np.random.default_rng(seeds[0]).normal())
     block = (*shape[:-1], shape[-1] // len(seeds))
     drawn = [np.random.default_rng(seed).normal(size=block) for seed in seeds]
     return np.concatenate(drawn, -1)
 
 
 def reorder(role: Any, order: np.ndarray) -> None:
-    """Let a dense kernel's rows stand in canonical order."""
+    """Let a dense kernel's rows, or what a norm has for each feature, stand in canonical order."""
     canonical, native, back = role.canonical, role.native, np.argsort(order)
     role.canonical = lambda a: canonical(a)[order]
     role.native = lambda a: native(a[back])

@@ -78,6 +78,7 @@ class TorchModel:
     ) -> dict[str, Any]:
         """Return the graph of calls, as `Graph.to_dict` gives it."""
         self.example, self.names.opened = inputs, opened
+        self.names.maps, self.names.unreadable = {}, set()
         self.layout = self._find_layout(inputs)
         for m in self.module.modules():
             detach(m)  # a sample alone tells less of a module than several

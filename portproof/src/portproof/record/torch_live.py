@@ -24,6 +24,8 @@ class Live:
     """The axis that holds the samples."""
     rows: tuple[int, ...] | None = None
     """For (rows, F): the sizes of the axes that were folded into the first."""
+    keeps_order: bool = False
+    """Whether features come out in the order in which they went in."""
 
     def canonical(self, t: torch.Tensor, is_input: bool) -> np.ndarray:
         """Return activations with channels last, batch first and features in canonical order."""
@@ -36,7 +38,7 @@ class Live:
             t = t.unflatten(0, self.rows)
         if self.batch and t.ndim > self.batch:
             t = t.movedim(self.batch, 0)
-        if is_input and self.order is not None and t.ndim == 2:
+        if (is_input or self.keeps_order) and self.order is not None and t.ndim == 2:
             t = t[:, torch.from_numpy(self.order)]
         return t.numpy().copy()
 
@@ -44,7 +46,7 @@ class Live:
         """Return the inverse of `canonical`."""
         if self.spec.kind == WEIGHT:
             return torch.from_numpy(np.array(self.spec.roles["value"].native(a)))
-        if is_input and self.order is not None and a.ndim == 2:
+        if (is_input or self.keeps_order) and self.order is not None and a.ndim == 2:
             a = a[:, np.argsort(self.order)]
         t = torch.from_numpy(np.array(a))  # a copy, lest something in place write into it
         if self.batch and t.ndim > self.batch:

@@ -9,6 +9,9 @@ from torch import nn
 
 from portproof.record.torch_tags import tag_of
 
+_ASIDE = 0.25
+"""Beside a place's number: no function of a parameter, such as e⁰, is taken for another's place."""
+
 
 class Names:
     """The parameters and statistics of a module, found again by the memory they lie in."""
@@ -65,7 +68,8 @@ class Names:
         start = 0
         with torch.no_grad():
             for p in self.parameters.values():
-                p.copy_(torch.arange(start, start + p.numel(), dtype=p.dtype).reshape(p.shape))
+                places = torch.arange(start, start + p.numel(), dtype=p.dtype).reshape(p.shape)
+                p.copy_(places + _ASIDE)
                 start += p.numel()
 
     def learn(self, key: str, seen: np.ndarray) -> None:
@@ -76,8 +80,13 @@ class Names:
             seen: the weight, native layout.
         """
         total = sum(p.numel() for p in self.parameters.values())
-        ids = np.rint(seen).astype(np.int64)
-        whole = np.array_equal(ids, seen) and ids.size and np.min(ids) >= 0 and np.max(ids) < total
+        ids = np.rint(seen - _ASIDE).astype(np.int64)
+        whole = (
+            np.array_equal(ids, seen - _ASIDE)
+            and ids.size
+            and np.min(ids) >= 0
+            and np.max(ids) < total
+        )
         if whole and len(np.unique(ids)) == ids.size:
             self.maps[key] = ids
         else:
@@ -87,7 +96,7 @@ class Names:
         """Put numbers where a weight has its own."""
         with torch.no_grad():
             if self.owner(tensor) is not None:
-                tensor.detach().copy_(torch.from_numpy(np.ascontiguousarray(native)))
+                tensor.detach().copy_(torch.from_numpy(np.array(native, order="C")))
                 return
             if key not in self.maps:
                 return

@@ -55,6 +55,8 @@ from portproof.record.torch_tags import (
 from portproof.record.torch_variants import variant_of
 
 BIASED = {"dense": "bias", "conv": "bias", "deconv": "bias"}
+BY_FEATURE = {"batch_norm", "layer_norm", "rms_norm", "scale", "shift"}
+"""What treats each feature alike, whatever its place."""
 SCALED = {"batch_norm", "layer_norm", "group_norm", "rms_norm"}
 
 
@@ -274,9 +276,11 @@ class Recorder(TorchFunctionMode):
                 [a + c, b + d] for (a, b), (c, d) in zip(pads, more, strict=True)
             ]
             tag = tag_of(source)
-        order = tag.order if spec.kind == "dense" and x.ndim == 2 else None
+        keeps = spec.kind in BY_FEATURE
+        order = tag.order if (keeps or spec.kind == "dense") and x.ndim == 2 else None
         if order is not None:
-            reorder(spec.roles["kernel"], order)
+            for each in spec.roles.values() if keeps else [spec.roles["kernel"]]:
+                reorder(each, order)
         for role in ("kernel", "table"):
             if role in spec.roles:
                 weight = spec.roles[role].variable
@@ -290,7 +294,8 @@ class Recorder(TorchFunctionMode):
         batch, rows = tag.batch or 0, tag.rows if x.ndim == 2 else None
         if self.attention is not None and spec.kind == "dense":
             batch, rows = 1, self.attention if x.ndim == 2 else None
-        live = Live(spec, run, order, 0 if spec.channels_first else batch, rows)
+        first = 0 if spec.channels_first else batch
+        live = Live(spec, run, order, first, rows, keeps and order is not None)
         call = self.start(spec, live, source, xs if spec.data else [x], tag)
         return self.finish(call, live, self._swapped(name, func)(*args, **kwargs))
 
@@ -402,9 +407,11 @@ class Recorder(TorchFunctionMode):
         replay, call = self.replay, self.calls[index]
         self.raw[index] = self.number
         y = out[0] if isinstance(out, tuple) else out
-        channel = 1 if live.spec.channels_first else y.ndim - 1
+        channel = 1 if live.spec.channels_first else y.ndim - 1 if y.ndim else None
+        tag = own_tag(index, channel, live.batch, live.rows)
+        tag = replace(tag, order=live.order) if live.keeps_order else tag
         if replay.last and replay.last.get(index) != self.number:
-            put_tag(y, own_tag(index, channel, live.batch, live.rows))
+            put_tag(y, tag)
             call.out_shape = list(live.canonical(y, False).shape)
             return out
         replay.arrays[f"out.{index}"] = found = live.canonical(y, False)
@@ -424,7 +431,7 @@ class Recorder(TorchFunctionMode):
             if replay.train:
                 replay.leaves[index] = new.requires_grad_()
                 new = new.clone()  # a module in place must not write into a leaf
-        put_tag(new, own_tag(index, channel, live.batch, live.rows))
+        put_tag(new, tag)
         return (new, *out[1:]) if isinstance(out, tuple) else new
 
 
