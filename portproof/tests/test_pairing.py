@@ -9,10 +9,12 @@ PAIRS = Path(__file__).parent / "pairs"
 slow = pytest.mark.slow
 
 
-def verdict(name: str, port: str, *inputs: str, **options: object) -> Verdict:
-    files = PAIRS / "paired_keras.py", PAIRS / "paired_torch.py"
+def verdict(
+    name: str, port: str, *inputs: str, of: str = "paired", upto: str = "forward", **options: object
+) -> Verdict:
+    files = PAIRS / f"{of}_keras.py", PAIRS / f"{of}_torch.py"
     functions = [f"{file}:{of}" for file, of in zip(files, (name, port), strict=True)]
-    return check(*functions, inputs or ["6,8"], upto="forward", **options)
+    return check(*functions, inputs or ["6,8"], upto=upto, **options)
 
 
 def test_a_functional_model_is_paired_in_the_order_in_which_it_was_written() -> None:
@@ -54,3 +56,27 @@ def test_parts_in_another_order_pass_only_if_that_is_said_to_be_meant(
     assert str(difference.cause).startswith(f"{cause} in the reference")
     assert all(f"--pair '{a}={b}'" in str(difference.cause) for a, b in meant.items())
     assert verdict(name, port, pairs=list(meant.items())).passed
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("graph", ["5,4", "5,5"]),
+        pytest.param("convolution", ["8,8,3"], marks=slow),
+        pytest.param("scaled", ["3,6"], marks=slow),
+        pytest.param("patches", ["8,6,3"], marks=slow),
+        pytest.param("normed", ["6,6,2"], marks=slow),
+        pytest.param("summarised", ["6,3"], marks=slow),
+    ],
+)
+def test_weights_that_a_layer_of_the_users_own_uses_alone_match_those_of_a_module(
+    name: str, inputs: list[str]
+) -> None:
+    found = verdict(name, name, *inputs, of="opened", upto="gradients")
+    assert found.passed, str(found)
+
+
+@pytest.mark.slow
+def test_a_mistake_beside_such_a_weight_is_placed() -> None:
+    found = verdict("graph", "graph_turned", "5,4", "5,5", of="opened", upto="gradients")
+    assert [(d.what, d.cause) for d in found.failures] == [("between", None)], str(found)

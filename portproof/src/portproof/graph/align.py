@@ -102,7 +102,8 @@ def parameters_to_open(left: Graph, right: Graph, alignment: Alignment) -> dict[
     or that it computes something of first. Only what is left over is taken.
 
     Returns:
-        By the parameter's name, the shape that the reference's weight has without axes of size 1.
+        By the parameter's name, the shape that the reference's weight has without axes of size 1;
+        of a convolution that cuts into patches, of a dense layer's kernel over these.
     """
     taken = set(alignment.pairs.values())
     alone = [tuple(c.roles["value"]) for i, c in enumerate(left.calls)
@@ -114,7 +115,7 @@ def parameters_to_open(left: Graph, right: Graph, alignment: Alignment) -> dict[
             if not place.startswith("computed("):  # of parameters that no call uses themselves
                 shape = tuple(n for n in call.roles[role] if n != 1)
                 shapes[place.partition("[")[0]].append(shape)
-    found: dict[str, list[int]] = {}
+    found = _patches(left, right, alignment)
     for name, own in shapes.items():
         fits = [s for s in alone if s in own or s[::-1] in own]
         if fits:
@@ -126,6 +127,29 @@ def parameters_to_open(left: Graph, right: Graph, alignment: Alignment) -> dict[
             alone.remove(fits[0])
             found[name] = list(fits[0])
     return found
+
+
+def _patches(left: Graph, right: Graph, alignment: Alignment) -> dict[str, list[int]]:
+    """Return kernels of convolutions without overlap where the reference has dense layers."""
+    taken, found = set(alignment.pairs.values()), {}
+    dense = [tuple(c.roles["kernel"]) for i, c in enumerate(left.calls)
+             if c.kind == "dense" and i not in alignment.pairs and "kernel" in c.roles]  # fmt: skip
+    for j, call in enumerate(right.calls):
+        if j not in taken and call.kind == "conv" and _is_cutting(call):
+            *sizes, outs = call.roles["kernel"]
+            if (math.prod(sizes), outs) in dense:
+                dense.remove((math.prod(sizes), outs))
+                parts = dict(part.partition("=")[::2] for part in call.key.split(";"))
+                found[parts["kernel"]] = [math.prod(sizes), outs]
+    return found
+
+
+def _is_cutting(call: Call) -> bool:
+    """Return whether a convolution takes each place of its input once, in patches."""
+    settings, sizes = call.settings, list(call.roles["kernel"][:-2])
+    is_plain = settings.get("groups", 1) == 1 and set(settings.get("dilation", [1])) == {1}
+    pads = {n for pair in settings.get("padding", []) for n in pair}
+    return is_plain and settings.get("strides") == sizes and pads <= {0} and max(sizes) > 1
 
 
 def _alike(

@@ -43,6 +43,10 @@ def use_float64() -> None:
         from portproof.record.keras_exact import use_exact_constants
 
         use_exact_constants()
+    elif keras.backend.backend() == "jax":
+        from portproof.record.keras_exact import use_exact_attention
+
+        use_exact_attention()
     if keras.backend.backend() == "jax":
         import jax
 

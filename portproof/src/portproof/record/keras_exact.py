@@ -1,4 +1,4 @@
-"""What Keras on TensorFlow rounds to float32, or cannot compute, in a model of float64."""
+"""What Keras on TensorFlow or JAX rounds to float32, or cannot compute, in a model of float64."""
 
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +38,33 @@ def use_exact_constants() -> None:
         module.ops = _Exact()
     nn = keras.src.backend.nn
     nn.max_pool, nn.average_pool = (_in_two(pool) for pool in (nn.max_pool, nn.average_pool))
+    math, in_top_k = keras.src.backend.math, keras.src.backend.math.in_top_k
+    math.in_top_k = lambda targets, x, k: in_top_k(targets, ops.cast(x, "float32"), k)
+
+
+def use_exact_attention() -> None:
+    """Let attention on JAX, whose own has its scores in float32, be float64."""
+    fused = keras.src.backend.nn.dot_product_attention
+    if fused.__module__ == __name__:
+        return
+
+    def attention(
+        query: Any, key: Any, value: Any, bias: Any = None, mask: Any = None, scale: Any = None,
+        is_causal: bool = False, **options: Any,
+    ) -> Any:  # fmt: skip
+        if query.shape[-2:] != key.shape[-2:] or any(v is not None for v in options.values()):
+            return fused(query, key, value, bias, mask, scale, is_causal, **options)
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        scores = ops.einsum("btnh,bsnh->bnts", query, key) * scale
+        scores = scores if bias is None else scores + bias
+        if is_causal:
+            order = ops.tril(ops.ones(scores.shape[-2:], "bool"))
+            mask = order if mask is None else ops.logical_and(mask, order)
+        if mask is not None:  # as JAX's own: a row without any place is their mean
+            scores = ops.where(mask, scores, -0.7 * float(np.finfo(np.float64).max))
+        return ops.einsum("bnts,bsnh->btnh", ops.softmax(scores), value)
+
+    keras.src.backend.nn.dot_product_attention = attention
 
 
 def _in_two(pool: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -53,6 +54,8 @@ def _is_bare(
         weights: all of its weights.
     """
     held, names = recorder.names.owner(weight) or "", recorder.names
+    if name.startswith("conv") and len(names.opened.get(held, ())) == 2:
+        return False  # it cuts into patches, of which the other side has a dense layer
     if name not in BARE or held in names.opened:
         return held in names.opened
     if name in LOOKUPS:  # by an index: rows that are no view
@@ -107,9 +110,34 @@ def _role(recorder: "Recorder", name: str, function: str) -> Role:
     is_turned = core != tuple(wanted or core) or (
         wanted is not None and function == "linear" and len(set(core)) == 1
     )
+    if function.startswith("conv") and len(shape) > 2 and wanted is not None:
+        return Role(whole, lambda a: np.moveaxis(a, (0, 1), (-1, -2)),
+                    lambda a: np.moveaxis(a, (-1, -2), (0, 1)))  # fmt: skip
     if is_turned:
         return Role(whole, lambda a: a.reshape(core).T, lambda a: a.T.reshape(shape))
     return Role(whole, lambda a: a.squeeze(), lambda a: a.reshape(shape))
+
+
+def cut_into_patches(
+    recorder: "Recorder", spec: Spec, x: torch.Tensor
+) -> tuple[list[int] | None, list[int] | None]:
+    """Let a convolution be a dense layer of patches, if the other side has that.
+
+    Returns:
+        The patches' sizes, and how many there are along each axis.
+    """
+    kernel = spec.roles.get("kernel")
+    if spec.kind != "conv" or kernel is None:
+        return None, None
+    if recorder.names.owner(kernel.variable) not in recorder.names.opened:
+        return None, None
+    sizes = list(kernel.variable.shape[2:])
+    kept, inverse = kernel.canonical, kernel.native
+    shape = kept(kernel.variable.detach().numpy()).shape
+    kernel.canonical = lambda a: kept(a).reshape(-1, shape[-1])
+    kernel.native = lambda a: inverse(a.reshape(shape))
+    spec.kind, spec.settings = "dense", {}
+    return sizes, [n // size for n, size in zip(x.shape[2:], sizes, strict=True)]
 
 
 def _same(t: torch.Tensor, _: Any) -> torch.Tensor:

@@ -26,6 +26,10 @@ class Live:
     """For (rows, F): the sizes of the axes that were folded into the first."""
     keeps_order: bool = False
     """Whether features come out in the order in which they went in."""
+    cut: list[int] | None = None
+    """The sizes of the patches of which a convolution is a dense layer's."""
+    grid: list[int] | None = None
+    """How many patches there are along each axis."""
 
     def canonical(self, t: torch.Tensor, is_input: bool) -> np.ndarray:
         """Return activations with channels last, batch first and features in canonical order."""
@@ -34,6 +38,8 @@ class Live:
             return self.spec.roles["value"].canonical(t.numpy()).copy()
         if self.spec.channels_first and t.ndim > 2:
             t = t.movedim(1, -1)
+        if self.cut is not None:
+            t = _in_patches(t, self.cut) if is_input else t.flatten(1, -2)
         if self.rows is not None and t.ndim == 2:
             t = t.unflatten(0, self.rows)
         if self.batch and t.ndim > self.batch:
@@ -53,9 +59,32 @@ class Live:
             t = t.movedim(0, self.batch)
         if self.rows is not None:
             t = t.flatten(0, len(self.rows) - 1)
+        if self.cut is not None and self.grid is not None:
+            sizes = self.cut if is_input else [1] * len(self.cut)
+            t = _from_patches(t, sizes, self.grid)
         if self.spec.channels_first and t.ndim > 2:
             t = t.movedim(-1, 1)
         return t.contiguous()
+
+
+def _in_patches(t: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """Return a map (N, …, C) as patches (N, L, sizes · C), rows, columns and channels in order."""
+    rank = len(sizes)
+    for n, size in enumerate(sizes):
+        t = t.unflatten(1 + 2 * n, (-1, size))
+    order = [0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1]
+    return t.permute(order).flatten(1, rank).flatten(2)
+
+
+def _from_patches(t: torch.Tensor, sizes: list[int], grid: list[int]) -> torch.Tensor:
+    """Return the inverse of `_in_patches`."""
+    rank = len(sizes)
+    t = t.unflatten(-1, (*sizes, -1)).unflatten(1, grid)
+    order = [0, *(n for k in range(rank) for n in (1 + k, 1 + rank + k)), 2 * rank + 1]
+    t = t.permute(order)
+    for n in range(rank):
+        t = t.flatten(1 + n, 2 + n)
+    return t
 
 
 def strides_of(name: str, weight: torch.Tensor) -> tuple[int, ...]:

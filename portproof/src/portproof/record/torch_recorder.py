@@ -19,7 +19,7 @@ from portproof.graph.calls import Call
 from portproof.record.inferred import Inferred
 from portproof.record.program import Arrays, drops, factors, reorder
 from portproof.record.role import Role, role_of
-from portproof.record.torch_bare import BARE, with_bare_weights
+from portproof.record.torch_bare import BARE, cut_into_patches, with_bare_weights
 from portproof.record.torch_calls import (
     ATTENTION,
     DROPOUTS,
@@ -296,6 +296,7 @@ class Recorder(TorchFunctionMode):
             batch, rows = 1, self.attention if x.ndim == 2 else None
         first = 0 if spec.channels_first else batch
         live = Live(spec, run, order, first, rows, keeps and order is not None)
+        live.cut, live.grid = cut_into_patches(self, spec, source)
         call = self.start(spec, live, source, xs if spec.data else [x], tag)
         return self.finish(call, live, self._swapped(name, func)(*args, **kwargs))
 
