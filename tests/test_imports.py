@@ -60,6 +60,7 @@ SIDES = {
             "torch_calls",
             "torch_composite",
             "torch_live",
+            "torch_bare",
             "torch_losses",
             "torch_names",
             "torch_recorder",

@@ -197,8 +197,8 @@ def _handed_on(
 def _settle(left: Side, right: Side, replays: Replays) -> None:
     """Run both from the inputs on once more, with the constants that were found in both."""
     for name, rows in BATCHES:
-        left.start(rows, outputs_only=True)
-        right.start(rows, outputs_only=True)
+        left.start(rows, outputs_only=rows != ROWS)
+        right.start(rows, outputs_only=rows != ROWS)
         replays.settled.append((name, left.seen(), right.seen()))
 
 

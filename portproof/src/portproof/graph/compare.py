@@ -94,6 +94,7 @@ class Judge:
         for i, j in sorted(self.pairs.items()):
             self._call(i, j)
         self._outputs()
+        self.found.first = self._first(self.replays.left, self.replays.free)
         self.found.differences[:] = _joined_rates(self.found.differences)
 
     def add(
@@ -143,7 +144,7 @@ class Judge:
     def _call(self, i: int, j: int) -> None:
         """Judge one call, and the stretch before it."""
         a, b = self.left.calls[i], self.right.calls[j]
-        left, free, forced = self.replays.left, self.replays.free, self.replays.forced
+        left, forced = self.replays.left, self.replays.forced
         place = Place(a.owner, b.owner)
         out = left[f"out.{i}"]
         if not np.isfinite(out).all():
@@ -151,9 +152,6 @@ class Judge:
             return
         if not out.any():
             self.add("zero", a.kind, ("all zero", ""), "output", place, "it compares nothing")
-        whole = gap(out, fitted(free[f"out.{j}"], out.shape))
-        if not whole.within(gaps.END_TO_END) and self.found.first is None:
-            self.found.first = (a.owner, b.owner, whole)
         taken = left[f"in.{i}"]
         before = gap(taken, fitted(forced[f"in.{j}"], taken.shape))
         is_apart = not before.within(gaps.CALL)
@@ -225,9 +223,6 @@ class Judge:
             end = gap(left[name], forced[name])
             place = Place("the last call", label)
             sides = (ops_text(ours.between), ops_text(theirs.between))
-            whole = self.found.outputs[f"{label}, batch of {rows}"]
-            if not whole.within(gaps.END_TO_END) and self.found.first is None:
-                self.found.first = ("the last call", label, whole)
             if not end.within(gaps.CALL):
                 self.found.end_apart.append(k)
                 self.add("between", "before the " + label, sides, "output", _at(place, end))
@@ -240,9 +235,28 @@ class Judge:
 
     def outputs_settled(self) -> None:
         """Judge the outputs once more, with constants rounded to float32 in both."""
+        if self.replays.settled:
+            self.found.first = self._first(*self.replays.settled[0][1:])
         for batch, a, b in self.replays.settled:
             for k in range(len(self.left.outputs)):
                 self.found.settled[f"output {k}, {batch}"] = gap(a[f"final.{k}"], b[f"final.{k}"])
+
+    def _first(self, left: Arrays, free: Arrays) -> tuple[str, str, Gap] | None:
+        """Return where two runs from the inputs on part first, in the reference's order."""
+        for i, j in sorted(self.pairs.items()):
+            out = left[f"out.{i}"]
+            whole = gap(out, fitted(free[f"out.{j}"], out.shape))
+            if np.isfinite(out).all() and not whole.within(gaps.END_TO_END):
+                return self.left.calls[i].owner, self.right.calls[j].owner, whole
+        for k in range(len(self.left.outputs)):
+            whole = gap(left[f"final.{k}"], free[f"final.{k}"])
+            if not whole.within(gaps.END_TO_END):
+                return (
+                    "the last call",
+                    f"output {k}" if len(self.left.outputs) > 1 else "output",
+                    whole,
+                )
+        return None
 
     def gradients(self) -> None:
         """Judge training mode: what calls give, gradients to weights and outputs, statistics."""

@@ -230,6 +230,10 @@ def made_batches(reference: str) -> Arrays:
     arrays: Arrays = {}
     try:
         for k, (xs, y, *more) in enumerate(made):
+            if isinstance(xs, Mapping):
+                raise SetUpError(
+                    f"{reference}(): its inputs are a dictionary; give a list, in the model's order"
+                )
             several = xs if isinstance(xs, list | tuple) else [xs]
             found = {f"x.{k}.{i}": x for i, x in enumerate(several)}
             if isinstance(y, Mapping):
