@@ -89,7 +89,8 @@ def has_parts(layer: Any) -> bool:
 def is_the_same_at_each_step(layer: Any, x: Any) -> bool:
     """Return whether a TimeDistributed layer has neither a mask nor statistics that steps move."""
     norms = [part for part in layer._flatten_layers() if isinstance(part, L.BatchNormalization)]
-    return not norms and keras.src.backend.get_keras_mask(x) is None
+    is_plain = isinstance(layer.layer, L.Dense | L.Embedding)  # these heed no mask
+    return is_plain or (not norms and keras.src.backend.get_keras_mask(x) is None)
 
 
 def contracted(layer: Any) -> int:
