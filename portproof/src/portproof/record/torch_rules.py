@@ -67,6 +67,8 @@ def _adam(step: Callable[..., Any], kind: Any, epsilon: float) -> Callable[..., 
     """Return Adam's step with a rate and an ε for each step that make it Keras's."""
 
     def keras_step(self: Any, closure: Any = None) -> Any:
+        with torch.enable_grad():  # first, for it sees the groups as they are
+            loss = None if closure is None else closure()
         kept = [dict(group) for group in self.param_groups]
         for group in self.param_groups:
             counts = [self.state[p]["step"] for p in group["params"] if self.state.get(p)]
@@ -79,7 +81,8 @@ def _adam(step: Callable[..., Any], kind: Any, epsilon: float) -> Callable[..., 
             if group.get("decoupled_weight_decay"):  # by the rate, too
                 group["weight_decay"] = float(kind(group["weight_decay"])) / change
         try:
-            return step(self, closure)
+            step(self)
+            return loss
         finally:
             for group, before in zip(self.param_groups, kept, strict=True):
                 group.update({name: before[name] for name in ("eps", "lr", "weight_decay")})
