@@ -462,7 +462,7 @@ def test_maps_channels_first_and_penalties_that_the_optimizer_takes_over(
 def test_a_head_that_reads_the_embedding_is_a_right_port() -> None:
     assert checked("tied", "tied", "int11:7", where="trained_torch").passed
     verdict = checked("tied", "tied_not", "int11:7", where="trained_torch")
-    assert {"unmatched", "between"} <= {d.what for d in verdict.failures}
+    assert "sharing" in {d.what for d in verdict.failures}, str(verdict)
 
 
 @pytest.mark.slow
