@@ -33,7 +33,7 @@ def results_part() -> str:
 
 
 def seeds_part() -> str:
-    """Return what the seeds say of each variant, where both start from the same weights."""
+    """Return the sentences of the certificates of shared first weights, one for each variant."""
     found = json.loads(CERTIFICATE.read_text())["certificates"]
     return "\n".join(
         f"- {design['variant']}, {design['num_epochs']} epochs: {design['sentence']}"

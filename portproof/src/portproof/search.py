@@ -22,7 +22,7 @@ _LARGEST_SQUARE = 4096
 
 
 def scale(names: Sequence[str], apart: Callable[[dict[str, str]], float], other: str) -> str | None:
-    """Return by what the scores before a softmax must be taken, if that makes a stretch equal.
+    """Return the factor of the scores before a softmax that makes a stretch equal, in words.
 
     Args:
         names: of the functions there, of `SOFTMAX`.

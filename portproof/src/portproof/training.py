@@ -204,7 +204,7 @@ class Training:
         return self._apart(again, ours), again, merged
 
     def _reference(self, how: dict[str, Any]) -> Arrays:
-        """Return what the reference gives where it is trained otherwise, too."""
+        """Return the reference's training by its own arguments in `how`, carried out once."""
         given = how.get("reference", {})
         if repr(given) not in self._references:
             self.left.fill(self.carried.left)
