@@ -298,6 +298,7 @@ def test_a_conversion_is_judged_by_where_it_puts_weights() -> None:
         ("Adam(learning_rate=1, epsilon=1e-07)", "Adam(lr=1, eps=1e-08)", False),
         ("RMSprop(epsilon=1e-07)", "RMSprop(lr=1, eps=1e-07)", True),
         ("Adam(epsilon=1e-07)", "AdamW(eps=1e-07)", True),
+        ("Adam(epsilon=1e-07)", "Adam(eps=1e-07 or 1e-08)", False),  # in groups
         ("Adam(epsilon=1e-07)", "Adamax(eps=1e-07)", None),
         ("SGD(learning_rate=1)", "SGD(lr=1)", None),
         ("Adam(epsilon=1e-07)", "", None),

@@ -10,13 +10,13 @@ from portproof.graph.calls import Graph
 from portproof.graph.steps import PLACED, SWITCHES, placed
 
 Remedy = tuple[str, dict[str, Any]]
-"""A cause, and the arguments of a training without it, the suspect's but for `reference`."""
+"""A cause, and what the suspect's training without it is told; by `reference`, the other one's."""
 SINGLE = 1e-6
 """How far float32 takes an option's number at most, relative."""
 CLIPPED = "torch clips by the gradients' norm + 1e-6, and Keras by their norm"
 VELOCITY = "the learning rate is part of SGD's velocity in Keras, and a factor of it in torch"
 SPARSE = (
-    "Keras on TensorFlow squares a table's gradient at each place that reads a row, torch their sum"
+    "Keras on TensorFlow takes a table's gradient from each place that reads a row, torch their sum"
 )
 COUPLED = "weight decay is part of the gradient in the suspect, and not in the reference"
 TWO_BIASES = "two biases in the suspect, of which its optimizer moves both: one alone agrees"

@@ -35,7 +35,10 @@ def scale(names: Sequence[str], apart: Callable[[dict[str, str]], float], other:
 
     if not names:
         return None
-    nearest = min(_DOUBLINGS, key=at)
+    sizes = {doublings: at(doublings) for doublings in _DOUBLINGS}
+    nearest = min(sizes, key=lambda doublings: sizes[doublings])
+    if not math.isfinite(sizes[nearest]):
+        return None
     bounds, options = (nearest - 1, nearest + 1), {"xatol": 1e-9, "maxiter": 60}
     found = minimize_scalar(at, bounds=bounds, method="bounded", options=options)
     square = Fraction(4.0**found.x).limit_denominator(_LARGEST_SQUARE)
@@ -52,7 +55,7 @@ def preds_of_one_shape(
 ) -> list[list[int]]:
     """Return, for each stretch of a difference, the calls of one shape that lead to it.
 
-    None where they are too many, or the stretches have different numbers of them or share some.
+    No groups where they are too many, or stretches have different numbers of them or share some.
     """
     groups: list[list[int]] = []
     for place in d.places:

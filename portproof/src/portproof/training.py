@@ -159,7 +159,8 @@ class Training:
                             chosen.remove(one)
                             later, again, merged = made
                     return [each[0] for each in (*equal, *chosen, trial)], later, again, merged
-                has_effect = "reference" in trial[2] or not gap(
+                ours = self.ours["losses"], self._reference(merged)["losses"]
+                has_effect = not gap(*ours).within(LOSS) or not gap(
                     base[0]["losses"], again[0]["losses"]).within(LOSS)  # fmt: skip
                 if trial[0] == STARTS:
                     equal = [trial] if has_effect else []

@@ -149,7 +149,9 @@ def _is_cutting(call: Call) -> bool:
     settings, sizes = call.settings, list(call.roles["kernel"][:-2])
     is_plain = settings.get("groups", 1) == 1 and set(settings.get("dilation", [1])) == {1}
     pads = {n for pair in settings.get("padding", []) for n in pair}
-    return is_plain and settings.get("strides") == sizes and pads <= {0} and max(sizes) > 1
+    is_whole = all(n % size == 0 for n, size in zip(call.in_shape[1:-1], sizes, strict=False))
+    is_plain = is_plain and is_whole and pads <= {0}
+    return is_plain and settings.get("strides") == sizes and max(sizes) > 1
 
 
 def _alike(

@@ -112,6 +112,10 @@ def _ended(
                   for name in names)  # fmt: skip
     if momentum is not None and is_left and _is_average(left, momentum, k, arrays[0]):
         found.cause = "the moving average takes the weights' place (use_ema) in the reference alone"
+    if is_left and found.cause is None and (step := _put_back(left, k, arrays[0])) is not None:
+        found.cause = (
+            f"the weights of step {step + 1} are put back at the end in the reference alone"
+        )
     return (k, 1), found
 
 
@@ -126,6 +130,14 @@ def _is_average(graph: Graph, momentum: float, k: int, arrays: Arrays) -> bool:
         if not gap(arrays[f"step.{k}|{name}"], average).within(MOVED):
             return False
     return True
+
+
+def _put_back(graph: Graph, k: int, arrays: Arrays) -> int | None:
+    """Return the earlier step whose weights the last ones of k steps are; None where it is none."""
+    names = {f"{call.key}|{role}" for call in graph.calls for role in call.roles}
+    return next((n for n in range(k - 1) if all(
+        np.array_equal(arrays[f"step.{n}|{name}"], arrays[f"step.{k}|{name}"]) for name in names
+    )), None)  # fmt: skip
 
 
 def moved_apart(
@@ -151,7 +163,7 @@ def judge_metrics(left: Graph, right: Graph, ours: Arrays, theirs: Arrays) -> li
         if training.get("schedules") and len(ours["metrics"]) < 2:
             unseen.append(f"{training['schedules']} by epoch")
         if np.any(of.get("unsaid", False)):
-            unseen.append("losses, which training_step does not return,")
+            unseen.append("losses, which its step does not return,")
         training["not compared"] = ", ".join(unseen)
     found = []
     for name in first.keys() & second.keys() - SEEN:
@@ -175,27 +187,30 @@ def _by_name(arrays: Arrays) -> dict[str, np.ndarray]:
 def placed(left: Graph, right: Graph) -> tuple[str, bool, float] | None:
     """Return how ε stands in Keras's optimizer and torch's, whether it is the same, and Keras's.
 
-    Of several optimizers the first of a kind that both have; None where there is none.
+    Of several optimizers of one kind all count; None where Keras's have no ε in common, for one
+    alone can be tried, or where the two models have no such optimizers of one kind.
     """
-    first, second = (
-        {name: epsilon for name, epsilon in (_epsilon(text, word) for text in texts)
-         if name in PLACED and epsilon}
-        for word, graph in (("epsilon", left), ("eps", right))
-        for texts in (graph.about.get("training", {}).get("optimizers", ()),)
-    )  # fmt: skip
-    kinds = {name.rstrip("W"): epsilon for name, epsilon in second.items()}
-    for name, own in first.items():
-        if name.rstrip("W") in kinds:
-            text, theirs = PLACED[name].format(name), kinds[name.rstrip("W")]
-            is_same = own == theirs
-            return text if is_same else f"{text}, and it is {own:g} | {theirs:g}", is_same, own
+    ours, theirs = _epsilons(left, "epsilon"), _epsilons(right, "eps")
+    for name, own in ours.items():
+        other = set().union(*(v for n, v in theirs.items() if n.rstrip("W") == name.rstrip("W")))
+        if len(own) == 1 and other:
+            (value,) = own
+            text, is_same = PLACED[name].format(name), other == own
+            told = " or ".join(f"{each:g}" for each in sorted(other))
+            return text if is_same else f"{text}, and it is {value:g} | {told}", is_same, value
     return None
 
 
-def _epsilon(text: str, word: str) -> tuple[str, float]:
-    """Return an optimizer's name and its ε under its framework's word; 0 where it has none."""
-    found = re.search(rf"\b{word}=([\d.e+-]+)", text)
-    return text.partition("(")[0], float(found[1]) if found else 0.0
+def _epsilons(graph: Graph, word: str) -> dict[str, set[float]]:
+    """Return the ε of a model's optimizers, of all groups, under its framework's word for it."""
+    found: dict[str, set[float]] = {}
+    for text in graph.about.get("training", {}).get("optimizers", ()):
+        name, number = text.partition("(")[0], r"[\d.e+-]+"
+        told = re.search(rf"\b{word}=({number}(?: or {number})*)", text)
+        values = {float(value) for value in told[1].split(" or ")} - {0.0} if told else set()
+        if name in PLACED and values:
+            found[name] = found.get(name, set()) | values
+    return found
 
 
 def _shift(mine: np.ndarray, other: np.ndarray) -> float:

@@ -125,7 +125,7 @@ class Recorder:
             self._bare |= {id(v): v for v in kinds.own_variables(layer)}
             kind = None
         if kind is not None and kind.endswith("(unknown)"):
-            self._bare |= {id(v): v for v in kinds.own_variables(layer)}
+            self._bare |= {id(v): v for v in layer._trainable_variables if v.dtype[:5] == "float"}
             kind = None
         if kind is None:
             return self.plain(layer, original, args, kwargs)

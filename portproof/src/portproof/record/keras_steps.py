@@ -130,7 +130,7 @@ def _of_steps(logged: list[float], means: list[tuple[_Sums, _Sums]]) -> np.ndarr
         before, after = (np.array([side.get(name, np.zeros(2)) for side in sides])
                          for sides in zip(*means, strict=True))  # fmt: skip
         with np.errstate(divide="ignore", invalid="ignore"):
-            if np.allclose(after[:, 0] / after[:, 1], losses, rtol=1e-9, atol=0):
+            if np.allclose(after[:, 0] / after[:, 1], losses, rtol=1e-9, atol=0, equal_nan=True):
                 steps = after - before
                 return np.asarray(steps[:, 0] / steps[:, 1])
     return losses

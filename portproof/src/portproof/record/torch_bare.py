@@ -54,20 +54,21 @@ def _is_bare(
         weights: all of its weights.
     """
     held, names = recorder.names.owner(weight) or "", recorder.names
-    if name.startswith("conv") and len(names.opened.get(held, ())) == 2:
-        return False  # it cuts into patches, of which the other side has a dense layer
+    owner = names.parameters.get(held)
+    # One that cuts into patches is a dense layer on the other side.
+    is_cutting = name.startswith("conv") and len(names.opened.get(held, ())) == 2
+    if owner is None or not owner.is_contiguous() or is_cutting:
+        return False
     if name not in BARE or held in names.opened:
         return held in names.opened
     if name in LOOKUPS:  # by an index: rows that are no view
-        return held in names.parameters and bool(xs)
+        return bool(xs)
     if name in PRODUCTS:  # by a layer's weight in another sense, as a head reads an embedding
         return any(_is_of_another(recorder, name, w) for w in weights)
     if name == "embedding":  # rows of fixed places
         return isinstance(weight, nn.Parameter) and not any(tag_of(x).preds for x in xs)
-    owner = names.parameters.get(held)
-    is_read = owner is not None and owner.is_contiguous() and any(tag_of(x).preds for x in xs)
     is_core = name in CONCATENATIONS or recorder.spread(weight).variable.squeeze().ndim > 1
-    return is_read and is_core
+    return is_core and any(tag_of(x).preds for x in xs)
 
 
 def _is_of_another(recorder: "Recorder", name: str, weight: torch.Tensor) -> bool:

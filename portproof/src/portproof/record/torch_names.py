@@ -10,7 +10,7 @@ from torch import nn
 from portproof.record.torch_tags import tag_of
 
 _ASIDE = 0.25
-"""Beside a place's number: no function of a parameter, such as e⁰, is taken for another's place."""
+"""Beside a place's number, so that e⁰ is not taken for the place 1."""
 
 
 class Names:

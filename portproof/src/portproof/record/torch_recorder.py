@@ -280,7 +280,8 @@ class Recorder(TorchFunctionMode):
         order = tag.order if (keeps or spec.kind == "dense") and x.ndim == 2 else None
         if order is not None:
             for each in spec.roles.values() if keeps else [spec.roles["kernel"]]:
-                reorder(each, order)
+                if not keeps or each.variable.numel() == len(order):  # else it is one for all
+                    reorder(each, order)
         for role in ("kernel", "table"):
             if role in spec.roles:
                 weight = spec.roles[role].variable

@@ -6,7 +6,7 @@ import inspect
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextlib import ExitStack
 from functools import partial
 from itertools import product
@@ -380,11 +380,13 @@ def _double(value: Any) -> Any:
     """Return a batch with its numbers in float64, as the module's are: of a user's own loader."""
     if isinstance(value, torch.Tensor):
         return value.double() if value.is_floating_point() else value
-    if isinstance(value, Mapping):
-        return {name: _double(part) for name, part in value.items()}
-    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-        return type(value)(map(_double, value))
-    return value
+    if isinstance(value, MutableMapping):
+        made = copy.copy(value)
+        made.update({name: _double(part) for name, part in value.items()})
+        return made
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_double, value))
+    return type(value)(map(_double, value)) if type(value) in (list, tuple) else value
 
 
 def _package(module: nn.Module) -> str:

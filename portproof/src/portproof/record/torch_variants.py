@@ -441,7 +441,13 @@ def variant_of(name: str, key: str, func: Any) -> Callable[..., Any]:
         run = _one_single_factor(float(key.removeprefix("factor=")))
     elif key.startswith("scaled="):
         value = float(key.removeprefix("scaled="))
-        return lambda x, *args, **kwargs: func(x * value, *args, **kwargs)
+
+        def scaled(*args: Any, **kwargs: Any) -> Any:
+            if args:
+                return func(args[0] * value, *args[1:], **kwargs)
+            return func(**{**kwargs, "input": kwargs["input"] * value})
+
+        return scaled
     else:
         run = VARIANTS[name][key]
     return lambda *args, **kwargs: run(func, *args, **kwargs)
