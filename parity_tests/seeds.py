@@ -106,7 +106,7 @@ class Row:
 
     @property
     def key(self) -> str:
-        """Return what makes it this run: two rows with one key are the same run twice."""
+        """The run's identity, a digest: two rows with one key are the same run twice."""
         return _digest(self.plan, self.engine, self.recipe, self.machine, self.versions)
 
 

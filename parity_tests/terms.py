@@ -40,20 +40,20 @@ MEASURED = Path(__file__).parent / "float32-gaps.json"
 
 
 def float64_tolerance(rung: str, key: str) -> Tolerance:
-    """Return what float64 rounding allows at a rung."""
+    """Return the tolerance of float64 rounding at a rung."""
     if rung == "evaluation":
         return ACCURACY_FLOAT32 if key.endswith("accuracy") else TRAINING_FLOAT64
     return TRAINING_FLOAT64 if rung in {"optimizer", "training"} else ROUNDING_FLOAT64
 
 
 def terms_of(dtype: str, engines: Sequence[str]) -> Terms:
-    """Return what may differ between two engines in a precision, `float64` or `float32`."""
+    """Return the tolerances between two engines in a precision, `float64` or `float32`."""
     tolerance = float64_tolerance if dtype == "float64" else partial(float32_tolerance, engines)
     return Terms(dtype, tolerance)
 
 
 def float32_tolerance(engines: Sequence[str], rung: str, key: str) -> Tolerance:
-    """Return what float32 allows: the larger of the two engines' gaps with themselves, and room.
+    """Return the tolerance of float32: the larger of both engines' gaps with themselves, and room.
 
     Raises:
         ValueError: nothing was measured for this rung and key.

@@ -84,7 +84,7 @@ def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def find_dataset(data_dir: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return what to read: `data_dir`, `FASHION_MNIST_DIR`, or one of `usual_folders`.
+    """Return the folder to read: `data_dir`, `FASHION_MNIST_DIR`, or one of `usual_folders`.
 
     The first two are what the caller named and are taken as they are; the others count only
     where all four files are there.

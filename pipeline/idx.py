@@ -61,7 +61,7 @@ class IdxFile:
 
     @property
     def also_named(self) -> re.Pattern[str]:
-        """Return what names it has elsewhere: unzipped by Kaggle, EMNIST's, QMNIST's."""
+        """A pattern of the file's names elsewhere: unzipped by Kaggle, EMNIST's, QMNIST's."""
         part = "train" if self.name.startswith("train") else "(?:t10k|test)"
         kind = "images[-.]idx3-ubyte" if self.is_images else "labels[-.](?:idx1-ubyte|idx2-int)"
         return re.compile(rf"(|.*[-_]){part}-{kind}(?:\.gz)?")

@@ -128,7 +128,7 @@ def run_jobs(
 
 
 def _relay(job: Job, say: Callable[[str], None], forecast: Forecast) -> Callable[[str], None]:
-    """Return what says a line of `job`'s trainer, which prints one for each epoch it has kept."""
+    """Return a function that says a trainer's line; it prints one for each epoch it has kept."""
 
     def hear(line: str) -> None:
         with contextlib.suppress(RunError):  # there is no record yet

@@ -163,7 +163,7 @@ def experiment_id(client: "MlflowClient", artifacts: str | None) -> str:
 
 
 def tags_of(record: Record) -> dict[str, str]:
-    """Return what one looks for runs by: engine, variant, data, device and versions."""
+    """Return the tags by which runs are searched: engine, variant, data, device, versions."""
     packages: dict[str, Any] = record.environment.get("packages") or {}
     tags = {
         "engine": record.engine,

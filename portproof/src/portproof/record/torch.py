@@ -13,8 +13,8 @@ from torch import nn
 from portproof.adapter import adapter_of, detach
 from portproof.graph.calls import CHANNELS, Call, Graph, Output, order_of
 from portproof.record import torch_steps
-from portproof.record.inferred import may_be_inferred
 from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, one_line
+from portproof.record.torch_live import is_inferable
 from portproof.record.torch_names import Names
 from portproof.record.torch_recorder import Recorder, Replay
 from portproof.record.torch_tags import Tag, put_tag, tag_of
@@ -411,7 +411,7 @@ def _wrapped(module: nn.Module, recorder: Recorder) -> Iterator[None]:
 
     The latter return what they take in evaluation, and run no function that could be seen.
     """
-    own = [m for m in module.modules() if adapter_of(m) is not None or _may_be_inferred(m)]
+    own = [m for m in module.modules() if adapter_of(m) is not None or is_inferable(m)]
     dropping = [(m, name) for m, name in _probabilities(module) if m not in own]
     for m in own:
         forward = m.forward
@@ -434,17 +434,6 @@ def _probabilities(module: nn.Module) -> list[tuple[nn.Module, str]]:
         if type(m).__name__ in DROPPING and names:
             found.append((m, names[0]))
     return found
-
-
-def _may_be_inferred(module: nn.Module) -> bool:
-    """Return whether a module is of the user's own, with vectors of its own and nothing else."""
-    weights = dict(module.named_parameters())
-    is_torchs = type(module).__module__.partition(".")[0] == "torch"
-    is_whole = len(weights) == len(list(module.parameters(recurse=False)))
-    has_more = any(b.is_floating_point() for b in module.buffers()) or not is_whole
-    are_vectors = all(sum(size != 1 for size in p.shape) < 2 for p in weights.values())
-    are_vectors = are_vectors and all(0 not in p.stride() for p in weights.values())
-    return not is_torchs and not has_more and are_vectors and may_be_inferred(weights)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from portproof.record.inferred import NORMS, infer
+from portproof.record.inferred import NORMS, infer, may_be_inferred
 from portproof.record.torch_calls import WEIGHT, Spec
 
 
@@ -159,3 +159,14 @@ def infer_module(
             infer(module, run, tuple(x.shape), weights, NORMS)
         finally:
             fill(kept)
+
+
+def is_inferable(module: nn.Module) -> bool:
+    """Return whether a module is of the user's own, with vectors of its own and nothing else."""
+    weights = dict(module.named_parameters())
+    is_torchs = type(module).__module__.partition(".")[0] == "torch"
+    is_whole = len(weights) == len(list(module.parameters(recurse=False)))
+    has_more = any(b.is_floating_point() for b in module.buffers()) or not is_whole
+    are_vectors = all(sum(size != 1 for size in p.shape) < 2 for p in weights.values())
+    are_vectors = are_vectors and all(0 not in p.stride() for p in weights.values())
+    return not is_torchs and not has_more and are_vectors and may_be_inferred(weights)
