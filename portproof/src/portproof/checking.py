@@ -14,8 +14,8 @@ from portproof.graph.conclude import conclude, is_at
 from portproof.graph.inputs import InputSpec
 from portproof.graph.verdict import Difference, PortError, Verdict
 from portproof.passes import run_passes
-from portproof.programs import CheckError, Program, answers, environments, save
-from portproof.sides import Stored
+from portproof.programs import CheckError, Program, answers, environments
+from portproof.stored import Stored, save
 from portproof.training import even_shares
 
 __all__ = ["DEPTHS", "CheckError", "Difference", "PortError", "Verdict", "check"]

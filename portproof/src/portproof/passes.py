@@ -17,8 +17,9 @@ from portproof.graph.gaps import fitted
 from portproof.graph.inputs import EDGE_ROWS, InputSpec
 from portproof.graph.users import judge_conversion
 from portproof.graph.verdict import Difference
-from portproof.programs import CheckError, Program, answers, save
+from portproof.programs import CheckError, Program, answers
 from portproof.sides import BATCHES, ROWS, Arrays, Side
+from portproof.stored import save
 from portproof.training import Training
 
 

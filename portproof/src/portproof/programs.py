@@ -14,8 +14,6 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import IO, Any
 
-import numpy as np
-
 _PACKAGE = Path(__file__).parent
 # Only this package is lent to the other interpreter: its neighbours may be another Python's.
 _START = """
@@ -195,13 +193,6 @@ def answers(programs: Sequence[Program]) -> list[dict[str, Any]]:
     for program, answer in zip(programs, found, strict=True):
         program.memory = answer["gb"]
     return found
-
-
-def save(path: str, arrays: Mapping[str, np.ndarray]) -> str:
-    """Write arrays to an `.npz` file, uncompressed, and return its path."""
-    with open(path, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    return path
 
 
 def environments(count: int) -> list[dict[str, str]]:

@@ -1,6 +1,6 @@
 """One program of a check and what it recorded, as the comparison reads it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,8 @@ import numpy as np
 from portproof.graph.calls import Graph
 from portproof.graph.fused import Part, Split, joined_calls, joined_weights, split_fused
 from portproof.graph.inputs import EDGE_ROWS
-from portproof.programs import CheckError, Program, answers, save
+from portproof.programs import CheckError, Program, answers
+from portproof.stored import Stored, save
 
 BATCHES = (("batch of 4", 4), ("batch of 3", 3), ("single", 1), ("edge batch", EDGE_ROWS))
 """Full, partial and single batches, and one of wide numbers, zeros and small ids.
@@ -116,27 +117,3 @@ def fill(sides: Sequence[Side], weights: Arrays) -> None:
                 f"{side.program.side}: {len(lost)} weights did not keep what was put there: "
                 f"{lost[0].rpartition('|')[2]} of {lost[0].partition(';')[0]}"
             )
-
-
-class Stored(Mapping[str, np.ndarray]):
-    """The arrays of an `.npz` file, read one at a time: a large model's are never all held."""
-
-    def __init__(self, path: str) -> None:
-        self._file = np.load(path, allow_pickle=False)
-        self._names = set(self._file.files)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._names:
-            raise KeyError(name)
-        array: np.ndarray = self._file[name]
-        is_count = name.startswith("final.") and array.dtype.kind in "biu"
-        return array.astype(np.float64) if is_count else array  # bytes wrap when subtracted
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names

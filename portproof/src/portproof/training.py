@@ -21,8 +21,9 @@ from portproof.graph.steps import (
 )
 from portproof.graph.users import as_reference, judge_batches
 from portproof.graph.verdict import Difference
-from portproof.programs import CheckError, answers, save
-from portproof.sides import Arrays, Side, Stored, fill
+from portproof.programs import CheckError, answers
+from portproof.sides import Arrays, Side, fill
+from portproof.stored import Stored, save
 
 HERE: dict[str, Any] = {"accelerator": "cpu", "num_nodes": 1}
 ALONE = {**HERE, "devices": 1, "strategy": "auto"}

@@ -149,6 +149,43 @@ def test_local_gradients_are_of_the_call_alone() -> None:
     assert np.allclose(found[f"grad|{graph.calls[0].key}|kernel"], x[0].T @ factors)
 
 
+class Cut(nn.Module):
+    """A transposed convolution of which a slice cuts off the end, joined with what it came from."""
+
+    def __init__(self, cut):
+        super().__init__()
+        self.norm, self.cut = nn.BatchNorm2d(3), cut
+        self.up = nn.ConvTranspose2d(3, 3, 3, 2)
+
+    def forward(self, x):
+        x = self.norm(x)
+        return torch.cat([x[:, :, ::2, ::2], self.cut(self.up(x[:, :, ::4, ::4]))], 1)
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda y: y[..., :-1, :-1], lambda y: F.pad(y, (0, -1, 0, -1))], ids=["slice", "pad"]
+)
+def test_what_is_cut_off_right_behind_a_transposed_convolution_is_its_crop(cut) -> None:
+    model, graph, x = opened(lambda: Cut(cut), (8, 8, 3))
+    (call,) = [c for c in graph.calls if c.kind == "deconv"]
+    assert call.settings["crop"] == [[0, 1], [0, 1]]
+    assert call.out_shape == [4, 4, 4, 3]
+    free = model.replay(x, {}, {})
+    forced = model.replay(x, {}, free)
+    assert np.allclose(forced["alone.1"], free["out.1"], rtol=0, atol=1e-14)
+    trials = [{"call": 1, "settings": {"crop": [[1, 0], [1, 0]]}}]
+    assert model.vary(trials, free)["alone.0"].shape == (4, 4, 4, 3)
+
+
+def test_a_training_pass_that_fails_leaves_no_statistic_moved() -> None:
+    """Numbers of another shape are handed on first, which `cat` does not take."""
+    model, _, x = opened(lambda: Cut(lambda y: y[..., :-1, :-1]), (8, 8, 3))
+    force = {"out.1": np.ones((4, 3, 3, 3))}
+    moved = [model.replay(x, {"train": True}, given) for given in ({}, force)]
+    name = next(n for n in moved[0] if n.endswith("moving_mean"))
+    assert np.array_equal(moved[0][name], moved[1][name])
+
+
 def test_weights_that_are_no_permutation_of_parameters_are_said() -> None:
     _, graph, _ = opened(lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), (3,))
     assert len(graph.unreadable) == 1

@@ -1,8 +1,9 @@
 """Record and replay any Keras 3 model, on the backend that Keras runs on."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +18,7 @@ from portproof.record.keras_gradients import differentiate
 from portproof.record.keras_live import numbers
 from portproof.record.keras_recorder import Recorder, Replay
 from portproof.record.keras_watch import recording
-from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, one_line
+from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, Sink, one_line
 from portproof.record.role import Role
 
 OUTPUT_SEED = 10**6
@@ -178,9 +179,14 @@ class KerasModel:
             },
         ).to_dict()
 
+    def readers(self) -> dict[str, Callable[[], np.ndarray]]:
+        """Return by `key|role` what reads a canonical weight as it is at that moment."""
+        roles = self._roles(self.recorder).items()
+        return {key: partial(_read, role) for key, role in roles}
+
     def weights(self) -> Arrays:
         """Return canonical weights by `key|role`, as they are now."""
-        return {key: _read(role) for key, role in self._roles(self.recorder).items()}
+        return {name: read() for name, read in self.readers().items()}
 
     def native(self) -> Arrays:
         """Return weights as Keras has them, by path."""
@@ -209,27 +215,43 @@ class KerasModel:
             if key in weights and not np.array_equal(_read(role), weights[key])
         ]
 
-    def replay(self, inputs: list[np.ndarray], how: Mapping[str, Any], given: Arrays) -> Arrays:
-        """Run the model and return what was seen; `how` and `given` as on the other side."""
+    def replay(
+        self,
+        inputs: list[np.ndarray],
+        how: Mapping[str, Any],
+        given: Mapping[str, np.ndarray],
+        found: Sink | None = None,
+    ) -> Any:
+        """Run the model and return what was seen; arguments as on the other side."""
+        found = {} if found is None else found
         try:
-            return self._replay(inputs, how, given, any_shape=True)
+            self._replay(inputs, how, given, found, any_shape=True)
         except Exception:
             if not given:
                 raise
-            return self._replay(inputs, how, given, any_shape=False)
+            found.clear()
+            self._replay(inputs, how, given, found, any_shape=False)
+        return found
 
     def _replay(
-        self, inputs: list[np.ndarray], how: Mapping[str, Any], given: Arrays, any_shape: bool
-    ) -> Arrays:
+        self,
+        inputs: list[np.ndarray],
+        how: Mapping[str, Any],
+        given: Mapping[str, np.ndarray],
+        found: Sink,
+        any_shape: bool,
+    ) -> None:
         replay = Replay(given, how.get("seeds", {}), bool(how.get("train")), any_shape)
         if replay.train:
-            return self._train(inputs, replay)
+            self._train(inputs, replay, found)
+            return
+        outputs_only = how.get("outputs_only")  # on other rows than those of single calls
+        replay.found = None if outputs_only else found
         recorder, outs = self._run(inputs, replay)
-        finals = {f"final.{i}": numbers(o) for i, o in enumerate(outs)}
-        if how.get("outputs_only"):  # on other rows than those that single calls are run on
-            return finals
-        self.recorder = recorder
-        return {**replay.tensors, **finals}
+        for i, out in enumerate(outs):
+            found[f"final.{i}"] = numbers(out)
+        if not outputs_only:
+            self.recorder = recorder
 
     def train(
         self, batches: list[Batch], swaps: Mapping[str, str], overrides: Mapping[str, Any]
@@ -248,7 +270,7 @@ class KerasModel:
                 self.model, self.options, batches, self.weights, self._structured
             )
 
-    def vary(self, trials: list[dict[str, Any]], given: Arrays) -> Arrays:
+    def vary(self, trials: list[dict[str, Any]], given: Mapping[str, np.ndarray]) -> Arrays:
         """Return nothing: single calls are varied in torch, whose functions take settings."""
         return {}
 
@@ -291,8 +313,8 @@ class KerasModel:
             for name, role in live.roles.items()
         }
 
-    def _train(self, inputs: list[np.ndarray], replay: Replay) -> Arrays:
-        """Return what one training pass gives: gradients of the sums, and moved statistics."""
+    def _train(self, inputs: list[np.ndarray], replay: Replay, found: Sink) -> None:
+        """Note what one training pass gives: gradients of the sums, and moved statistics."""
         for i, (call, live) in enumerate(zip(self.recorder.calls, self.recorder.live, strict=True)):
             wanted = replay.force.get(f"out.{i}")
             if wanted is None or len(wanted.shape) != len(call.out_shape):
@@ -309,7 +331,7 @@ class KerasModel:
         boxes: list[Recorder] = []
 
         def total(leaves: dict[int, Any], xs: list[Any]) -> tuple[Any, dict[str, Any]]:
-            replay.leaves, replay.sums, replay.tensors = leaves, [], {}
+            replay.leaves, replay.sums, replay.given = leaves, [], {}
             recorder, outs = self._forward(xs, replay)
             boxes.append(recorder)
             for i, out in enumerate(outs):
@@ -319,7 +341,7 @@ class KerasModel:
                 replay.sums.append(ops.sum(out * ops.convert_to_tensor(factors)))
             if not replay.sums:
                 raise SetUpError(NOTHING_REAL)
-            seen = {**replay.tensors, **{f"final.{i}": o for i, o in enumerate(outs)}}
+            seen = {**replay.given, **{f"final.{i}": o for i, o in enumerate(outs)}}
             return sum(replay.sums[1:], replay.sums[0]), seen
 
         try:
@@ -335,13 +357,14 @@ class KerasModel:
             for v, a in zip(self.model.non_trainable_variables, kept, strict=True):
                 v.assign(a)
         lives = boxes[-1].live
-        found: Arrays = {}
         for name, value in seen.items():
             kind, _, index = name.partition(".")
             a = numbers(value)
             found[name] = lives[int(index)].canonical(a, False) if kind == "out" else a
-        found |= {f"leaf.{i}": lives[i].canonical(g, False) for i, g in leaf_grads.items()}
-        found |= {f"input.{i}": g for i, g in input_grads.items()}
+        for i, g in leaf_grads.items():
+            found[f"leaf.{i}"] = lives[i].canonical(g, False)
+        for i, g in input_grads.items():
+            found[f"input.{i}"] = g
         by_id = dict(zip(trained, grads, strict=True))
         for key, role in roles.items():
             if role.is_statistic:
@@ -349,7 +372,6 @@ class KerasModel:
             elif id(role.variable) in by_id:
                 g = by_id[id(role.variable)]
                 found[f"grad|{key}"] = role.canonical(g if role.part is None else g[role.part])
-        return found
 
     def _native_shape(self, index: int, wanted: np.ndarray) -> tuple[int, ...]:
         own = self.recorder.native_shapes[index]

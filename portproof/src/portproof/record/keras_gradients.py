@@ -50,7 +50,7 @@ def _tensorflow(
         scalar, seen = total(leaves, xs)
     sources = [v.value for v in trained] + list(leaves.values()) + list(floats.values())
     grads = [
-        np.zeros(tuple(s.shape)) if g is None else np.array(tf.convert_to_tensor(g))
+        np.zeros(tuple(s.shape)) if g is None else np.asarray(tf.convert_to_tensor(g))
         for s, g in zip(sources, tape.gradient(scalar, sources), strict=True)
     ]
     return _split(grads, trained, leaves, floats, seen, states)
@@ -71,7 +71,7 @@ def _torch(
     scalar.backward()
     sources = [v.value for v in trained] + list(own.values()) + list(floats.values())
     grads = [
-        np.zeros(tuple(s.shape)) if s.grad is None else s.grad.detach().cpu().numpy().copy()
+        np.zeros(tuple(s.shape)) if s.grad is None else s.grad.detach().cpu().numpy()
         for s in sources
     ]
     return _split(grads, trained, leaves, floats, seen, states)

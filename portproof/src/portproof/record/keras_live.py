@@ -96,7 +96,8 @@ def layout(
 
 def numbers(value: Any) -> np.ndarray:
     """Return a tensor's numbers as NumPy holds them, in memory of their own."""
-    return np.array(ops.convert_to_numpy(value))
+    a = ops.convert_to_numpy(value)
+    return a if a.flags.owndata and a.flags.writeable else np.array(a)
 
 
 def tensors(value: Any) -> list[Any]:

@@ -1,5 +1,7 @@
 """See every call of a Keras layer that owns weights, and what runs between, on any backend."""
 
+import itertools
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -17,7 +19,7 @@ from portproof.record import keras_layers as kinds
 from portproof.record.inferred import infer
 from portproof.record.keras_composite import recurrent, separable, time_distributed
 from portproof.record.keras_live import Live, Tag, layout, numbers, tensors
-from portproof.record.program import Arrays, SetUpError, drops, factors, reorder
+from portproof.record.program import Arrays, SetUpError, Sink, drops, factors, reorder
 from portproof.record.role import Role
 
 MAX_OPS = 40
@@ -41,14 +43,17 @@ RECURRENT = ("lstm", "gru", "rnn")
 class Replay:
     """What one run does and finds."""
 
-    force: Arrays = field(default_factory=dict)
+    force: Mapping[str, np.ndarray] = field(default_factory=dict)
     seeds: Mapping[str, Sequence[int]] = field(default_factory=dict)
     train: bool = False
     any_shape: bool = True
     """Whether numbers of another shape than a call's own replace them too."""
     leaves: dict[int, Any] = field(default_factory=dict)
     """In training: backend tensors that replace what calls give."""
-    tensors: dict[str, Any] = field(default_factory=dict)
+    found: Sink | None = None
+    """Takes what is seen at each call in evaluation; None where that is not asked for."""
+    given: dict[str, Any] = field(default_factory=dict)
+    """In training: backend tensors that calls give, by `out.i`."""
     sums: list[Any] = field(default_factory=list)
 
 
@@ -72,7 +77,8 @@ class Recorder:
         """What each call gives, in the layer's own layout."""
         self.busy = 0
         self._tags: dict[int, Tag] = {}
-        self._kept: list[Any] = []  # an id is a tensor's own only while it lives
+        self._numbers: dict[int, tuple[int, Any]] = {}
+        self._counter = itertools.count()
         self._inputs = {tuple(x.shape): f"input{i}" for i, x in reversed(list(enumerate(inputs)))}
         self._used: set[int] = set()
         for i, x in enumerate(inputs):
@@ -93,8 +99,20 @@ class Recorder:
 
     def put(self, tensor: Any, tag: Tag) -> None:
         """Note where a tensor comes from."""
-        self._kept.append(tensor)
+        self._number(tensor)
         self._tags[id(tensor)] = replace(tag, ops=tag.ops[-MAX_OPS:])
+
+    def _number(self, tensor: Any) -> int:
+        """Return a number of a tensor's own; an id is that only while the tensor lives."""
+        key = id(tensor)
+
+        def forget(_: Any) -> None:
+            self._tags.pop(key, None)
+            self._numbers.pop(key, None)
+
+        if key not in self._numbers:
+            self._numbers[key] = (next(self._counter), weakref.ref(tensor, forget))
+        return self._numbers[key][0]
 
     def _joined(self, tensors: list[Any]) -> Tag:
         tags = [self.tag(t) for t in tensors]
@@ -258,7 +276,7 @@ class Recorder:
         first = self.tag(x)
         call = Call(owner, "", kind, preds=sorted(tag.preds, key=str), settings=settings)
         call.between, call.drops = list(first.ops), list(tag.drops)
-        call.siblings = f"t{id(x)}"
+        call.siblings = f"t{self._number(x)}"
         for name, role in live.roles.items():
             path = role.variable.path
             part = "" if role.part is None else f"[{role.part}]"
@@ -275,12 +293,13 @@ class Recorder:
         self.native_shapes.append(tuple(y.shape))
         call.in_shape = list(_merged(x.shape, live, True))
         call.out_shape = list(_merged(y.shape, live, False))
-        if not replay.train:
-            replay.tensors[f"in.{index}"] = live.canonical(numbers(x), True)
-            replay.tensors[f"out.{index}"] = live.canonical(numbers(y), False)
-            self._alone(index, live, x)
-        else:
-            replay.tensors[f"out.{index}"] = y
+        if replay.train:
+            replay.given[f"out.{index}"] = y
+        elif replay.found is not None:
+            replay.found[f"in.{index}"] = live.canonical(numbers(x), True)
+            replay.found[f"out.{index}"] = live.canonical(numbers(y), False)
+            self._alone(index, live, x, replay.found)
+        live.run = _is_over  # it holds what the call took
         if str(index) in replay.seeds:
             drawn = live.native(factors(replay.seeds[str(index)], call.out_shape), y, False)
             replay.sums.append(ops.sum(y * ops.convert_to_tensor(drawn)))
@@ -304,12 +323,12 @@ class Recorder:
             keras.src.backend.set_keras_mask(new, mask)
         return new
 
-    def _alone(self, index: int, live: Live, x: Any) -> None:
+    def _alone(self, index: int, live: Live, x: Any, found: Sink) -> None:
         wanted = self.replay.force.get(f"in.{index}")
         given = None if wanted is None else live.native(wanted, x, True)
         if given is not None:
             y = live.run(ops.convert_to_tensor(given, dtype=x.dtype))
-            self.replay.tensors[f"alone.{index}"] = live.canonical(numbers(y), False)
+            found[f"alone.{index}"] = live.canonical(numbers(y), False)
 
     def plain(self, op: Any, original: Any, args: Any, kwargs: Any) -> Any:
         """Run an operation or a layer that owns no weights; note it for what comes behind."""
@@ -433,6 +452,10 @@ def _rate(op: Any) -> float:
         if getattr(op, name, None) is not None:
             return getattr(op, name)
     return 0.0
+
+
+def _is_over(_: Any) -> Any:
+    raise AssertionError("a call of Keras is run alone while it is noted, and not later")
 
 
 def _shape(role: Role) -> list[int]:

@@ -24,6 +24,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from portproof.stored import Stored, Writer, save
+
 _NOT_THE_USERS = (
     str(Path(__file__).parents[1]),
     sysconfig.get_path("stdlib"),
@@ -32,6 +34,8 @@ _NOT_THE_USERS = (
 )
 """What a line of the user's own code has in none of its file names."""
 Arrays = dict[str, np.ndarray]
+Sink = Arrays | Writer
+"""What takes arrays by name."""
 Batch = tuple[list[np.ndarray], Any, list[np.ndarray]]
 """Inputs, targets (an array, a list or a dictionary of them) and weights, if any, of one step."""
 
@@ -62,8 +66,8 @@ class Model(Protocol):
                 shape that the other side's has.
         """
 
-    def weights(self) -> Arrays:
-        """Return canonical weights by `key|role`, as they are now."""
+    def readers(self) -> dict[str, Callable[[], np.ndarray]]:
+        """Return by `key|role` what reads a canonical weight as it is at that moment."""
 
     def native(self) -> Arrays:
         """Return weights as the framework has them, by its own names."""
@@ -74,8 +78,14 @@ class Model(Protocol):
     def fill(self, weights: Mapping[str, np.ndarray]) -> list[str]:
         """Put canonical weights `key|role` in place; return those that did not stay."""
 
-    def replay(self, inputs: list[np.ndarray], how: Mapping[str, Any], given: Arrays) -> Arrays:
-        """Run the model and return what was seen at each call."""
+    def replay(
+        self,
+        inputs: list[np.ndarray],
+        how: Mapping[str, Any],
+        given: Mapping[str, np.ndarray],
+        found: Sink | None = None,
+    ) -> Any:
+        """Run the model and put what is seen at each call into `found`, by itself a dictionary."""
 
     def train(
         self, batches: list[Batch], swaps: Mapping[str, str], overrides: Mapping[str, Any]
@@ -88,7 +98,7 @@ class Model(Protocol):
             overrides: arguments of a Trainer that outdo the user's own.
         """
 
-    def vary(self, trials: list[dict[str, Any]], given: Arrays) -> Arrays:
+    def vary(self, trials: list[dict[str, Any]], given: Mapping[str, np.ndarray]) -> Arrays:
         """Run single calls with other settings."""
 
 
@@ -198,20 +208,6 @@ def drops(rate: float, what: str = "") -> tuple[str, ...]:
     return (f"{rate:.6g} {what}".strip(),) if rate else ()
 
 
-def read_arrays(path: str | None) -> Arrays:
-    """Read all arrays of an `.npz` file; none where `path` is None."""
-    if path is None:
-        return {}
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
-
-
-def write_arrays(path: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays to an `.npz` file, uncompressed."""
-    with open(path, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
 def inputs_of(arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Return `x0`, `x1`, … in order."""
     count = sum(1 for name in arrays if name[:1] == "x" and name[1:].isdigit())
@@ -300,7 +296,7 @@ def serve(open_model: Callable[[str], tuple[Model, dict[str, Any]]]) -> None:
             if request["do"] == "open":
                 model, answer = open_model(request["reference"])
             elif request["do"] == "batches":
-                write_arrays(request["out"], made_batches(request["reference"]))
+                save(request["out"], made_batches(request["reference"]))
                 answer = {}
             else:
                 assert model is not None
@@ -333,30 +329,35 @@ def _some(a: np.ndarray) -> np.ndarray:
 
 
 def _answer(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
-    given, what = read_arrays(request.get("given")), request["do"]
+    path, what = request.get("given"), request["do"]
+    given: Mapping[str, np.ndarray] = Stored(path) if path else {}
     if what == "describe":
         return {"graph": model.describe(inputs_of(given), request.get("opened", {}))}
     if what == "fill":
         return {"lost": model.fill(given)}
     if what == "first":
         frozen = {f"{c.key}|{role}" for c in model.recorder.calls for role in c.frozen}
-        weights, digest = model.weights(), hashlib.sha256()
-        for name in sorted(weights):
-            digest.update(name.encode() + np.ascontiguousarray(weights[name]).tobytes())
-        found = {f"first|{name}": a if name in frozen else _some(a) for name, a in weights.items()}
-        write_arrays(request["out"], found)
+        digest = hashlib.sha256()
+        with Writer(request["out"]) as out:
+            for name, read in sorted(model.readers().items()):
+                a = read()
+                digest.update(name.encode())
+                digest.update(np.ascontiguousarray(a).reshape(-1).view(np.uint8).data)
+                out[f"first|{name}"] = a if name in frozen else _some(a)
         return {"digest": digest.hexdigest()}
+    if what == "replay":
+        with Writer(request["out"]) as out:
+            model.replay(inputs_of(Stored(request["inputs"])), request, given, out)
+        return {}
     if what == "native":
         found = model.native()
     elif what == "convert":
         function = load_function(request["reference"])
-        call_function(request["reference"], lambda: model.convert(function, given))
-        found = {f"first|{name}": a for name, a in model.weights().items()}
+        call_function(request["reference"], lambda: model.convert(function, dict(given)))
+        found = {f"first|{name}": read() for name, read in model.readers().items()}
     elif what == "train":
-        found = model.train(batches_of(given), request["swaps"], request["overrides"])
-    elif what == "vary":
-        found = model.vary(request["trials"], given)
+        found = model.train(batches_of(dict(given)), request["swaps"], request["overrides"])
     else:
-        found = model.replay(inputs_of(read_arrays(request["inputs"])), request, given)
-    write_arrays(request["out"], found)
+        found = model.vary(request["trials"], given)
+    save(request["out"], found)
     return {}

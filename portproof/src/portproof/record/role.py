@@ -23,11 +23,12 @@ class Role:
 
     def value(self, numbers: np.ndarray) -> np.ndarray:
         """Return the weight, canonical, of the variable's numbers."""
-        return self.canonical(numbers) + self.added
+        value = self.canonical(numbers)
+        return value + self.added if self.added else value
 
     def stored(self, value: np.ndarray) -> np.ndarray:
         """Return the variable's numbers, up to its shape: the inverse of `value`."""
-        return self.native(value - self.added)
+        return self.native(value - self.added if self.added else value)
 
 
 def role_of(weight: Any) -> Role:

@@ -1,8 +1,9 @@
 """Record and replay any torch module, whose functions that own weights are its calls."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -11,13 +12,14 @@ import torch
 from torch import nn
 
 from portproof.adapter import adapter_of, detach
-from portproof.graph.calls import CHANNELS, Call, Graph, Output, order_of
+from portproof.graph.calls import CHANNELS, Graph, Output, order_of
 from portproof.record import torch_steps
-from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, one_line
+from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, Sink, one_line
+from portproof.record.role import Role
 from portproof.record.torch_live import is_inferable
-from portproof.record.torch_names import Names
+from portproof.record.torch_names import Names, differentiate, gradients, name_calls
 from portproof.record.torch_recorder import Recorder, Replay
-from portproof.record.torch_tags import Tag, put_tag, tag_of
+from portproof.record.torch_tags import Tag, axes_of, put_tag, tag_of
 from portproof.record.torch_variants import described
 
 OUTPUT_SEED = 10**6
@@ -85,12 +87,12 @@ class TorchModel:
         recorder, outs, _ = self._run(inputs, Replay())
         keys = self.keys
         self.recorder, self.last = recorder, dict(enumerate(recorder.raw))
-        self.axes = [list(_axes(o)) for o in outs]
+        self.axes = [list(axes_of(o)) for o in outs]
         tensors = self._weights(recorder)
         computed = [k for k, t in tensors.items() if self.names.owner(t) is None]
         if computed:
             self._learn_maps(inputs, computed)
-        _name_calls(recorder.calls)
+        name_calls(recorder.calls)
         outputs = [self._output(o) for o in outs]
         self._note_rates(inputs, recorder, outputs)
         uncovered = self.names.uncovered(tensors)
@@ -125,17 +127,14 @@ class TorchModel:
         self, inputs: list[np.ndarray], recorder: Recorder, outputs: list[Output]
     ) -> None:
         """Note the dropout rates that functions are told in training mode alone."""
-        kept = {name: b.detach().clone() for name, b in self.module.named_buffers()}
         self.module.train()
         try:
-            trained, outs, _ = self._run(inputs, Replay())
+            with _unmoved(self.module):
+                trained, outs, _ = self._run(inputs, Replay())
         except Exception:  # training mode is asked for, and judged, later on
             return
         finally:
             self.module.eval()
-            with torch.no_grad():
-                for name, b in self.module.named_buffers():
-                    b.copy_(kept[name])
         if [c.key for c in trained.calls] != [c.key for c in recorder.calls]:
             return
         for call, other in zip(recorder.calls, trained.calls, strict=True):
@@ -144,10 +143,17 @@ class TorchModel:
             for output, out in zip(outputs, outs, strict=True):
                 output.drops = list(tag_of(out).drops)
 
+    def readers(self) -> dict[str, Callable[[], np.ndarray]]:
+        """Return by `key|role` what reads a canonical weight as it is at that moment."""
+        roles = self._roles(self.recorder).items()
+        return {key: partial(self._read, key, role) for key, role in roles}
+
+    def _read(self, key: str, role: Role) -> np.ndarray:
+        return role.value(self.names.read(key, role.variable)).copy()
+
     def weights(self) -> Arrays:
         """Return canonical weights by `key|role`, as they are now."""
-        roles = self._roles(self.recorder).items()
-        return {k: r.value(self.names.read(k, r.variable)).copy() for k, r in roles}
+        return {name: read() for name, read in self.readers().items()}
 
     def native(self) -> Arrays:
         """Return weights as torch has them, by name."""
@@ -175,26 +181,39 @@ class TorchModel:
             and not np.array_equal(role.value(role.variable.detach().numpy()), weights[key])
         ]
 
-    def replay(self, inputs: list[np.ndarray], how: Mapping[str, Any], given: Arrays) -> Arrays:
+    def replay(
+        self,
+        inputs: list[np.ndarray],
+        how: Mapping[str, Any],
+        given: Mapping[str, np.ndarray],
+        found: Sink | None = None,
+    ) -> Any:
         """Run the module and return what was seen.
 
         Args:
             inputs: channels last.
             how: `train`, `seeds` by call, `outputs_only`; `alone` False: run no call alone.
             given: `out.i` and `in.i` to force.
+            found: takes what is seen; a dictionary by itself.
         """
-        if not how.get("alone", True):
-            given = {name: a for name, a in given.items() if name.startswith("out.")}
+        found = {} if found is None else found
         try:
-            return self._replay(inputs, how, given, any_shape=True)
+            self._replay(inputs, how, given, found, any_shape=True)
         except RuntimeError:
             if not given:
                 raise
-            return self._replay(inputs, how, given, any_shape=False)
+            found.clear()
+            self._replay(inputs, how, given, found, any_shape=False)
+        return found
 
     def _replay(
-        self, inputs: list[np.ndarray], how: Mapping[str, Any], given: Arrays, any_shape: bool
-    ) -> Arrays:
+        self,
+        inputs: list[np.ndarray],
+        how: Mapping[str, Any],
+        given: Mapping[str, np.ndarray],
+        found: Sink,
+        any_shape: bool,
+    ) -> None:
         replay = Replay(
             given,
             how.get("seeds", {}),
@@ -202,15 +221,20 @@ class TorchModel:
             bool(how.get("train")),
             any_shape,
             how.get("swaps", {}),
+            how.get("alone", True),
         )
         if replay.train:
-            return self._train(inputs, replay)
+            replay.found = found
+            with _unmoved(self.module):
+                self._train(inputs, replay, found)
+            return
+        outputs_only = how.get("outputs_only")  # on other rows than those of single calls
+        replay.found = None if outputs_only else found
         recorder, outs, _ = self._run(inputs, replay)
-        finals = {f"final.{i}": self._final(o) for i, o in enumerate(outs)}
-        if how.get("outputs_only"):  # on other rows than those that single calls are run on
-            return finals
-        self.recorder = recorder
-        return {**replay.arrays, **finals}
+        for i, out in enumerate(outs):
+            found[f"final.{i}"] = self._final(out)
+        if not outputs_only:
+            self.recorder = recorder
 
     def train(
         self, batches: list[Batch], swaps: Mapping[str, str], overrides: Mapping[str, Any]
@@ -237,17 +261,18 @@ class TorchModel:
                 swaps,
             )
 
-    def _gradients(self, recorder: Recorder | None = None) -> Arrays:
-        """Return the gradients to all trained weights, by `key|role`."""
-        found = {}
-        for key, role in self._roles(recorder or self.recorder).items():
-            if not role.is_statistic and self.names.is_trained(role.variable):
-                native = self.names.gradient(key, role.variable)
-                if native is not None:
-                    found[key] = role.canonical(native)
-        return found
+    def _gradients(self) -> Arrays:
+        trained = self._trained(self.recorder)
+        return {key: a.copy() for key, a in gradients(trained, self.names)}
 
-    def vary(self, trials: list[dict[str, Any]], given: Arrays) -> Arrays:
+    def _trained(self, recorder: Recorder) -> dict[str, Role]:
+        return {
+            key: role
+            for key, role in self._roles(recorder).items()
+            if not role.is_statistic and self.names.is_trained(role.variable)
+        }
+
+    def vary(self, trials: list[dict[str, Any]], given: Mapping[str, np.ndarray]) -> Arrays:
         """Run single calls on `in.i` with other settings; those that cannot are left out."""
         found: Arrays = {}
         for number, trial in enumerate(trials):
@@ -334,7 +359,7 @@ class TorchModel:
 
     def _final(self, t: torch.Tensor) -> np.ndarray:
         """Return an output with samples first and channels last."""
-        return t.detach().permute(_axes(t)).numpy().copy()
+        return t.detach().permute(axes_of(t)).numpy().copy()
 
     def _output(self, t: torch.Tensor) -> Output:
         tag = tag_of(t)
@@ -365,11 +390,10 @@ class TorchModel:
             if key in computed:
                 self.names.learn(key, tensor.detach().numpy())
 
-    def _train(self, inputs: list[np.ndarray], replay: Replay) -> Arrays:
-        """Return what one training pass gives: gradients of the sums, and moved statistics."""
+    def _train(self, inputs: list[np.ndarray], replay: Replay, found: Sink) -> None:
+        """Note what one training pass gives: gradients of the sums, and moved statistics."""
         xs = [self._tensor(x, i) for i, x in enumerate(inputs)]
         xs = [x.requires_grad_() if x.is_floating_point() else x for x in xs]
-        kept = {name: b.detach().clone() for name, b in self.module.named_buffers()}
         self.module.zero_grad(set_to_none=True)
         with _training(self.module):
             recorder, outs, _ = self._forward([x.view_as(x) for x in xs], replay)
@@ -381,12 +405,14 @@ class TorchModel:
                 replay.sums.append((out * self._like(factors, out)).sum())
             if not replay.sums:
                 raise SetUpError(NOTHING_REAL)
-            torch.stack(replay.sums).sum().backward()
-        found = {name: a for name, a in replay.arrays.items() if name.startswith("out.")}
-        found |= {f"final.{i}": self._final(o) for i, o in enumerate(outs)}
+            for i, out in enumerate(outs):
+                found[f"final.{i}"] = self._final(out)
+            total = torch.stack(replay.sums).sum()
+            differentiate(total, self._trained(recorder), self.names, found)
         for i, leaf in replay.leaves.items():
             grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
             found[f"leaf.{i}"] = recorder.live[i].canonical(grad, False)
+            leaf.grad = None
         for i, x in enumerate(xs):
             if x.requires_grad:  # none reaches an input that is detached: zeros, as Keras has it
                 grad = torch.zeros_like(x) if x.grad is None else x.grad
@@ -395,14 +421,9 @@ class TorchModel:
         for key, role in (self._roles(self.recorder) | self._roles(recorder)).items():
             if role.is_statistic:
                 found[f"moved|{key}"] = role.canonical(role.variable.detach().numpy().copy())
-        found |= {f"grad|{key}": a for key, a in self._gradients(recorder).items()}
-        with torch.no_grad():
-            for name, b in self.module.named_buffers():
-                b.copy_(kept[name])
-        return found
 
     def _like(self, canonical: np.ndarray, out: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(canonical).permute(tuple(np.argsort(_axes(out))))
+        return torch.from_numpy(canonical).permute(tuple(np.argsort(axes_of(out))))
 
 
 @contextmanager
@@ -437,6 +458,18 @@ def _probabilities(module: nn.Module) -> list[tuple[nn.Module, str]]:
 
 
 @contextmanager
+def _unmoved(module: nn.Module) -> Iterator[None]:
+    """Put a module's buffers back behind a block, however it ends."""
+    kept = {name: b.detach().clone() for name, b in module.named_buffers()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, b in module.named_buffers():
+                b.copy_(kept[name])
+
+
+@contextmanager
 def _training(module: nn.Module) -> Iterator[None]:
     """Put a module into training mode, dropping nothing; put it back to evaluation behind."""
     rates = _probabilities(module)
@@ -452,17 +485,6 @@ def _training(module: nn.Module) -> Iterator[None]:
             setattr(m, name, rate)
 
 
-def _axes(t: torch.Tensor) -> tuple[int, ...]:
-    """Return the axes of an output in canonical order: samples, the rest, channels."""
-    tag, axes = tag_of(t), list(range(t.ndim))
-    channel = tag.channel if tag.channel is not None and tag.channel < t.ndim else None
-    if channel is not None and channel != tag.batch:
-        axes.append(axes.pop(axes.index(channel)))
-    if tag.batch is not None and tag.batch < t.ndim:
-        axes.insert(0, axes.pop(axes.index(tag.batch)))
-    return tuple(axes)
-
-
 def _outputs(out: Any) -> list[torch.Tensor]:
     """Return the tensors of what a module returns: in order, a dictionary's by key."""
     if isinstance(out, torch.Tensor):
@@ -473,21 +495,3 @@ def _outputs(out: Any) -> list[torch.Tensor]:
     if isinstance(out, tuple | list):
         return [t for v in out for t in _outputs(v)]
     return []
-
-
-def _name_calls(calls: list[Call]) -> None:
-    """Name each call by the module that owns its weights, or by the weight where that is shared."""
-    keys: dict[str, set[str]] = {}
-    for call in calls:
-        keys.setdefault(call.owner.rpartition(".")[0], set()).add(call.key)
-    for call in calls:
-        module = call.owner.rpartition(".")[0]
-        several = len(keys[module]) > 1
-        call.owner = call.owner if several or not module else module
-    named: dict[str, list[str]] = {}
-    for call in calls:
-        seen = named.setdefault(call.owner, [])
-        if call.key not in seen:
-            seen.append(call.key)
-        if seen.index(call.key):
-            call.owner += f"[{seen.index(call.key) + 1}]"

@@ -104,6 +104,35 @@ def cropped(func: Any, own: dict[str, Any], chosen: Mapping[str, Any]) -> torch.
     return full[(slice(None), slice(None), *parts)]
 
 
+def cropped_by(name: str, args: Any, kwargs: Any) -> list[list[int]] | None:
+    """Return what a slice, or padding by less than nothing, cuts off a map (N, C, …).
+
+    Returns:
+        How many places before and behind each axis; None where it does something else.
+    """
+    x = args[0] if args and isinstance(args[0], torch.Tensor) else None
+    if x is None or x.ndim < 3:
+        return None
+    if name == "pad":
+        pads = list(args[1] if len(args) > 1 else kwargs["pad"])
+        if len(pads) > 2 * (x.ndim - 2) or max(pads) > 0:
+            return None
+        pads += [0] * (2 * (x.ndim - 2) - len(pads))
+        return [[-pads[i], -pads[i + 1]] for i in range(len(pads) - 2, -1, -2)]
+    if name != "getitem":
+        return None
+    index = list(args[1]) if isinstance(args[1], tuple) else [args[1]]
+    if (places := [i for i, part in enumerate(index) if part is Ellipsis]) and len(places) == 1:
+        index[places[0] : places[0] + 1] = [slice(None)] * (x.ndim - len(index) + 1)
+    index += [slice(None)] * (x.ndim - len(index))
+    if not all(isinstance(part, slice) for part in index):
+        return None
+    cut = [part.indices(n) for part, n in zip(index, x.shape, strict=True)]
+    found = [[start, n - stop] for (start, stop, _), n in zip(cut, x.shape, strict=True)]
+    is_plain = all(step == 1 for *_, step in cut) and found[:2] == [[0, 0], [0, 0]]
+    return found[2:] if is_plain else None
+
+
 def tensors_of(value: Any) -> Iterator[torch.Tensor]:
     """Yield the tensors in a structure, in order."""
     if isinstance(value, torch.Tensor):

@@ -1,14 +1,19 @@
 """Which parameter, or which part of one, a torch tensor is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from portproof.graph.calls import Call
+from portproof.record.program import SetUpError, Sink
+from portproof.record.role import Role
 from portproof.record.torch_tags import tag_of
 
+LARGE = 10**6
+"""Numbers of a weight whose gradient is not held until all are there."""
 _ASIDE = 0.25
 """Beside a place's number, so that e⁰ is not taken for the place 1."""
 
@@ -116,18 +121,17 @@ class Names:
         return np.concatenate(flat)[self.maps[key]]
 
     def gradient(self, key: str, tensor: torch.Tensor) -> np.ndarray | None:
-        """Return the gradient to a weight, in its native layout; None where it is not known."""
+        """Return the gradient to a weight, in its native layout; None where it is not known.
+
+        It may lie in torch's own memory.
+        """
         name = self.owner(tensor)
         if name in self.parameters:
             p = self.parameters[name]
             if p.grad is None:
                 return np.zeros(tuple(tensor.shape))
             grad = p.grad.contiguous() if p.is_contiguous() else p.grad
-            return (
-                grad.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
-                .numpy()
-                .copy()
-            )
+            return grad.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset()).numpy()
         if key not in self.maps:
             return None
         flat = np.concatenate(
@@ -159,3 +163,77 @@ class Names:
                     own = int(np.searchsorted(starts, place, side="right")) - 1
                     left[list(left)[own]] -= 1
         return [(name, size) for name, size in left.items() if size > 0]
+
+
+def gradients(trained: Mapping[str, Role], names: Names) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the gradients to weights by `key|role`, canonical, where they are known.
+
+    They may lie in torch's own memory.
+    """
+    for key, role in trained.items():
+        native = names.gradient(key, role.variable)
+        if native is not None:
+            yield key, role.canonical(native)
+
+
+def differentiate(
+    total: torch.Tensor, trained: Mapping[str, Role], names: Names, found: Sink
+) -> None:
+    """Differentiate a sum; note a large weight's gradient once it is whole, and let it go.
+
+    Args:
+        total: the sum.
+        trained: weights by `key|role`.
+        names: of the module.
+        found: takes `grad|key|role`.
+
+    Raises:
+        SetUpError: a large gradient comes in parts.
+    """
+    left = dict(trained)
+    by_owner: dict[str | None, dict[str, Role]] = {}
+    for key, role in trained.items():
+        by_owner.setdefault(names.owner(role.variable), {})[key] = role
+
+    def note(roles: Mapping[str, Role]) -> None:
+        for key, gradient in gradients(roles, names):
+            found[f"grad|{key}"] = gradient
+
+    def whole(p: torch.Tensor, owner: str) -> None:
+        if not by_owner[owner].keys() <= left.keys():
+            raise SetUpError(f"the gradient to {owner} comes in parts; checkpoint with "
+                             "use_reentrant=False gives it at once")  # fmt: skip
+        note({key: left.pop(key) for key in by_owner[owner]})
+        p.grad = None
+
+    hooks = []
+    if None not in by_owner:  # else one is computed of several parameters
+        for owner in by_owner:
+            p = names.parameters[str(owner)]
+            if p.numel() > LARGE:
+                add = p.register_post_accumulate_grad_hook
+                hooks.append(add(lambda p, owner=str(owner): whole(p, owner)))
+    try:
+        total.backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    note(left)
+
+
+def name_calls(calls: list[Call]) -> None:
+    """Name each call by the module that owns its weights, or by the weight where that is shared."""
+    keys: dict[str, set[str]] = {}
+    for call in calls:
+        keys.setdefault(call.owner.rpartition(".")[0], set()).add(call.key)
+    for call in calls:
+        module = call.owner.rpartition(".")[0]
+        several = len(keys[module]) > 1
+        call.owner = call.owner if several or not module else module
+    named: dict[str, list[str]] = {}
+    for call in calls:
+        seen = named.setdefault(call.owner, [])
+        if call.key not in seen:
+            seen.append(call.key)
+        if seen.index(call.key):
+            call.owner += f"[{seen.index(call.key) + 1}]"

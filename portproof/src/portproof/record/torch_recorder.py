@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -17,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from portproof.adapter import adapter_of, is_tried
 from portproof.graph.calls import Call
 from portproof.record.inferred import Inferred
-from portproof.record.program import Arrays, drops, factors, reorder
+from portproof.record.program import Sink, drops, factors, reorder
 from portproof.record.role import Role, role_of
 from portproof.record.torch_bare import BARE, cut_into_patches, with_bare_weights
 from portproof.record.torch_calls import (
@@ -35,6 +36,7 @@ from portproof.record.torch_composite import attention, recurrent
 from portproof.record.torch_live import (
     Live,
     cropped,
+    cropped_by,
     infer_module,
     replaced_in,
     strides_of,
@@ -54,6 +56,8 @@ from portproof.record.torch_tags import (
 )
 from portproof.record.torch_variants import variant_of
 
+HOLE = torch.empty(0)
+"""Stands for the activations among arguments that are kept, lest these keep them."""
 BIASED = {"dense": "bias", "conv": "bias", "deconv": "bias"}
 BY_FEATURE = {"batch_norm", "layer_norm", "rms_norm", "scale", "shift"}
 """What treats each feature alike, whatever its place."""
@@ -64,7 +68,7 @@ SCALED = {"batch_norm", "layer_norm", "group_norm", "rms_norm"}
 class Replay:
     """What one run does and finds."""
 
-    force: Arrays = field(default_factory=dict)
+    force: Mapping[str, np.ndarray] = field(default_factory=dict)
     """`out.i` replaces what call i gives; `in.i` is what it is also fed alone."""
     seeds: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """For each call whose output takes part in a sum to differentiate: the seeds of its factors."""
@@ -75,9 +79,17 @@ class Replay:
     """Whether numbers of another shape than a call's own replace them too."""
     swaps: Mapping[str, str] = field(default_factory=dict)
     """Functions to compute in another way: the name of a variant by that of a function."""
-    arrays: Arrays = field(default_factory=dict)
+    alone: bool = True
+    """Whether calls are also run alone on `in.i`."""
+    found: Sink | None = None
+    """Takes what is seen at each call; None where that is not asked for."""
     sums: list[torch.Tensor] = field(default_factory=list)
     leaves: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def note(self, name: str, array: np.ndarray) -> None:
+        """Note what a call takes or gives; of training what it gives alone is asked for."""
+        if self.found is not None and (not self.train or name.startswith("out.")):
+            self.found[name] = array
 
 
 class Recorder(TorchFunctionMode):
@@ -171,14 +183,16 @@ class Recorder(TorchFunctionMode):
         roles = {name: role_of(weight) for name, weight in adapter.roles(module).items()}
         spec = Spec(adapter.kind, roles, adapter.settings(module), "", adapter.channels_first)
 
+        given, named = replaced_in((args, kwargs), xs[0], HOLE)
+
         def run(t: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
             if settings and isinstance(adapter, Inferred):
                 held = {name: r.value(r.variable.detach().numpy()) for name, r in roles.items()}
                 own = run(t, {}).numpy()
                 return torch.from_numpy(adapter.varied(t.numpy(), own, held, settings))
-            given, named = replaced_in((args, kwargs), xs[0], t)
+            filled = replaced_in((given, named), HOLE, t)
             with self.quiet():
-                return forward(*given, **named)
+                return forward(*filled[0], **filled[1])
 
         live = Live(spec, run, None, 0 if spec.channels_first else tag_of(xs[0]).batch or 0)
         index = self.start(spec, live, xs[0], xs, tag_of(xs[0]))
@@ -226,6 +240,9 @@ class Recorder(TorchFunctionMode):
                 ):
                     spec.roles = self.without_constants(spec.roles)
                     return spec
+        if (crop := cropped_by(name, args, kwargs)) is not None:
+            spec = Spec("crop", {}, {"crop": crop}, data="")
+            return spec if self._absorbs(spec, tag_of(args[0])) is not None else None
         if not weights or not xs or not any(tag_of(x).preds for x in xs):
             return None
         kind = ELEMENTWISE_WEIGHTS.get(name)
@@ -305,10 +322,11 @@ class Recorder(TorchFunctionMode):
         self, spec: Spec, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], x: torch.Tensor
     ) -> Callable[[torch.Tensor, Mapping[str, Any]], torch.Tensor]:
         """Return a function that runs this call on other activations or by other settings."""
+        args, kwargs = replaced_in((args, kwargs), x, HOLE)
 
         def run(t: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
             if not spec.data:
-                replaced = replaced_in((args, kwargs), x, t)
+                replaced = replaced_in((args, kwargs), HOLE, t)
                 return func(*replaced[0], **replaced[1])
             t = t.long() if spec.kind == "embedding" else t
             own = bind(signature_of(func), args, kwargs)
@@ -323,31 +341,29 @@ class Recorder(TorchFunctionMode):
                 return cropped(func, {**own, spec.data: t}, {**spec.settings, **settings})
             if "epsilon" in settings:
                 return func(**{**own, spec.data: t, "eps": settings["epsilon"]})
-            replaced = replaced_in((args, kwargs), x, t)
+            replaced = replaced_in((args, kwargs), HOLE, t)
             return func(*replaced[0], **replaced[1])
 
         return run
 
     def _absorbs(self, spec: Spec, tag: Tag) -> int | None:
-        """Return the call whose bias or scale a broadcast sum or product is, if it is one."""
-        if spec.kind not in ("shift", "scale") or len(tag.preds) != 1 or tag.ops or tag.drops:
+        """Return the call that a sum, product or slice right behind it belongs to, if one does."""
+        if len(tag.preds) != 1 or tag.ops or tag.drops:
             return None
         (before,) = tag.preds
         if not isinstance(before, int):
             return None
-        call, role = self.calls[before], next(iter(spec.roles.values()))
-        width = (call.roles.get("kernel") or call.out_shape or [0])[-1]
-        if role.variable.numel() != width:
-            return None
-        if spec.kind == "shift" and BIASED.get(call.kind, "beta") not in call.roles:
-            return before if call.kind in BIASED or call.kind in SCALED else None
-        if (
-            spec.kind == "scale"
-            and call.kind in SCALED
-            and not {"gamma", "beta"} & call.roles.keys()
-        ):
-            return before
-        return None
+        call, is_part = self.calls[before], False
+        if spec.kind == "crop":
+            is_part = call.kind == "deconv"
+        elif spec.kind in ("shift", "scale"):
+            width = (call.roles.get("kernel") or call.out_shape or [0])[-1]
+            fits = next(iter(spec.roles.values())).variable.numel() == width
+            if spec.kind == "shift" and BIASED.get(call.kind, "beta") not in call.roles:
+                is_part = fits and (call.kind in BIASED or call.kind in SCALED)
+            elif spec.kind == "scale" and not {"gamma", "beta"} & call.roles.keys():
+                is_part = fits and call.kind in SCALED
+        return before if is_part else None
 
     def _absorb(
         self,
@@ -359,13 +375,22 @@ class Recorder(TorchFunctionMode):
         x: torch.Tensor,
     ) -> Any:
         call, live = self.calls[index], self.live[index]
+        first, then = live.run, self._runner(spec, func, args, kwargs, x)
+        if spec.kind == "crop":
+            pairs = zip(live.spec.settings["crop"], spec.settings["crop"], strict=True)
+            whole = [[a + c, b + d] for (a, b), (c, d) in pairs]
+            live.spec.settings["crop"] = call.settings["crop"] = whole
+            # By other settings the whole crop is one of them.
+            live.run = lambda t, settings: (
+                first(t, settings) if settings else then(first(t, {}), {})
+            )
+            return self.finish(index, live, func(*args, **kwargs))
         name = "gamma" if spec.kind == "scale" else BIASED.get(call.kind, "beta")
         role = next(iter(spec.roles.values()))
         shape = tuple(role.variable.shape)
         role = Role(role.variable, lambda a: a.reshape(-1), lambda a: a.reshape(shape))
         live.spec.roles[name] = role
         self._describe_role(call, name, role)
-        first, then = live.run, self._runner(spec, func, args, kwargs, x)
         live.run = lambda t, settings: then(first(t, settings), {})
         return self.finish(index, live, func(*args, **kwargs))
 
@@ -390,7 +415,7 @@ class Recorder(TorchFunctionMode):
         )
         for name, role in spec.roles.items():
             self._describe_role(call, name, role)
-        self.replay.arrays[f"in.{index}"] = first
+        self.replay.note(f"in.{index}", first)
         self.calls.append(call)
         self.live.append(live)
         self.raw.append(self.number)
@@ -416,13 +441,14 @@ class Recorder(TorchFunctionMode):
             put_tag(y, tag)
             call.out_shape = list(live.canonical(y, False).shape)
             return out
-        replay.arrays[f"out.{index}"] = found = live.canonical(y, False)
+        found = live.canonical(y, False)
         call.out_shape = list(found.shape)
-        if f"in.{index}" in replay.force and not replay.train:
+        replay.note(f"out.{index}", found)
+        if replay.alone and f"in.{index}" in replay.force and not replay.train:
             x = live.native(replay.force[f"in.{index}"], True)
             # Of an input of another shape its own stretch says so.
             with contextlib.suppress(RuntimeError):
-                replay.arrays[f"alone.{index}"] = live.canonical(live.run(x, {}), False)
+                replay.note(f"alone.{index}", live.canonical(live.run(x, {}), False))
         if str(index) in replay.seeds:
             replay.sums.append((y * _factors(replay.seeds[str(index)], live, y)).sum())
         wanted = replay.force.get(f"out.{index}")

@@ -304,3 +304,14 @@ def _padding(
 def own_tag(call: int, channel: int | None, batch: int | None, rows: tuple[int, ...] | None) -> Tag:
     """Return the tag of a call's own output."""
     return Tag(frozenset([call]), channel=channel, batch=batch, rows=rows)
+
+
+def axes_of(t: torch.Tensor) -> tuple[int, ...]:
+    """Return the axes of an output in canonical order: samples, the rest, channels."""
+    tag, axes = tag_of(t), list(range(t.ndim))
+    channel = tag.channel if tag.channel is not None and tag.channel < t.ndim else None
+    if channel is not None and channel != tag.batch:
+        axes.append(axes.pop(axes.index(channel)))
+    if tag.batch is not None and tag.batch < t.ndim:
+        axes.insert(0, axes.pop(axes.index(tag.batch)))
+    return tuple(axes)
