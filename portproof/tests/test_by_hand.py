@@ -23,6 +23,7 @@ slow = pytest.mark.slow
         ("averaged", "network", "batches", "update", AVERAGE),
         pytest.param("validated", "validated", "batches", None, None, marks=slow),
         pytest.param("recommending", "recommending", "ratings", None, None, marks=slow),
+        pytest.param("recommending", "recommending", "ratings_once", None, None, marks=slow),
         pytest.param("recurrent", "recurrent", "sequences", "update", TWO_BIASES, marks=slow),
         pytest.param("two_outputs", "two_outputs", "listed", None, None, marks=slow),
     ],

@@ -38,6 +38,26 @@ def test_a_cause_that_takes_a_search_is_named(
     assert [d.cause for d in found.failures] == [cause]
 
 
+@pytest.mark.parametrize(
+    ("port", "causes"),
+    [
+        ("convolved", []),
+        pytest.param("convolved_steeper", ["Leaky ReLU with slope 0.2, rounded to float32, in the reference"],
+                     marks=slow),
+    ],
+)  # fmt: skip
+def test_gates_in_one_convolution_and_features_cut_into_maps_are_carried_over(
+    port: str, causes: list[str]
+) -> None:
+    found = verdict("convolved", port, upto="gradients")
+    assert [d.cause for d in found.failures] == causes, str(found)
+
+
+@pytest.mark.slow
+def test_of_calls_of_one_shape_that_is_read_as_two_which_is_named_so() -> None:
+    assert verdict("sharing", "sharing").passed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "port", "cause", "meant"),

@@ -75,12 +75,13 @@ def run_passes(
     notes = frozen_values(left.graph, right.graph, alignment, *first)
     left.fill(carried.left)
     right.fill(carried.right)
-    converted = _conversion(left, right, alignment, carried, functions)
     progress("replaying")
-    replays = _replays(left, right, alignment)
-    judge = Judge(left.graph, right.graph, alignment, replays, list(asked))
-    judge.add_all(converted, notes)
-    judge.forward()
+    judge = _judged(left, right, alignment, asked)
+    if judge.is_apart_between and right.graph.about.get("unfolds"):
+        carried, judge = _unfolded(left, [right, *others], alignment, opened, seed, judge)
+    replays = judge.replays
+    judge.found.differences[:0] = _conversion(left, right, alignment, carried, functions)
+    judge.add_all([], notes)
     bench = _bench(left, right, alignment.pairs, replays.left)
     of = (left.graph, right.graph, alignment.pairs, judge.found, replays, carried.left)
     if bench is not None and (judge.found.calls_apart or judge.is_apart_between):
@@ -172,6 +173,52 @@ def _opened(
         if not names or len(found.pairs) > len(alignment.pairs):
             return found
     raise AssertionError("the second one returns")
+
+
+def _judged(left: Side, right: Side, alignment: Alignment, asked: Sequence[str]) -> Judge:
+    replays = _replays(left, right, alignment)
+    judge = Judge(left.graph, right.graph, alignment, replays, list(asked))
+    judge.forward()
+    return judge
+
+
+def _unfolded(
+    left: Side,
+    ranks: Sequence[Side],
+    alignment: Alignment,
+    opened: Mapping[str, Sequence[int]],
+    seed: int,
+    judge: Judge,
+) -> tuple[Carried, Judge]:
+    """Let features that the suspect cuts into maps be those of channels last, if less parts then.
+
+    Returns:
+        The weights carried over, and what was judged.
+    """
+    for unfold in (True, False):
+        for side in ranks:
+            how = {"opened": dict(opened), "unfold": unfold}
+            side.program.send("describe", given=left.files[ROWS], **how)
+        for side, found in zip(ranks, answers([side.program for side in ranks]), strict=True):
+            side.graph = Graph.from_dict(found["graph"])
+            side.split(left.graph)
+        carried = carry(left.graph, ranks[0].graph, alignment, seed)
+        ranks[0].fill(carried.right)
+        if unfold:
+            again = _judged(left, ranks[0], alignment, judge.asked)
+            if _parting(again) < _parting(judge):
+                names = ", ".join(ranks[0].graph.about["unfolds"])
+                again.add_all([], [f"{names}: features as in the maps that are made of them, which "
+                                   "the suspect has channels first"])  # fmt: skip
+                return carried, again
+    return carried, judge
+
+
+def _parting(judge: Judge) -> tuple[int, float]:
+    """Return how many stretches part, and by how much in sum."""
+    sizes = [place.gap or 0.0 for d in judge.found.differences if d.what == "between"
+             for place in d.places]  # fmt: skip
+    return len(sizes), sum(size for size in sizes if np.isfinite(size))
 
 
 def _replays(left: Side, right: Side, alignment: Alignment) -> Replays:

@@ -160,9 +160,8 @@ class Training:
                             chosen.remove(one)
                             later, again, merged = made
                     return [each[0] for each in (*equal, *chosen, trial)], later, again, merged
-                ours = self.ours["losses"], self._reference(merged)["losses"]
-                has_effect = not gap(*ours).within(LOSS) or not gap(
-                    base[0]["losses"], again[0]["losses"]).within(LOSS)  # fmt: skip
+                has_effect = self._differ(0, self.ours, self._reference(merged))
+                has_effect = has_effect or self._differ(1, base[0], again[0])
                 if trial[0] == STARTS:
                     equal = [trial] if has_effect else []
                     base, where = start = again, later or where
@@ -204,6 +203,14 @@ class Training:
             self._are_there = not self.overrides  # one may hang, and is asked for nothing more
             return None
         return self._apart(again, ours), again, merged
+
+    def _differ(self, side: int, one: Arrays, other: Arrays) -> bool:
+        """Return whether two trainings of a side differ, in losses or in the weights at the end."""
+        last = len(one["losses"]) - 1
+        calls = (self.of[1] if side else self.of[0]).calls
+        names = [f"step.{last}|{c.key}|{role}" for c in calls for role in c.roles]
+        known = [n for n in names if n in one and n in other]
+        return any(not gap(one[n], other[n]).within(LOSS) for n in ("losses", *known))
 
     def _reference(self, how: dict[str, Any]) -> Arrays:
         """Return the reference's training by its own arguments in `how`, carried out once."""

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 from portproof.graph.calls import Graph
 from portproof.record.keras import KerasModel, open_model, use_float64
@@ -211,6 +212,17 @@ def test_calls_that_training_mode_makes_besides_are_said() -> None:
     wrapped.describe([np.ones((2, 6))])
     with pytest.raises(SetUpError, match="in training mode"):
         wrapped.replay([np.ones((2, 6))], {"train": True}, {})
+
+
+@pytest.mark.parametrize("cast", [
+    lambda x: tf.cast(x, tf.float32), lambda x: tf.convert_to_tensor(x, dtype="float32"),
+    lambda x: ops.cast(x, "float32"), lambda x: x + tf.constant([0.1], tf.float32),
+])  # fmt: skip
+def test_users_own_casts_to_float32_lose_nothing(cast) -> None:
+    """The frameworks' own are left: Keras resizes images in float32."""
+    third = tf.constant([1 / 3], tf.float64)
+    assert cast(third).dtype == tf.float64
+    assert keras.src.backend.cast(third, "float32").dtype == tf.float32
 
 
 def test_weights_that_no_call_uses_are_said() -> None:

@@ -98,6 +98,11 @@ def ratings() -> list[tuple[Any, Any]]:
             for n in (8, 8, 3)]  # fmt: skip
 
 
+def ratings_once():
+    """Both rules, of ε and of a row that is read twice, act in the one step."""
+    return ratings()[:1]
+
+
 def sequences() -> list[tuple[Any, Any]]:
     random = np.random.default_rng(0)
     return [(random.normal(size=(n, 5, 6)), random.normal(size=(n, 1))) for n in (8, 8, 3)]

@@ -24,3 +24,25 @@ def towers() -> keras.Model:
     x, y = keras.Input((8,)), keras.Input((8,))
     both = [layers.Dense(4, activation="relu")(each) for each in (x, y)]
     return keras.Model([x, y], layers.Dense(3)(layers.Concatenate()(both)))
+
+
+def convolved() -> keras.Model:
+    """Return gates of two causal convolutions, and maps cut out of features behind a norm."""
+    x = keras.Input((6, 8))
+    causal = {"kernel_size": 2, "padding": "causal", "dilation_rate": 2}
+    y = layers.Conv1D(5, activation="tanh", name="signal", **causal)(x)
+    y = y * layers.Conv1D(5, activation="sigmoid", name="gate", **causal)(x)
+    y = layers.Dense(18, use_bias=False)(layers.GlobalAveragePooling1D()(y))
+    y = layers.Reshape((3, 3, 2))(layers.LeakyReLU(0.2)(layers.BatchNormalization()(y)))
+    y = layers.Conv2DTranspose(2, 3, strides=2, padding="same")(y)
+    return keras.Model(x, layers.GlobalAveragePooling2D()(y**2))
+
+
+def sharing() -> keras.Model:
+    """Return attention of four heads over keys and values of two."""
+    x = keras.Input((6, 8))
+    q, k, v = (layers.Dense(n, name=name)(x) for n, name in ((8, "q"), (4, "k"), (4, "v")))
+    k, v = (keras.ops.repeat(layers.Reshape((6, 2, 2))(t), 2, axis=2) for t in (k, v))
+    scores = keras.ops.einsum("nqhd,nkhd->nhqk", layers.Reshape((6, 4, 2))(q), k) / 2**0.5
+    y = keras.ops.einsum("nhqk,nkhd->nqhd", keras.ops.softmax(scores), v)
+    return keras.Model(x, layers.Dense(8, name="o")(layers.Reshape((6, 8))(y)))

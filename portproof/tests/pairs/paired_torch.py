@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 
 class Gated(nn.Module):
@@ -38,8 +39,48 @@ class Towers(nn.Module):
         return out
 
 
+class Convolved(nn.Module):
+    def __init__(self, slope: float = 0.2) -> None:
+        super().__init__()
+        self.both, self.slope = nn.Conv1d(8, 10, 2, dilation=2), slope
+        self.fc, self.norm = nn.Linear(5, 18, bias=False), nn.BatchNorm1d(18, 1e-3, 0.01)
+        self.up = nn.ConvTranspose2d(2, 2, 3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        signal, gate = self.both(F.pad(x.mT, (2, 0))).chunk(2, 1)
+        y = F.leaky_relu(self.norm(self.fc((signal.tanh() * gate.sigmoid()).mean(-1))), self.slope)
+        out: torch.Tensor = self.up(y.view(-1, 2, 3, 3))[..., :-1, :-1]
+        return out.square().mean((2, 3))
+
+
+class Sharing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wq, self.wkv, self.wo = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q = self.wq(x).unflatten(-1, (4, 2)).transpose(1, 2)
+        k, v = self.wkv(x).unflatten(-1, (2, 2, 2)).permute(2, 0, 3, 1, 4)
+        k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
+        y = F.scaled_dot_product_attention(q, k, v)
+        out: torch.Tensor = self.wo(y.transpose(1, 2).flatten(2))
+        return out
+
+
 def gated() -> nn.Module:
     return Gated()
+
+
+def convolved() -> nn.Module:
+    return Convolved()
+
+
+def convolved_steeper() -> nn.Module:
+    return Convolved(0.3)
+
+
+def sharing() -> nn.Module:
+    return Sharing()
 
 
 def attending() -> nn.Module:

@@ -111,8 +111,9 @@ def parameters_to_open(left: Graph, right: Graph, alignment: Alignment) -> dict[
     shapes: dict[str, list[tuple[int, ...]]] = defaultdict(list)
     for j, call in enumerate(right.calls):
         for part in call.key.split(";")[:-1] if j not in taken and call.kind != "weight" else ():
-            role, _, place = part.partition("=")
-            if not place.startswith("computed("):  # of parameters that no call uses themselves
+            role, is_role, place = part.partition("=")  # behind them which block of a fused call
+            # A weight that is computed is of parameters that no call uses themselves.
+            if is_role and not place.startswith("computed("):
                 shape = tuple(n for n in call.roles[role] if n != 1)
                 shapes[place.partition("[")[0]].append(shape)
     found = _patches(left, right, alignment)

@@ -88,11 +88,12 @@ def _are_alike(a: np.ndarray, b: np.ndarray) -> bool:
     a, b = a.reshape(-1), b.reshape(-1)
     if not (_is_drawn(a) and _is_drawn(b)):
         return np.array_equal(a, b)
-    # Sizes without signs show tails and widths twice as well.
-    return all(
-        stats.ks_2samp(x, y, method="asymp").pvalue > CHANCE
-        for x, y in ((a, b), (np.abs(a), np.abs(b)))
-    )
+    with np.errstate(divide="ignore"):  # SciPy's, of a single number
+        # Sizes without signs show tails and widths twice as well.
+        return all(
+            stats.ks_2samp(x, y, method="asymp").pvalue > CHANCE
+            for x, y in ((a, b), (np.abs(a), np.abs(b)))
+        )
 
 
 def _text(a: np.ndarray) -> str:

@@ -1,10 +1,11 @@
-"""Dense calls, or 1×1 convolutions, that are one matrix on one side and several on the other.
+"""Dense calls and convolutions that are one on one side and several on the other.
 
 The fused call is read as several, each with its block of columns; what the programs see stays the
 one call, and arrays are split and joined on the way.
 """
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ import numpy as np
 from portproof.graph.align import signature
 from portproof.graph.calls import Call, Graph, Pred
 
-MAX_PARTS = 3
+MAX_PARTS = 6
 
 
 @dataclass(frozen=True)
@@ -32,26 +33,43 @@ class Part:
 
 
 def split_fused(graph: Graph, other: Graph) -> tuple[Graph, list[Part]]:
-    """Return a graph in which dense calls are split that the other side has in several.
+    """Return a graph in which calls are split that the other side has in several.
 
-    A call is split where the other side has dense calls of that many blocks reading one tensor, and
-    fewer of the call's own shape than this side has.
+    A call is split where the other side has calls of that many blocks reading one tensor; of
+    calls of its shape as many as this side has more of: those first whose names hold the blocks'.
     """
-    spare = Counter(signature(c) for c in graph.calls)
-    spare.subtract(Counter(signature(c) for c in other.calls))
-    signs = [(c.siblings, signature(c)) for c in other.calls]
-    groups = Counter((siblings, sign) for siblings, sign in signs if sign[0] == "dense")
-    wanted: dict[tuple[int, ...], int] = {
-        (kernel[0], kernel[1] * n): n
-        for (siblings, sign), n in groups.items()
-        if siblings and 1 < n <= MAX_PARTS
-        for kernel in [_kernel(sign)]
-    }
-    parts: list[Part] = []
-    places: dict[int, list[int]] = {}
+    groups: dict[tuple[object, ...], list[str]] = defaultdict(list)
+    for c in other.calls:
+        if c.siblings and _is_matrix(c):
+            groups[c.siblings, signature(c)].append(c.owner)
+    wanted: dict[tuple[object, ...], list[list[str]]] = defaultdict(list)
+    for (_, sign), owners in groups.items():
+        if 1 < len(owners) <= MAX_PARTS:
+            kind, kernel = sign[0], _kernel(sign)  # type: ignore[index,arg-type]
+            wanted[kind, (*kernel[:-1], kernel[-1] * len(owners))].append(owners)
+    fused: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for i, call in enumerate(graph.calls):
         sign = signature(call)
-        count = wanted.get(_kernel(sign), 1) if sign[0] == "dense" and spare[sign] > 0 else 1
+        if _is_matrix(call) and (sign[0], _kernel(sign)) in wanted:
+            fused[sign].append(i)
+    counts: dict[int, int] = {}
+    others = Counter(signature(c) for c in other.calls)
+    for sign, places_of in fused.items():
+        blocks = wanted[sign[0], _kernel(sign)]
+        last = {graph.calls[i].siblings: i for i in places_of}  # keys and values, behind queries
+        first = sorted(
+            places_of,
+            key=lambda i: (
+                -max(_named(graph.calls[i].owner, owners) for owners in blocks),
+                last[graph.calls[i].siblings] != i,
+            ),
+        )
+        num_same = sum(signature(c) == sign for c in graph.calls)
+        counts |= dict.fromkeys(first[: max(num_same - others[sign], 0)], len(blocks[-1]))
+    parts: list[Part] = []
+    places: dict[int, list[int]] = {}
+    for i in range(len(graph.calls)):
+        count = counts.get(i, 1)
         places[i] = list(range(len(parts), len(parts) + count))
         parts += [Part(i, n if count > 1 else None, count) for n in range(count)]
     if len(parts) == len(graph.calls):
@@ -61,9 +79,25 @@ def split_fused(graph: Graph, other: Graph) -> tuple[Graph, list[Part]]:
     return replace(graph, calls=calls, outputs=outputs), parts
 
 
-def _kernel(sign: tuple[object, ...]) -> tuple[int, int]:
-    role, shape = sign[1] if len(sign) > 1 else ("", ())  # type: ignore[misc]
-    return shape if role == "kernel" else (0, 0)  # type: ignore[has-type]
+def _named(owner: str, blocks: list[str]) -> int:
+    """Return how many of the blocks a fused call's name holds, in full or by a first letter."""
+    own = _last_word(owner)
+    words = [_last_word(block) for block in blocks]
+    return sum(w in own or (len(w) > 2 and w[0] in own) for w in words if w)
+
+
+def _last_word(owner: str) -> str:
+    return "".join(c for c in re.split(r"[./]", owner)[-1].lower() if c.isalpha() or c == "_")
+
+
+def _is_matrix(call: Call) -> bool:
+    """Return whether blocks of columns of a call's kernel are calls by themselves."""
+    is_plain = call.settings.get("groups", 1) == 1 and "kernel" in call.roles
+    return call.kind in ("dense", "conv", "deconv") and is_plain
+
+
+def _kernel(sign: tuple[object, ...]) -> tuple[int, ...]:
+    return sign[1][1]  # type: ignore[index]
 
 
 def _moved(preds: list[Pred], places: Mapping[int, list[int]]) -> list[Pred]:

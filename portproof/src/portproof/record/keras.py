@@ -26,11 +26,6 @@ OUTPUT_SEED = 10**6
 _RATES = ("rate", "drop_path_rate", "drop_prob", "stddev", "dropout", "recurrent_dropout")
 
 
-_MAKING = (
-    "arange", "array", "cast", "convert_to_tensor", "eye", "full", "linspace", "one_hot", "ones",
-    "tril", "zeros",
-)  # fmt: skip
-"""Operations that take a dtype from a user; Keras's own code calls them by other names."""
 _ASKED: list[str] = []
 """Policies that the user's module chose on import and that are not followed."""
 
@@ -39,8 +34,9 @@ def use_float64() -> None:
     """Let what is built from here on compute in float64."""
     if (policy := keras.config.dtype_policy().name) not in ("float32", "float64"):
         _ASKED.append(policy)
-    for name in _MAKING:
-        setattr(keras.ops, name, _lifted(getattr(keras.ops, name)))
+    from portproof.record.keras_exact import use_wide_casts
+
+    use_wide_casts()
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     from keras.src.backend.common import dtypes
@@ -59,20 +55,6 @@ def use_float64() -> None:
         import jax
 
         jax.config.update("jax_enable_x64", True)
-
-
-def _lifted(function: Any) -> Any:
-    """Return one of Keras's operations that gives float64 where a user asks for float32."""
-
-    def lifted(*args: Any, **kwargs: Any) -> Any:
-        wide = [_wide(a) for a in args]
-        return function(*wide, **{name: _wide(value) for name, value in kwargs.items()})
-
-    return lifted
-
-
-def _wide(value: Any) -> Any:
-    return "float64" if isinstance(value, str) and value == "float32" else value
 
 
 def open_model(
@@ -121,7 +103,10 @@ class KerasModel:
         """Of the model before its first training, by attribute."""
 
     def describe(
-        self, inputs: list[np.ndarray], opened: Mapping[str, Sequence[int]] = MappingProxyType({})
+        self,
+        inputs: list[np.ndarray],
+        opened: Mapping[str, Sequence[int]] = MappingProxyType({}),
+        unfold: bool = False,
     ) -> dict[str, Any]:
         """Return the graph of calls, as `Graph.to_dict` gives it."""
         self.example = inputs

@@ -1,5 +1,6 @@
 """What Keras on TensorFlow or JAX rounds to float32, or cannot compute, in a model of float64."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,51 @@ class _Exact:
     @staticmethod
     def cast(x: Any, dtype: Any) -> Any:
         return ops.convert_to_tensor(x, dtype) if isinstance(x, float) else ops.cast(x, dtype)
+
+
+_MAKING = (
+    "arange", "array", "cast", "convert_to_tensor", "eye", "full", "linspace", "one_hot", "ones",
+    "tril", "zeros",
+)  # fmt: skip
+"""Operations of Keras that take a dtype from a user."""
+_TENSORFLOWS = (
+    "cast", "constant", "convert_to_tensor", "eye", "fill", "linspace", "one_hot", "ones", "range",
+    "saturate_cast", "zeros",
+)  # fmt: skip
+
+
+def use_wide_casts() -> None:
+    """Let a user's own code that asks for float32 have float64."""
+    spaces = [(keras.ops, _MAKING)]
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow
+
+        spaces.append((tensorflow, _TENSORFLOWS))
+    for space, names in spaces:
+        for name in names:
+            function = getattr(space, name)
+            if function.__module__ != __name__:
+                setattr(space, name, _lifted(function))
+
+
+def _lifted(function: Any) -> Any:
+    """Return an operation that gives float64 where float32 is asked for, but by the frameworks."""
+
+    def lifted(*args: Any, **kwargs: Any) -> Any:
+        caller = sys._getframe(1).f_globals.get("__name__", "").partition(".")[0]
+        if caller in ("keras", "tensorflow"):
+            return function(*args, **kwargs)
+        wide = [_wide(a) for a in args]
+        return function(*wide, **{name: _wide(value) for name, value in kwargs.items()})
+
+    return lifted
+
+
+def _wide(value: Any) -> Any:
+    is_single = isinstance(value, str) and value == "float32"
+    is_single = is_single or value is np.float32
+    is_single = is_single or (type(value).__name__ == "DType" and value.name == "float32")
+    return "float64" if is_single else value
 
 
 def use_exact_constants() -> None:

@@ -56,7 +56,10 @@ class Model(Protocol):
     """Of the last run: its `calls`."""
 
     def describe(
-        self, inputs: list[np.ndarray], opened: Mapping[str, Sequence[int]] = MappingProxyType({})
+        self,
+        inputs: list[np.ndarray],
+        opened: Mapping[str, Sequence[int]] = MappingProxyType({}),
+        unfold: bool = False,
     ) -> dict[str, Any]:
         """Return the graph of calls, as `portproof.graph.calls.Graph.to_dict`.
 
@@ -64,6 +67,8 @@ class Model(Protocol):
             inputs: arrays of the shapes that are asked for.
             opened: parameters of a module that are not a layer's but used by themselves, with the
                 shape that the other side's has.
+            unfold: whether features that a module cuts into maps stand in the order of these with
+                channels last.
         """
 
     def readers(self) -> dict[str, Callable[[], np.ndarray]]:
@@ -191,11 +196,11 @@ def factors(seeds: Sequence[int], shape: Sequence[int]) -> np.ndarray:
     return np.concatenate(drawn, -1)
 
 
-def reorder(role: Any, order: np.ndarray) -> None:
-    """Let a dense kernel's rows, or what a norm has for each feature, stand in canonical order."""
+def reorder(role: Any, order: np.ndarray, axis: int = 0) -> None:
+    """Let a weight's rows, columns, or what it has for each feature, stand in canonical order."""
     canonical, native, back = role.canonical, role.native, np.argsort(order)
-    role.canonical = lambda a: canonical(a)[order]
-    role.native = lambda a: native(a[back])
+    role.canonical = lambda a: np.take(canonical(a), order, axis)
+    role.native = lambda a: native(np.take(a, back, axis))
 
 
 def drops(rate: float, what: str = "") -> tuple[str, ...]:
@@ -332,7 +337,8 @@ def _answer(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
     path, what = request.get("given"), request["do"]
     given: Mapping[str, np.ndarray] = Stored(path) if path else {}
     if what == "describe":
-        return {"graph": model.describe(inputs_of(given), request.get("opened", {}))}
+        opened, unfold = request.get("opened", {}), request.get("unfold", False)
+        return {"graph": model.describe(inputs_of(given), opened, unfold)}
     if what == "fill":
         return {"lost": model.fill(given)}
     if what == "first":

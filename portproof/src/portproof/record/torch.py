@@ -16,7 +16,7 @@ from portproof.graph.calls import CHANNELS, Graph, Output, order_of
 from portproof.record import torch_steps
 from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, Sink, one_line
 from portproof.record.role import Role
-from portproof.record.torch_live import is_inferable
+from portproof.record.torch_live import is_inferable, outputs_of
 from portproof.record.torch_names import Names, differentiate, gradients, name_calls
 from portproof.record.torch_recorder import Recorder, Replay
 from portproof.record.torch_tags import Tag, axes_of, put_tag, tag_of
@@ -76,15 +76,22 @@ class TorchModel:
         self.example: list[np.ndarray] = []
 
     def describe(
-        self, inputs: list[np.ndarray], opened: Mapping[str, Sequence[int]] = MappingProxyType({})
+        self,
+        inputs: list[np.ndarray],
+        opened: Mapping[str, Sequence[int]] = MappingProxyType({}),
+        unfold: bool = False,
     ) -> dict[str, Any]:
         """Return the graph of calls, as `Graph.to_dict` gives it."""
         self.example, self.names.opened = inputs, opened
-        self.names.maps, self.names.unreadable = {}, set()
+        self.names.maps, self.names.unreadable, self.names.unfolded = {}, set(), {}
         self.layout = self._find_layout(inputs)
         for m in self.module.modules():
             detach(m)  # a sample alone tells less of a module than several
         recorder, outs, _ = self._run(inputs, Replay())
+        unfolded = recorder.unfolded
+        if unfold:
+            self.names.unfolded = unfolded
+            recorder, outs, _ = self._run(inputs, Replay())
         keys = self.keys
         self.recorder, self.last = recorder, dict(enumerate(recorder.raw))
         self.axes = [list(axes_of(o)) for o in outs]
@@ -115,6 +122,7 @@ class TorchModel:
                 "inputs": list(self.layout),
                 "axes": self.axes,
                 "keys": keys,
+                "unfolds": [recorder.calls[i].owner for i in unfolded],
                 "drops in evaluation": list(recorder.awake),
                 "precision": ", ".join(sorted(self.precision | recorder.precision)),
                 "sum(p.numel())": parameters,
@@ -336,7 +344,7 @@ class TorchModel:
             put_tag(x, Tag(frozenset([f"input{i}"]), channel=channel))
         with torch.set_grad_enabled(replay.train), _wrapped(self.module, recorder), recorder:
             out = self.module(*xs)
-        outs = _outputs(out)
+        outs = outputs_of(out)
         self.keys = sorted(map(str, out)) if isinstance(out, Mapping) else []
         if not outs:
             raise SetUpError(f"the module returned {type(out).__name__}, which holds no tensor")
@@ -483,15 +491,3 @@ def _training(module: nn.Module) -> Iterator[None]:
         module.eval()
         for (m, name), rate in zip(rates, kept, strict=True):
             setattr(m, name, rate)
-
-
-def _outputs(out: Any) -> list[torch.Tensor]:
-    """Return the tensors of what a module returns: in order, a dictionary's by key."""
-    if isinstance(out, torch.Tensor):
-        return [out]
-    if isinstance(out, Mapping):
-        ordered = out.values() if hasattr(out, "to_tuple") else [out[k] for k in sorted(out)]
-        return [t for v in ordered for t in _outputs(v)]
-    if isinstance(out, tuple | list):
-        return [t for v in out for t in _outputs(v)]
-    return []

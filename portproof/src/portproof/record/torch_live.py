@@ -30,6 +30,8 @@ class Live:
     """The sizes of the patches of which a convolution is a dense layer's."""
     grid: list[int] | None = None
     """How many patches there are along each axis."""
+    made: np.ndarray | None = None
+    """The place of each feature that it gives in canonical order, if it does not keep one."""
 
     def canonical(self, t: torch.Tensor, is_input: bool) -> np.ndarray:
         """Return activations with channels last, batch first and features in canonical order."""
@@ -44,16 +46,21 @@ class Live:
             t = t.unflatten(0, self.rows)
         if self.batch and t.ndim > self.batch:
             t = t.movedim(self.batch, 0)
-        if (is_input or self.keeps_order) and self.order is not None and t.ndim == 2:
-            t = t[:, torch.from_numpy(self.order)]
+        order = self._order(is_input)
+        if order is not None and t.ndim == 2:
+            t = t[:, torch.from_numpy(order)]
         return t.numpy().copy()
+
+    def _order(self, is_input: bool) -> np.ndarray | None:
+        return self.order if is_input or self.keeps_order else self.made
 
     def native(self, a: np.ndarray, is_input: bool) -> torch.Tensor:
         """Return the inverse of `canonical`."""
         if self.spec.kind == WEIGHT:
             return torch.from_numpy(np.array(self.spec.roles["value"].native(a)))
-        if (is_input or self.keeps_order) and self.order is not None and a.ndim == 2:
-            a = a[:, np.argsort(self.order)]
+        order = self._order(is_input)
+        if order is not None and a.ndim == 2:
+            a = a[:, np.argsort(order)]
         t = torch.from_numpy(np.array(a))  # a copy, lest something in place write into it
         if self.batch and t.ndim > self.batch:
             t = t.movedim(0, self.batch)
@@ -143,6 +150,18 @@ def tensors_of(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, tuple | list):
         for item in value:
             yield from tensors_of(item)
+
+
+def outputs_of(out: Any) -> list[torch.Tensor]:
+    """Return the tensors of what a module returns: in order, a dictionary's by key."""
+    if isinstance(out, torch.Tensor):
+        return [out]
+    if isinstance(out, Mapping):
+        ordered = out.values() if hasattr(out, "to_tuple") else [out[k] for k in sorted(out)]
+        return [t for v in ordered for t in outputs_of(v)]
+    if isinstance(out, tuple | list):
+        return [t for v in out for t in outputs_of(v)]
+    return []
 
 
 def replaced_in(value: Any, old: torch.Tensor, new: torch.Tensor) -> Any:

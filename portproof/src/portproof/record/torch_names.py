@@ -36,6 +36,8 @@ class Names:
         self.unreadable: set[str] = set()
         self.opened: Mapping[str, Sequence[int]] = {}
         """Parameters that are used by themselves, as the other side uses its own of this shape."""
+        self.unfolded: dict[int, np.ndarray] = {}
+        """For dense calls: the place of each feature that they make in canonical order."""
 
     def owner(self, tensor: torch.Tensor) -> str | None:
         """Return the name of the parameter or buffer whose memory a tensor lies in."""

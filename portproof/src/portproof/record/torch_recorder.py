@@ -118,6 +118,8 @@ class Recorder(TorchFunctionMode):
         """What would drop in evaluation mode too."""
         self.precision: set[str] = set()
         """Other precisions that the module asks for, and that are not followed."""
+        self.unfolded: dict[int, np.ndarray] = {}
+        """For dense calls whose features are cut into maps: their places, channels last."""
         self.misfit = False
         """Whether a function took channels from an axis that holds something else."""
 
@@ -309,14 +311,34 @@ class Recorder(TorchFunctionMode):
             spec.channels_first = True
         if spec.channels_first and x.ndim > 2 and tag.channel not in (None, 1):
             self.misfit = True
+        self._unfold(spec, tag)
         batch, rows = tag.batch or 0, tag.rows if x.ndim == 2 else None
         if self.attention is not None and spec.kind == "dense":
             batch, rows = 1, self.attention if x.ndim == 2 else None
         first = 0 if spec.channels_first else batch
         live = Live(spec, run, order, first, rows, keeps and order is not None)
         live.cut, live.grid = cut_into_patches(self, spec, source)
+        live.made = self._made(spec)
         call = self.start(spec, live, source, xs if spec.data else [x], tag)
         return self.finish(call, live, self._swapped(name, func)(*args, **kwargs))
+
+    def _made(self, spec: Spec) -> np.ndarray | None:
+        """Let a dense call make its features in the order of the maps that they are cut into."""
+        order = self.names.unfolded.get(len(self.calls))
+        if order is not None:
+            for role in spec.roles.values():
+                reorder(role, order, -1)
+        return order
+
+    def _unfold(self, spec: Spec, tag: Tag) -> None:
+        """Note which dense call makes the features that were cut into maps (N, C, …), if one."""
+        preds = tag.preds if spec.channels_first and tag.cut is not None else frozenset()
+        while len(preds) == 1 and isinstance(p := next(iter(preds)), int):
+            call = self.calls[p]
+            if call.kind == "dense" and len(call.out_shape) == 2 and tag.cut is not None:
+                places = np.arange(call.out_shape[1]).reshape(tag.cut)
+                self.unfolded[p] = np.moveaxis(places, 0, -1).reshape(-1)
+            preds = frozenset(call.preds if call.kind in BY_FEATURE else ())
 
     def _runner(
         self, spec: Spec, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], x: torch.Tensor
@@ -389,6 +411,8 @@ class Recorder(TorchFunctionMode):
         role = next(iter(spec.roles.values()))
         shape = tuple(role.variable.shape)
         role = Role(role.variable, lambda a: a.reshape(-1), lambda a: a.reshape(shape))
+        if live.made is not None:
+            reorder(role, live.made)
         live.spec.roles[name] = role
         self._describe_role(call, name, role)
         live.run = lambda t, settings: then(first(t, settings), {})
@@ -436,7 +460,7 @@ class Recorder(TorchFunctionMode):
         y = out[0] if isinstance(out, tuple) else out
         channel = 1 if live.spec.channels_first else y.ndim - 1 if y.ndim else None
         tag = own_tag(index, channel, live.batch, live.rows)
-        tag = replace(tag, order=live.order) if live.keeps_order else tag
+        tag = replace(tag, order=live.order if live.keeps_order else live.made)
         if replay.last and replay.last.get(index) != self.number:
             put_tag(y, tag)
             call.out_shape = list(live.canonical(y, False).shape)

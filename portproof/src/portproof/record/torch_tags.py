@@ -35,6 +35,8 @@ class Tag:
     """For (N, F) made of maps: the place of each feature in canonical order, channels last."""
     unpadded: tuple[torch.Tensor, list[list[int]]] | None = None
     """The tensor before padding with zeros, and how much, axis by axis behind the channels."""
+    cut: tuple[int, ...] | None = None
+    """For maps (N, C, …) that features were cut into: the sizes that they had then, without N."""
 
 
 def tag_of(tensor: torch.Tensor) -> Tag:
@@ -130,6 +132,7 @@ def after(
         ops = (*ops, operation(name, args, kwargs))[-MAX_OPS:]
     first = next((t for t in tags if t.preds), Tag())
     x = next((x for x, t in zip(xs, tags, strict=True) if t.preds), xs[0])
+    turns = _turned(name, [a for a in args if not isinstance(a, torch.Tensor)], kwargs, x.ndim)
     return Tag(
         frozenset().union(*(t.preds for t in tags)),
         ops,
@@ -139,6 +142,7 @@ def after(
         *_folded(name, args, kwargs, x, first, out),
         _order(name, args, kwargs, xs, out),
         _padding(name, args, kwargs, x, first),
+        _cut(x, first, turns, out),
     )
 
 
@@ -283,6 +287,23 @@ def _order(
     if tag.order is not None and x.shape == out.shape:
         return tag.order
     return None
+
+
+def _cut(
+    x: torch.Tensor, tag: Tag, turns: list[int] | None, out: torch.Tensor
+) -> tuple[int, ...] | None:
+    """Return the sizes of the maps that features were cut into, while channels stay where they are.
+
+    Args:
+        x: what an operation takes.
+        tag: of it.
+        turns: how the operation moves axes, if it does.
+        out: what it gives.
+    """
+    if x.ndim == 2 and out.ndim > 2 and out.shape[0] == x.shape[0] and tag.order is None:
+        return tuple(out.shape[1:]) if out.numel() == x.numel() else None
+    is_kept = turns is None and out.ndim == x.ndim and out.shape[:2] == x.shape[:2]
+    return tag.cut if is_kept else None
 
 
 def _padding(
