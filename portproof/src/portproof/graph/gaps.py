@@ -67,7 +67,7 @@ def gap(reference: np.ndarray, suspect: np.ndarray, largest: float = 0.0) -> Gap
     if huge.any() and not huge.all():  # a mask of -1e30 among logits would hide them
         parts = [gap(reference[part], suspect[part], largest) for part in (huge, ~huge)]
         return max(parts, key=lambda g: g.size)
-    differences = reference - suspect
+    differences = np.asarray(reference - suspect)
     apart = float(np.abs(differences, out=differences).max())
     unit = own if own > NOISE * largest else largest
     if apart == 0:
