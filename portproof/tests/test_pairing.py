@@ -51,6 +51,23 @@ def test_gates_in_one_convolution_and_features_cut_into_maps_are_carried_over(
     assert [d.cause for d in found.failures] == causes, str(found)
 
 
+@pytest.mark.parametrize(
+    ("name", "port", "passes"),
+    [
+        ("quantised", "quantised", True),
+        pytest.param("saturated", "saturated", True, marks=slow),
+        pytest.param("saturated", "saturated_more", False, marks=slow),
+    ],
+)
+def test_weights_that_no_gradient_reaches_are_not_in_vain_where_they_change_outputs(
+    name: str, port: str, passes: bool
+) -> None:
+    """Through a rounding no gradient goes; where a softmax saturates, smaller weights are drawn."""
+    found = verdict(name, port, "6", upto="gradients")
+    assert found.passed == passes, str(found)
+    assert not any(d.what == "zero" and d.effect != "none" for d in found.differences)
+
+
 @pytest.mark.slow
 def test_of_calls_of_one_shape_that_is_read_as_two_which_is_named_so() -> None:
     assert verdict("sharing", "sharing").passed

@@ -1,5 +1,6 @@
 """What may let trainings part, each with what takes it away: nothing here is tried yet."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,18 +73,26 @@ class Causes:
             precision = "float32" if self.is_rounded else "float64"
             yield other[0], {"placed_epsilon": {"precision": precision, "epsilon": other[2]}}
 
-    def of_updates(self) -> Iterator[Remedy]:
-        """Yield what may let weights part behind losses that agree."""
-        both = [(self.left.calls[i], self.right.calls[j]) for i, j in self.pairs.items()]
+    def of_rules(self) -> Iterator[Remedy]:
+        """Yield what the frameworks' optimizers do each in their own way."""
+        told = self.right.about.get("training", {}).get("optimizer", "")
         if self.is_torch:
             yield CLIPPED, {"exact_clipping": True}
-        if self.is_port and self._has_velocity():
+        if self.is_port and re.search(r"\bSGD\([^)]*momentum=", told):
             yield VELOCITY, {"velocity": True}
         yield from self.of_epsilon()
-        if self.is_port and self.is_rounded and any(a.kind == "embedding" for a, _ in both):
-            yield SPARSE, {"reference": {"dense": True}}
+        if self.is_port and self.is_rounded:
+            if any(self.left.calls[i].kind == "embedding" for i in self.pairs):
+                yield SPARSE, {"reference": {"dense": True}}
+            if any(f"{name}=" in told for name in ROUNDED):
+                yield IN_SINGLE, {"single": ROUNDED}
+
+    def of_updates(self) -> Iterator[Remedy]:
+        """Yield what may let weights part behind losses that agree."""
+        yield from self.of_rules()
         if not self.is_torch:
             return
+        both = [(self.left.calls[i], self.right.calls[j]) for i, j in self.pairs.items()]
         still = [f"{b.key}|recurrent_bias" for a, b in both
                  if "recurrent_bias" in b.roles.keys() - a.roles.keys()]  # fmt: skip
         if still:
@@ -99,12 +108,6 @@ class Causes:
             yield f"labels are smoothed by {value:g} in the reference", {"smoothing": value}
         for name, key in called:
             yield about["variants"][name][key][0], {"swaps": {name: key}}
-
-    def _has_velocity(self) -> bool:
-        """Return whether the suspect's optimizer is torch's SGD, with momentum."""
-        training = self.right.about.get("training", {})
-        is_sgd = training.get("optimizer", "").startswith("SGD(")
-        return is_sgd and bool(training.get("options", {}).get("momentum"))
 
     def _of_optimizers(self) -> Iterator[Remedy]:
         """Yield how the suspect clips or what its optimizer is told otherwise."""
@@ -125,8 +128,6 @@ class Causes:
                 is_new = self.is_port and name == "weight_decay" and not own[name]
                 kind = {"decoupled": True} if is_new else {}
                 yield f"{name} {' | '.join(sides)}", {"options": {name: taken[name], **kind}}
-        if self.is_port and self.is_rounded and any(own.get(name) for name in ROUNDED):
-            yield IN_SINGLE, {"single": ROUNDED}
         decay = mine.get("weight_decay") and own.get("weight_decay")
         if self.is_port and decay and not own.get("decoupled"):
             yield COUPLED, {"options": {"decoupled": True}}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from portproof.programs import CheckError, Program, answers
 from portproof.sides import BATCHES, ROWS, Arrays, Side
 from portproof.stored import save
 from portproof.training import Training
+
+SCALES = (1.0, 0.3, 0.1)
+"""Of drawn kernels: smaller ones where outputs are the same for every sample."""
 
 
 @dataclass
@@ -70,15 +74,10 @@ def run_passes(
         raise CheckError(str(error)) from error
     if opened := parameters_to_open(left.graph, right.graph, alignment):
         alignment = _opened(left, [right, *others], named, opened, alignment)
-    carried = carry(left.graph, right.graph, alignment, seed)
     first = (left.first(), right.first())
     notes = frozen_values(left.graph, right.graph, alignment, *first)
-    left.fill(carried.left)
-    right.fill(carried.right)
     progress("replaying")
-    judge = _judged(left, right, alignment, asked)
-    if judge.is_apart_between and right.graph.about.get("unfolds"):
-        carried, judge = _unfolded(left, [right, *others], alignment, opened, seed, judge)
+    carried, judge = _filled(left, [right, *others], alignment, opened, seed, asked)
     replays = judge.replays
     judge.found.differences[:0] = _conversion(left, right, alignment, carried, functions)
     judge.add_all([], notes)
@@ -94,7 +93,7 @@ def run_passes(
     if "gradients" in asked:
         progress("gradients")
         _gradients(left, right, alignment, replays)
-        judge.gradients()
+        judge.gradients(lambda i: _acts(left, carried, replays, i))
         judge.add_all(*judge_first(left.graph, right.graph, alignment, *first))
         if bench is not None and judge.has_trained_otherwise:
             rules = explain_training(bench, *of)
@@ -175,6 +174,28 @@ def _opened(
     raise AssertionError("the second one returns")
 
 
+def _filled(
+    left: Side,
+    ranks: Sequence[Side],
+    alignment: Alignment,
+    opened: Mapping[str, Sequence[int]],
+    seed: int,
+    asked: Sequence[str],
+) -> tuple[Carried, Judge]:
+    """Draw weights that tell samples apart, fill both models, and judge them in evaluation."""
+    for scale in SCALES:
+        draw = partial(carry, alignment=alignment, seed=seed, scale=scale)
+        carried = draw(left.graph, ranks[0].graph)
+        left.fill(carried.left)
+        ranks[0].fill(carried.right)
+        judge = _judged(left, ranks[0], alignment, asked)
+        if not judge.is_in_vain:
+            break
+    if judge.is_apart_between and ranks[0].graph.about.get("unfolds"):
+        return _unfolded(left, ranks, alignment, opened, draw, judge)
+    return carried, judge
+
+
 def _judged(left: Side, right: Side, alignment: Alignment, asked: Sequence[str]) -> Judge:
     replays = _replays(left, right, alignment)
     judge = Judge(left.graph, right.graph, alignment, replays, list(asked))
@@ -187,7 +208,7 @@ def _unfolded(
     ranks: Sequence[Side],
     alignment: Alignment,
     opened: Mapping[str, Sequence[int]],
-    seed: int,
+    draw: Callable[[Graph, Graph], Carried],
     judge: Judge,
 ) -> tuple[Carried, Judge]:
     """Let features that the suspect cuts into maps be those of channels last, if less parts then.
@@ -202,7 +223,7 @@ def _unfolded(
         for side, found in zip(ranks, answers([side.program for side in ranks]), strict=True):
             side.graph = Graph.from_dict(found["graph"])
             side.split(left.graph)
-        carried = carry(left.graph, ranks[0].graph, alignment, seed)
+        carried = draw(left.graph, ranks[0].graph)
         ranks[0].fill(carried.right)
         if unfold:
             again = _judged(left, ranks[0], alignment, judge.asked)
@@ -267,6 +288,18 @@ def _gradients(left: Side, right: Side, alignment: Alignment, replays: Replays) 
     for side in (left, right):
         side.start(train=True)
     replays.left_whole, replays.right_whole = left.seen(), right.seen()
+
+
+def _acts(left: Side, carried: Carried, replays: Replays, i: int) -> bool:
+    """Return whether the reference gives other outputs with other weights in a call."""
+    call = left.graph.calls[i]
+    moved = {f"{call.key}|{role}": carried.left[f"{call.key}|{role}"] for role in call.roles}
+    left.fill({**carried.left, **{name: 1.5 * a + 0.1 for name, a in moved.items()}})
+    left.start(outputs_only=True)
+    seen = left.seen()
+    left.fill(carried.left)
+    names = [f"final.{k}" for k in range(len(left.graph.outputs))]
+    return any(not np.array_equal(seen[name], replays.left[name]) for name in names)
 
 
 def _conversion(

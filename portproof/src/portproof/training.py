@@ -135,7 +135,7 @@ class Training:
         Returns:
             The causes, where they part now, what the processes gave, and the arguments; or None.
         """
-        causes = list(self._trials(apart[1].what, are_alike, theirs[0]))
+        causes = list(self._trials(apart[1].what, apart[0][0], are_alike, theirs[0]))
         trials = [trial for trial in causes if "optimizer" not in trial[2]]
         acting: list[Trial] = []
         equal: list[Trial] = []
@@ -222,11 +222,12 @@ class Training:
             self._references[repr(given)] = self.left.read(out)
         return self._references[repr(given)]
 
-    def _trials(self, what: str, are_alike: bool, theirs: Arrays) -> Iterator[Trial]:
+    def _trials(self, what: str, step: int, are_alike: bool, theirs: Arrays) -> Iterator[Trial]:
         """Yield what may be wrong with the batches and the Trainer's arguments that make it right.
 
         Args:
             what: differs first.
+            step: in which it does, from 0.
             are_alike: whether the processes started from the same weights.
             theirs: what the suspect gave.
         """
@@ -247,7 +248,8 @@ class Training:
                       for n, a in Stored(self.batches).items()}  # fmt: skip
             yield BROADCAST, [save(self.left.program.path("turned"), turned)], {}
             if self._causes.is_torch:
-                made = chain(self._causes.of_epsilon(), self._causes.of_losses(theirs))
+                rules = self._causes.of_rules() if step else iter(())  # they act on what follows
+                made = chain(rules, self._causes.of_losses(theirs))
         yield from ((text, self.shares, how) for text, how in made)
 
     def _fill_alike(self) -> bool:

@@ -32,7 +32,7 @@ class TwoOptimizers(keras.Model):
 
 def two_optimizers() -> keras.Model:
     model = TwoOptimizers()
-    model.compile(keras.optimizers.SGD(0.0625), "mse")
+    model.compile(keras.optimizers.SGD(0.0625, momentum=0.9), "mse")
     model.build((None, 6))
     return model
 

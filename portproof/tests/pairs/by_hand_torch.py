@@ -45,7 +45,7 @@ class TwoOptimizers(Network):
 
     def configure_optimizers(self) -> Any:
         slow = torch.optim.Adam(self.body.parameters(), self.rate, eps=1e-7)
-        return [slow, torch.optim.SGD(self.head.parameters(), 0.0625)]
+        return [slow, torch.optim.SGD(self.head.parameters(), 0.0625, momentum=0.9)]
 
 
 class Constrained(Network):

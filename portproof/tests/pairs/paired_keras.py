@@ -1,5 +1,7 @@
 """Models with calls that only what they do can tell apart."""
 
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -46,3 +48,28 @@ def sharing() -> keras.Model:
     scores = keras.ops.einsum("nqhd,nkhd->nhqk", layers.Reshape((6, 4, 2))(q), k) / 2**0.5
     y = keras.ops.einsum("nhqk,nkhd->nqhd", keras.ops.softmax(scores), v)
     return keras.Model(x, layers.Dense(8, name="o")(layers.Reshape((6, 8))(y)))
+
+
+class Quantised(layers.Layer):
+    """The nearest row of a book, through which gradients go straight."""
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        self.book = self.add_weight(shape=(shape[-1], 5), initializer="random_normal", name="book")
+
+    def call(self, x: Any) -> Any:
+        ops = keras.ops
+        apart = ops.sum(self.book**2, 0) - 2 * ops.matmul(x, self.book)
+        rows = ops.one_hot(ops.argmin(apart, -1), 5, dtype=x.dtype)
+        return x + ops.stop_gradient(ops.matmul(rows, ops.transpose(self.book)) - x)
+
+
+def quantised() -> keras.Model:
+    x = keras.Input((6,))
+    return keras.Model(x, layers.Dense(3)(Quantised()(layers.Dense(4)(x))))
+
+
+def saturated() -> keras.Model:
+    """Return a model that gives one class to all samples if weights are large."""
+    x = keras.Input((6,))
+    y = (30 * layers.Dense(8)(x)) ** 2
+    return keras.Model(x, layers.Dense(3, activation="softmax")(y))

@@ -67,6 +67,39 @@ class Sharing(nn.Module):
         return out
 
 
+class Quantised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.book, self.out = nn.Linear(6, 4), nn.Embedding(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        apart = self.book.weight.square().sum(1) - 2 * x @ self.book.weight.T
+        out: torch.Tensor = self.out(x + (self.book(apart.argmin(-1)) - x).detach())
+        return out
+
+
+class Saturated(nn.Module):
+    def __init__(self, power: int = 2) -> None:
+        super().__init__()
+        self.first, self.out, self.power = nn.Linear(6, 8), nn.Linear(8, 3), power
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(self.out((30 * self.first(x)) ** self.power), -1)
+
+
+def quantised() -> nn.Module:
+    return Quantised()
+
+
+def saturated() -> nn.Module:
+    return Saturated()
+
+
+def saturated_more() -> nn.Module:
+    return Saturated(4)
+
+
 def gated() -> nn.Module:
     return Gated()
 

@@ -26,18 +26,29 @@ class Carried:
     differences: list[Difference] = field(default_factory=list)
 
 
-def draw(role: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Return a weight such that each of its numbers matters and nothing saturates."""
+def draw(
+    role: str, shape: tuple[int, ...], rng: np.random.Generator, scale: float = 1.0
+) -> np.ndarray:
+    """Return a weight such that each of its numbers matters and nothing saturates.
+
+    Args:
+        role: of it.
+        shape: canonical.
+        rng: that draws.
+        scale: of kernels; a product of what a model computes may saturate with 1.
+    """
     if role in ("gamma", "moving_variance", "alpha"):
         return rng.uniform(0.5, 1.5, shape) * (0.25 if role == "alpha" else 1.0)
     if len(shape) <= 1:
         return rng.normal(0, 0.1, shape)
     if role in ("table", "beta", "value"):
         return rng.normal(0, 0.5, shape)
-    return rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
+    return rng.normal(0, scale * np.sqrt(2 / np.prod(shape[:-1])), shape)
 
 
-def carry(left: Graph, right: Graph, alignment: Alignment, seed: int) -> Carried:
+def carry(
+    left: Graph, right: Graph, alignment: Alignment, seed: int, scale: float = 1.0
+) -> Carried:
     """Draw the reference's weights, and give the suspect the same.
 
     A role that one side alone has gets its neutral value, so that what follows can be compared,
@@ -48,7 +59,7 @@ def carry(left: Graph, right: Graph, alignment: Alignment, seed: int) -> Carried
     held: dict[str, np.ndarray] = {}
     for call in left.calls:
         for role, shape in call.roles.items():
-            drawn = held.setdefault(call.place(role), draw(role, tuple(shape), rng))
+            drawn = held.setdefault(call.place(role), draw(role, tuple(shape), rng, scale))
             carried.left.setdefault(f"{call.key}|{role}", drawn)
     lone: dict[tuple[str, str, str], list[Place]] = defaultdict(list)
     two_biases: dict[tuple[bool, str], list[Place]] = defaultdict(list)
@@ -75,7 +86,7 @@ def carry(left: Graph, right: Graph, alignment: Alignment, seed: int) -> Carried
     carried.differences += _shared_left(left, right, alignment)
     for call in right.calls:
         for role, shape in call.roles.items():
-            carried.right.setdefault(f"{call.key}|{role}", draw(role, tuple(shape), rng))
+            carried.right.setdefault(f"{call.key}|{role}", draw(role, tuple(shape), rng, scale))
     return carried
 
 

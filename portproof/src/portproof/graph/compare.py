@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +82,12 @@ class Judge:
     def is_apart_between(self) -> bool:
         """Whether any stretch between calls, or before an output, differs."""
         return bool(self.found.stretches_apart or self.found.end_apart)
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether an output of the reference is the same for every sample."""
+        outs = [self.replays.left[f"final.{k}"] for k in range(len(self.left.outputs))]
+        return not all((out - out[:1]).any() for out in outs)
 
     @property
     def has_trained_otherwise(self) -> bool:
@@ -258,8 +264,13 @@ class Judge:
                 )
         return None
 
-    def gradients(self) -> None:
-        """Judge training mode: what calls give, gradients to weights and outputs, statistics."""
+    def gradients(self, acts: Callable[[int], bool] = lambda _: False) -> None:
+        """Judge training mode: what calls give, gradients to weights and outputs, statistics.
+
+        Args:
+            acts: whether other weights of a call of the reference would give other outputs; asked
+                where no gradient says so.
+        """
         largest = 0.0
         a_train, b_train = self.replays.left_train, self.replays.right_train
         reached = self._reached()
@@ -287,8 +298,8 @@ class Judge:
                 continue
             if not leaf.any():
                 if i in reached:
-                    self.add("zero", a.kind, ("no output changes with it", ""), "output", place,
-                             "what follows it is not compared")  # fmt: skip
+                    self._still(a.kind, "no output changes with it", place, acts(i),
+                                "what follows it is not compared")  # fmt: skip
                 continue
             behind = gap(leaf, fitted(b_train[f"leaf.{j}"], leaf.shape))
             if behind.within(gaps.LOCAL_GRADIENT):
@@ -296,7 +307,7 @@ class Judge:
             elif not self._follows_a_difference(i):
                 self.add("gradients", "behind " + a.kind, ("", ""), "training", _at(place, behind))
         self._training_outputs()
-        self._unmoved(reached)
+        self._unmoved(reached, acts)
         self.found.gradient, self.found.whole_gradient = largest, self.whole()
 
     def _training_outputs(self) -> None:
@@ -312,7 +323,15 @@ class Judge:
                 place = _at(Place("the last call", label), end)
                 self.add("training mode", "before the " + label, ("", ""), "training", place)
 
-    def _unmoved(self, reached: set[int]) -> None:
+    def _still(self, kind: str, what: str, place: Place, is_acting: bool, detail: str) -> None:
+        """Report a call that no gradient reaches; one that is rounded or detached may act."""
+        if is_acting:
+            what, detail = "no gradient reaches it from the outputs", "they change with its weights"
+        known = [p for d in self.found.differences if d.what == "zero" for p in d.places]
+        if not is_acting or place not in known:
+            self.add("zero", kind, (what, ""), "none" if is_acting else "output", place, detail)
+
+    def _unmoved(self, reached: set[int], acts: Callable[[int], bool]) -> None:
         """Report calls that lead to an output and whose weights have no gradient from it."""
         for i, j in sorted(self.pairs.items()):
             a = self.left.calls[i]
@@ -320,8 +339,8 @@ class Judge:
             found = [self.replays.left_whole[n] for n in trained if n in self.replays.left_whole]
             if found and i in reached and not any(g.any() for g in found):
                 place = Place(a.owner, self.right.calls[j].owner)
-                self.add("zero", a.kind, ("no output moves with its weights", ""), "output", place,
-                         "it compares nothing")  # fmt: skip
+                self._still(a.kind, "no output moves with its weights", place, acts(i),
+                            "it compares nothing")  # fmt: skip
 
     def whole(self) -> Gap:
         """Return the largest gap of gradients and statistics through the whole model."""
