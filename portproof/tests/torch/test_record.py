@@ -177,6 +177,34 @@ def test_what_is_cut_off_right_behind_a_transposed_convolution_is_its_crop(cut) 
     assert model.vary(trials, free)["alone.0"].shape == (4, 4, 4, 3)
 
 
+class Columns(nn.Module):
+    """Each column of maps, channels first, is what a step of a sequence takes."""
+
+    def __init__(self, is_recurrent):
+        super().__init__()
+        self.maps = nn.Conv2d(3, 2, 1)
+        self.steps = nn.LSTM(8, 2, batch_first=True) if is_recurrent else nn.Linear(8, 2)
+
+    def forward(self, x):
+        columns = self.maps(x).permute(0, 3, 1, 2).flatten(2)
+        made = self.steps(F.relu(columns))
+        return made[0] if isinstance(made, tuple) else made
+
+
+@pytest.mark.parametrize("is_recurrent", [False, True])
+def test_features_of_a_step_stand_in_the_order_of_maps_with_channels_last(is_recurrent) -> None:
+    model, graph, x = opened(lambda: Columns(is_recurrent), (4, 5, 3))
+    free = model.replay(x, {}, {})
+    columns = np.maximum(free["out.0"], 0).transpose(0, 2, 1, 3).reshape(4, 5, 8)
+    assert np.array_equal(free["in.1"], columns)
+    forced = model.replay(x, {}, {"in.1": columns})
+    assert np.allclose(forced["alone.1"], free["out.1"], rtol=0, atol=1e-14)
+    kernel = model.weights()[f"{graph.calls[1].key}|kernel"]
+    if not is_recurrent:
+        bias = model.weights()[f"{graph.calls[1].key}|bias"]
+        assert np.allclose(columns @ kernel + bias, free["out.1"], rtol=0, atol=1e-14)
+
+
 def test_a_training_pass_that_fails_leaves_no_statistic_moved() -> None:
     """Numbers of another shape are handed on first, which `cat` does not take."""
     model, _, x = opened(lambda: Cut(lambda y: y[..., :-1, :-1]), (8, 8, 3))

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
-from portproof.record.program import SetUpError, drops
+from portproof.record.program import SetUpError, drops, reorder
+from portproof.record.role import Role
 from portproof.record.torch_calls import (
     MULTI_HEAD_ATTENTION,
     RATES,
@@ -54,10 +56,10 @@ def recurrent(
             number = layer * directions + direction
             params = list(bound["params"][number * each : (number + 1) * each])
             state = tuple(h[number : number + 1].contiguous() for h in hx)
-            roles = recorder.without_constants(recurrent_roles(kind, params))
-            spec = Spec(kind, roles, {"reverse": bool(direction)})
-            if kind == "rnn":
-                spec.settings["activation"] = name.partition("_")[2]
+            settings: dict[str, Any] = {"reverse": bool(direction)}
+            settings |= {"activation": name.partition("_")[2]} if kind == "rnn" else {}
+            order = tag_of(x).order
+            spec = Spec(kind, _roles(recorder, kind, params, order), settings)
 
             def run(
                 t: torch.Tensor,
@@ -83,7 +85,7 @@ def recurrent(
                 t = t.flip(turned)
                 return _masked(run, t, keep) if settings.get("masked") else run(t, ())[0]
 
-            live = Live(spec, alone, None, batch=0 if first else 1)
+            live = Live(spec, alone, order, batch=0 if first else 1)
             index = recorder.start(spec, live, x, [x], tag_of(x))
             out = run(x.flip(turned), ())
             y = recorder.finish(index, live, out[0])
@@ -105,6 +107,16 @@ def recurrent(
     for t, kept in zip(whole, lasts, strict=True):
         put_tag(t, after(torch.cat, (), {}, kept, t) if len(kept) > 1 else tag_of(kept[0]))
     return (x, *whole)
+
+
+def _roles(
+    recorder: "Recorder", kind: str, params: list[torch.Tensor], order: np.ndarray | None
+) -> dict[str, Role]:
+    """Return a recurrent layer's roles, with features in the order that they have in maps."""
+    roles = recorder.without_constants(recurrent_roles(kind, params))
+    if order is not None:
+        reorder(roles["kernel"], order)
+    return roles
 
 
 def _keep(

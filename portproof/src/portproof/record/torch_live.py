@@ -47,8 +47,8 @@ class Live:
         if self.batch and t.ndim > self.batch:
             t = t.movedim(self.batch, 0)
         order = self._order(is_input)
-        if order is not None and t.ndim == 2:
-            t = t[:, torch.from_numpy(order)]
+        if order is not None and t.shape[-1] == len(order):
+            t = t[..., torch.from_numpy(order)]
         return t.numpy().copy()
 
     def _order(self, is_input: bool) -> np.ndarray | None:
@@ -59,8 +59,8 @@ class Live:
         if self.spec.kind == WEIGHT:
             return torch.from_numpy(np.array(self.spec.roles["value"].native(a)))
         order = self._order(is_input)
-        if order is not None and a.ndim == 2:
-            a = a[:, np.argsort(order)]
+        if order is not None and a.shape[-1] == len(order):
+            a = a[..., np.argsort(order)]
         t = torch.from_numpy(np.array(a))  # a copy, lest something in place write into it
         if self.batch and t.ndim > self.batch:
             t = t.movedim(0, self.batch)

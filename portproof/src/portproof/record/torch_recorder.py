@@ -296,7 +296,8 @@ class Recorder(TorchFunctionMode):
             ]
             tag = tag_of(source)
         keeps = spec.kind in BY_FEATURE
-        order = tag.order if (keeps or spec.kind == "dense") and x.ndim == 2 else None
+        is_last = x.ndim == 2 or not spec.channels_first
+        order = tag.order if (keeps or spec.kind == "dense") and is_last else None
         if order is not None:
             for each in spec.roles.values() if keeps else [spec.roles["kernel"]]:
                 if not keeps or each.variable.numel() == len(order):  # else it is one for all

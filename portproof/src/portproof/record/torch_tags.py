@@ -32,7 +32,7 @@ class Tag:
     rows: tuple[int, ...] | None = None
     """For (rows, F): the sizes of the axes that were folded into the first."""
     order: np.ndarray | None = None
-    """For (N, F) made of maps: the place of each feature in canonical order, channels last."""
+    """For (N, …, F) made of maps: the place of each feature in canonical order, channels last."""
     unpadded: tuple[torch.Tensor, list[list[int]]] | None = None
     """The tensor before padding with zeros, and how much, axis by axis behind the channels."""
     cut: tuple[int, ...] | None = None
@@ -264,29 +264,35 @@ def _order(
     xs: list[torch.Tensor],
     out: torch.Tensor,
 ) -> np.ndarray | None:
-    """Return where each feature of an (N, F) result stands in canonical order."""
-    if out.ndim != 2:
+    """Return where each feature on a result's last axis stands in canonical order."""
+    if out.ndim < 2:
         return None
     x, tag = xs[0], tag_of(xs[0])
-    width = out.shape[1]
+    width = out.shape[-1]
     if name in ("cat", "concat", "concatenate") and len(xs) > 1:
         parts, start = [], 0
         for part in xs:
             order = tag_of(part).order
-            own = np.arange(part.shape[1]) if order is None else order
+            own = np.arange(part.shape[-1]) if order is None else order
             parts.append(own + start)
-            start += part.shape[1]
+            start += part.shape[-1]
         is_plain = all(tag_of(part).order is None for part in xs)
         return None if is_plain or start != width else np.concatenate(parts)
-    if x.ndim > 2 and x.shape[0] == out.shape[0] and x[0].numel() == width:
-        axis = tag.channel
-        if axis is None or axis in (0, x.ndim - 1) or axis >= x.ndim:
+    first, axis = out.ndim - 1, tag.channel
+    is_joined = x.ndim > out.ndim and x.shape[:first] == out.shape[:-1]
+    if is_joined and math.prod(x.shape[first:]) == width:
+        if axis is None or axis < first or axis >= x.ndim - 1:
             return None
-        places = np.arange(width).reshape(tuple(x.shape[1:]))
-        return np.moveaxis(places, axis - 1, -1).reshape(-1)
-    if tag.order is not None and x.shape == out.shape:
-        return tag.order
-    return None
+        places = np.arange(width).reshape(tuple(x.shape[first:]))
+        return np.moveaxis(places, axis - first, -1).reshape(-1)
+    rest = [a for a in args if not isinstance(a, torch.Tensor)]
+    turned, gone = _turned(name, rest, kwargs, x.ndim), None
+    if turned is not None:
+        return tag.order if turned[-1] == x.ndim - 1 else None
+    if out.ndim == x.ndim - 1:
+        gone = _taken_away(name, args, kwargs, x.ndim)
+    is_kept = x.shape == out.shape or (gone is not None and gone < x.ndim - 1)
+    return tag.order if is_kept else None
 
 
 def _cut(
