@@ -8,6 +8,10 @@ from portproof.checking import check
 PAIRS = Path(__file__).parent / "pairs"
 AVERAGE = "the moving average takes the weights' place (use_ema) in the reference alone"
 TWO_BIASES = "two biases in the suspect, of which its optimizer moves both: one alone agrees"
+ADAGRAD = ("ε within the root in Keras's Adagrad, beside it in torch's; and "
+           "initial_accumulator_value 0.1 | 0")  # fmt: skip
+OVER_SAMPLES = ("with class weights the loss is a mean over samples in the reference, and not "
+                "divided by the sum of their weights")  # fmt: skip
 slow = pytest.mark.slow
 
 
@@ -25,6 +29,13 @@ slow = pytest.mark.slow
         pytest.param("recommending", "recommending", "ratings", None, None, marks=slow),
         pytest.param("recommending", "recommending", "ratings_once", None, None, marks=slow),
         pytest.param("recurrent", "recurrent", "sequences", "update", TWO_BIASES, marks=slow),
+        pytest.param("adagrad", "adagrad", "batches", None, None, marks=slow),
+        pytest.param("adagrad", "adagrad_from_zero", "batches", "update", ADAGRAD, marks=slow),
+        pytest.param("nadam", "nadam", "batches", None, None, marks=slow),
+        pytest.param("nadam", "nadam_slower", "batches", "update", "momentum_decay 1 | 0.004",
+                     marks=slow),
+        pytest.param("classes", "classes", "labelled", None, None, marks=slow),
+        pytest.param("classes", "classes_mean", "labelled", "loss", OVER_SAMPLES, marks=slow),
         pytest.param("two_outputs", "two_outputs", "listed", None, None, marks=slow),
     ],
 )  # fmt: skip

@@ -37,12 +37,27 @@ def two_optimizers() -> keras.Model:
     return model
 
 
-def network(constraint: Any = None, **options: Any) -> keras.Model:
+def network(
+    constraint: Any = None, optimizer: Any = None, outputs: int = 1, loss: Any = "mse", **more: Any
+) -> keras.Model:
     x = inputs = keras.Input((6,))
     x = layers.Dense(8, activation="tanh", kernel_constraint=constraint)(x)
-    model = keras.Model(inputs, layers.Dense(1)(x))
-    model.compile(keras.optimizers.SGD(0.0625, **options), "mse")
+    model = keras.Model(inputs, layers.Dense(outputs)(x))
+    model.compile(optimizer or keras.optimizers.SGD(0.0625, **more), loss)
     return model
+
+
+def adagrad() -> keras.Model:
+    return network(optimizer=keras.optimizers.Adagrad(0.0625))
+
+
+def nadam() -> keras.Model:
+    return network(optimizer=keras.optimizers.Nadam(0.0625))
+
+
+def classes() -> tuple[keras.Model, dict[str, Any]]:
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return network(outputs=3, loss=loss), {"class_weight": {0: 1.0, 1: 2.0, 2: 0.5}}
 
 
 def constrained() -> keras.Model:
@@ -70,6 +85,10 @@ def batches() -> list[tuple[Any, Any]]:
     random = np.random.default_rng(0)
     drawn = [random.normal(size=(n, 6)) for n in (8, 8, 3)]
     return [(x, np.sin(x).sum(1, keepdims=True)) for x in drawn]
+
+
+def labelled() -> list[tuple[Any, Any]]:
+    return [(x, (np.abs(y[:, 0]) * 2).astype(np.int64) % 3) for x, y in batches()]
 
 
 def listed() -> list[tuple[Any, Any]]:

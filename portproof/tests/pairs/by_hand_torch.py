@@ -28,6 +28,54 @@ class Network(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.0625)
 
 
+class Optimized(Network):
+    def __init__(self, rule: Any, **options: Any) -> None:
+        super().__init__()
+        self.rule, self.options = rule, {"lr": 0.0625, "eps": 1e-7, **options}
+
+    def configure_optimizers(self) -> Any:
+        return self.rule(self.parameters(), **self.options)
+
+
+def adagrad() -> L.LightningModule:
+    return Optimized(torch.optim.Adagrad, initial_accumulator_value=0.1)
+
+
+def adagrad_from_zero() -> L.LightningModule:
+    return Optimized(torch.optim.Adagrad)
+
+
+def nadam() -> L.LightningModule:
+    return Optimized(torch.optim.NAdam, momentum_decay=1.0)
+
+
+def nadam_slower() -> L.LightningModule:
+    return Optimized(torch.optim.NAdam)
+
+
+class Classes(Network):
+    """Class weights, divided by the number of samples as in Keras, or by their sum as by itself."""
+
+    def __init__(self, is_mean: bool = False) -> None:
+        super().__init__()
+        self.head, self.is_mean = nn.Linear(8, 3), is_mean
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        weight = torch.tensor([1.0, 2.0, 0.5])
+        if self.is_mean:
+            return F.cross_entropy(self(x), y, weight)
+        return F.cross_entropy(self(x), y, weight, reduction="sum") / len(x)
+
+
+def classes() -> L.LightningModule:
+    return Classes()
+
+
+def classes_mean() -> L.LightningModule:
+    return Classes(is_mean=True)
+
+
 class TwoOptimizers(Network):
     def __init__(self, rate: float = 0.01) -> None:
         super().__init__()

@@ -8,10 +8,11 @@ import keras
 import numpy as np
 from keras.src import ops
 from keras.src.layers.preprocessing import normalization
+from keras.src.optimizers import nadam
 from keras.src.optimizers.schedules import learning_rate_schedule
 from keras.src.regularizers import regularizers
 
-_ROUNDING: tuple[Any, ...] = (normalization, learning_rate_schedule, regularizers)
+_ROUNDING: tuple[Any, ...] = (normalization, learning_rate_schedule, nadam, regularizers)
 """Modules that make tensors of a user's own constants."""
 
 

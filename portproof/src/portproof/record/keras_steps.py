@@ -175,8 +175,8 @@ _WITHOUT_EFFECT = {"name", "ema_momentum"}
 
 
 OPTIONS = (
-    "amsgrad", "beta_1", "beta_2", "centered", "epsilon", "learning_rate", "momentum", "nesterov",
-    "rho", "weight_decay",
+    "amsgrad", "beta_1", "beta_2", "centered", "epsilon", "initial_accumulator_value",
+    "learning_rate", "momentum", "momentum_decay", "nesterov", "rho", "weight_decay",
 )  # fmt: skip
 """What torch's optimizers have too, under other names."""
 CLIPPINGS = ("clipnorm", "clipvalue", "global_clipnorm")
@@ -189,6 +189,8 @@ def described(model: Any) -> dict[str, Any]:
     flat = keras.tree.flatten(model.loss)
     losses = [getattr(loss, "name", loss) for loss in flat]
     config = model.optimizer.get_config()
+    if isinstance(model.optimizer, keras.optimizers.Nadam):
+        config["momentum_decay"] = 1.0  # by each step, which torch's counts 0.004 times
     others = [v for v in vars(model).values() if isinstance(v, keras.optimizers.Optimizer)]
     every = {id(each): _words(each) for each in (model.optimizer, *others)}
     return {

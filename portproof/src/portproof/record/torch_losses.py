@@ -38,7 +38,8 @@ def variants_of(name: str, func: Any, args: Any, kwargs: Any) -> Iterator[str]:
     told = _arguments(func, args, kwargs)
     for key in VARIANTS[name]:
         argument, value = WITHOUT_EFFECT.get(key, ("", None))
-        if not argument or told[argument] != value:
+        is_apt = key != "over_samples" or (told["weight"] is not None and told["target"].ndim == 1)
+        if is_apt and (not argument or told[argument] != value):
             yield key
 
 
@@ -75,6 +76,17 @@ def smoothed(value: float) -> Any:
 @variant("cross_entropy", "nll_loss", text="classes have equal weight in the reference")
 def _unweighted(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
     return _told(func, args, kwargs, weight=None)
+
+
+@variant(
+    "cross_entropy",
+    "nll_loss",
+    text="with class weights the loss is a mean over samples in the reference, and not divided by "
+    "the sum of their weights",
+)
+def _over_samples(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    told = _arguments(func, args, kwargs)
+    return _told(func, args, kwargs, reduction="sum") / (told["target"] != -100).sum()
 
 
 @variant("cross_entropy", text=PROBABILITIES.format("cross_entropy", "softmax"))

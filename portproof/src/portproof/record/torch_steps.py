@@ -290,6 +290,8 @@ def _left_out(module: nn.Module, optimizer: Any) -> list[nn.Parameter]:
     return [p for p in _trained(module) if id(p) not in given]
 
 
+START = "initial_accumulator_value"
+"""Of Adagrad: what its sum of squares starts from."""
 _NAMES = {"learning_rate": "lr", "rho": "alpha", "decoupled": "decoupled_weight_decay"}
 """Options of torch's optimizers by Keras's names; most have the same."""
 
@@ -309,6 +311,9 @@ def _set_options(optimizer: Any, options: Mapping[str, Any]) -> None:
                 optimizer.defaults["eps"] = value
             elif key in group and (name != "weight_decay" or group[key] or not decays):
                 group[key] = bool(value) if key in SWITCHES else value
+                if key == START:  # which Adagrad has put in place when it was made
+                    for p in group["params"]:
+                        optimizer.state[p]["sum"].fill_(value)
 
 
 class _Given(list[Any]):
@@ -469,7 +474,7 @@ def _names(module: nn.Module, parameters: list[nn.Parameter]) -> list[str]:
 def _options(optimizer: Any) -> dict[str, float]:
     groups = getattr(optimizer, "param_groups", [{}])
     first, found = groups[0], {}
-    for name in ("learning_rate", "momentum", "rho", *SWITCHES):
+    for name in ("learning_rate", "momentum", "momentum_decay", "rho", START, *SWITCHES):
         found[name] = first.get(_NAMES.get(name, name), first.get(name))
     for name, value in zip(("beta_1", "beta_2"), first.get("betas") or (), strict=False):
         found[name] = value
