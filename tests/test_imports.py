@@ -61,6 +61,7 @@ SIDES = {
             "torch_composite",
             "torch_live",
             "torch_bare",
+            "torch_drops",
             "torch_losses",
             "torch_names",
             "torch_recorder",

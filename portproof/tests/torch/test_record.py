@@ -205,6 +205,44 @@ def test_features_of_a_step_stand_in_the_order_of_maps_with_channels_last(is_rec
         assert np.allclose(columns @ kernel + bias, free["out.1"], rtol=0, atol=1e-14)
 
 
+def drop_connect(inputs, p, training):
+    """As published EfficientNets have it."""
+    if not training:
+        return inputs
+    kept = torch.floor(1 - p + torch.rand(len(inputs), 1))
+    return inputs / (1 - p) * kept
+
+
+class DropPath(nn.Module):
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x):
+        return drop_connect(x, self.rate, self.training)
+
+
+class Dropped(nn.Module):
+    """Drops samples by a function, and by a module that calls it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.path = nn.Linear(3, 3), nn.Linear(3, 2), DropPath(0.25)
+
+    def forward(self, x):
+        x = x + drop_connect(self.first(x), p=0.5, training=self.training)
+        return self.path(self.last(x))
+
+
+def test_functions_that_drop_samples_drop_none_and_their_rates_are_noted_once() -> None:
+    model, graph, x = opened(Dropped, (3,))
+    assert graph.calls[1].drops == ["0.5 of samples"]
+    assert graph.outputs[0].drops == ["0.25 of samples"]
+    evaluated = model.replay(x, {}, {})["final.0"]
+    assert np.array_equal(model.replay(x, {"train": True}, {})["final.0"], evaluated)
+    assert drop_connect.__module__ == __name__
+
+
 def test_a_training_pass_that_fails_leaves_no_statistic_moved() -> None:
     """Numbers of another shape are handed on first, which `cat` does not take."""
     model, _, x = opened(lambda: Cut(lambda y: y[..., :-1, :-1]), (8, 8, 3))

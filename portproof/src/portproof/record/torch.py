@@ -16,6 +16,7 @@ from portproof.graph.calls import CHANNELS, Graph, Output, order_of
 from portproof.record import torch_steps
 from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, Sink, one_line
 from portproof.record.role import Role
+from portproof.record.torch_drops import nothing_dropped, probabilities, replaced
 from portproof.record.torch_live import is_inferable, outputs_of
 from portproof.record.torch_names import Names, differentiate, gradients, name_calls
 from portproof.record.torch_recorder import Recorder, Replay
@@ -24,9 +25,6 @@ from portproof.record.torch_variants import described
 
 OUTPUT_SEED = 10**6
 """Seeds of the factors of the outputs' sum, beyond those of any call."""
-DROPPING = ("StochasticDepth", "DropPath", "DropConnect")
-"""Modules that drop whole samples by a probability of their own, by the names of their classes."""
-_PROBABILITIES = ("drop_prob", "p", "drop_rate", "drop_path", "drop_path_rate", "prob", "rate")
 
 
 def use_float64() -> None:
@@ -258,7 +256,7 @@ class TorchModel:
         weights = self._weights(self.recorder)
         owners = [self.names.owner(weights[key]) for key in overrides.get("still", ())]
         still = [self.names.parameters[name] for name in owners if name in self.names.parameters]
-        with _training(self.module):
+        with nothing_dropped(self.module):
             return torch_steps.train(
                 self.module,
                 {**self.options, **overrides, "still": still},
@@ -403,7 +401,7 @@ class TorchModel:
         xs = [self._tensor(x, i) for i, x in enumerate(inputs)]
         xs = [x.requires_grad_() if x.is_floating_point() else x for x in xs]
         self.module.zero_grad(set_to_none=True)
-        with _training(self.module):
+        with nothing_dropped(self.module):
             recorder, outs, _ = self._forward([x.view_as(x) for x in xs], replay)
             for i, out in enumerate(outs):
                 if not out.is_floating_point():
@@ -441,28 +439,19 @@ def _wrapped(module: nn.Module, recorder: Recorder) -> Iterator[None]:
     The latter return what they take in evaluation, and run no function that could be seen.
     """
     own = [m for m in module.modules() if adapter_of(m) is not None or is_inferable(m)]
-    dropping = [(m, name) for m, name in _probabilities(module) if m not in own]
+    dropping = [(m, name) for m, name in probabilities(module) if m not in own]
     for m in own:
         forward = m.forward
         m.forward = lambda *args, m=m, f=forward, **kwargs: recorder.adapted(m, f, args, kwargs)
     for m, name in dropping:
         rate = float(getattr(m, name) or 0.0)
-        m.forward = lambda x, rate=rate, f=m.forward: recorder.dropped(f(x), rate)
+        m.forward = partial(recorder.dropping, m.forward, rate)
     try:
-        yield
+        with replaced(module, recorder.dropped):
+            yield
     finally:
         for m in own + [m for m, _ in dropping]:
             del m.forward
-
-
-def _probabilities(module: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Return the modules that drop samples, each with the attribute that says how many."""
-    found = []
-    for m in module.modules():
-        names = [name for name in _PROBABILITIES if isinstance(getattr(m, name, None), int | float)]
-        if type(m).__name__ in DROPPING and names:
-            found.append((m, names[0]))
-    return found
 
 
 @contextmanager
@@ -475,19 +464,3 @@ def _unmoved(module: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for name, b in module.named_buffers():
                 b.copy_(kept[name])
-
-
-@contextmanager
-def _training(module: nn.Module) -> Iterator[None]:
-    """Put a module into training mode, dropping nothing; put it back to evaluation behind."""
-    rates = _probabilities(module)
-    kept = [getattr(m, name) for m, name in rates]
-    for m, name in rates:
-        setattr(m, name, 0.0)
-    module.train()
-    try:
-        yield
-    finally:
-        module.eval()
-        for (m, name), rate in zip(rates, kept, strict=True):
-            setattr(m, name, rate)

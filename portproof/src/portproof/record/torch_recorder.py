@@ -209,8 +209,17 @@ class Recorder(TorchFunctionMode):
         finally:
             self.busy = busy
 
+    def dropping(self, forward: Any, rate: float, x: torch.Tensor) -> torch.Tensor:
+        """Stand in for what a module does that drops samples at a rate."""
+        with self.quiet():
+            made = forward(x)
+        put_tag(made, tag_of(x))
+        return self.dropped(made, rate)
+
     def dropped(self, x: torch.Tensor, rate: float) -> torch.Tensor:
         """Return the same numbers, with the rate at which training drops samples noted."""
+        if self.busy:  # by a function of a module that is noted by itself
+            return x
         tag = tag_of(x)
         with self.quiet():
             out = x.view_as(x)
@@ -475,7 +484,8 @@ class Recorder(TorchFunctionMode):
             with contextlib.suppress(RuntimeError):
                 replay.note(f"alone.{index}", live.canonical(live.run(x, {}), False))
         if str(index) in replay.seeds:
-            replay.sums.append((y * _factors(replay.seeds[str(index)], live, y)).sum())
+            drawn = live.native(factors(replay.seeds[str(index)], found.shape), False)
+            replay.sums.append((y * drawn).sum())
         wanted = replay.force.get(f"out.{index}")
         new = y
         # Of another shape too: what follows is to be judged on the reference's numbers.
@@ -486,7 +496,3 @@ class Recorder(TorchFunctionMode):
                 new = new.clone()  # a module in place must not write into a leaf
         put_tag(new, tag)
         return (new, *out[1:]) if isinstance(out, tuple) else new
-
-
-def _factors(seeds: Sequence[int], live: Live, y: torch.Tensor) -> torch.Tensor:
-    return live.native(factors(seeds, live.canonical(y, False).shape), False)

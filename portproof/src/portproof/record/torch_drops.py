@@ -1,0 +1,84 @@
+"""What drops whole samples by a probability of its own: modules and functions of a user's."""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+DROPPING = ("StochasticDepth", "DropPath", "DropConnect")
+"""Modules that drop whole samples by a probability of their own, by the names of their classes."""
+_PROBABILITIES = ("drop_prob", "p", "drop_rate", "drop_path", "drop_path_rate", "prob", "rate")
+DRAWING = ("drop_connect", "drop_path", "stochastic_depth")
+"""Functions that do, by their names where a module's code is written."""
+_NOT_THE_USERS = ("torch", "torchvision", "lightning", "pytorch_lightning")
+
+
+def probabilities(module: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Return the modules that drop samples, each with the attribute that says how many."""
+    found = []
+    for m in module.modules():
+        names = [name for name in _PROBABILITIES if isinstance(getattr(m, name, None), int | float)]
+        if type(m).__name__ in DROPPING and names:
+            found.append((m, names[0]))
+    return found
+
+
+@contextmanager
+def replaced(
+    module: nn.Module, dropped: Callable[[torch.Tensor, float], torch.Tensor]
+) -> Iterator[None]:
+    """Let functions that drop samples do something else while the block runs.
+
+    Args:
+        module: whose code calls them.
+        dropped: takes what they take, and the rate.
+    """
+    names = {type(m).__module__ for m in module.modules()}
+    spaces = [vars(sys.modules[name]) for name in sorted(names)
+              if name in sys.modules and name.partition(".")[0] not in _NOT_THE_USERS]  # fmt: skip
+    kept = [(space, name, space[name]) for space in spaces for name in DRAWING
+            if inspect.isfunction(space.get(name))]  # fmt: skip
+    for space, name, function in kept:
+
+        def other(x: torch.Tensor, *args: Any, f: Any = function, **kwargs: Any) -> torch.Tensor:
+            return dropped(x, _rate(f, x, args, kwargs))
+
+        space[name] = other
+    try:
+        yield
+    finally:
+        for space, name, function in kept:
+            space[name] = function
+
+
+def _rate(function: Any, x: torch.Tensor, args: Any, kwargs: Any) -> float:
+    """Return the share of samples that a call of a function drops."""
+    bound = inspect.signature(function).bind(x, *args, **kwargs)
+    bound.apply_defaults()
+    if bound.arguments.get("training") is False:
+        return 0.0
+    for name, value in bound.arguments.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return 1 - value if "keep" in name else float(value)
+    return 0.0
+
+
+@contextmanager
+def nothing_dropped(module: nn.Module) -> Iterator[None]:
+    """Put a module into training mode, dropping nothing; put it back to evaluation behind."""
+    rates = probabilities(module)
+    kept = [getattr(m, name) for m, name in rates]
+    for m, name in rates:
+        setattr(m, name, 0.0)
+    module.train()
+    try:
+        with replaced(module, lambda x, _: x):
+            yield
+    finally:
+        module.eval()
+        for (m, name), rate in zip(rates, kept, strict=True):
+            setattr(m, name, rate)
