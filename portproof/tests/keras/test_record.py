@@ -241,5 +241,8 @@ def test_a_model_of_another_precision_and_wrong_inputs_are_refused_in_a_line() -
         open_model(keras.Sequential([layers.Dense(2, dtype="mixed_bfloat16", name="head")]))
     with pytest.raises(SetUpError, match=r"does not take inputs of shape \(4, 5\); it takes"):
         opened(lambda: keras.Sequential([keras.Input((4,)), layers.Dense(2)]), (5,))
+    table = keras.Sequential([keras.Input((2,), dtype="int32"), layers.Embedding(3, 4)])
+    with pytest.raises(SetUpError, match="does not take all integers below 6, which it was fed"):
+        open_model(table)[0].describe([np.array([[1, 5]], "int32")])
     with pytest.raises(SetUpError, match="has no weights"):
         opened(lambda: keras.Sequential([keras.Input((4,)), layers.ReLU()]), (4,))

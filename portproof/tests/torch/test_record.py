@@ -359,6 +359,8 @@ def test_a_module_without_weights_is_refused(build) -> None:
 def test_an_input_that_does_not_fit_is_said_in_a_line() -> None:
     with pytest.raises(SetUpError, match=r"does not take inputs of shape \(4, 5\): RuntimeError"):
         opened(lambda: nn.Linear(3, 4), (5,))
+    with pytest.raises(SetUpError, match="does not take all integers below 6, which it was fed"):
+        open_model(nn.Embedding(3, 4))[0].describe([np.array([[1, 5]])])
 
 
 class Detached(nn.Linear):

@@ -18,7 +18,7 @@ from portproof.record.keras_gradients import differentiate
 from portproof.record.keras_live import numbers
 from portproof.record.keras_recorder import Recorder, Replay
 from portproof.record.keras_watch import recording
-from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, Sink, one_line
+from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, Sink, not_taken
 from portproof.record.role import Role
 
 OUTPUT_SEED = 10**6
@@ -118,12 +118,9 @@ class KerasModel:
         except SetUpError:
             raise
         except Exception as error:
-            shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
             wanted = getattr(self.model, "input_shape", None)
             hint = f"; it takes {wanted}" if wanted else ""
-            raise SetUpError(
-                f"the model does not take inputs of shape {shapes}{hint}: {one_line(error)}"
-            ) from error
+            raise not_taken("model", inputs, hint, error) from error
         if not self.model.weights:
             raise SetUpError("the model has no weights: there is nothing to compare")
         self.recorder = recorder

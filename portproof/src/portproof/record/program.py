@@ -174,6 +174,26 @@ def one_line(error: BaseException) -> str:
     )
 
 
+def not_taken(
+    what: str, inputs: Sequence[np.ndarray], hint: str, error: BaseException
+) -> SetUpError:
+    """Return the line that says that a model does not take inputs.
+
+    Args:
+        what: the framework's word for it.
+        inputs: that it was fed.
+        hint: behind their shapes.
+        error: that it raised.
+    """
+    said = one_line(error)
+    largest = max((int(x.max()) for x in inputs if x.dtype.kind in "iu"), default=None)
+    if largest is not None and re.search(r"not in \[0, \d+\)|out of range", said):
+        return SetUpError(f"the {what} does not take all integers below {largest + 1}, which it "
+                          f"was fed; --input intN:… feeds those below N: {said}")  # fmt: skip
+    shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+    return SetUpError(f"the {what} does not take inputs of shape {shapes}{hint}: {said}")
+
+
 def _place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames[1:] if not any(part in f.filename for part in _NOT_THE_USERS)]

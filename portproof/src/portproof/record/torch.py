@@ -14,7 +14,7 @@ from torch import nn
 from portproof.adapter import adapter_of, detach
 from portproof.graph.calls import CHANNELS, Graph, Output, order_of
 from portproof.record import torch_steps
-from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, Sink, one_line
+from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, Sink, not_taken
 from portproof.record.role import Role
 from portproof.record.torch_drops import nothing_dropped, probabilities, replaced
 from portproof.record.torch_live import is_inferable, outputs_of
@@ -319,12 +319,9 @@ class TorchModel:
             misfits.append(layout)
         if misfits:
             return misfits[0]
-        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         assert problem is not None
-        raise SetUpError(
-            f"the module does not take inputs of shape {shapes}"
-            f"{', channels last or first' if max(num_ways) > 1 else ''}: {one_line(problem)}"
-        )
+        hint = ", channels last or first" if max(num_ways) > 1 else ""
+        raise not_taken("module", inputs, hint, problem)
 
     def _run(
         self, inputs: list[np.ndarray], replay: Replay
