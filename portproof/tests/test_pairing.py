@@ -68,6 +68,25 @@ def test_weights_that_no_gradient_reaches_are_not_in_vain_where_they_change_outp
     assert not any(d.what == "zero" and d.effect != "none" for d in found.differences)
 
 
+@pytest.mark.parametrize(
+    ("port", "what"),
+    [("stepping", []), pytest.param("stepping_on", ["between"], marks=slow)],
+)
+def test_weights_that_one_side_uses_more_often_are_compared_by_what_comes_behind(
+    port: str, what: list[str]
+) -> None:
+    found = verdict("stepping", port, "int9:5", upto="gradients")
+    assert [d.what for d in found.failures] == what, str(found)
+    uses = [(d.kind, d.left, d.right) for d in found.differences if d.what == "uses"]
+    assert uses == [("lstm", "1 ×", "5 ×"), ("dense", "1 ×", "2 ×")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "inputs"), [("highway", ["6"]), ("modulated", ["6", "4"])])
+def test_activations_tell_calls_of_one_shape_apart(name: str, inputs: list[str]) -> None:
+    assert verdict(name, name, *inputs).passed
+
+
 @pytest.mark.slow
 def test_of_calls_of_one_shape_that_is_read_as_two_which_is_named_so() -> None:
     assert verdict("sharing", "sharing").passed

@@ -28,7 +28,7 @@ _KINDS = frozenset([
     "NaN", "augmentation", "batches", "between", "biases", "call", "computed weights",
     "conversion", "count", "dropout", "first weights", "frozen", "gradients", "loss", "metric",
     "momentum", "output", "padding_idx", "parameters", "shape", "sharing", "statistics", "steps",
-    "training mode", "unmatched", "unused weights", "update", "zero",
+    "training mode", "unmatched", "unused weights", "update", "uses", "zero",
 ])  # fmt: skip
 """Kinds of differences that have no setting's name."""
 

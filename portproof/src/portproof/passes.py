@@ -81,8 +81,8 @@ def run_passes(
     replays = judge.replays
     judge.found.differences[:0] = _conversion(left, right, alignment, carried, functions)
     judge.add_all([], notes)
-    bench = _bench(left, right, alignment.pairs, replays.left)
-    of = (left.graph, right.graph, alignment.pairs, judge.found, replays, carried.left)
+    bench = _bench(left, right, alignment.compared, replays.left)
+    of = (left.graph, right.graph, alignment.compared, judge.found, replays, carried.left)
     if bench is not None and (judge.found.calls_apart or judge.is_apart_between):
         progress("trying causes")
         constants = explain_forward(bench, *of)
@@ -246,9 +246,9 @@ def _replays(left: Side, right: Side, alignment: Alignment) -> Replays:
     left.start()
     right.start()
     reference, free = left.seen(), right.seen()
-    right.forced = right.give(_handed_on(right.graph, alignment.pairs, reference))
+    right.forced = right.give(_handed_on(right.graph, alignment.compared, reference))
     right.start(given=right.forced)
-    left.forced = left.give({f"out.{i}": reference[f"out.{i}"] for i in alignment.pairs})
+    left.forced = left.give({f"out.{i}": reference[f"out.{i}"] for i in alignment.compared})
     replays = Replays(reference, free, right.seen())
     for name, rows in BATCHES[1:]:
         left.start(rows, outputs_only=True)
@@ -279,7 +279,7 @@ def _settle(left: Side, right: Side, replays: Replays) -> None:
 
 def _gradients(left: Side, right: Side, alignment: Alignment, replays: Replays) -> None:
     """Differentiate both in training mode, with the reference's numbers handed on and without."""
-    pairs = alignment.pairs
+    pairs = alignment.compared
     seeds = ({i: i for i in pairs}, {j: i for i, j in pairs.items()})
     for side, of in zip((left, right), seeds, strict=True):
         side.trained = {"given": side.forced, "train": True, "seeds": side.seeds(of)}

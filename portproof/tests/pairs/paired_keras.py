@@ -73,3 +73,27 @@ def saturated() -> keras.Model:
     x = keras.Input((6,))
     y = (30 * layers.Dense(8)(x)) ** 2
     return keras.Model(x, layers.Dense(3, activation="softmax")(y))
+
+
+def stepping() -> keras.Model:
+    """Return a recurrent layer under a mask, and one trunk for two heads."""
+    x = keras.Input((5,), dtype="int32")
+    y = layers.LSTM(4)(layers.Embedding(9, 3, mask_zero=True)(x))
+    y = layers.Dense(6, activation="relu")(y)
+    return keras.Model(x, [layers.Dense(2)(y), layers.Dense(1)(y)])
+
+
+def highway() -> keras.Model:
+    """Return layers of one shape that their activations alone tell apart."""
+    x = keras.Input((6,))
+    y, gate = layers.Dense(6, activation="relu")(x), layers.Dense(6, activation="sigmoid")(x)
+    return keras.Model(x, layers.Dense(3)(y * gate + x * (1 - gate)))
+
+
+def modulated() -> keras.Model:
+    """Return scales and shifts of one condition, twice."""
+    x, c = keras.Input((6,)), keras.Input((4,))
+    y = x
+    for _ in range(2):
+        y = layers.ReLU()(layers.Dense(6)(y) * (1 + layers.Dense(6)(c)) + layers.Dense(6)(c))
+    return keras.Model([x, c], layers.Dense(2)(y))

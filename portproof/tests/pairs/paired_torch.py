@@ -1,5 +1,7 @@
 """Ports of the models in `paired_keras`, with parts in another order."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -98,6 +100,68 @@ def saturated() -> nn.Module:
 
 def saturated_more() -> nn.Module:
     return Saturated(4)
+
+
+class Stepping(nn.Module):
+    """The recurrent layer step by step, and its trunk once for each head."""
+
+    def __init__(self, keeps: bool = True) -> None:
+        super().__init__()
+        self.e, self.cell, self.keeps = nn.Embedding(9, 3), nn.LSTMCell(3, 4), keeps
+        self.trunk, self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2), nn.Linear(6, 1)
+
+    def last(self, ids: torch.Tensor) -> torch.Tensor:
+        h = c = torch.zeros(len(ids), 4)
+        for step, x in enumerate(self.e(ids).unbind(1)):
+            state = self.cell(x, (h, c))
+            real = ids[:, step, None] != 0 if self.keeps else torch.ones(1, dtype=torch.bool)
+            h, c = torch.where(real, state[0], h), torch.where(real, state[1], c)
+        return h
+
+    def forward(self, ids: torch.Tensor) -> Any:
+        h = self.last(ids)
+        return self.a(self.trunk(h).relu()), self.b(self.trunk(h).relu())
+
+
+class Highway(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.t, self.h, self.out = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        t = self.t(x).sigmoid()
+        out: torch.Tensor = self.out(self.h(x).relu() * t + x * (1 - t))
+        return out
+
+
+class Modulated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.f = nn.ModuleList(nn.Linear(4, 12) for _ in range(2))
+        self.d, self.out = nn.ModuleList(nn.Linear(6, 6) for _ in range(2)), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        for f, d in zip(self.f, self.d, strict=True):
+            scale, shift = f(c).chunk(2, -1)
+            x = (d(x) * (1 + scale) + shift).relu()
+        out: torch.Tensor = self.out(x)
+        return out
+
+
+def stepping() -> nn.Module:
+    return Stepping()
+
+
+def stepping_on() -> nn.Module:
+    return Stepping(keeps=False)
+
+
+def highway() -> nn.Module:
+    return Highway()
+
+
+def modulated() -> nn.Module:
+    return Modulated()
 
 
 def gated() -> nn.Module:

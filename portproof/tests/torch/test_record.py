@@ -234,6 +234,23 @@ class Dropped(nn.Module):
         return self.path(self.last(x))
 
 
+def test_a_slice_behind_a_padded_convolution_pads_less() -> None:
+    class Causal(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c, self.o = nn.Conv1d(3, 2, 3, padding=4, dilation=2), nn.Conv1d(2, 2, 3, 2, 1)
+
+        def forward(self, x):
+            return self.o(self.c(x)[:, :, :-4].sigmoid())[:, :, 1:]
+
+    model, graph, x = opened(Causal, (9, 3))
+    assert [c.settings["padding"] for c in graph.calls] == [[[4, 0]], [[1, 1]]]
+    assert [c.then for c in graph.calls] == ["sigmoid", "getitem"]
+    free = model.replay(x, {}, {})
+    forced = model.replay(x, {}, free)
+    assert np.allclose(forced["alone.0"], free["out.0"], rtol=0, atol=1e-14)
+
+
 def test_functions_that_drop_samples_drop_none_and_their_rates_are_noted_once() -> None:
     model, graph, x = opened(Dropped, (3,))
     assert graph.calls[1].drops == ["0.5 of samples"]

@@ -19,6 +19,11 @@ OPTIONAL = frozenset(["bias", "beta", "gamma", "recurrent_bias", "moving_mean", 
 """Roles that a call of the same kind may do without."""
 # Families of operations that both frameworks surely name; others say nothing about likeness.
 SURE = frozenset(["maxpool", "avgpool", "mean", "concat", "add", "mul", "softmax"])
+BENDING = frozenset([
+    "relu", "sigmoid", "tanh", "gelu", "silu", "elu", "selu", "leaky_relu", "softplus", "softmax",
+    "hard_silu", "hard_sigmoid", "relu6", "exp",
+])  # fmt: skip
+"""Activations, which tell calls of one shape apart that lead to the same one."""
 
 
 @dataclass
@@ -28,6 +33,10 @@ class Alignment:
     pairs: dict[int, int] = field(default_factory=dict)
     how: dict[int, str] = field(default_factory=dict)
     """For each pair: `whole graph`, `ancestors`, `descendants`, `neighbours` or `named`."""
+    uneven: dict[str, str] = field(default_factory=dict)
+    """Keys of weights that the reference uses more or less often than the suspect, with its own."""
+    compared: dict[int, int] = field(default_factory=dict)
+    """The pairs that are compared alone: all but those of such weights."""
 
 
 def signature(call: Call) -> tuple[Hashable, ...]:
@@ -92,7 +101,25 @@ def align(left: Graph, right: Graph, named: Sequence[tuple[str, str]] = ()) -> A
         for i, j in fresh:
             add(i, j, how)
         step += not fresh
+    found.uneven = _uneven(left, right, found.pairs)
+    found.compared = {i: j for i, j in found.pairs.items()
+                      if left.calls[i].key not in found.uneven}  # fmt: skip
     return found
+
+
+def _uneven(left: Graph, right: Graph, pairs: Mapping[int, int]) -> dict[str, str]:
+    """Return the weights that both sides use in their calls alone, and not equally often."""
+    partners: dict[str, set[str]] = defaultdict(set)
+    for i, j in pairs.items():
+        partners[left.calls[i].key].add(right.calls[j].key)
+    taken = Counter(key for keys in partners.values() for key in keys)
+    counts = [Counter(c.key for c in graph.calls) for graph in (left, right)]
+    single = {ours: next(iter(keys)) for ours, keys in partners.items() if len(keys) == 1}
+    return {
+        ours: theirs
+        for ours, theirs in single.items()
+        if taken[theirs] == 1 and counts[0][ours] != counts[1][theirs]
+    }
 
 
 def parameters_to_open(left: Graph, right: Graph, alignment: Alignment) -> dict[str, list[int]]:
@@ -219,7 +246,9 @@ def _colours(
         i: _hash(
             signature(c),
             marks.get(i),
-            sorted({op.name for op in c.between} & SURE) if with_operations else None,
+            (sorted({op.name for op in c.between} & SURE), {c.then} & BENDING)
+            if with_operations
+            else None,
         )
         for i, c in enumerate(calls)
     }

@@ -1,6 +1,6 @@
 """A recorded model: its calls that own weights, and what runs between them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -44,6 +44,8 @@ class Call:
     out_shape: list[int] = field(default_factory=list)
     siblings: str = ""
     """Names the tensor that it reads; calls that read the same one have the same name."""
+    then: str = ""
+    """The operation that takes what it gives first, if that is one."""
     made: int = 0
     """Its place in the order in which the user wrote the calls, where they run in another."""
 
@@ -97,6 +99,20 @@ class Graph:
         outputs = [Output(**{**o, "between": _ops(o["between"])}) for o in data["outputs"]]
         uncovered = [(str(name), int(size)) for name, size in data["uncovered"]]
         return cls(**{**data, "calls": calls, "outputs": outputs, "uncovered": uncovered})
+
+
+def note_first_taker(calls: Sequence[Call], preds: Iterable[Pred], before: int, ops: Any) -> None:
+    """Note the operation that takes first what calls give.
+
+    Args:
+        calls: all of them.
+        preds: what an operation takes comes from these.
+        before: how many operations stand between them and it.
+        ops: those with it.
+    """
+    for p in preds if ops and not before else ():
+        if isinstance(p, int) and not calls[p].then:
+            calls[p].then = ops[-1].name
 
 
 CHANNELS = {"as given": 0, "channels first": 1, "channels first in each frame": 2}

@@ -73,7 +73,8 @@ class Judge:
     def __init__(
         self, left: Graph, right: Graph, alignment: Alignment, replays: Replays, asked: list[str]
     ) -> None:
-        self.left, self.right, self.pairs = left, right, alignment.pairs
+        self.left, self.right, self.pairs = left, right, alignment.compared
+        self._all, self._uneven = alignment.pairs, alignment.uneven
         self.replays, self.asked = replays, asked
         self.found = Judged()
         self._groups: dict[tuple[str, ...], Difference] = {}
@@ -126,13 +127,13 @@ class Judge:
         self.found.notes += notes
 
     def _unmatched(self) -> None:
-        taken = set(self.pairs.values())
-        for side, graph, ours in (
-            ("left", self.left, set(self.pairs)),
-            ("right", self.right, taken),
+        self._used_otherwise()
+        for side, graph, ours, known in (
+            ("left", self.left, set(self._all), set(self._uneven)),
+            ("right", self.right, set(self._all.values()), set(self._uneven.values())),
         ):
             for i, call in enumerate(graph.calls):
-                if i not in ours:
+                if i not in ours and call.key not in known:
                     shapes = ", ".join(f"{r} {tuple(s)}" for r, s in call.roles.items())
                     names = (shapes, "–") if side == "left" else ("–", shapes)
                     place = Place(*((call.owner, "–") if side == "left" else ("–", call.owner)))
@@ -146,6 +147,17 @@ class Judge:
                 place = Place(*((name, "–") if side == "left" else ("–", name)))
                 self.add("computed weights", "no call", ("", ""), "output", place,
                          "computed from parameters; they cannot be carried over")  # fmt: skip
+
+    def _used_otherwise(self) -> None:
+        """Note weights that one side uses more often: their calls are not compared alone."""
+        first = {self.left.calls[i].key: (i, j) for i, j in sorted(self._all.items(), reverse=True)}
+        for ours, theirs in self._uneven.items():
+            a, b = self.left.calls[first[ours][0]], self.right.calls[first[ours][1]]
+            sides = [sum(c.key == key for c in graph.calls)
+                     for graph, key in ((self.left, ours), (self.right, theirs))]  # fmt: skip
+            texts = (f"{sides[0]} ×", f"{sides[1]} ×")
+            detail = "compared by what comes behind, not alone"
+            self.add("uses", a.kind, texts, "none", Place(a.owner, b.owner), detail)
 
     def _call(self, i: int, j: int) -> None:
         """Judge one call, and the stretch before it."""
@@ -347,7 +359,7 @@ class Judge:
         a, b = self.replays.left_whole, self.replays.right_whole
         names = [name for name in sorted(a) if name.startswith("input.")]
         sizes = [gap(a[name], b[name]) for name in names]
-        sizes += [self._whole(i, j) for i, j in sorted(self.pairs.items())]
+        sizes += [self._whole(i, j) for i, j in sorted(self._all.items())]
         return max(sizes, key=lambda g: g.size, default=Gap(0.0))
 
     def _roles(self, what: str, i: int, j: int, is_apart: bool, place: Place) -> tuple[float, bool]:
@@ -412,11 +424,19 @@ class Judge:
         return reached
 
     def _follows_a_difference(self, i: int) -> bool:
-        """Return whether a call or a stretch right behind this one differs already."""
+        """Return whether a call or a stretch right behind this one differs already.
+
+        What is not compared alone is passed through.
+        """
         apart = set(self.found.calls_apart) | set(self.found.stretches_apart)
-        behind = [n for n, c in enumerate(self.left.calls) if i in c.preds]
-        ends = [k for k, o in enumerate(self.left.outputs) if i in o.preds]
-        return bool(apart & set(behind)) or bool(set(ends) & set(self.found.end_apart))
+        through = {i}
+        for n, c in enumerate(self.left.calls):
+            if through & set(c.preds):
+                if n in apart:
+                    return True
+                through |= set() if n in self.pairs else {n}
+        ends = [k for k, o in enumerate(self.left.outputs) if through & set(o.preds)]
+        return bool(set(ends) & set(self.found.end_apart))
 
 
 def ops_text(ops: list[Op]) -> str:

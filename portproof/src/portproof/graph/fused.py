@@ -42,11 +42,13 @@ def split_fused(graph: Graph, other: Graph) -> tuple[Graph, list[Part]]:
     for c in other.calls:
         if c.siblings and _is_matrix(c):
             groups[c.siblings, signature(c)].append(c.owner)
-    wanted: dict[tuple[object, ...], list[list[str]]] = defaultdict(list)
+    wanted: dict[tuple[object, ...], tuple[int, list[str]]] = {}
     for (_, sign), owners in groups.items():
-        if 1 < len(owners) <= MAX_PARTS:
-            kind, kernel = sign[0], _kernel(sign)  # type: ignore[index,arg-type]
-            wanted[kind, (*kernel[:-1], kernel[-1] * len(owners))].append(owners)
+        for count in range(2, MAX_PARTS + 1):
+            if len(owners) % count == 0:
+                kernel = _kernel(sign)  # type: ignore[arg-type]
+                whole = sign[0], (*kernel[:-1], kernel[-1] * count)  # type: ignore[index]
+                wanted.setdefault(whole, (count, []))[1].extend(owners)
     fused: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for i, call in enumerate(graph.calls):
         sign = signature(call)
@@ -55,17 +57,17 @@ def split_fused(graph: Graph, other: Graph) -> tuple[Graph, list[Part]]:
     counts: dict[int, int] = {}
     others = Counter(signature(c) for c in other.calls)
     for sign, places_of in fused.items():
-        blocks = wanted[sign[0], _kernel(sign)]
+        count, blocks = wanted[sign[0], _kernel(sign)]
         last = {graph.calls[i].siblings: i for i in places_of}  # keys and values, behind queries
         first = sorted(
             places_of,
             key=lambda i: (
-                -max(_named(graph.calls[i].owner, owners) for owners in blocks),
+                -_named(graph.calls[i].owner, blocks),
                 last[graph.calls[i].siblings] != i,
             ),
         )
         num_same = sum(signature(c) == sign for c in graph.calls)
-        counts |= dict.fromkeys(first[: max(num_same - others[sign], 0)], len(blocks[-1]))
+        counts |= dict.fromkeys(first[: max(num_same - others[sign], 0)], count)
     parts: list[Part] = []
     places: dict[int, list[int]] = {}
     for i in range(len(graph.calls)):

@@ -13,7 +13,7 @@ from keras import layers as L
 from keras import ops
 
 from portproof.adapter import attach, is_tried
-from portproof.graph.calls import Call, Op, Pred
+from portproof.graph.calls import Call, Op, Pred, note_first_taker
 from portproof.graph.gaps import CALL, gap
 from portproof.record import keras_layers as kinds
 from portproof.record.inferred import infer
@@ -187,6 +187,7 @@ class Recorder:
             with self.quiet():
                 out = own(out)
             self.put(out, replace(tag, ops=(kinds.activation(own),)))
+            self.calls[-1].then = kinds.activation(own).name
             if mask is not None:
                 keras.src.backend.set_keras_mask(out, mask)
         return out if made is y else self._handed_on(made, y, out)
@@ -359,6 +360,7 @@ class Recorder:
             dropped += _drops(op)
         elif not isinstance(op, L.InputLayer) and not any(o is x for o in outs for x in xs):
             label = (kinds.describe(op),)
+        note_first_taker(self.calls, tag.preds if len(xs) == 1 else (), len(tag.ops), label)
         pads = kinds.zero_padding(op)
         for o in outs:
             if any(o is x for x in xs):

@@ -307,7 +307,7 @@ class TorchModel:
             for m in self.module.modules():
                 detach(m)
             try:
-                recorder, _, _ = self._run([x[:1] for x in inputs], Replay())
+                recorder, _, _ = self._run([x[:2] for x in inputs], Replay())  # one broadcasts
             except SetUpError:
                 raise
             except Exception as error:

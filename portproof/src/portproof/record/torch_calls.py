@@ -173,6 +173,8 @@ def _with(roles: dict[str, Role], **optional: torch.Tensor | None) -> dict[str, 
     return roles | {name: Role(t) for name, t in optional.items() if t is not None}
 
 
+CELLS = {"lstm_cell": "lstm", "gru_cell": "gru", "rnn_tanh_cell": "rnn", "rnn_relu_cell": "rnn"}
+"""Functions that are one step of a recurrent layer, by its kind."""
 _CONV = "input weight bias stride padding dilation groups"
 _DECONV = "input weight bias stride padding output_padding groups dilation"
 SIGNATURES: dict[str, str] = {
@@ -189,7 +191,15 @@ SIGNATURES: dict[str, str] = {
     "instance_norm": "input running_mean running_var weight bias use_input_stats momentum eps",
     "embedding": "input weight padding_idx max_norm norm_type scale_grad_by_freq sparse",
     "prelu": "input weight",
+    **dict.fromkeys(CELLS, "input hx w_ih w_hh b_ih b_hh"),
 }
+
+
+def _cell(bound: dict[str, Any], name: str) -> Spec:
+    weights = [bound[n] for n in ("w_ih", "w_hh", "b_ih", "b_hh") if bound.get(n) is not None]
+    return Spec(CELLS[name], recurrent_roles(CELLS[name], weights))
+
+
 READERS: dict[str, Callable[[dict[str, Any]], Spec | None]] = {
     **{f"conv{r}d": lambda b, r=r: _conv(b, r) for r in (1, 2, 3)},  # type: ignore[misc]
     **{f"conv_transpose{r}d": lambda b, r=r: _deconv(b, r) for r in (1, 2, 3)},  # type: ignore[misc]
@@ -204,6 +214,7 @@ READERS: dict[str, Callable[[dict[str, Any]], Spec | None]] = {
     "instance_norm": _instance_norm,
     "embedding": _embedding,
     "prelu": _prelu,
+    **{name: lambda b, n=name: _cell(b, n) for name in CELLS},  # type: ignore[misc]
 }
 
 # The functions in C under the same names take their arguments in another order.

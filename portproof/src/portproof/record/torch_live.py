@@ -8,8 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from portproof.graph.calls import Call
 from portproof.record.inferred import NORMS, infer, may_be_inferred
 from portproof.record.torch_calls import WEIGHT, Spec
+
+HOLE = torch.empty(0)
+"""Stands for the activations among arguments that are kept, lest these keep them."""
 
 
 @dataclass
@@ -138,6 +142,14 @@ def cropped_by(name: str, args: Any, kwargs: Any) -> list[list[int]] | None:
     found = [[start, n - stop] for (start, stop, _), n in zip(cut, x.shape, strict=True)]
     is_plain = all(step == 1 for *_, step in cut) and found[:2] == [[0, 0], [0, 0]]
     return found[2:] if is_plain else None
+
+
+def is_cut(call: Call, crop: list[list[int]]) -> bool:
+    """Return whether a convolution may do what a slice right behind it does: crop, or pad less."""
+    if call.kind != "conv" or set(call.settings["strides"]) != {1}:
+        return call.kind == "deconv"
+    pads = zip(call.settings["padding"], crop, strict=True)
+    return all(a >= c and b >= d for (a, b), (c, d) in pads)
 
 
 def tensors_of(value: Any) -> Iterator[torch.Tensor]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from portproof.adapter import adapter_of, is_tried
-from portproof.graph.calls import Call
+from portproof.graph.calls import Call, note_first_taker
 from portproof.record.inferred import Inferred
 from portproof.record.program import Sink, drops, factors, reorder
 from portproof.record.role import Role, role_of
@@ -34,10 +34,12 @@ from portproof.record.torch_calls import (
 )
 from portproof.record.torch_composite import attention, recurrent
 from portproof.record.torch_live import (
+    HOLE,
     Live,
     cropped,
     cropped_by,
     infer_module,
+    is_cut,
     replaced_in,
     strides_of,
     tensors_of,
@@ -56,8 +58,6 @@ from portproof.record.torch_tags import (
 )
 from portproof.record.torch_variants import variant_of
 
-HOLE = torch.empty(0)
-"""Stands for the activations among arguments that are kept, lest these keep them."""
 BIASED = {"dense": "bias", "conv": "bias", "deconv": "bias"}
 BY_FEATURE = {"batch_norm", "layer_norm", "rms_norm", "scale", "shift"}
 """What treats each feature alike, whatever its place."""
@@ -166,6 +166,8 @@ class Recorder(TorchFunctionMode):
         for x, tag in before:  # an operation in place has given its argument a new meaning
             put_tag(x, tag)
         tags = [after(func, args, kwargs, xs, o) if xs else Tag(weights=True) for o in outs]
+        for (_, tag), made in zip(before, tags[:1], strict=False) if len(before) == 1 else ():
+            note_first_taker(self.calls, tag.preds, len(tag.ops), made.ops)
         for o, tag in zip(outs, tags, strict=True):
             put_tag(o, replace(tag, drops=(*tag.drops, *drops(rate))))
         return out
@@ -387,7 +389,7 @@ class Recorder(TorchFunctionMode):
             return None
         call, is_part = self.calls[before], False
         if spec.kind == "crop":
-            is_part = call.kind == "deconv"
+            is_part = is_cut(call, spec.settings["crop"])
         elif spec.kind in ("shift", "scale"):
             width = (call.roles.get("kernel") or call.out_shape or [0])[-1]
             fits = next(iter(spec.roles.values())).variable.numel() == width
@@ -409,13 +411,14 @@ class Recorder(TorchFunctionMode):
         call, live = self.calls[index], self.live[index]
         first, then = live.run, self._runner(spec, func, args, kwargs, x)
         if spec.kind == "crop":
-            pairs = zip(live.spec.settings["crop"], spec.settings["crop"], strict=True)
-            whole = [[a + c, b + d] for (a, b), (c, d) in pairs]
-            live.spec.settings["crop"] = call.settings["crop"] = whole
-            # By other settings the whole crop is one of them.
-            live.run = lambda t, settings: (
-                first(t, settings) if settings else then(first(t, {}), {})
-            )
+            key, sign = ("crop", 1) if call.kind == "deconv" else ("padding", -1)
+            pairs = zip(call.settings[key], spec.settings["crop"], strict=True)
+            whole = [[a + sign * c, b + sign * d] for (a, b), (c, d) in pairs]
+            live.spec.settings[key] = call.settings[key] = whole
+            if call.kind == "deconv":  # by other settings the whole crop is one of them
+                live.run = lambda t, settings: (
+                    first(t, settings) if settings else then(first(t, {}), {})
+                )
             return self.finish(index, live, func(*args, **kwargs))
         name = "gamma" if spec.kind == "scale" else BIASED.get(call.kind, "beta")
         role = next(iter(spec.roles.values()))
