@@ -49,7 +49,7 @@ class Stored(Mapping[str, np.ndarray]):
 
     def __init__(self, path: str) -> None:
         self._file: Any = np.load(path, allow_pickle=False)
-        self._names = set(self._file.files)
+        self._names = dict.fromkeys(self._file.files)  # in the order in which they were written
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._names:

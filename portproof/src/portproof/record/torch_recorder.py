@@ -262,9 +262,8 @@ class Recorder(TorchFunctionMode):
         if kind and len(weights) == 1:
             role = {"shift": "beta", "scale": "gamma"}[kind]
             return Spec(kind, {role: self.spread(weights[0])}, data="")
-        return Spec(
-            f"{name} of parameters", {f"p{i}": Role(w) for i, w in enumerate(weights)}, data=""
-        )
+        roles = {f"p{i}": Role(w) for i, w in enumerate(weights)}
+        return Spec(f"{name} of parameters", roles, data="")
 
     def without_constants(self, roles: dict[str, Role]) -> dict[str, Role]:
         """Return the roles that a module holds: zeros given in a bias's place are no weight."""
