@@ -48,8 +48,6 @@ from trained.cutout import SIZE
 from trained.photos import FORMATS, PhotoError, _decode, _grey, read_photo
 
 ROOT = Path(__file__).parents[1]
-MOST = 1 << 20
-"""Bytes; no file that is tried is longer."""
 ITEM_TYPES = {
     "BOOL": "?", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "F16": "<f2",
     "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",

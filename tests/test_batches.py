@@ -32,12 +32,6 @@ def positions(batches):
     return np.rint(np.concatenate(pixels) * 255).astype(int)
 
 
-@pytest.mark.parametrize("num_images", [1, 2, 1000])
-def test_an_epochs_order_is_a_permutation(num_images):
-    order = epoch_order(num_images, seed=3, epoch=5)
-    np.testing.assert_array_equal(np.sort(order), np.arange(num_images))
-
-
 def test_the_order_is_a_function_of_seed_and_epoch():
     orders = {(seed, epoch): epoch_order(50, seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)}
     for (seed, epoch), order in orders.items():
@@ -133,25 +127,6 @@ def test_the_split_is_scikit_learns(num_images, fraction, seed):
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(mine, other, strict=True)
     np.testing.assert_array_equal(np.sort(np.concatenate(ours)), np.arange(num_images))
-
-
-def test_the_tutorials_split_leaves_48_000():
-    assert [len(part) for part in train_validation_split(60_000, 0.2, 13)] == [48_000, 12_000]
-
-
-def test_splitting_images_and_labels_themselves_gives_the_same():
-    images, labels = np.arange(300).reshape(100, 3), np.arange(100) % 10
-    train, validation = train_validation_split(100, 0.2, 13)
-    theirs = train_test_split(images, labels, test_size=0.2, random_state=13)
-    for mine, other in zip((images[train], images[validation], labels[train], labels[validation]),
-                           theirs, strict=True):  # fmt: skip
-        np.testing.assert_array_equal(mine, other)
-
-
-def test_another_seed_splits_in_another_way():
-    assert not np.array_equal(
-        train_validation_split(100, 0.2, 13)[0], train_validation_split(100, 0.2, 14)[0]
-    )
 
 
 def test_resizing_to_the_same_size_changes_nothing():

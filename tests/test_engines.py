@@ -7,7 +7,6 @@ import pytest
 
 from ladder.engines import STARTED_BY, Engine, EngineError, answer
 from ladder.exchange import Question, read_trace, write_question
-from pipeline.engines import DEFAULT_ENGINES, ENGINES, trainer_arguments
 
 # A whole engine: it answers with the variable it was started with.
 PROGRAM = """
@@ -72,21 +71,6 @@ def test_an_earlier_answer_is_not_taken_for_this_one(toy, tmp_path):
 def test_an_engine_that_cannot_run_here_is_named_with_the_reason(toy):
     with pytest.raises(EngineError, match="toy cannot run here: not installed: no_such_package"):
         toy(packages=("json", "no_such_package"))
-
-
-def test_every_engine_has_a_trainer_and_the_default_ones_can_run():
-    assert list(ENGINES) == ["keras-tensorflow", "lightning", "keras-jax", "keras-torch"]
-    assert [ENGINES[name].why_not() for name in DEFAULT_ENGINES] == [None, None]
-    assert trainer_arguments("lightning") == ("train_lightning.py",)
-    assert trainer_arguments("keras-jax") == ("train_keras.py", "--backend", "jax")
-
-
-def test_keras_engines_name_their_backend_whatever_keras_json_says():
-    for name, engine in ENGINES.items():
-        if name.startswith("keras-"):
-            assert engine.environment()["KERAS_BACKEND"] == name.removeprefix("keras-")
-    assert "JAX_ENABLE_X64" in ENGINES["keras-jax"].environment("64")
-    assert "JAX_ENABLE_X64" not in ENGINES["keras-jax"].environment("32")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl")

@@ -49,13 +49,6 @@ def test_a_failure_leaves_nothing_behind_and_the_earlier_file_as_it_was(tmp_path
     assert earlier is None or (tmp_path / "a").read_bytes() == earlier
 
 
-def test_writing_in_place_would_have_left_half_of_it(tmp_path):
-    (tmp_path / "a").write_bytes(b"earlier")
-    with pytest.raises(RuntimeError, match="planted"), (tmp_path / "a").open("wb") as file:
-        half_then_fail(RuntimeError("planted"))(file)
-    assert (tmp_path / "a").read_bytes() == b"half"
-
-
 def test_a_failing_rename_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("planted")

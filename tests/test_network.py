@@ -1,6 +1,5 @@
 import hashlib
 import math
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ from safetensors.numpy import save_file
 from pipeline import network
 from pipeline.errors import UsageError
 from pipeline.network import (
-    feature_map_shape,
     first_weights,
     glorot_limit,
     parameter_shapes,
@@ -23,21 +21,6 @@ from tests.programs import run_python
 
 RECIPE = preset("base")
 SMALL = preset("base", conv_filters=(2, 3), hidden_units=4, dropout_rates=(0.0, 0.0, 0.0))
-
-
-def num_parameters(recipe):
-    return sum(math.prod(shape) for shape in parameter_shapes(recipe).values())
-
-
-@pytest.mark.parametrize("variant", ["base", "dropout"])
-def test_the_network_has_the_tutorials_parameters(variant):
-    assert num_parameters(preset(variant)) == 356_234
-    assert feature_map_shape(preset(variant)) == (4, 4, 128)
-
-
-@pytest.mark.parametrize("changes", [{"image_size": 24}, {"hidden_units": 127}, {"kernel_size": 5}])
-def test_another_network_has_another_count(changes):
-    assert num_parameters(preset("base", **changes)) != 356_234
 
 
 def test_shapes_are_canonical():
@@ -89,16 +72,6 @@ def test_glorots_limit_counts_the_receptive_field(shape, fans):
     assert glorot_limit(shape) == math.sqrt(6 / fans)
 
 
-def test_weights_come_back_as_they_were(tmp_path):
-    weights = shared_first_weights(SMALL)
-    write_weights(tmp_path / "w", weights)
-    read = read_weights(tmp_path / "w", SMALL)
-    assert list(map(str, tmp_path.iterdir())) == [str(tmp_path / "w")]
-    assert set(read) == set(weights)
-    for name, array in weights.items():
-        np.testing.assert_array_equal(read[name], array, strict=True)
-
-
 def without(name):
     return lambda weights: {key: value for key, value in weights.items() if key != name}
 
@@ -135,19 +108,6 @@ def test_float64_weights_are_taken(tmp_path):
     weights = {name: array.astype(float) for name, array in shared_first_weights(SMALL).items()}
     write_weights(tmp_path / "w", weights)
     assert read_weights(tmp_path / "w", SMALL)["conv1.kernel"].dtype == np.float64
-
-
-def test_a_pickle_is_never_run(tmp_path):
-    class Hostile:
-        def __reduce__(self):
-            return (type(tmp_path).touch, (tmp_path / "run",))
-
-    (tmp_path / "w").write_bytes(pickle.dumps(Hostile()))
-    with pytest.raises(ValueError, match="as safetensors"):
-        read_weights(tmp_path / "w", SMALL)
-    assert not (tmp_path / "run").exists()
-    pickle.loads((tmp_path / "w").read_bytes())
-    assert (tmp_path / "run").exists()
 
 
 def test_bfloat16_which_numpy_lacks_is_refused(tmp_path):

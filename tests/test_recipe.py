@@ -1,6 +1,5 @@
 import dataclasses
 import math
-import struct
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import yaml
 from pipeline.errors import UsageError
 from pipeline.recipe import (
     MAX_RECIPE_BYTES,
-    Recipe,
     nearest_float32,
     preset,
     read_recipe_fields,
@@ -43,33 +41,14 @@ RATES = {"base": (0.0, 0.0, 0.0, 0.0), "dropout": (0.25, 0.25, 0.4, 0.3)}
 FLOATS = ("negative_slope", "learning_rate", "beta_1", "beta_2", "epsilon")
 
 
-def wrong_numbers(recipe, variant):
-    """Return the fields whose value is not the tutorial's, to within float32's rounding."""
-    expected = {**TUTORIAL, "variant": variant, "dropout_rates": RATES[variant]}
-    received = dataclasses.asdict(recipe)
-    assert set(received) == set(expected)
-    return [name for name in expected if not is_close(received[name], expected[name])]
-
-
-def is_close(received, expected):
-    if isinstance(expected, str):
-        return received == expected
-    return received == pytest.approx(expected, rel=6e-8)
-
-
 @pytest.mark.parametrize("variant", RATES)
 def test_the_defaults_are_the_tutorials(variant):
-    assert wrong_numbers(preset(variant), variant) == []
-
-
-@pytest.mark.parametrize("changes", [{"epsilon": 1e-8}, {"split_seed": 42}, {"num_epochs": 5}])
-def test_another_number_would_be_seen(changes):
-    assert wrong_numbers(preset("base", **changes), "base") == list(changes)
-
-
-def test_the_bare_recipe_is_the_base_preset():
-    assert Recipe() == preset("base")
-    assert Recipe() != preset("dropout")
+    expected = {**TUTORIAL, "variant": variant, "dropout_rates": RATES[variant]}
+    received = dataclasses.asdict(preset(variant))
+    assert received.keys() == expected.keys()
+    for name, value in expected.items():  # to within float32's rounding
+        same = value if isinstance(value, str) else pytest.approx(value, rel=6e-8)
+        assert received[name] == same, name
 
 
 @pytest.mark.parametrize("name", FLOATS)
@@ -82,12 +61,6 @@ def test_rates_are_rounded_and_a_share_of_a_count_is_not():
     recipe = preset("dropout", validation_fraction=1 / 3)
     assert recipe.dropout_rates == tuple(float(np.float32(rate)) for rate in RATES["dropout"])
     assert recipe.validation_fraction == 1 / 3 != nearest_float32(1 / 3)
-
-
-@pytest.mark.parametrize("value", [0.1, -1.5, 1e-45, 3.4e38, math.pi])
-def test_the_nearest_float32_is_structs(value):
-    assert nearest_float32(value) == float(np.float32(value))
-    assert struct.pack("f", nearest_float32(value)) == struct.pack("f", value)
 
 
 def refused(name, value, message):
@@ -185,11 +158,6 @@ def test_a_recipe_survives_the_way_through_yaml(variant, tmp_path):
     )
 
 
-BOMB = "conv_filters:\n" + "\n".join(
-    ["- &a0 [1, 1]", *(f"- &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))]
-)
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -200,9 +168,6 @@ BOMB = "conv_filters:\n" + "\n".join(
         (b"\xff\xfe\x00", "cannot read the recipe"),
         (b"seed: !!python/object/apply:os.system [id]", "cannot read the recipe"),
         (b"{[1]: 2}", "cannot read the recipe"),
-        (b"[" * 20_000, "cannot read the recipe"),
-        (b"seed: " + b"9" * 5_000, "cannot read the recipe"),
-        (BOMB.encode(), "cannot read the recipe .*alias"),
         (b"conv_filters: &a [*a]", "cannot read the recipe .*alias"),
         (b"#" * (MAX_RECIPE_BYTES + 1), r"is larger than the 65,536 bytes allowed"),
     ],
@@ -213,15 +178,3 @@ def test_a_hostile_file_is_refused_in_one_line(content, message, tmp_path):
     with pytest.raises(UsageError, match=message) as caught:
         read_recipe_fields(tmp_path / "recipe.yaml")
     assert "\n" not in str(caught.value)
-
-
-def test_a_file_just_within_the_limit_is_read(tmp_path):
-    content = "seed: 3\n"
-    (tmp_path / "recipe.yaml").write_text(content + "#" * (MAX_RECIPE_BYTES - len(content)))
-    assert read_recipe_fields(tmp_path / "recipe.yaml") == {"seed": 3}
-
-
-def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(UsageError, match=f"cannot read the recipe {path}: "):
-            read_recipe_fields(path)

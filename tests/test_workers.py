@@ -92,10 +92,3 @@ def test_another_error_waits_for_what_has_begun_and_ends_nothing(error):
     assert futures[0].result()
     assert futures[1].cancelled()
     assert not ended
-
-
-def test_without_an_error_all_is_done():
-    with workers(2, end_children) as pool:
-        futures = [pool.submit(pow, 2, number) for number in range(5)]
-    assert all(future.done() for future in futures)
-    assert [future.result() for future in futures] == [1, 2, 4, 8, 16]
