@@ -11,10 +11,6 @@ from parity_tests.catalogue import MUTANTS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "keras-lightning-map.md").read_text()
-STAGES = (
-    *("Set-up", "Data", "Model", "Compile", "Fit", "Callbacks", "Logging", "Checkpoints"),
-    *("Evaluate", "Predict", "Export", "Precision", "Multi-device", "Determinism"),
-)
 ROWS = TEXT.partition("## Set-up")[2].split("\n### ")[1:]
 LINK = re.compile(r"\[(`+)?(.+?)(?(1)\1)\]\(\.\./([\w/]+\.py)\)")
 
@@ -43,10 +39,6 @@ def wrong_links(text: str) -> Iterator[str]:
 def planted(text: str) -> set[str]:
     lines = re.findall(r"(?m)^- Planted mistakes: (.*)\.$", text)
     return {name for line in lines for name in re.findall(r"`([^`]+)`", line)}
-
-
-def test_each_stage_is_there_in_order():
-    assert tuple(re.findall(r"(?m)^## (.*)$", TEXT)) == STAGES
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.partition("\n")[0])

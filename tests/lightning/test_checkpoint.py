@@ -17,10 +17,6 @@ from tests.parsers import tried
 (SEED,) = CHECKPOINT.seeds
 
 
-def test_a_checkpoint_is_read_as_the_second_reader_reads_it(tmp_path):
-    assert tried(CHECKPOINT, SEED, tmp_path) == "parsed"
-
-
 @HYPOTHESIS
 @given(edits=EDITS)
 def test_a_changed_checkpoint_is_read_right_or_refused(edits, tmp_path):
@@ -53,12 +49,6 @@ def test_a_checkpoint_with_another_member_is_read_right_or_refused(number, edits
 
 def test_an_archive_that_is_written_anew_is_read(tmp_path):
     assert tried(CHECKPOINT, edited_member(SEED, 0, []), tmp_path) == "parsed"
-
-
-@settings(HYPOTHESIS, max_examples=20)
-@given(content=st.binary(max_size=200))
-def test_random_bytes_are_refused(content, tmp_path):
-    assert tried(CHECKPOINT, content, tmp_path) == "refused"
 
 
 def test_every_beginning_of_a_checkpoint_is_refused(tmp_path):
