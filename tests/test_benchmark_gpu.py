@@ -7,11 +7,12 @@ import time
 import pytest
 
 from benchmark import nvidia, report, runner
-from benchmark.command import fill_in, parser, settle_device
-from benchmark.runner import Conditions, Contender, baselines, contenders_of, measure
+from benchmark.command import parser, settle_device
+from benchmark.runner import Conditions, Contender, measure
 from pipeline import devices
 from pipeline.errors import RunError, UsageError
 from tests.fake_gpu import FakeGpu
+from tests.golden import check_page
 from tests.measured import ENGINES, OURS, REFERENCE, STOCK, measured
 
 VARIED = Contender("ours lightning, nchw", "ours", "lightning", alternative="nchw")
@@ -96,12 +97,6 @@ def test_the_gpu_that_is_asked_is_the_one_that_computes(monkeypatch, variables, 
             nvidia.require_gpu(variables)
 
 
-def test_a_gpu_that_is_cut_up_is_refused(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pynvml", FakeGpu(mig=1))
-    with pytest.raises(UsageError, match="MIG is on"):
-        nvidia.require_gpu({})
-
-
 def test_what_a_gpu_gave_is_a_table_of_its_own():
     taken = {
         "peak_device_memory_bytes": 3 * 2**29, "epoch_joules": 12.0, "window_seconds": 0.1,
@@ -128,18 +123,7 @@ def test_what_a_gpu_gave_is_a_table_of_its_own():
         "command": "x", "rounds": 2, "peak_flops": None, "left_out": {}, "idle_watts": 50.0,
         "cold_first_step_seconds": {"ours lightning": 12.34, "stock lightning": None},
     }  # fmt: skip
-    text = "\n".join(report.markdown(found))
-    assert "| contender | ms an epoch (quartiles) |" in text
-    assert "| ours lightning | 100.0 (100.0–100.0) |" in text
-    assert "ours lightning, nchw: 2.00× (2.00–2.00) of ours lightning." in text
-    assert "ours lightning: no CUDA graph could be captured." in text
-    assert "after these: 250 in ours lightning." in text
-    row = "1.50 | 12.0 (12.0–12.0) | 7.0 (7.0–7.0) | 1,980 | 300 (capped) | 61 | 0.990 | 12.3 |"
-    assert f"| ours lightning | {row}" in text
-    assert "| stock lightning | – | – | – | – | – | – | – | – |" in text
-    assert "| ours lightning, nchw | on the GPU | a CUDA graph |" in text
-    assert "Card, driver 1.2." in text
-    assert "idle is what it took before, 50 W." in text
+    check_page("benchmark-gpu.md", "\n".join(report.markdown(found)))
 
 
 def device_program(told):
@@ -232,23 +216,3 @@ def test_auto_without_a_gpu_is_the_cpu_and_asks_nobody(monkeypatch):
     monkeypatch.setattr(devices, "has_gpu_driver", lambda: False)
     monkeypatch.setattr(devices, "examine_engine", None)
     assert settle_device(parser().parse_args([]).device, ENGINES) == ("cpu", "")
-
-
-def test_a_gpu_gets_more_of_everything():
-    usual = {name: parser().parse_args(["--device", name]) for name in ("cpu", "gpu")}
-    for arguments in usual.values():
-        fill_in(arguments)
-    assert [usual["cpu"].rounds, usual["cpu"].epochs, usual["cpu"].images] == [4, 3, 15_000]
-    assert [usual["gpu"].rounds, usual["gpu"].epochs, usual["gpu"].images] == [10, 31, None]
-    contenders, _ = contenders_of(
-        ENGINES, ("stock", "ours", "raw"), ("32", "tf32"), with_alternatives=True
-    )
-    varied = [contender for contender in contenders if contender.alternative]
-    assert [contender.name for contender in varied] == [
-        "ours lightning, nchw", "ours lightning, autotune", "ours lightning, eager",
-        "ours lightning, events", "ours keras-tensorflow, xla",
-    ]  # fmt: skip
-    assert {name for contender in varied for name in baselines(contender)} <= {
-        contender.name for contender in contenders
-    }
-    assert "raw jax tf32" in {contender.name for contender in contenders}

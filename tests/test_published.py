@@ -5,12 +5,11 @@ import json
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from parity_tests.published import PAIRS, published_page, read_verdicts
-from tests.programs import run_python
+from parity_tests.published import published_page, read_verdicts
+from tests.golden import check_page
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "published.py"
 DIFFERENCE = {
@@ -20,7 +19,7 @@ DIFFERENCE = {
 }  # fmt: skip
 
 
-def kept(*differences: dict[str, Any]) -> dict[str, Any]:
+def kept(*differences):
     gaps = {"size": 2e-15, "text": ""}
     verdict = {
         "differences": list(differences), "outputs": {"full": gaps}, "whole_gradient": gaps,
@@ -34,31 +33,16 @@ def kept(*differences: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_the_page_lists_what_differs_and_what_is_left_when_that_is_repaired() -> None:
-    page = published_page({"MobileNetV2": kept(DIFFERENCE), "MobileNetV2-repaired": kept()})
-    cells = "105/105 | {} | 2.0e-15 | 2.0e-15 | 61 | 1.4, 1.3 |"
-    row = f"| MobileNetV2 → mobilenet_v2 | 64×64 | {cells}"
-    before, after = page.split("## Repaired")
-    assert row.format(1) in before
-    assert row.format("none") in after
-    assert (
-        "| epsilon | 52 × batch_norm: bn_Conv1 | 0.001 | 1e-05 | 9.8e-04 | epsilon 0.001 ·" in page
-    )
-    assert "; commit 000000000000." in page
-    assert "Not checked: VGG16, DenseNet121, DenseNet121-repaired, " in page
-    assert "MobileNetV2" not in page.split("Not checked: ")[1].split("\n")[0]
+def test_the_page_lists_what_differs_and_what_is_left_when_that_is_repaired():
+    verdicts = {"MobileNetV2": kept(DIFFERENCE), "MobileNetV2-repaired": kept()}
+    check_page("published.md", published_page(verdicts))
 
 
-def test_a_page_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="no verdicts"):
-        published_page({})
-
-
-def test_verdicts_that_are_there_are_kept(tmp_path: Path) -> None:
+def test_verdicts_that_are_there_are_kept(tmp_path):
     conduct = runpy.run_path(str(SCRIPT))["conduct"]
     asked: list[str] = []
 
-    def check(pair: Any, repaired: bool, path: Path, *how: Any) -> None:
+    def check(pair, repaired, path, *how):
         asked.append(path.stem)
         path.write_text(json.dumps(kept()))
 
@@ -74,9 +58,7 @@ def test_verdicts_that_are_there_are_kept(tmp_path: Path) -> None:
     assert "VGG16 → vgg16" in (tmp_path / "page.md").read_text()
 
 
-def test_an_environment_without_keras_hub_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_environment_without_keras_hub_is_said(tmp_path, capsys):
     conduct = runpy.run_path(str(SCRIPT))["conduct"]
     conduct.__globals__["versions_in"] = lambda python, packages: None
     conduct.__globals__["check"] = lambda *_: pytest.fail("checked")
@@ -87,17 +69,7 @@ def test_an_environment_without_keras_hub_is_said(
     assert "Bert: needs keras-hub and transformers, which /a/python does not have" in said
 
 
-def test_versions_are_those_of_the_interpreter_that_is_asked() -> None:
+def test_versions_are_those_of_the_interpreter_that_is_asked():
     versions_in = runpy.run_path(str(SCRIPT))["versions_in"]
     assert versions_in(sys.executable, ("numpy",)).keys() == {"numpy"}
     assert versions_in(sys.executable, ("numpy", "no-such-package")) is None
-
-
-def test_an_unknown_pair_is_a_wrong_call(tmp_path: Path) -> None:
-    done = run_python(SCRIPT, "--pairs", "ResNet51", "--output-dir", tmp_path)
-    assert done.returncode == 2
-    assert "`--pairs` takes VGG16, " in done.stderr
-
-
-def test_pairs_have_names_of_their_own() -> None:
-    assert len({pair.name for pair in PAIRS}) == len({pair.port for pair in PAIRS}) == len(PAIRS)
