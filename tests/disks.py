@@ -1,8 +1,6 @@
 """Disks that fill up or can't be written to."""
 
 import contextlib
-import errno
-import os
 import subprocess
 
 import pytest
@@ -32,18 +30,6 @@ def small_disk(folder, num_bytes):
         yield disk
     finally:
         subprocess.run(["umount", str(folder)], check=True)
-
-
-@contextlib.contextmanager
-def no_space():
-    """Let every file that is written whole find the disk full, half-way."""
-
-    def fail(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
-        yield
 
 
 def mount(*arguments):

@@ -1,10 +1,8 @@
 """The certificate over seeds: what it says of numbers whose truth is known, and of runs."""
 
 import dataclasses
-import os
 import runpy
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -41,45 +39,10 @@ from pipeline.datasets import load_dataset
 from pipeline.drawn import draw_dataset
 from pipeline.errors import RunError, UsageError
 from pipeline.recipe import recipe_to_dict
-from tests.fabricated import TEST_LABELS, make_record, write_run
+from tests.fabricated import TEST_LABELS, make_record, write_run, write_trainers
 from tests.programs import run_python
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "equivalence.py"
-TRAINER = """
-import dataclasses, os, signal, sys, time
-from pathlib import Path
-sys.path.insert(0, {root!r})
-from pipeline.datasets import load_dataset
-from pipeline.recipe import read_recipe_fields, recipe_from_dict, recipe_to_dict
-from pipeline.record import write_record
-from tests.fabricated import make_record, write_run
-flag = lambda name: sys.argv[sys.argv.index(name) + 1]
-run_dir, mode = Path(flag("--run-dir")), os.environ.get("FAKE_TRAINER", "")
-resumed = "--resume" in sys.argv
-config = run_dir / "recipe.yaml" if resumed else Path(flag("--config"))
-recipe = recipe_to_dict(recipe_from_dict(read_recipe_fields(config)))
-engine = "keras-" + flag("--backend") if "--backend" in sys.argv else "lightning"
-dataset = load_dataset(Path(flag("--data-dir")))
-data = {{**make_record().dataset, "fingerprint": dataset.fingerprint}}
-record = make_record(engine, recipe["variant"], recipe=recipe, dataset=data)
-execution = {{**record.execution, "num_threads": int(flag("--threads"))}}
-record = dataclasses.replace(record, execution=execution)
-if mode == "slow":
-    (run_dir.parent / f"{{run_dir.name}} {{os.getpid()}}").touch()
-    time.sleep(2)
-if mode == "refused":
-    print("no such thing", file=sys.stderr)
-    sys.exit(2)
-if mode == "nan" and engine == "lightning":
-    failure = {{"reason": "the loss became nan"}}
-    write_run(run_dir, dataclasses.replace(record, status="failed", failure=failure, test={{}}))
-    sys.exit(1)
-if mode == "killed" and not resumed:
-    write_run(run_dir, dataclasses.replace(record, status="running", history=record.history[:1]))
-    config.rename(run_dir / "recipe.yaml")
-    os.kill(os.getpid(), signal.SIGKILL)
-write_run(run_dir, record, num_wrong=recipe["seed"] % 4 + 20 * (recipe["learning_rate"] > 0.00105))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -299,10 +262,7 @@ def test_runs_are_wanted_once_and_the_first_seeds_first(plan):
 @pytest.fixture
 def work(plan, tmp_path):
     draw_dataset(tmp_path / "data", 60, 20)
-    scripts = tmp_path / "scripts"
-    scripts.mkdir()
-    for name in ("train_keras.py", "train_lightning.py"):
-        (scripts / name).write_text(TRAINER.format(root=str(SCRIPT.parents[1])))
+    scripts = write_trainers(tmp_path / "scripts")
     fingerprint = load_dataset(tmp_path / "data").fingerprint
     return fleet.Work(plan, tmp_path / "runs", tmp_path / "data", fingerprint, 1, "cpu", scripts)
 
@@ -323,15 +283,16 @@ def test_a_killed_run_goes_on_a_failed_one_counts_and_a_refused_one_is_lost(
     work, plan, monkeypatch
 ):
     task = Task("lightning", plan.designs["shared-base"].suspect_recipe)
-    monkeypatch.setenv("FAKE_TRAINER", "killed")
+    monkeypatch.setenv("FAKE_TRAINER", "killed once")
     assert fleet.run_task(work, task).status == "complete"
     monkeypatch.setenv("FAKE_TRAINER", "nan")
     row = fleet.run_task(work, task)
-    assert (row.status, row.reason) == (FAILED, "the loss became nan")
+    assert (row.status, row.reason) == (FAILED, "the loss became nan in epoch 1, step 7")
     monkeypatch.setenv("FAKE_TRAINER", "refused")
     ((lost, error),) = fleet.run_here(work, [task], 1)
     assert lost == task
-    assert "exit code 2: no such thing" in str(error)
+    assert "exit code 2: " in str(error)
+    assert str(error).endswith("no such thing")
 
 
 # Two machines of one processor each; one is lost while both are at work.
@@ -372,11 +333,8 @@ made.shutdown()
 
 @pytest.mark.slow
 def test_a_cluster_that_loses_a_machine_ends_with_all_rows(work, plan, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", CLUSTER, str(work.scripts.parent), work.fingerprint],
-        capture_output=True, text=True, check=False, cwd=SCRIPT.parents[1],
-        env={**os.environ, "FAKE_TRAINER": "slow"},
-    )  # fmt: skip
+    program = ("-c", CLUSTER, work.scripts.parent, work.fingerprint)
+    done = run_python(*program, cwd=SCRIPT.parents[1], env={"FAKE_TRAINER": "slow"})
     # Ray's own lines about the lost machine come when they come, behind ours as well.
     assert "4 4" in done.stdout.splitlines(), done.stdout + done.stderr
     begun = [path.name.rpartition(" ")[0] for path in work.runs_dir.glob("* *")]
@@ -386,10 +344,9 @@ def test_a_cluster_that_loses_a_machine_ends_with_all_rows(work, plan, tmp_path)
 @pytest.mark.slow
 def test_a_cluster_that_the_command_starts_ends_with_it(tmp_path):
     draw_dataset(tmp_path / "data", 160, 20)
-    command = [sys.executable, str(SCRIPT), "--on", "local", "--designs", "shared-base",
-               "--seeds", "1", "--data-dir", str(tmp_path / "data"),
-               "--output-dir", str(tmp_path / "out")]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    flags = ("--on", "local", "--designs", "shared-base", "--seeds", "1")
+    places = ("--data-dir", tmp_path / "data", "--output-dir", tmp_path / "out")
+    done = run_python(SCRIPT, *flags, *places)
     assert done.returncode == 1
     assert "[2/2]" in done.stdout
     assert "undecided: at least 3 seeds of each are needed" in done.stdout
@@ -419,25 +376,13 @@ def test_the_page_says_what_was_found_and_the_picture_is_drawn(plan):
     assert certificate_picture([certify(plan, designs[0], [])]).startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(
-    ("flags", "code", "words"),
-    [
-        (["--seeds", "0"], 2, "`--seeds` must be at least 1"),
-        (["--designs", "nonsense"], 2, "nonsense"),
-        (["--at-once", "-1"], 2, "`--at-once` must be at least 1"),
-        (["--judge", "--merge", "nowhere.sqlite"], 2, "nowhere.sqlite is not a file of runs"),
-        (["--judge", "--designs", "shared-base"], 1, "not as it must be: shared-base"),
-        (["--on", "nowhere"], 2, "`--on` takes local, HOST:PORT or ray://HOST:PORT, not 'nowhere'"),
-    ],
-)
-def test_calls_end_as_they_should(tmp_path, monkeypatch, capfd, flags, code, words):
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--output-dir", str(tmp_path / "out"), *flags])
+def test_a_certificate_that_is_not_as_it_must_be_is_named(tmp_path, monkeypatch, capfd):
+    flags = ["--judge", "--designs", "shared-base", "--output-dir", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *flags])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(SCRIPT), run_name="__main__")
-    said = capfd.readouterr().err
-    assert ended.value.code == code, said
-    assert words in said
-    assert "Traceback" not in said
+    assert ended.value.code == 1
+    assert "not as it must be: shared-base" in capfd.readouterr().err
 
 
 def test_a_cluster_that_is_not_there_is_said_in_a_line(tmp_path):

@@ -200,9 +200,3 @@ def test_a_training_that_parts_from_one_device_is_named(answers):
         found[2] = other
         first, _ = prove_two()
         assert first.startswith("parted: lightning base on 2, every-step: weight")
-
-
-@pytest.mark.parametrize("flags", [["2,0"], ["2", "--engines", "keras-torch"]])
-def test_numbers_and_engines_that_prove_nothing_are_refused(flags):
-    done = run_python(ROOT / "scripts" / "prove.py", "--processes", *flags)
-    assert (done.returncode, done.stderr.count("\n")) == (WRONG_CALL, 1)

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
-from filelock import FileLock
 
 from ladder.causes import Diagnosis
 from ladder.checks import Gap, Report
@@ -30,9 +29,7 @@ from parity_tests.standard import prove_ladder, prove_mutants, prove_replays, st
 from pipeline.answers import execution_of
 from pipeline.datasets import load_dataset
 from pipeline.drawn import draw_dataset
-from pipeline.errors import RunError
-from pipeline.session import LOCK, Session, claimed
-from tests.disks import no_space, small_disk
+from pipeline.session import Session
 from tests.programs import run_python
 from tests.waiting import pid_in, until
 
@@ -41,34 +38,6 @@ PROVE = Path(__file__).resolve().parent.parent / "scripts" / "prove.py"
 
 def prove(*arguments, **environment):
     return run_python(PROVE, *arguments, timeout=120, env=environment)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--seeds", "0"], "`--seeds` must be at least 1; received 0"),
-        (["--engines", "theano"], "`--engines` takes keras-tensorflow, keras-jax, keras-torch"),
-        (["--variants", "wide"], "`--variants` takes base, dropout; received 'wide'"),
-        (["--lanes", "float16"], "`--dtypes` takes float64, float32; received 'float16'"),
-        (["--practice"], "`--practice` goes with `--mutants`"),
-        (["--faults", "--replays"], "not allowed with"),
-        (["--short", "--full"], "not allowed with"),
-        (["--engines", ""], "`--engines` takes keras-tensorflow, keras-jax, keras-torch"),
-        (["--faults", "--seeds", "2"], "`--mutants` and `--replays` have their own engines"),
-        (["--full", "--engines", "keras-jax"], "`--full` takes every engine"),
-        (["--short", "--seeds", "2"], "`--short` has its own variants, precisions and seed"),
-        (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
-        (["--device", "gpu", "--short"], "is for the ladder and `--processes`, without `--short`"),
-        (["--device", "gpu", "--faults"], "`--device gpu` is for the ladder"),
-        (["--data-dir", "nowhere"], "nowhere"),
-    ],
-)
-def test_a_wrong_call_is_refused_in_a_line(arguments, words, tmp_path):
-    done = prove(*arguments, "--output-dir", tmp_path / "proof")
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not list(tmp_path.rglob("*.md"))
 
 
 @pytest.fixture
@@ -234,24 +203,6 @@ def test_where_the_network_parts_portproof_is_asked_why(monkeypatch, left, right
     )
 
 
-def test_a_climber_keeps_the_answers_that_were_wanted_last(monkeypatch):
-    asked, question = [], Question(("layers",), {}, {})
-
-    def ask(engine, question):
-        asked.append(engine)
-        return Trace(engine, question.identity, {}, {"a": np.zeros(100, np.uint8)})
-
-    monkeypatch.setattr(climbs, "KEPT_BYTES", 250)
-    climber = climbs.Climber(SimpleNamespace(ask=ask), None, None, None)
-    for engine in "abacab":
-        assert climber.answer(engine, question).engine == engine
-    assert asked == ["a", "b", "c", "b"]
-    monkeypatch.setattr(climbs, "KEPT_BYTES", 50)  # the last is kept in any case
-    for engine in "cc":
-        climber.answer(engine, question)
-    assert asked[4:] == ["c"]
-
-
 def test_questions_count_among_what_a_climber_keeps(monkeypatch):
     asked = []
 
@@ -277,46 +228,6 @@ def test_questions_count_among_what_a_climber_keeps(monkeypatch):
     assert again is not first
     assert again.identity == first.identity
     assert asked[3:] == [climbs.REFERENCE]
-
-
-def test_a_second_proof_in_the_folder_is_refused(tmp_path, drawn):
-    (tmp_path / "proof").mkdir()
-    with FileLock(tmp_path / "proof" / LOCK):
-        done = prove("--data-dir", drawn, "--output-dir", tmp_path / "proof")
-    assert done.returncode == 2
-    assert done.stderr == (f"prove.py: error: {tmp_path / 'proof'} is in use by another proof\n")
-
-
-def test_a_disk_that_is_full_is_told_in_a_line_and_costs_no_verdict(ladder, tmp_path):
-    ladder(broken=["keras-jax"])
-    cannot = pytest.raises(RunError, match=r"cannot write to .*: No space left on device")
-    before = (tmp_path / "ladder.json").read_bytes()
-    with cannot, claimed(tmp_path, "proof"), no_space():
-        ladder()
-    assert (tmp_path / "ladder.json").read_bytes() == before
-    assert ladder()[2] == ["keras-jax"]
-
-
-def test_a_folder_that_goes_away_is_told_in_a_line_and_costs_no_verdict(ladder, tmp_path):
-    ladder(broken=["keras-jax"])
-    moved = tmp_path.with_name(f"{tmp_path.name} moved")
-    cannot = pytest.raises(RunError, match=r"cannot write to .*: No such file or directory")
-    with cannot, claimed(tmp_path, "proof"):
-        tmp_path.rename(moved)
-        ladder()
-    assert not tmp_path.exists()
-    moved.rename(tmp_path)
-    assert ladder()[2] == ["keras-jax"]
-
-
-def test_a_disk_that_is_read_only_is_told_in_a_line(tmp_path, drawn):
-    with small_disk(tmp_path / "disk", 64 * 1024) as disk:
-        disk.set_writable(False)
-        for folder in (disk.folder, disk.folder / "new"):
-            done = prove("--data-dir", drawn, "--output-dir", folder)
-            assert (done.returncode, done.stderr) == (
-                1, f"prove.py: cannot write to {folder}: Read-only file system\n"
-            )  # fmt: skip
 
 
 SLEEPING = """
