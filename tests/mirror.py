@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import http.server
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -45,10 +44,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def good(self, content: bytes, _name: str) -> None:
-        self.send(content)
-
-    def slow(self, content: bytes, _name: str) -> None:
-        time.sleep(0.4)
         self.send(content)
 
     def no_length(self, content: bytes, _name: str) -> None:

@@ -2,9 +2,6 @@ import dataclasses
 import gzip
 import hashlib
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,7 @@ from pipeline import fetch
 from pipeline.datasets import IDX_FILES, cache_dir, load_dataset
 from pipeline.errors import RunError, UsageError
 from pipeline.fetch import LOCK, Limits, ensure_dataset
-from tests.mirror import Mirror, serve
+from tests.mirror import serve
 from tests.programs import run_python
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "fetch_data.py"
@@ -26,7 +23,7 @@ QUICK = Limits(stall_seconds=0.5, file_seconds=5)
 
 
 @pytest.fixture
-def mirror(drawn_data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
+def mirror(drawn_data, monkeypatch):
     """A mirror of the drawn set, which stands in for Fashion-MNIST where size only costs time."""
     contents = {name: (drawn_data / name).read_bytes() for name in NAMES}
     stand_ins = tuple(
@@ -43,18 +40,16 @@ def mirror(drawn_data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror
 
 
 @pytest.fixture
-def no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_package(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "no-tools"))
 
 
-def contents(folder: Path) -> list[str]:
+def contents(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("behaviour", ["good", "no_length", "redirect"])
-def test_a_good_mirror_fills_the_folder(
-    behaviour: str, mirror: Mirror, drawn_data: Path, tmp_path: Path
-) -> None:
+def test_a_good_mirror_fills_the_folder(behaviour, mirror, drawn_data, tmp_path):
     folder = tmp_path / "new" / "a b"
     said: list[str] = []
     ensure_dataset(folder, mirrors=[mirror.url(behaviour)], limits=QUICK, say=said.append)
@@ -81,7 +76,7 @@ BAD_MIRRORS = {
 
 @pytest.mark.parametrize("behaviour", BAD_MIRRORS)
 @pytest.mark.usefixtures("no_package")
-def test_a_bad_mirror_leaves_nothing(behaviour: str, mirror: Mirror, tmp_path: Path) -> None:
+def test_a_bad_mirror_leaves_nothing(behaviour, mirror, tmp_path):
     is_slow = behaviour in {"hang", "stall", "trickle"}
     limits = Limits(0.5, 1) if is_slow else Limits(30, 60)  # a busy machine is slow as well
     with pytest.raises(RunError, match=BAD_MIRRORS[behaviour]):
@@ -90,21 +85,14 @@ def test_a_bad_mirror_leaves_nothing(behaviour: str, mirror: Mirror, tmp_path: P
 
 
 @pytest.mark.parametrize("behaviour", ["cut_off", "wrong_bytes", "broken", "stall"])
-def test_the_next_mirror_is_tried(behaviour: str, mirror: Mirror, tmp_path: Path) -> None:
+def test_the_next_mirror_is_tried(behaviour, mirror, tmp_path):
     mirrors = [mirror.url(behaviour), mirror.url("good")]
     ensure_dataset(tmp_path, mirrors=mirrors, limits=QUICK)
     assert contents(tmp_path) == sorted([*NAMES, LOCK])
     assert mirror.requests == {behaviour: 1, "good": 4}  # the bad one is not asked again
 
 
-def test_a_mirror_that_is_not_there_is_passed_over(mirror: Mirror, tmp_path: Path) -> None:
-    said: list[str] = []
-    mirrors = ["http://127.0.0.1:1/", mirror.url("good")]
-    ensure_dataset(tmp_path, mirrors=mirrors, limits=QUICK, say=said.append)
-    assert "Connection refused" in said[0]
-
-
-def test_only_what_is_missing_is_fetched(mirror: Mirror, tmp_path: Path) -> None:
+def test_only_what_is_missing_is_fetched(mirror, tmp_path):
     mirrors = [mirror.url("good")]
     ensure_dataset(tmp_path, mirrors=mirrors)
     (tmp_path / NAMES[1]).unlink()
@@ -113,7 +101,7 @@ def test_only_what_is_missing_is_fetched(mirror: Mirror, tmp_path: Path) -> None
     ensure_dataset(tmp_path, mirrors=["http://127.0.0.1:1/"])
 
 
-def test_files_of_the_callers_own_are_never_overwritten(mirror: Mirror, tmp_path: Path) -> None:
+def test_files_of_the_callers_own_are_never_overwritten(mirror, tmp_path):
     (tmp_path / NAMES[0]).write_bytes(b"precious")
     with pytest.raises(UsageError, match="is there and is not Fashion-MNIST's"):
         ensure_dataset(tmp_path, mirrors=[mirror.url("good")])
@@ -121,14 +109,14 @@ def test_files_of_the_callers_own_are_never_overwritten(mirror: Mirror, tmp_path
     assert not mirror.requests
 
 
-def test_leftovers_of_a_killed_process_go(mirror: Mirror, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_go(mirror, tmp_path):
     (tmp_path / f".{NAMES[0]}.abc123.part").write_bytes(b"half")
     ensure_dataset(tmp_path, mirrors=[mirror.url("good")])
     assert contents(tmp_path) == sorted([*NAMES, LOCK])
 
 
 @pytest.mark.usefixtures("no_package")
-def test_no_source_at_all_says_why_and_what_to_do(tmp_path: Path) -> None:
+def test_no_source_at_all_says_why_and_what_to_do(tmp_path):
     with pytest.raises(RunError) as raised:
         ensure_dataset(tmp_path, mirrors=["http://127.0.0.1:1/"], limits=QUICK)
     text = str(raised.value)
@@ -136,19 +124,13 @@ def test_no_source_at_all_says_why_and_what_to_do(tmp_path: Path) -> None:
     assert f"Put the four IDX files into {tmp_path} by hand" in text
 
 
-def test_wrong_calls_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"`--mirror` must be an http or https address"):
-        ensure_dataset(tmp_path, mirrors=["file:///etc"])
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="file is not a folder"):
-        ensure_dataset(tmp_path / "file")
     with pytest.raises(RunError, match=r"cannot write to .*file/inside"):
         ensure_dataset(tmp_path / "file" / "inside")
 
 
-def fake_tools(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: dict[str, bytes], apt_get: str
-) -> Path:
+def fake_tools(tmp_path, monkeypatch, packed, apt_get):
     """Put an `apt-get` and a `dpkg-deb` first that act as Debian's do, on a package of `packed`."""
     folder = tmp_path / "tools"
     (folder / "package").mkdir(parents=True)
@@ -175,9 +157,7 @@ esac"""
 
 
 @pytest.mark.parametrize("apt_get", [DOWNLOAD, NEEDS_OWN_LISTS], ids=["lists", "no-lists"])
-def test_without_mirrors_the_package_is_unpacked(
-    apt_get: str, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_mirrors_the_package_is_unpacked(apt_get, mirror, tmp_path, monkeypatch):
     fake_tools(tmp_path, monkeypatch, mirror.packed, apt_get)
     monkeypatch.setenv("HOME", str(tmp_path))
     said: list[str] = []
@@ -195,9 +175,7 @@ def test_without_mirrors_the_package_is_unpacked(
         ("sleep 20", "apt-get took more than 1 s"),
     ],
 )
-def test_a_package_that_cannot_be_had_is_reported(
-    apt_get: str, message: str, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_that_cannot_be_had_is_reported(apt_get, message, mirror, tmp_path, monkeypatch):
     fake_tools(tmp_path, monkeypatch, mirror.packed, f"exec 3>&1; {apt_get}")
     limits = Limits(stall_seconds=0.5, file_seconds=1)
     with pytest.raises(RunError, match=message):
@@ -210,9 +188,7 @@ def test_a_package_that_cannot_be_had_is_reported(
     ["ln -s /etc/passwd $NAME", "mkfifo $NAME", "mkdir $NAME", "ln -s $NAME.real $NAME"],
     ids=["link", "pipe", "folder", "loop"],
 )
-def test_a_package_cannot_lead_out_of_its_folder(
-    plant: str, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_cannot_lead_out_of_its_folder(plant, mirror, tmp_path, monkeypatch):
     tools = fake_tools(tmp_path, monkeypatch, {}, DOWNLOAD)
     unpack = f'mkdir -p "$3{fetch.DEBIAN_DIR}"; cd "$3{fetch.DEBIAN_DIR}"; NAME={NAMES[0]}.gz'
     (tools / "dpkg-deb").write_text(f"#!/bin/sh\n{unpack}\n{plant}\n")
@@ -221,9 +197,7 @@ def test_a_package_cannot_lead_out_of_its_folder(
     assert contents(tmp_path / "data") == [LOCK]
 
 
-def test_a_package_with_other_bytes_is_refused(
-    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_with_other_bytes_is_refused(mirror, tmp_path, monkeypatch):
     other = dict.fromkeys(NAMES, gzip.compress(b"x"))
     fake_tools(tmp_path, monkeypatch, other, DOWNLOAD)
     with pytest.raises(RunError, match="Debian's package: cut off"):
@@ -231,9 +205,7 @@ def test_a_package_with_other_bytes_is_refused(
     assert contents(tmp_path / "data") == [LOCK]
 
 
-def test_the_cache_is_filled_used_and_repaired(
-    real_mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cache_is_filled_used_and_repaired(real_mirror, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.datasets.DEBIAN_DIR", tmp_path / "nothing")
     monkeypatch.setenv("no_proxy", "*")
     environ = {"XDG_CACHE_HOME": str(tmp_path)}
@@ -251,35 +223,10 @@ def test_the_cache_is_filled_used_and_repaired(
     assert real_mirror.requests["good"] == asked + 5
 
 
-def test_a_set_in_the_named_folder_counts(drawn_data: Path, tmp_path: Path) -> None:
+def test_a_set_in_the_named_folder_counts(drawn_data, tmp_path):
     environ = {"FASHION_MNIST_DIR": str(drawn_data), "XDG_CACHE_HOME": str(tmp_path)}
     assert ensure_dataset(None, mirrors=["http://127.0.0.1:1/"], environ=environ) == drawn_data
     assert not cache_dir(environ).exists()
-
-
-def command(folder: Path, mirror: str) -> list[str]:
-    return [sys.executable, str(SCRIPT), "--data-dir", str(folder), "--mirror", mirror]
-
-
-def test_two_processes_at_once_share_the_work(real_mirror: Mirror, tmp_path: Path) -> None:
-    asked = real_mirror.requests["slow"]
-    folder = tmp_path / "data"
-    both = [
-        subprocess.Popen(
-            command(folder, real_mirror.url("slow")),
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "no_proxy": "*"},
-        )
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=60)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    # The second waits, or on a busy machine comes when all is done.
-    assert sorted(said)[0].startswith(("another process is filling", "fashion-mnist: already in"))
-    assert real_mirror.requests["slow"] == asked + 4
-    assert contents(folder) == sorted([*NAMES, LOCK])
-    assert load_dataset(folder).name == "fashion-mnist"
 
 
 @pytest.mark.parametrize(
@@ -290,9 +237,7 @@ def test_two_processes_at_once_share_the_work(real_mirror: Mirror, tmp_path: Pat
         (["--data-dir", str(SCRIPT)], 2, "fetch_data.py is not a folder"),
     ],
 )
-def test_the_command_refuses_a_wrong_call(
-    arguments: list[str], code: int, message: str, tmp_path: Path
-) -> None:
+def test_the_command_refuses_a_wrong_call(arguments, code, message, tmp_path):
     done = run_python(SCRIPT, *arguments, cwd=tmp_path)
     assert done.returncode == code
     assert message in done.stderr
@@ -300,18 +245,6 @@ def test_the_command_refuses_a_wrong_call(
     assert not contents(tmp_path)
 
 
-def test_quiet_says_nothing(drawn_data: Path) -> None:
+def test_quiet_says_nothing(drawn_data):
     done = run_python(SCRIPT, "--quiet", env={"FASHION_MNIST_DIR": str(drawn_data)})
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_the_bar_is_drawn_on_stderr(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich take what it writes to for a terminal
-    monkeypatch.setenv("COLUMNS", "120")
-    with fetch._progress(show=True) as start_bar:
-        start_bar("train-images-idx3-ubyte.gz", 1000)(1000)
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "train-images-idx3-ubyte.gz" in shown.err

@@ -14,13 +14,13 @@ TRAIN_IMAGES = IDX_FILES[0].name
 NOWHERE = {"XDG_CACHE_HOME": "/nonexistent"}
 
 
-def test_named_folders_come_first(tmp_path: Path, drawn_data: Path) -> None:
+def test_named_folders_come_first(tmp_path, drawn_data):
     environ = {**NOWHERE, "FASHION_MNIST_DIR": str(tmp_path)}
     assert find_dataset(drawn_data, environ) == drawn_data
     assert find_dataset(None, environ) == tmp_path
 
 
-def test_a_named_folder_that_is_missing_is_refused(tmp_path: Path) -> None:
+def test_a_named_folder_that_is_missing_is_refused(tmp_path):
     missing = tmp_path / "gone"
     with pytest.raises(UsageError, match=r"gone \(--data-dir\) does not exist"):
         find_dataset(missing, NOWHERE)
@@ -31,9 +31,7 @@ def test_a_named_folder_that_is_missing_is_refused(tmp_path: Path) -> None:
         find_dataset(missing, NOWHERE)
 
 
-def test_the_cache_comes_before_debian(
-    tmp_path: Path, drawn_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cache_comes_before_debian(tmp_path, drawn_data, monkeypatch):
     environ = {"XDG_CACHE_HOME": str(tmp_path), "FASHION_MNIST_DIR": ""}
     cache = datasets.cache_dir(environ)
     monkeypatch.setattr(datasets, "DEBIAN_DIR", drawn_data)
@@ -44,17 +42,15 @@ def test_the_cache_comes_before_debian(
     assert find_dataset(None, environ) == cache
 
 
-def test_no_data_set_anywhere_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_data_set_anywhere_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "DEBIAN_DIR", tmp_path / "nothing")
     with pytest.raises(UsageError, match=r"run `python scripts/fetch_data\.py`, or name a folder"):
         find_dataset(None, NOWHERE)
 
 
 def test_only_fashion_mnist_may_lie_in_the_cache_and_in_debians_folder(
-    tmp_path: Path, drawn_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, drawn_data, monkeypatch
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     draw_dataset(datasets.cache_dir(), 20, 10)
     remedy = r"is not Fashion-MNIST's .*; run `python scripts/fetch_data\.py` to replace it"
@@ -65,9 +61,7 @@ def test_only_fashion_mnist_may_lie_in_the_cache_and_in_debians_folder(
         load_dataset(drawn_data)
 
 
-def test_a_set_that_keras_or_torchvision_has_loaded_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_set_that_keras_or_torchvision_has_loaded_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets, "DEBIAN_DIR", tmp_path / "nothing")
     environ = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)}
