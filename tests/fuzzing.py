@@ -17,13 +17,6 @@ from pathlib import Path
 from pipeline.terminal import say
 
 ROOT = Path(__file__).parents[1]
-PARSER_NAMES = (
-    "idx-images", "idx-labels", "idx-gz", "set-npz", "set-csv", "class-names", "download-gz",
-    "safetensors", "weights", "question",
-    "trace", "record", "layers", "predictions", "recipe", "older-benchmark", "work-so-far",
-    "kept-results", "kept-verdict", "followed-steps", "comparison", "picture-png", "picture",
-    "checkpoint",
-)  # fmt: skip
 WITH_TORCH = "checkpoint"
 ROOMS = ["pipeline", "ladder", "benchmark", "lightning_impl"]
 MAX_BYTES = 1 << 15
@@ -102,9 +95,12 @@ def main() -> int:
         name, corpus, findings = given.in_process
         fuzz(name, Path(corpus), given.seconds, Path(findings))
         return 0
+    from tests.parsers import PARSERS  # after --in-process, which reads it instrumented
+
+    names = [*PARSERS, WITH_TORCH]
     for name in given.parsers:
-        if name not in PARSER_NAMES:
-            arguments.error(f"no parser {name!r}; there are {', '.join(PARSER_NAMES)}")
+        if name not in names:
+            arguments.error(f"no parser {name!r}; there are {', '.join(names)}")
     try:
         import atheris  # noqa: F401
     except ImportError:
@@ -112,7 +108,7 @@ def main() -> int:
         return 2
     given.kept.mkdir(exist_ok=True)
     total, all_found = 0, []
-    for name in given.parsers or PARSER_NAMES:
+    for name in given.parsers or names:
         tried_inputs, found = fuzzed(name, given.seconds, given.kept)
         total, all_found = total + tried_inputs, [*all_found, *found]
         say(f"{name}: {tried_inputs:,} inputs tried, {len(found)} found")

@@ -11,7 +11,6 @@ import json
 import math
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,12 +39,12 @@ from pipeline.forms import NPZ_NAMES, read_csv, read_npz
 from pipeline.idx import TEST_IMAGES, TEST_LABELS, read_idx
 from pipeline.network import read_weights, shared_first_weights
 from pipeline.recipe import preset, read_recipe_fields, recipe_from_dict, recipe_to_dict
-from pipeline.record import read_layers, read_predictions, read_record
+from pipeline.record import read_layers, read_predictions, read_record, series
 from pipeline.session import Session, read_kept
 from reporting.comparison import comparison_from_json, to_json
 from tests.fabricated import LAYERS, make_record
 from trained.cutout import SIZE
-from trained.photos import FORMATS, PhotoError, _decode, _grey, read_photo
+from trained.photos import FORMATS, PhotoError, read_photo
 
 ROOT = Path(__file__).parents[1]
 ITEM_TYPES = {
@@ -303,7 +302,7 @@ def session_parts(path: Path) -> Any:
 def record_fields(path: Path) -> Any:
     record = read_record(path.parent)
     for name in ("loss", "accuracy", "val_loss", "val_accuracy", "seconds"):
-        assert len(make_series(record, name)) == len(record.history)
+        assert len(series(record, name)) == len(record.history)
     return asdict(record)
 
 
@@ -313,12 +312,6 @@ def layer_fields(path: Path) -> Any:
         "schema": 1,
         "layers": [{**row, "output_shape": [*row["output_shape"]]} for row in rows],
     }
-
-
-def make_series(record: Any, name: str) -> list[float]:
-    from pipeline.record import series
-
-    return series(record, name)
 
 
 def verdict_fields(path: Path) -> Any:
@@ -352,39 +345,6 @@ def npz_arrays(content: bytes, names: tuple[str, ...]) -> Any:
 
 
 # Pictures
-
-
-def plain_png(content: bytes) -> Any:
-    """Return the pixels of a PNG of 8 bits of grey; of its data, as much as they need."""
-    at, data = 8, b""
-    while len(content) - at >= 8:
-        length, kind = struct.unpack(">I4s", content[at : at + 8])
-        body = content[at + 8 : at + 8 + length]
-        if kind == b"IHDR":
-            width, height, *rest = struct.unpack(">IIBBBBB", body)
-            assert rest == [8, 0, 0, 0, 0]
-        elif kind == b"IDAT":
-            data += body
-        elif data:
-            break
-        at += 12 + length
-    stream = zlib.decompressobj().decompress(data, height * (width + 1))
-    rows, above = [], np.zeros(width, np.uint8)
-    for start in range(0, height * (width + 1), width + 1):
-        above = unfiltered(stream[start], stream[start + 1 : start + 1 + width], above)
-        rows.append(above)
-    return np.stack(rows)
-
-
-def unfiltered(kind: int, line: bytes, above: Any) -> Any:
-    """Undo a PNG filter, which tells each byte from its left, upper and upper left ones."""
-    found = np.zeros(len(line), np.uint8)
-    for at, byte in enumerate(line):
-        left, up = int(found[at - 1]) if at else 0, int(above[at])
-        corner = int(above[at - 1]) if at else 0
-        near = min((left, up, corner), key=lambda each: abs(left + up - corner - each))
-        found[at] = (byte + (0, left, up, (left + up) // 2, near)[kind]) % 256
-    return found
 
 
 def picture_of(form: str) -> bytes:
@@ -477,9 +437,7 @@ PARSERS = {
                (ValueError,), ROWS, as_json),
         Parser("comparison", "comparison.json", comparison_fields, json.loads,
                ((ROOT / "results" / "compare-20-epochs" / "comparison.json").read_bytes(),), CLEAR),
-        Parser("picture-png", "a.png", lambda path: _grey(*_decode(path))[0], plain_png,
-               (picture_of("PNG"),), (PhotoError,)),
-        # What Pillow decodes of the others is Pillow's; here it is a picture or refused.
+        # What Pillow decodes is Pillow's; here it is a picture or refused.
         Parser("picture", "a", shown, lambda content: ((SIZE, SIZE), "|u1"),
                tuple(map(picture_of, FORMATS)), (PhotoError,)),
     )

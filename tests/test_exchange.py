@@ -101,15 +101,8 @@ def words(**changes):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "cannot read .* as safetensors"),
         (pickle.dumps(ARRAYS), "cannot read .* as safetensors"),
-        (enveloped(words())[:-1], "cannot read .* as safetensors"),
-        (enveloped(words()) + b"\0", "cannot read .* as safetensors"),
-        (b"\xff" * 8 + enveloped(words())[8:], "cannot read .* as safetensors"),
-        (bytes(100), "cannot read .* as safetensors"),
         (save(dict(ARRAYS)), "is not a question"),
-        (enveloped("{"), "is not a question"),
-        (enveloped("[" * 100_000), "is not a question"),
         (enveloped("[]"), "is not a question"),
         (enveloped('{"kind": "question", "schema": 1}'), "is not a question"),
         (enveloped(words(kind="trace")), "is not a question"),

@@ -9,6 +9,8 @@ import pytest
 
 from pipeline.datasets import IDX_FILES, load_dataset
 from pipeline.drawn import draw_dataset
+from pipeline.record import read_record
+from tests.programs import run_python
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,27 +93,10 @@ def test_commands_at_once_on_one_data_cache_end_as_one_alone(
         assert {(folder / name).read_bytes() for folder in many} == {(one / name).read_bytes()}
 
 
-def limited_compare(data, folder, megabytes):
-    command = [sys.executable, "-m", "tests.limited", "--megabytes", str(megabytes), "--"]
-    command += ["scripts/compare.py", "--epochs", "1", "--batch-size", "50"]
-    command += ["--data-dir", str(data), "--output-dir", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if "no memory cgroup can be made here" in done.stderr:
-        pytest.skip("no memory cgroup can be made here")
-    return done
-
-
 @pytest.mark.slow
 def test_each_engine_of_a_comparison_fits_into_two_gigabytes(drawn_data, tmp_path):
-    done = limited_compare(drawn_data, tmp_path / "out", 2000)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "train_lightning.py dropout" in done.stdout.splitlines()[-1]
-
-
-@pytest.mark.slow
-def test_one_that_does_not_fit_costs_its_own_cells(drawn_data, tmp_path):
-    # All frameworks' code alone is larger.
-    done = limited_compare(drawn_data, tmp_path / "out", 250)
-    assert done.returncode == 1
-    assert done.stderr.count("ended by signal SIGKILL") == 4
-    assert (tmp_path / "out" / "comparison.md").exists()
+    flags = ("--epochs", "1", "--batch-size", "50", "--output-dir", tmp_path)
+    run_python(ROOT / "scripts" / "compare.py", *flags, "--data-dir", drawn_data, check=True)
+    peaks = [read_record(path.parent).timing for path in tmp_path.glob("*/record.json")]
+    assert len(peaks) == 4
+    assert all(2**27 < timing["peak_memory_bytes"] < 2 * 10**9 for timing in peaks)

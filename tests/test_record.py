@@ -45,9 +45,6 @@ def damaged(**changes):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "cannot read"),
-        ("{", "cannot read"),
-        ("[" * 100_000, "cannot read"),
         ("[]", "must hold a JSON object"),
         (damaged(schema=2), "has schema 2; this version reads 1"),
         (damaged(extra=1), r"unexpected or missing fields \['extra'\]"),
@@ -85,12 +82,10 @@ def npz(**arrays):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "cannot read"),
         (npz(logits=np.array([{}], object), labels=np.zeros(1, int)), "allow_pickle=False"),
         (npz(logits=np.zeros((2, 10))), "labels"),
         (npz(logits=np.zeros((2, 10)), labels=np.zeros(3, int)), r"labels \(3,\)"),
         (npz(logits=np.zeros(2), labels=np.zeros(2, int)), r"logits \(2,\)"),
-        (npz(logits=np.zeros((9, 10)), labels=np.zeros(9, int))[:200], "cannot read"),
     ],
 )
 def test_damaged_predictions_and_pickles_are_refused(content, message, tmp_path):
@@ -107,8 +102,6 @@ def damaged_layers(**changes):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "cannot read"),
-        ("[]", "must hold a JSON object"),
         ('{"schema": 2, "layers": []}', "has schema 2; this version reads 1"),
         ('{"schema": true, "layers": []}', "has schema True"),
         ('{"schema": 1}', r"unexpected or missing fields \['layers'\]"),
