@@ -1,10 +1,8 @@
 import io
-import os
 import re
 import runpy
 import shlex
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from PIL import Image
 from pipeline.command import trainer_parser
 from pipeline.datasets import load_dataset
 from reporting.readme import README, ROOT, render
+from tests.programs import run_python
 
 TEXT = README.read_text()
 COMMANDS = [
@@ -69,7 +68,7 @@ def test_parquet_files_become_a_data_set_as_the_readme_says(drawn_data, tmp_path
             rows.append({"image": {"bytes": content.getvalue(), "path": None}, "label": int(label)})
         pandas.DataFrame(rows).to_parquet(tmp_path / f"{part}.parquet")
     (program,) = re.findall(r"(?s)```python\n(from pathlib.*?)```", TEXT)
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
+    run_python("-c", program, check=True, cwd=tmp_path)
     found = load_dataset(tmp_path / "my-data")
     for (images, labels), part in zip(wanted.values(), ("train", "test"), strict=True):
         order = np.argsort(labels, kind="stable")
@@ -82,14 +81,8 @@ def test_parquet_files_become_a_data_set_as_the_readme_says(drawn_data, tmp_path
 def test_the_commands_of_the_readme_work_from_any_folder(command, folder, drawn_data):
     _, *arguments = small(shlex.split(command))
     checkouts = ("scripts/", "parity_tests/")
-    done = subprocess.run(
-        [sys.executable, *(str(ROOT / a) if a.startswith(checkouts) else a for a in arguments)],
-        cwd=folder,
-        env={**os.environ, "FASHION_MNIST_DIR": str(drawn_data)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    paths = [ROOT / word if word.startswith(checkouts) else word for word in arguments]
+    done = run_python(*paths, cwd=folder, env={"FASHION_MNIST_DIR": str(drawn_data)})
     assert done.returncode == 0, done.stdout + done.stderr
 
 

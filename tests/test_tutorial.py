@@ -1,15 +1,13 @@
 """The tutorial: its code runs in both frameworks; page, notebooks and pictures belong together."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import UsageError
+from tests.programs import run_python
 from tutorial.making import PAGE, made_files, notebook_path, pictures_dir, with_earlier_outputs
 from tutorial.notebooks import notebook_code, outputs_of, read_notebook
 from tutorial.page import FRAMEWORKS, code_of
@@ -38,13 +36,8 @@ def notebooks():
 
 
 def run(page, data, *flags):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts/make_tutorial.py"), "--page", str(page), *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "FASHION_MNIST_DIR": str(data)},
-    )
+    script = ROOT / "scripts/make_tutorial.py"
+    return run_python(script, "--page", page, *flags, env={"FASHION_MNIST_DIR": str(data)})
 
 
 @pytest.mark.slow

@@ -1,9 +1,6 @@
 """Trainings on drawn data: scripts as a user calls them, or forks of one loaded framework."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +10,7 @@ from ladder.engines import EngineError, answer
 from ladder.serve import Server
 from pipeline.engines import ENGINES
 from pipeline.record import BEST_WEIGHTS, EPOCH_METRICS, LAST_WEIGHTS, read_predictions, read_record
+from tests.programs import run_python
 
 ROOT = Path(__file__).parents[1]
 CALL = ".call"
@@ -135,12 +133,9 @@ class Trainings:
         (site / "sitecustomize.py").write_text(SITECUSTOMIZE)
         modules = self.folder / f"{name}.modules"
         path = {"PYTHONPATH": str(site), "MODULES": str(modules)}
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / f"train_{self.impl}.py"),
-             *self.arguments(name, flags)],
-            capture_output=True, text=True, check=False, cwd=self.folder,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **path, **environment},
-        )  # fmt: skip
+        script = ROOT / "scripts" / self.script_name
+        environment = {"CUDA_VISIBLE_DEVICES": "", **path, **environment}
+        done = run_python(script, *self.arguments(name, flags), cwd=self.folder, env=environment)
         run = Run(done.returncode, done.stdout, done.stderr, self.folder / name)
         return run, (FRAMEWORKS | TRACKERS) & set(modules.read_text().split())
 
@@ -173,10 +168,7 @@ def mlflow_runs(store):
 
 
 def _read(*command):
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    return json.loads(done.stdout)
+    return json.loads(run_python(*command, check=True, cwd=ROOT).stdout)
 
 
 def check_validation_seconds(record, before):

@@ -74,20 +74,24 @@ def test_a_disk_that_is_full_costs_no_more_than_the_epoch(
         assert run.record.failure is None
 
 
-def check_a_file_that_cannot_be_written(trainings, implementation, num_bytes):
-    """Forbid larger files than `num_bytes` from the second epoch on: earlier ones stay whole."""
-    name = f"limit{num_bytes}"
-    before = trainings.forked(f"{name}-before", fault="kill 1 0")
-    failed = trainings.forked(name, fault=f"file-limit 1 0 {num_bytes}")
-    assert (failed.code, failed.err) == (
-        1, f"{trainings.script_name}: cannot write to {failed.folder}: File too large\n",
-    )  # fmt: skip
-    record = check_whole(failed.folder, implementation.is_checkpoint)
-    assert (record.status, record.failure) == ("failed", {"reason": "[Errno 27] File too large"})
-    assert without_seconds(record.history[:1]) == before.metrics[:1]
-    resumed = trainings.forked(name, "--resume")
-    assert (resumed.code, resumed.err) == (0, "")
-    assert (resumed.metrics, resumed.bits) == (trainings.once().metrics, trainings.once().bits)
+@pytest.mark.slow
+def test_a_file_that_cannot_be_written_leaves_the_earlier_one(trainings, implementation):
+    """Forbid larger files than so many bytes from the second epoch on."""
+    before = trainings.forked("limited-before", fault="kill 1 0")
+    for num_bytes in implementation.FILE_LIMITS:
+        name = f"limit{num_bytes}"
+        failed = trainings.forked(name, fault=f"file-limit 1 0 {num_bytes}")
+        assert (failed.code, failed.err) == (
+            1, f"{trainings.script_name}: cannot write to {failed.folder}: File too large\n",
+        )  # fmt: skip
+        record = check_whole(failed.folder, implementation.is_checkpoint)
+        reason = {"reason": "[Errno 27] File too large"}
+        assert (record.status, record.failure) == ("failed", reason)
+        assert without_seconds(record.history[:1]) == before.metrics[:1]
+        resumed = trainings.forked(name, "--resume")
+        assert (resumed.code, resumed.err) == (0, "")
+        whole = trainings.once()
+        assert (resumed.metrics, resumed.bits) == (whole.metrics, whole.bits)
 
 
 @pytest.mark.slow

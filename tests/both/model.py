@@ -8,8 +8,42 @@ import pytest
 
 from ladder.following import Follower
 from pipeline.execution import Execution
-from pipeline.network import shared_first_weights
+from pipeline.network import feature_map_shape, parameter_shapes, shared_first_weights
 from pipeline.recipe import preset
+
+
+@pytest.mark.parametrize("variant", ["base", "dropout"])
+@pytest.mark.parametrize("size", [28, 29, 32])
+def test_images_become_logits(implementation, variant, size):
+    recipe = preset(variant, image_size=size)
+    network = implementation.build_model(recipe)
+    images = np.random.default_rng(0).random((5, size, size, 1), np.float32)
+    assert implementation.logits(network, images).shape == (5, 10)
+    hidden = implementation.export_weights(network, recipe)["hidden.kernel"]
+    assert len(hidden) == np.prod(feature_map_shape(recipe))
+
+
+@pytest.mark.parametrize("variant", ["base", "dropout"])
+def test_the_layers_of_a_run_are_those_that_are_built(implementation, variant):
+    network = implementation.build_model(preset(variant))
+    rows = implementation.layers_of(network)
+    found = [(row.name, row.type, row.output_shape, row.parameters) for row in rows]
+    assert found[:3] == implementation.FIRST_LAYERS
+    assert (found[-1][0], *found[-1][2:]) == ("logits", (10,), 1_290)
+    assert len(found) == 13 + 4 * (variant == "dropout")
+    assert sum(parameters for *_, parameters in found) == 356_234
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_weights_survive_the_way_in_and_out(implementation, dtype):
+    recipe = preset("base")
+    network = implementation.built_in(recipe, dtype)
+    weights = {name: array.astype(dtype) for name, array in shared_first_weights(recipe).items()}
+    implementation.load_weights(network, weights, recipe)
+    exported = implementation.export_weights(network, recipe)
+    assert {name: array.shape for name, array in exported.items()} == parameter_shapes(recipe)
+    for name, array in weights.items():
+        np.testing.assert_array_equal(exported[name], array, strict=True)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""A small network as a subject of the ladder: what holds of both implementations."""
+"""A small network as a subject of the ladder: the tests that both implementations pass.
+
+tests/keras/test_sides.py and tests/lightning/test_sides.py import them, and make the `subject`.
+"""
 
 import numpy as np
 import pytest
@@ -28,14 +31,18 @@ def check_segments(subject):
     return points
 
 
-def check_that_the_loss_is_the_mean_over_all_images(subject):
+def test_points_and_segments_are_the_models_own(subject):
+    check_segments(subject)
+
+
+def test_the_loss_is_the_mean_over_all_images(subject):
     parts = [float(subject.loss(IMAGES[i : i + 1], CLASSES[i : i + 1])) for i in range(6)]
     assert float(subject.loss(IMAGES, CLASSES)) == pytest.approx(np.mean(parts), rel=1e-12)
     many = np.tile(IMAGES, (100, 1, 1, 1))
     assert float(subject.loss(many, np.tile(CLASSES, 100))) == pytest.approx(np.mean(parts))
 
 
-def check_that_gradients_are_the_losss_slope(subject):
+def test_gradients_are_the_losss_slope(subject):
     weights = shared_first_weights(RECIPE)
     subject.load_weights(weights)
     gradients, loss = subject.gradients(IMAGES, CLASSES)

@@ -73,7 +73,8 @@ def test_a_script_trains_to_the_same_bits_and_says_little(trainings, implementat
     assert run.bits == trainings.once("--variant", "base").bits
     assert loaded == implementation.FRAMEWORKS
     layers = read_layers(run.folder)
-    assert (layers[0].type, layers[0].output_shape) == implementation.FIRST_LAYER
+    first = layers[0]
+    assert (first.type, first.output_shape) == implementation.FIRST_LAYERS[0][1:3]
     assert sum(layer.parameters for layer in layers) == run.record.parameters == 356_234
     title, *epochs, last = run.out.splitlines()
     assert title == f"{trainings.engine} base: {run.folder}"
@@ -102,7 +103,8 @@ def test_a_script_is_followed_by_the_trackers_that_were_asked_for(trainings, imp
         "image", "conv1", "act1", "pool1", "conv2", "act2", "pool2", "conv3", "act3", "pool3",
         "flatten", "hidden", "hidden_act", "logits",
     ]  # fmt: skip
-    assert [kind for _, kind, _ in events["graph"][:4]] == ["Input", *implementation.FIRST_KINDS]
+    kinds = ["Input", *(kind for _, kind, *_ in implementation.FIRST_LAYERS)]
+    assert [kind for _, kind, _ in events["graph"][:4]] == kinds
     assert [inputs for *_, inputs in events["graph"][1:]] == [[name] for name in names[:-1]]
 
 

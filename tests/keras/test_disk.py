@@ -2,24 +2,15 @@
 
 from pathlib import Path
 
-import pytest
-
 from keras_impl.train import WholeCheckpoint
 from ladder.files import is_unfinished
 from tests.both.disk import (  # noqa: F401
-    check_a_file_that_cannot_be_written,
     test_a_disk_that_is_full_costs_no_more_than_the_epoch,
     test_a_disk_that_is_read_only_is_told_in_a_line,
+    test_a_file_that_cannot_be_written_leaves_the_earlier_one,
     test_a_folder_that_goes_away_ends_the_run_in_a_line,
     test_half_a_file_is_seen,
 )
-
-
-@pytest.mark.slow
-# The weights are 1.4 MB, the training state 4.28 MB and the .keras file 4.33 MB.
-@pytest.mark.parametrize("num_bytes", [1_000_000, 2_000_000, 4_300_000])
-def test_a_file_that_cannot_be_written_leaves_the_earlier_one(trainings, implementation, num_bytes):
-    check_a_file_that_cannot_be_written(trainings, implementation, num_bytes)
 
 
 def test_half_a_model_is_told_by_its_name_and_goes_when_the_run_goes_on():

@@ -7,55 +7,29 @@ import pytest
 from keras_impl.data import batch_source
 from keras_impl.fast import pools_first
 from keras_impl.model import build_model
-from keras_impl.tracking import layers_of
 from keras_impl.train import compile_model
 from keras_impl.weights import (
     export_training_state,
-    export_weights,
     load_training_state,
-    load_weights,
 )
 from pipeline.batches import evaluation_batches
-from pipeline.network import feature_map_shape, parameter_shapes, shared_first_weights
+from pipeline.network import parameter_shapes
 from pipeline.preprocess import LabeledImages
 from pipeline.recipe import preset
 from tests.both.model import (  # noqa: F401
     test_any_other_callback_sees_each_step,
+    test_images_become_logits,
     test_only_the_fast_path_keeps_freed_memory,
     test_other_weights_are_refused_and_none_is_set,
     test_own_first_weights_are_glorots_and_follow_the_seed,
+    test_the_layers_of_a_run_are_those_that_are_built,
+    test_weights_survive_the_way_in_and_out,
     test_who_follows_a_run_sees_each_step_that_is_due,
 )
 
-VARIANTS = ("base", "dropout")
 pytestmark = pytest.mark.filterwarnings(  # Keras's own, on NumPy 2
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("size", [28, 29, 32])
-def test_images_become_logits(variant, size):
-    recipe = preset(variant, image_size=size)
-    model = build_model(recipe)
-    logits = model(np.random.default_rng(0).random((5, size, size, 1), np.float32))
-    assert tuple(logits.shape) == (5, 10)
-    assert model.get_layer("flatten").output.shape[1] == np.prod(feature_map_shape(recipe))
-    assert size != 28 or model.count_params() == 356_234
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_the_layers_of_a_run_are_those_that_are_built(variant):
-    model = build_model(preset(variant))
-    rows = [(row.name, row.type, row.output_shape, row.parameters) for row in layers_of(model)]
-    assert [name for name, *_ in rows] == [layer.name for layer in model.layers]
-    assert rows[:3] == [
-        ("conv1", "Conv2D", (28, 28, 32), 320),
-        ("act1", "LeakyReLU", (28, 28, 32), 0),
-        ("pool1", "MaxPooling2D", (14, 14, 32), 0),
-    ]
-    assert rows[-1] == ("logits", "Dense", (10,), 1_290)
-    assert sum(parameters for *_, parameters in rows) == model.count_params() == 356_234
 
 
 def test_pools_that_go_first_change_no_bit_and_no_model():
@@ -78,46 +52,6 @@ def test_pools_that_go_first_change_no_bit_and_no_model():
     assert (most < 0).any()
     sloped = most * np.float32(recipe.negative_slope)
     assert np.array_equal(pooled, np.where(most < 0, sloped, most))
-
-
-def test_a_slope_that_falls_does_not_commute_with_the_pool():
-    layers = [keras.layers.LeakyReLU(0.5), keras.layers.MaxPooling2D(2)]
-    layers[0].negative_slope = -0.5  # which Keras itself refuses
-    values = np.random.default_rng(0).normal(size=(5, 4, 4, 1)).astype(np.float32)
-    swapped = keras.Sequential(layers[::-1])(values)
-    assert not np.array_equal(keras.Sequential(layers)(values), swapped)
-    with pytest.raises(AssertionError), pools_first(keras.Sequential(layers)):
-        pass
-
-
-def test_dropout_drops_in_training_only():
-    model = build_model(preset("dropout"))
-    images = np.random.default_rng(0).random((5, 28, 28, 1), np.float32)
-    first, second, training = (
-        np.asarray(model(images, training=on)) for on in (False, False, True)
-    )
-    assert np.array_equal(first, second)
-    assert not np.array_equal(first, training)
-
-
-@pytest.fixture(params=["float32", "float64"])
-def floatx(request):
-    keras.config.set_floatx(request.param)
-    keras.config.set_dtype_policy(request.param)
-    yield request.param
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
-
-
-def test_weights_survive_the_way_in_and_out(floatx):
-    recipe = preset("base")
-    model = build_model(recipe)
-    weights = {name: array.astype(floatx) for name, array in shared_first_weights(recipe).items()}
-    load_weights(model, weights, recipe)
-    exported = export_weights(model)
-    assert {name: array.shape for name, array in exported.items()} == parameter_shapes(recipe)
-    for name, array in weights.items():
-        np.testing.assert_array_equal(exported[name], array, strict=True)
 
 
 def trained_a_step(recipe):
@@ -165,3 +99,10 @@ def test_the_fast_path_leaves_its_batches_untuned():
     source = batch_source(evaluation_batches(images, preset("base")), plain=False)
     assert source.options().autotune.enabled is False
     assert int(source.cardinality()) == 2
+
+
+def test_a_slope_that_falls_does_not_commute_with_the_pool():
+    layers = [keras.layers.LeakyReLU(0.5), keras.layers.MaxPooling2D(2)]
+    layers[0].negative_slope = -0.5  # which Keras itself refuses
+    with pytest.raises(AssertionError), pools_first(keras.Sequential(layers)):
+        pass

@@ -18,6 +18,7 @@ from pipeline.errors import UsageError
 from pipeline.processes import Ranks
 from pipeline.record import LAST_WEIGHTS, read_record
 from tests.both.several import NUM_TEST, NUM_TRAIN, NUM_VALIDATION, differences, metrics, same_state
+from tests.programs import run_python
 
 ROOT = Path(__file__).parents[2]
 # 24 steps an epoch of a size that neither 2 nor 3 divides; the last batch is a single image, so
@@ -277,12 +278,9 @@ def test_more_devices_than_there_are_are_refused():
 
 @pytest.mark.slow
 def test_jax_says_that_it_has_fewer_devices():
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "train_keras.py"), "--backend", "jax",
-         "--devices", "3", "--device", "cpu"],
-        capture_output=True, text=True, check=False,
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
-    )  # fmt: skip
+    flags = ("--backend", "jax", "--devices", "3", "--device", "cpu")
+    two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = run_python(ROOT / "scripts" / "train_keras.py", *flags, env=two)
     assert done.returncode == 2
     assert "`--devices 3`: the jax backend sees 2 CPU devices" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -13,13 +13,13 @@ from keras_impl.trace import ImplementationSubject, built_subject
 from ladder.adapters.keras import AfterEachStep
 from pipeline.execution import Execution
 from pipeline.recipe import preset
-from tests.both.sides import (
+from tests.both.sides import (  # noqa: F401
     CLASSES,
     IMAGES,
     RECIPE,
-    check_segments,
-    check_that_gradients_are_the_losss_slope,
-    check_that_the_loss_is_the_mean_over_all_images,
+    test_gradients_are_the_losss_slope,
+    test_points_and_segments_are_the_models_own,
+    test_the_loss_is_the_mean_over_all_images,
 )
 from tests.programs import run_python
 
@@ -28,25 +28,11 @@ pytestmark = pytest.mark.filterwarnings(  # Keras's own, on NumPy 2
 )
 
 
-OTHER = preset("base", conv_filters=(2, 3, 4), hidden_units=5)
-
-
 @pytest.fixture
-def float64():
+def subject():
     configure(RECIPE, Execution(device="cpu"))
     yield built_subject(RECIPE, Execution(device="cpu"))
     configure(preset("base"), Execution(device="cpu"))
-
-
-def test_the_table_is_read_off_the_model():
-    subject = built_subject(preset("dropout"), Execution(device="cpu"))
-    model = subject.model
-    rows = {row["name"]: row for row in subject.layer_table()}
-    assert list(rows) == [layer.name for layer in model.layers]
-    assert rows["conv2"]["parameters"] == 18_496
-    assert rows["pool3"] == {
-        "name": "pool3", "kind": "max_pool", "output_shape": [4, 4, 128], "parameters": 0,
-    }  # fmt: skip
 
 
 def test_an_unknown_kind_is_its_class():
@@ -59,20 +45,8 @@ def test_an_unknown_kind_is_its_class():
     assert subject.layer_table()[0]["kind"] == "odd_layer"
 
 
-def test_points_and_segments_are_the_models_own(float64):
-    check_segments(float64)
-
-
-def test_gradients_are_the_losss_slope(float64):
-    check_that_gradients_are_the_losss_slope(float64)
-
-
-def test_the_loss_is_the_mean_over_all_images(float64):
-    check_that_the_loss_is_the_mean_over_all_images(float64)
-
-
-def test_a_steps_loss_is_its_own_and_a_fit_can_stop(float64):
-    subject, targets = float64, np.eye(10)[CLASSES]
+def test_a_steps_loss_is_its_own_and_a_fit_can_stop(subject):
+    targets = np.eye(10)[CLASSES]
     subject.model.optimizer.learning_rate = 0.0
     expected = [float(subject.gradients(IMAGES[p], CLASSES[p])[1]) for p in ([0, 1], [2, 3])]
     after = AfterEachStep(lambda model: subject, 2, stops=True)
@@ -81,23 +55,6 @@ def test_a_steps_loss_is_its_own_and_a_fit_can_stop(float64):
     with pytest.raises(AfterEachStep.Reached):
         subject.model.fit(IMAGES, targets, **fitted, callbacks=[after])
     assert [float(state["loss"]) for state in after.states] == pytest.approx(expected, rel=1e-6)
-
-
-def test_weights_of_the_implementation_go_through_the_implementation(monkeypatch):
-    subject = built_subject(preset("base"), Execution(device="cpu"))
-    assert isinstance(subject, ImplementationSubject)
-    monkeypatch.setattr("keras_impl.trace.export_weights", lambda model: {"seen": np.ones(1)})
-    assert list(subject.weights()) == ["seen"]
-
-
-SEEDED = """
-import sys
-from keras_impl.settings import configure
-from pipeline.execution import Execution
-from pipeline.recipe import preset
-configure(preset("base"), Execution(device="cpu"))
-print(sorted({"tensorflow", "torch"} & set(sys.modules)))
-"""
 
 
 PLACED = """
@@ -153,9 +110,3 @@ def test_a_keras_json_may_name_jax(tmp_path):
         check=False,
     )
     assert done.stdout == "jax\n", done.stderr
-
-
-@pytest.mark.slow
-def test_seeding_loads_no_tensorflow_beside_torch():
-    done = run_python("-c", SEEDED, env={"KERAS_BACKEND": "torch", "PYTHONPATH": os.getcwd()})
-    assert done.stdout == "['torch']\n", done.stderr

@@ -4,7 +4,6 @@ import io
 import pickle
 import zipfile
 from collections import OrderedDict
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ DTYPES = {
 }  # fmt: skip
 
 
-def plain(value: Any) -> Any:
+def plain(value):
     """Return what was read, with arrays for tensors."""
     if isinstance(value, torch.Tensor):
         return value.detach().numpy()
@@ -33,11 +32,11 @@ def plain(value: Any) -> Any:
 class Reference(pickle.Unpickler):
     """Builds arrays of the pickle in an archive, and nothing that is not needed for them."""
 
-    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
+    def __init__(self, archive, root):
         super().__init__(io.BytesIO(archive.read(f"{root}/data.pkl")))
         self.archive, self.root = archive, root
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module, name):
         """Return one of the few things that a checkpoint is made of."""
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
@@ -46,16 +45,14 @@ class Reference(pickle.Unpickler):
         assert module == "torch", (module, name)
         return DTYPES[name]
 
-    def persistent_load(self, pid: Any) -> Any:
+    def persistent_load(self, pid):
         """Return the flat array that a tensor is a view of."""
         word, dtype, key, _device, length = pid
         assert word == "storage"
         return np.frombuffer(self.archive.read(f"{self.root}/data/{key}"), dtype, length)
 
     @staticmethod
-    def tensor(
-        storage: Any, offset: int, size: Any, stride: Any, _grad: bool, _hooks: Any, *_: Any
-    ) -> Any:
+    def tensor(storage, offset, size, stride, _grad, _hooks, *_):
         """Return the view."""
         where = offset + sum(
             (np.arange(n) * step).reshape([-1 if at == axis else 1 for at in range(len(size))])
@@ -64,14 +61,14 @@ class Reference(pickle.Unpickler):
         return np.asarray(storage[where]).reshape(size)
 
 
-def reference(content: bytes) -> Any:
+def reference(content):
     """Read a checkpoint with neither torch nor its own reader."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         (path,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         return plain(Reference(archive, path.removesuffix("/data.pkl")).load())
 
 
-def small_checkpoint() -> bytes:
+def small_checkpoint():
     """Return what Lightning would save of a network with two weights after a step."""
     weights = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.float64)}
     slots = {

@@ -91,31 +91,38 @@ def test_batches_gathered_on_a_device_are_the_same_bits(drawn_data, precision, b
                 assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_steps_at_a_rate_on_the_device_are_kerass(dtype):
+@pytest.mark.parametrize(
+    ("device", "dtype", "beta_2", "allowed"),
+    [
+        ("cpu", torch.float64, BETA_2, 1e-13),  # measured 1e-15
+        ("cpu", torch.float64, 0.999999, 1e-9),
+        ("cpu", torch.float64, 0.9999999, 1e-9),  # the momentum's own rounding grows near 1: 4e-10
+        ("cpu", torch.float32, BETA_2, 1e-5),  # measured 5e-7
+        pytest.param("cuda", torch.float32, BETA_2, 1e-3, marks=pytest.mark.gpu),
+        pytest.param("cuda", torch.float32, 0.9999999, 1e-3, marks=pytest.mark.gpu),
+    ],
+)
+def test_steps_at_a_rate_on_the_device_are_kerass(device, dtype, beta_2, allowed):
     gradients = draw_gradients(10)
-    weights = [torch.zeros(60, dtype=dtype, requires_grad=True)]
-    optimizer = KerasAdam(weights, LEARNING_RATE, (BETA_1, BETA_2), EPSILON, fused=True)
+    weights = [torch.zeros(60, dtype=dtype, device=device, requires_grad=True)]
+    optimizer = KerasAdam(weights, LEARNING_RATE, (BETA_1, beta_2), EPSILON, fused=True)
     rates = optimizer.advance(4) + optimizer.advance(6)
     for gradient, rate in zip(gradients, rates, strict=True):
-        weights[0].grad = torch.tensor(gradient, dtype=dtype)
-        optimizer.step_at(torch.tensor(rate, dtype=dtype))
-    received = weights[0].detach().double().numpy()
-    gap = relative_gap(received, keras_adam(np.zeros(60), gradients))
-    assert gap < (1e-13 if dtype == torch.float64 else 1e-5)  # measured 1e-15, 5e-7
+        weights[0].grad = torch.tensor(gradient, dtype=dtype, device=device)
+        optimizer.step_at(torch.tensor(rate, dtype=dtype, device=device))
+    received = weights[0].detach().cpu().double().numpy()
+    assert relative_gap(received, keras_adam(np.zeros(60), gradients, beta_2=beta_2)) < allowed
     (state,) = optimizer.state_dict()["state"].values()
     assert (state["step"], optimizer.param_groups[0]["num_steps"]) == (10, 10)
     # Any kernel can go on from here.
-    weights[0].grad = torch.ones(60, dtype=dtype)
+    weights[0].grad = torch.ones(60, dtype=dtype, device=device)
     optimizer.step()
     assert optimizer.state[weights[0]]["step"] == 11
 
 
-@pytest.mark.parametrize("settled", [None, 2.0**24])
 @pytest.mark.parametrize("beta_2", [0.999999, 0.9999999])
-def test_steps_at_a_rate_are_kerass_for_any_beta(monkeypatch, beta_2, settled):
-    if settled:  # a count after which these corrections are not yet 1
-        monkeypatch.setattr(optimizer_module, "SETTLED", settled)
+def test_a_count_at_which_the_corrections_are_not_yet_1_is_seen(monkeypatch, beta_2):
+    monkeypatch.setattr(optimizer_module, "SETTLED", 2.0**24)
     gradients = draw_gradients(3)
     weights = [torch.zeros(60, dtype=torch.float64, requires_grad=True)]
     optimizer = KerasAdam(weights, LEARNING_RATE, (BETA_1, beta_2), EPSILON, fused=True)
@@ -123,8 +130,7 @@ def test_steps_at_a_rate_are_kerass_for_any_beta(monkeypatch, beta_2, settled):
         weights[0].grad = torch.tensor(gradient)
         optimizer.step_at(torch.tensor(rate, dtype=torch.float64))
     expected = keras_adam(np.zeros(60), gradients, beta_2=beta_2)
-    # With 2**24 measured 2.6e-8 and 0.1; the momentum's own rounding grows near 1: 4e-10.
-    assert (relative_gap(weights[0].detach().numpy(), expected) < 1e-9) == (settled is None)
+    assert relative_gap(weights[0].detach().numpy(), expected) > 1e-9  # measured 2.6e-8 and 0.1
 
 
 @lightnings_own
@@ -165,9 +171,16 @@ TAKE = captured.CapturedSteps.take
 
 @lightnings_own
 @pytest.mark.filterwarnings("ignore:.*exists and is not empty:UserWarning")  # it goes on there
-def test_it_goes_on_from_its_checkpoint_with_the_same_bits(drawn_data, tmp_path, without_capture):
+@pytest.mark.parametrize(
+    ("device", "allowed"),
+    # cuDNN's gradients of kernels are not the same bits twice.
+    [("cpu", 0), pytest.param("gpu", 1e-3, marks=pytest.mark.gpu)],
+)
+def test_it_goes_on_from_its_checkpoint(drawn_data, tmp_path, request, device, allowed):
+    if device == "cpu":
+        request.getfixturevalue("without_capture")
     recipe = preset("dropout", batch_size=9, num_epochs=3)
-    data, execution = prepare(load_dataset(drawn_data), recipe), Execution(device="cpu")
+    data, execution = prepare(load_dataset(drawn_data), recipe), Execution(device=device)
     whole, _ = trained(tmp_path / "whole", data, recipe, execution)
     folder = tmp_path / "stopped"
     folder.mkdir()
@@ -175,12 +188,10 @@ def test_it_goes_on_from_its_checkpoint_with_the_same_bits(drawn_data, tmp_path,
     journal = scratch_journal(recipe, data, str(folder))
     with pytest.raises(StoppedError):
         training.train(recipe, data, execution, journal, None, [Stop()])
-    kept = Trained()
-    module = training.train(recipe, data, execution, journal, None, [kept])
+    module = training.train(recipe, data, execution, journal, None, [Trained()])
     assert len(journal.record.history) == 3
-    received = [weight.detach().numpy() for weight in module.parameters()]
-    for one, other in zip(whole, received, strict=False):
-        assert np.array_equal(one, other)
+    received = [weight.detach().cpu().numpy() for weight in module.parameters()]
+    assert largest_gap(whole[: len(received)], received) <= allowed
 
 
 class StoppedError(Exception):
@@ -306,30 +317,21 @@ def test_replayed_steps_are_the_eager_ones(drawn_data, tmp_path, monkeypatch, va
 
 @pytest.mark.gpu
 @lightnings_own
-@pytest.mark.parametrize("batch_size", [9, 64, 100, 200])
-def test_a_gpu_trains_as_the_cpu_does(drawn_data, tmp_path, batch_size):
+@pytest.mark.parametrize(
+    ("batch_size", "precision", "allowed"),
+    [(9, "32", 1e-3), (64, "32", 1e-3), (100, "32", 1e-3), (200, "32", 1e-3), (9, "64", 1e-10)],
+)
+def test_a_gpu_trains_as_the_cpu_does(drawn_data, tmp_path, batch_size, precision, allowed):
     """Eighteen steps an epoch, three, two (fewer than are eager), and one that is not full."""
-    recipe = preset("base", batch_size=batch_size, num_epochs=3)
+    num_epochs = 3 if precision == "32" else 2
+    recipe = preset("base", batch_size=batch_size, num_epochs=num_epochs, precision=precision)
     data = prepare(load_dataset(drawn_data), recipe)
     first = shared_first_weights(recipe)
     on_gpu, on_cpu = (
         trained(tmp_path / device, data, recipe, Execution(device=device), weights=first)[0]
         for device in ("gpu", "cpu")
     )
-    assert largest_gap(on_gpu, on_cpu) < 1e-3
-
-
-@pytest.mark.gpu
-@lightnings_own
-def test_float64_on_a_gpu_is_float64(drawn_data, tmp_path):
-    recipe = preset("base", batch_size=9, num_epochs=2, precision="64")
-    data = prepare(load_dataset(drawn_data), recipe)
-    first = shared_first_weights(recipe)
-    on_gpu, on_cpu = (
-        trained(tmp_path / device, data, recipe, Execution(device=device), weights=first)[0]
-        for device in ("gpu", "cpu")
-    )
-    assert largest_gap(on_gpu, on_cpu) < 1e-10
+    assert largest_gap(on_gpu, on_cpu) < allowed
 
 
 @pytest.mark.gpu
@@ -343,19 +345,6 @@ def test_two_replays_draw_two_masks():
     assert step.graph is not None
     for one, other in itertools.combinations(masks, 2):
         assert not torch.equal(one, other)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("beta_2", [0.999, 0.9999999])
-def test_steps_at_a_rate_on_a_gpu_are_kerass(beta_2):
-    gradients = draw_gradients(10)
-    weights = [torch.zeros(60, device="cuda", requires_grad=True)]
-    optimizer = KerasAdam(weights, LEARNING_RATE, (BETA_1, beta_2), EPSILON, fused=True)
-    for gradient, rate in zip(gradients, optimizer.advance(10), strict=True):
-        weights[0].grad = torch.tensor(gradient, dtype=torch.float32, device="cuda")
-        optimizer.step_at(torch.tensor(rate, device="cuda"))
-    expected = keras_adam(np.zeros(60), gradients, beta_2=beta_2)
-    assert relative_gap(weights[0].detach().cpu().double().numpy(), expected) < 1e-3
 
 
 @pytest.mark.gpu
@@ -386,22 +375,3 @@ def test_where_a_gpu_can_capture_nothing_steps_go_on():
         step()
     assert step.graph is None
     assert numbers.tolist() == [1 + EAGER_STEPS + 3] * 4
-
-
-@pytest.mark.gpu
-@lightnings_own
-@pytest.mark.filterwarnings("ignore:.*exists and is not empty:UserWarning")
-def test_a_run_that_was_stopped_goes_on_on_a_gpu(drawn_data, tmp_path):
-    recipe = preset("dropout", batch_size=9, num_epochs=3)
-    data, execution = prepare(load_dataset(drawn_data), recipe), Execution(device="gpu")
-    whole, _ = trained(tmp_path / "whole", data, recipe, execution)
-    folder = tmp_path / "stopped"
-    folder.mkdir()
-    torch.manual_seed(0)
-    journal = scratch_journal(recipe, data, str(folder))
-    with pytest.raises(StoppedError):
-        training.train(recipe, data, execution, journal, None, [Stop()])
-    module = training.train(recipe, data, execution, journal, None, [Trained()])
-    received = [weight.detach().cpu().numpy() for weight in module.parameters()]
-    gap = max(float(np.abs(a - b).max()) for a, b in zip(whole, received, strict=False))
-    assert gap < 1e-3  # cuDNN's gradients of kernels are not the same bits twice

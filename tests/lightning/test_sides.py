@@ -6,23 +6,20 @@ import pytest
 from lightning_impl.trace import ImplementationSubject, built_subject
 from pipeline.execution import Execution
 from pipeline.recipe import preset
-from tests.both.sides import (
+from tests.both.sides import (  # noqa: F401
     IMAGES,
     POINTS,
     RECIPE,
     check_segments,
-    check_that_gradients_are_the_losss_slope,
-    check_that_the_loss_is_the_mean_over_all_images,
+    test_gradients_are_the_losss_slope,
+    test_points_and_segments_are_the_models_own,
+    test_the_loss_is_the_mean_over_all_images,
 )
 
 
 @pytest.fixture(params=[False, True], ids=["fast", "plain"])
 def subject(request):
     return built_subject(RECIPE, Execution(device="cpu", plain=request.param))
-
-
-def test_points_and_segments_are_the_modules_own(subject):
-    check_segments(subject)
 
 
 def test_points_of_both_paths_are_the_same():
@@ -32,15 +29,6 @@ def test_points_of_both_paths_are_the_same():
         np.testing.assert_allclose(*(found[name] for found in points), atol=1e-12)
     with pytest.raises(ValueError, match="`pool1` runs before `act1` is reached"):
         fast.points(IMAGES, ["act1"])
-
-
-def test_gradients_are_the_losss_slope(subject):
-    check_that_gradients_are_the_losss_slope(subject)
-    assert subject.model.train_accuracy.update_count == 0
-
-
-def test_the_loss_is_the_mean_over_all_images(subject):
-    check_that_the_loss_is_the_mean_over_all_images(subject)
 
 
 def test_the_table_is_read_off_the_network():
@@ -58,9 +46,3 @@ def test_the_table_is_read_off_the_network():
     changed = {row["name"]: row for row in broken.layer_table()}
     assert changed["pool3"]["output_shape"] == [3, 3, 128]
     assert changed["logits"]["output_shape"] is None  # never reached: `hidden` does not fit
-
-
-def test_weights_of_the_implementation_go_through_the_implementation(monkeypatch):
-    subject = built_subject(preset("base"), Execution(device="cpu"))
-    monkeypatch.setattr("lightning_impl.trace.export_weights", lambda *_: {"seen": np.ones(1)})
-    assert list(subject.weights()) == ["seen"]
