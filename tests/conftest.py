@@ -3,19 +3,11 @@
 import gzip
 import signal
 import sys
-from collections.abc import Collection, Iterator
-from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
 
 import pytest
 
 from pipeline.datasets import IDX_FILES, find_dataset, find_file
 from pipeline.drawn import draw_dataset
-
-if TYPE_CHECKING:
-    from tests.mirror import Mirror
-    from tests.training import Trainings, WarmEngines
 
 TOGETHER = ("tensorflow", "torch")
 # So that an assertion in what several test files share shows its values too.
@@ -27,7 +19,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def loaded_together(modules: Collection[str]) -> str | None:
+def loaded_together(modules):
     """Return what is wrong where one process has loaded both frameworks."""
     if all(name in modules for name in TOGETHER):
         return f"this process has loaded {' and '.join(TOGETHER)}, which crash each other"
@@ -35,21 +27,21 @@ def loaded_together(modules: Collection[str]) -> str | None:
 
 
 @pytest.fixture(autouse=True)
-def one_framework() -> Iterator[None]:
+def one_framework():
     yield
     problem = loaded_together(sys.modules)
     if problem:
         pytest.fail(problem)
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish():
     problem = loaded_together(sys.modules)
     if problem:
         pytest.exit(f"collecting the tests: {problem}", returncode=1)
 
 
 @pytest.fixture(scope="session")
-def drawn_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn_data(tmp_path_factory):
     """A folder with 200 training and 60 test images that the project drew."""
     folder = tmp_path_factory.mktemp("drawn") / "shapes"
     draw_dataset(folder, 200, 60)
@@ -57,7 +49,7 @@ def drawn_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def warm_engines() -> Iterator["WarmEngines"]:
+def warm_engines():
     """Engines that stay warm through all files: importing a framework takes seconds."""
     from tests.training import WarmEngines
 
@@ -67,9 +59,7 @@ def warm_engines() -> Iterator["WarmEngines"]:
 
 
 @pytest.fixture(scope="session")
-def trainings(
-    implementation: ModuleType, drawn_data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator["Trainings"]:
+def trainings(implementation, drawn_data, tmp_path_factory):
     """Trainings with the engine of the folder's `implementation`."""
     from tests.training import Trainings
 
@@ -79,13 +69,13 @@ def trainings(
 
 
 @pytest.fixture(scope="session")
-def real_data() -> Path:
+def real_data():
     """The folder that holds Fashion-MNIST itself; `make data` fetches it."""
     return find_dataset(None)
 
 
 @pytest.fixture(scope="session")
-def packed_data(real_data: Path) -> dict[str, bytes]:
+def packed_data(real_data):
     """Fashion-MNIST's four files as gzip has them, by their names without `.gz`."""
     packed = {}
     for file in IDX_FILES:
@@ -97,7 +87,7 @@ def packed_data(real_data: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="session")
-def real_mirror(packed_data: dict[str, bytes]) -> Iterator["Mirror"]:
+def real_mirror(packed_data):
     """A mirror of Fashion-MNIST itself."""
     from tests.mirror import serve
 

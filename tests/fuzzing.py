@@ -24,7 +24,7 @@ MEMORY_MEGABYTES = 2048
 HANG_SECONDS = 60
 
 
-def fuzz(name: str, corpus: Path, seconds: int, findings: Path) -> None:
+def fuzz(name, corpus, seconds, findings):
     """Fuzz one parser in this process, which ends with it."""
     import atheris
 
@@ -54,7 +54,7 @@ def fuzz(name: str, corpus: Path, seconds: int, findings: Path) -> None:
         atheris.Fuzz()
 
 
-def fuzzed(name: str, seconds: int, kept: Path) -> tuple[int, list[Path]]:
+def fuzzed(name, seconds, kept):
     """Fuzz one parser in a process of its own; return how many inputs it tried, and what it found.
 
     What was found is written to `kept`, to be made a test that stays.
@@ -83,7 +83,7 @@ def fuzzed(name: str, seconds: int, kept: Path) -> tuple[int, list[Path]]:
         return tried_inputs, found
 
 
-def main() -> int:
+def main():
     """Fuzz the parsers that were asked for; return 1 where something was found."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("parsers", nargs="*", metavar="PARSER", help="all of them")

@@ -11,6 +11,7 @@ import json
 import math
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ from pipeline.session import Session, read_kept
 from reporting.comparison import comparison_from_json, to_json
 from tests.fabricated import LAYERS, make_record
 from trained.cutout import SIZE
-from trained.photos import FORMATS, PhotoError, read_photo
+from trained.photos import FORMATS, PhotoError, _decode, _grey, read_photo
 
 ROOT = Path(__file__).parents[1]
 ITEM_TYPES = {
@@ -75,7 +76,7 @@ class Parser:
     """Makes a file of such a value."""
 
 
-def tried(parser: Parser, content: bytes, folder: Path) -> str:
+def tried(parser, content, folder):
     """Let `parser` read `content`; return `parsed` or `refused`.
 
     Raises:
@@ -96,7 +97,7 @@ def tried(parser: Parser, content: bytes, folder: Path) -> str:
     return "parsed"
 
 
-def same(left: Any, right: Any) -> bool:
+def same(left, right):
     """Compare by type, keys, lengths and bits; NaN is NaN."""
     if isinstance(left, np.ndarray):
         return (
@@ -124,10 +125,10 @@ def same(left: Any, right: Any) -> bool:
 # IDX
 
 
-def any_idx(num_dimensions: int) -> Callable[[bytes], Any]:
+def any_idx(num_dimensions):
     """Read packed or not, by content; labels of type int32 too."""
 
-    def reference(content: bytes) -> Any:
+    def reference(content):
         if content.startswith(b"\x1f\x8b"):
             content = gzip.decompress(content)
         if num_dimensions == 1 and content[2] == 0x0C:
@@ -154,13 +155,13 @@ IDX_COLUMNS = struct.pack(">3I", 0x0C02, 3, 2) + np.repeat(LABELS, 2).astype(">i
 GZ = gzip.compress(IDX_LABELS, mtime=0)
 
 
-def streamed(path: Path) -> bytes:
+def streamed(path):
     """Unpack as a download is unpacked."""
     chunks = (path.read_bytes()[at : at + 7] for at in range(0, path.stat().st_size, 7))
     return b"".join(fetch._unpack(chunks, len(IDX_LABELS)))
 
 
-def first_member(content: bytes) -> bytes:
+def first_member(content):
     with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
         return stream.read(len(IDX_LABELS))
 
@@ -168,12 +169,12 @@ def first_member(content: bytes) -> bytes:
 # Other forms of a data set
 
 
-def set_of_npz(path: Path) -> Any:
+def set_of_npz(path):
     found = read_npz(path)
     return found.train_images, found.train_labels, found.test_images, found.test_labels
 
 
-def set_npz_reference(content: bytes) -> Any:
+def set_npz_reference(content):
     x_train, y_train, x_test, y_test = npz_arrays(content, NPZ_NAMES)
     return tuple(
         array.reshape(array.shape[:-1]) if array.ndim == wanted + 1 else array
@@ -181,7 +182,7 @@ def set_npz_reference(content: bytes) -> Any:
     )
 
 
-def csv_reference(content: bytes) -> Any:
+def csv_reference(content):
     lines = [line for line in content.decode("latin1").splitlines() if line.strip()]
     if not lines[0].strip()[:1].isdigit():
         del lines[0]
@@ -192,14 +193,14 @@ def csv_reference(content: bytes) -> Any:
     return values[:, 1:].reshape(-1, side, side), values[:, 0]
 
 
-def names_reference(content: bytes) -> Any:
+def names_reference(content):
     return tuple(line.strip() for line in content.decode().splitlines() if line.strip())
 
 
 # safetensors
 
 
-def tensors(content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+def tensors(content):
     (length,) = struct.unpack("<Q", content[:8])
     header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
     words = header.pop("__metadata__", {}) or {}
@@ -211,17 +212,17 @@ def tensors(content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
     return arrays, words
 
 
-def with_header(header: Any) -> bytes:
+def with_header(header):
     """Return a safetensors file with the data of `ARRAYS` under another header."""
     words = json.dumps(header).encode()
     return struct.pack("<Q", len(words)) + words + bytes(64)
 
 
-def envelope(content: bytes) -> dict[str, Any]:
+def envelope(content):
     return json.loads(tensors(content)[1]["portproof"])
 
 
-def enveloped(words: Any) -> bytes:
+def enveloped(words):
     return save(ARRAYS, metadata={"portproof": json.dumps(words)})
 
 
@@ -244,7 +245,7 @@ TRACE_WORDS = {
 TINY = preset("base", conv_filters=(1,), dropout_rates=(0.0, 0.0), hidden_units=1, image_size=4)
 
 
-def bytes_of(write: Callable[[Path, Any], None], value: Any) -> bytes:
+def bytes_of(write, value):
     """Return what `write` writes of `value`."""
     import tempfile
 
@@ -254,23 +255,23 @@ def bytes_of(write: Callable[[Path, Any], None], value: Any) -> bytes:
         return path.read_bytes()
 
 
-def question_fields(path: Path) -> Any:
+def question_fields(path):
     question = read_question(path)
     assert len(question.identity) == 64
     return list(question.asks), question.settings, question.arrays
 
 
-def trace_fields(path: Path) -> Any:
+def trace_fields(path):
     trace = read_trace(path, QUESTION)
     return trace.engine, trace.question, trace.facts, trace.arrays
 
 
-def question_reference(content: bytes) -> Any:
+def question_reference(content):
     words = envelope(content)
     return words["asks"], words["settings"], tensors(content)[0]
 
 
-def trace_reference(content: bytes) -> Any:
+def trace_reference(content):
     words = envelope(content)
     return words["engine"], words["question"], words["facts"], tensors(content)[0]
 
@@ -278,35 +279,35 @@ def trace_reference(content: bytes) -> Any:
 # JSON, YAML
 
 
-def as_json(value: Any) -> bytes:
+def as_json(value):
     return json.dumps(value).encode()
 
 
-def recipe_fields(path: Path) -> Any:
+def recipe_fields(path):
     fields = read_recipe_fields(path)
     return fields, recipe_to_dict(recipe_from_dict(fields))
 
 
-def recipe_reference(content: bytes) -> Any:
+def recipe_reference(content):
     fields = yaml.safe_load(content)
     return fields, recipe_to_dict(recipe_from_dict(fields))
 
 
-def session_parts(path: Path) -> Any:
+def session_parts(path):
     session = Session(path, {"work": 1})
     if not session.was_begun:
         raise ValueError("nothing of use")
     return {name: session.kept(name) for name in json.loads(path.read_bytes())["parts"]}
 
 
-def record_fields(path: Path) -> Any:
+def record_fields(path):
     record = read_record(path.parent)
     for name in ("loss", "accuracy", "val_loss", "val_accuracy", "seconds"):
         assert len(series(record, name)) == len(record.history)
     return asdict(record)
 
 
-def layer_fields(path: Path) -> Any:
+def layer_fields(path):
     rows = [asdict(layer) for layer in read_layers(path.parent)]
     return {
         "schema": 1,
@@ -314,23 +315,23 @@ def layer_fields(path: Path) -> Any:
     }
 
 
-def verdict_fields(path: Path) -> Any:
+def verdict_fields(path):
     return verdict_to_kept(verdict_from_kept(read_kept(path)))
 
 
-def comparison_fields(path: Path) -> Any:
+def comparison_fields(path):
     return json.loads(json.dumps(to_json(comparison_from_json(read_kept(path)))))
 
 
-def npz(path: Path) -> Any:
+def npz(path):
     return read_predictions(path.parent)
 
 
-def npz_reference(content: bytes) -> Any:
+def npz_reference(content):
     return npz_arrays(content, ("logits", "labels"))
 
 
-def npz_arrays(content: bytes, names: tuple[str, ...]) -> Any:
+def npz_arrays(content, names):
     found = []
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for name in names:
@@ -347,19 +348,52 @@ def npz_arrays(content: bytes, names: tuple[str, ...]) -> Any:
 # Pictures
 
 
-def picture_of(form: str) -> bytes:
+def plain_png(content):
+    """Return the pixels of a PNG of 8 bits of grey; of its data, as much as they need."""
+    at, data = 8, b""
+    while len(content) - at >= 8:
+        length, kind = struct.unpack(">I4s", content[at : at + 8])
+        body = content[at + 8 : at + 8 + length]
+        if kind == b"IHDR":
+            width, height, *rest = struct.unpack(">IIBBBBB", body)
+            assert rest == [8, 0, 0, 0, 0]
+        elif kind == b"IDAT":
+            data += body
+        elif data:
+            break
+        at += 12 + length
+    stream = zlib.decompressobj().decompress(data, height * (width + 1))
+    rows, above = [], np.zeros(width, np.uint8)
+    for start in range(0, height * (width + 1), width + 1):
+        above = unfiltered(stream[start], stream[start + 1 : start + 1 + width], above)
+        rows.append(above)
+    return np.stack(rows)
+
+
+def unfiltered(kind, line, above):
+    """Undo a PNG filter, which tells each byte from its left, upper and upper left ones."""
+    found = np.zeros(len(line), np.uint8)
+    for at, byte in enumerate(line):
+        left, up = int(found[at - 1]) if at else 0, int(above[at])
+        corner = int(above[at - 1]) if at else 0
+        near = min((left, up, corner), key=lambda each: abs(left + up - corner - each))
+        found[at] = (byte + (0, left, up, (left + up) // 2, near)[kind]) % 256
+    return found
+
+
+def picture_of(form):
     """Return an image of the data set's size as a file."""
     return bytes_of(lambda path, image: image.save(path, form), Image.fromarray(IMAGES[0]))
 
 
-def shown(path: Path) -> Any:
+def shown(path):
     photo = read_photo(path)
     assert photo.original is not None
     assert (photo.original.dtype, photo.original.ndim) == (np.uint8, 3)
     return photo.cutout.seen.shape, photo.cutout.seen.dtype.str
 
 
-def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
+def save_arrays(path, arrays):
     with path.open("wb") as file:
         np.savez(file, **arrays)
 
@@ -437,7 +471,9 @@ PARSERS = {
                (ValueError,), ROWS, as_json),
         Parser("comparison", "comparison.json", comparison_fields, json.loads,
                ((ROOT / "results" / "compare-20-epochs" / "comparison.json").read_bytes(),), CLEAR),
-        # What Pillow decodes is Pillow's; here it is a picture or refused.
+        Parser("picture-png", "a.png", lambda path: _grey(*_decode(path))[0], plain_png,
+               (picture_of("PNG"),), (PhotoError,)),
+        # What Pillow decodes of the others is Pillow's; here it is a picture or refused.
         Parser("picture", "a", shown, lambda content: ((SIZE, SIZE), "|u1"),
                tuple(map(picture_of, FORMATS)), (PhotoError,)),
     )

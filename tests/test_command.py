@@ -1,8 +1,6 @@
 import io
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -102,8 +100,6 @@ def test_a_configs_own_rates_stand(tmp_path):
     ("fields", "message"),
     [
         ({"variant": "wide"}, "`variant` must be one of base, dropout; received variant='wide'"),
-        ({"variant": ["base"]}, "`variant` must be one of base, dropout"),
-        ({"variant": {"a": 1}}, "`variant` must be one of base, dropout"),
         ({"epochs": 3}, "a recipe has no field `epochs`"),
         ({"num_epochs": 0}, "`num_epochs` must be an integer of at least 1"),
     ],
@@ -126,16 +122,12 @@ WRONG_CALLS = [
     (["--logger", "csv,"], "`--logger` takes csv, tensorboard, mlflow; received ''"),
     (["--precision", "16"], "argument --precision: invalid choice: '16'"),
     (["--epochs", "0"], "`num_epochs` must be an integer of at least 1; received num_epochs=0"),
-    (["--batch-size", "-1"], "`batch_size` must be an integer of at least 1"),
-    (["--learning-rate", "0"], "`learning_rate` must be above 0; received learning_rate=0.0"),
     (["--learning-rate", "nan"], "`learning_rate` must be above 0; received learning_rate=nan"),
-    (["--learning-rate", "1e39"], "`learning_rate` must fit in float32"),
     (["--seed", "-1"], "`seed` must be an integer of at least 0; received seed=-1"),
     (["--init", ""], "`init` must be shared, own or a weights file; received init=''"),
     (["--init", "/nonexistent"], "cannot read /nonexistent as safetensors"),
     (["--init", "/"], "cannot read / as safetensors"),
     (["--threads", "0"], "`num_threads` must be between 1 and 1024; received num_threads=0"),
-    (["--threads", "100000"], "`num_threads` must be between 1 and 1024"),
     (["--config", "/nonexistent"], "cannot read the recipe /nonexistent"),
     (["--config", "/"], "cannot read the recipe /"),
     (["--data-dir", "/nonexistent"], "the data folder /nonexistent (--data-dir) does not exist"),
@@ -224,7 +216,7 @@ def call():
 
 def told_to_end(told=True, start="call()"):
     code = TOLD.format(told=told, start=start)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -253,7 +245,7 @@ def test_who_sees_to_sigterm_already_goes_on_doing_so(capsys):
 
 
 def test_only_a_bug_has_a_traceback(capsys):
-    assert guarded("prog", lambda: 1 / 0) == 1  # type: ignore[arg-type]
+    assert guarded("prog", lambda: 1 / 0) == 1
     assert "Traceback" in capsys.readouterr().err
 
 

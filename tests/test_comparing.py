@@ -237,6 +237,18 @@ def test_a_killed_call_goes_on_where_it_was(call, compare, tmp_path):
     assert not (tmp_path / "out" / SO_FAR).exists()
 
 
+def test_another_call_does_not_go_on_with_it(call, compare, tmp_path):
+    process = call("--engines", "lightning", mode="dropout:part")
+    pid_in(tmp_path / "pid")
+    process.kill()
+    process.communicate()
+    code, out, _ = compare("--engines", "lightning", "--epochs", "2")
+    assert code == 0
+    assert "kept from" not in out
+    assert "going on" not in out
+    assert out.count("trained by") == 2
+
+
 def test_the_same_call_tries_again_what_failed_and_that_alone(compare, tmp_path):
     assert compare("--engines", "lightning", mode="base:exit")[0] == 1
     code, out, _ = compare("--engines", "lightning")

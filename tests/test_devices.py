@@ -7,7 +7,6 @@ import pytest
 from pipeline import devices, engines
 from pipeline.devices import Devices, common_device
 from pipeline.engines import ENGINES, python_variable
-from pipeline.environment import GPU_NODES, has_gpu_driver
 from pipeline.errors import UsageError
 
 PAIR = ("keras-tensorflow", "lightning")
@@ -85,19 +84,3 @@ def test_a_gpu_that_is_asked_for_is_missed_without_a_driver_too(claim, monkeypat
         UsageError, match="keras-tensorflow sees no GPU; lightning sees no GPU; run"
     ):
         common_device(PAIR, "gpu")
-
-
-def test_a_driver_is_known_by_its_files(monkeypatch):
-    there = set()
-    monkeypatch.setattr("pathlib.Path.glob", lambda _, node: [node] if node in there else [])
-    assert not has_gpu_driver()
-    for node in GPU_NODES:
-        there |= {node}
-        assert has_gpu_driver()
-        there.clear()
-
-
-def test_every_framework_has_a_question_that_compiles():
-    for engine in ENGINES.values():
-        (framework,) = (name for name in engine.packages if name in devices.QUESTIONS)
-        compile(devices.QUESTIONS[framework], framework, "exec")

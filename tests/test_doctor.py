@@ -7,7 +7,6 @@ import shutil
 import sys
 import types
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,11 +28,11 @@ from tests.programs import run_python
 SCRIPT = Path(__file__).parents[1] / "scripts" / "doctor.py"
 
 
-def engine(**changes: Any) -> Engine:
+def engine(**changes):
     return Engine(**{"name": "toy", "program": (), "packages": ("torch",), **changes})
 
 
-def findings(**problem_of: str) -> dict[str, Any]:
+def findings(**problem_of):
     """Findings with nothing wrong but what is named, engines by `_` for `-`."""
     wrong = {name.replace("_", "-"): text for name, text in problem_of.items()}
     result = {
@@ -51,16 +50,14 @@ def findings(**problem_of: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def full_report(drawn_data: Path) -> dict[str, Any]:
+def full_report(drawn_data):
     done = run_python(SCRIPT, "--json", "--data-dir", drawn_data)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 @pytest.mark.slow
-def test_a_working_machine_is_reported_as_one(
-    full_report: dict[str, Any], drawn_data: Path
-) -> None:
+def test_a_working_machine_is_reported_as_one(full_report, drawn_data):
     assert full_report["ok"] is True
     assert list(full_report["engines"]) == list(ENGINES)
     for name in DEFAULT_ENGINES:
@@ -78,16 +75,12 @@ def test_a_working_machine_is_reported_as_one(
 
 
 @pytest.mark.slow
-def test_a_report_can_be_read_by_people(full_report: dict[str, Any]) -> None:
+def test_a_report_can_be_read_by_people(full_report):
     text = describe(full_report)
     for title in ("Machine", "Versions", "Keras configuration", "Threads", "Data", "Engines"):
         assert f"\n{title}" in f"\n{text}"
     assert "keras-tensorflow  ready; " in text
     assert "None" not in text
-
-
-def test_a_process_that_answers_is_heard() -> None:
-    assert ask("report = {'gpus': []}", os.environ, 30) == {"problem": None, "gpus": []}
 
 
 @pytest.mark.parametrize(
@@ -100,16 +93,11 @@ def test_a_process_that_answers_is_heard() -> None:
         ("report = 1; raise SystemExit(3)", "exited with 3"),
     ],
 )
-def test_a_process_that_dies_or_hangs_becomes_a_line(code: str, problem: str) -> None:
+def test_a_process_that_dies_or_hangs_becomes_a_line(code, problem):
     assert ask(code, os.environ, 1 if "sleep" in code else 30) == {"problem": problem}
 
 
-def test_an_engine_that_is_not_installed_is_named_with_the_reason() -> None:
-    finding = examine_engine(engine(packages=("torch", "no_such_package")), os.environ, 30)
-    assert finding["problem"] == "not installed: no_such_package"
-
-
-def test_an_engine_that_cannot_be_imported_is_named_with_the_reason(tmp_path: Path) -> None:
+def test_an_engine_that_cannot_be_imported_is_named_with_the_reason(tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so: cannot open')")
     variables = {"PYTHONPATH": str(tmp_path)}
     finding = examine_engine(engine(variables=variables), os.environ, 30)
@@ -127,7 +115,7 @@ sysconfig = S(get_build_info=lambda: {"cuda_version": "12.5.1"})
 """
 
 
-def test_each_cuda_library_is_loadable_broken_or_missing(tmp_path: Path) -> None:
+def test_each_cuda_library_is_loadable_broken_or_missing(tmp_path):
     (tmp_path / "tensorflow.py").write_text(FAKE_TENSORFLOW)
     cublas, cufft = "libcublas.so.12", "libcufft.so.11"
     for folder in ("cublas", "cufft"):
@@ -153,16 +141,14 @@ def test_each_cuda_library_is_loadable_broken_or_missing(tmp_path: Path) -> None
         assert ("the driver is too old for it" in describe(report)) == is_too_old
 
 
-def test_a_driver_is_told_with_the_cuda_it_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_driver_is_told_with_the_cuda_it_runs(tmp_path, monkeypatch):
     told = tmp_path / "version"
     told.write_text(
         "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\n"
     )
     monkeypatch.setattr(doctor, "NVIDIA_VERSION", tmp_path / "none")
 
-    def no_library(name: str) -> None:
+    def no_library(name):
         raise OSError
 
     monkeypatch.setattr(doctor.ctypes, "CDLL", no_library)
@@ -170,7 +156,7 @@ def test_a_driver_is_told_with_the_cuda_it_runs(
     monkeypatch.setattr(doctor, "NVIDIA_VERSION", told)
     assert describe_gpu_driver() == "NVIDIA 580.65.06, but libcuda.so.1 is not here"
 
-    def answer(number: Any) -> int:
+    def answer(number):
         number._obj.value = 13000
         return 0
 
@@ -181,7 +167,7 @@ def test_a_driver_is_told_with_the_cuda_it_runs(
     assert describe_gpu_driver() == "NVIDIA 535.183.01 for programs up to CUDA 13.0"
 
 
-def test_keras_is_asked_what_it_makes_of_its_file(tmp_path: Path) -> None:
+def test_keras_is_asked_what_it_makes_of_its_file(tmp_path):
     content = {
         "backend": "jax",
         "image_data_format": "channels_first",
@@ -198,14 +184,14 @@ def test_keras_is_asked_what_it_makes_of_its_file(tmp_path: Path) -> None:
     assert finding["problem"] is None
 
 
-def test_a_keras_file_that_keras_refuses_becomes_a_line(tmp_path: Path) -> None:
+def test_a_keras_file_that_keras_refuses_becomes_a_line(tmp_path):
     (tmp_path / "keras.json").write_text('{"floatx": "float31"}')
     finding = examine_keras({**os.environ, "KERAS_HOME": str(tmp_path)}, 120)
     assert finding["problem"].startswith("exited with 1: ValueError: Invalid `floatx`")
     assert "problem" in describe({**findings(), "keras": finding})
 
 
-def test_data_that_are_missing_or_damaged_become_a_line(tmp_path: Path) -> None:
+def test_data_that_are_missing_or_damaged_become_a_line(tmp_path):
     missing = examine_data(tmp_path / "gone", {})
     assert "gone (--data-dir) does not exist" in missing["problem"]
     damaged = examine_data(tmp_path, {})
@@ -213,7 +199,7 @@ def test_data_that_are_missing_or_damaged_become_a_line(tmp_path: Path) -> None:
     assert "holds nothing; wanted: the four IDX files" in damaged["problem"]
 
 
-def test_the_real_data_are_recognised(real_data: Path) -> None:
+def test_the_real_data_are_recognised(real_data):
     assert examine_data(real_data, {})["is_fashion_mnist"] is True
 
 
@@ -228,11 +214,8 @@ def test_the_real_data_are_recognised(real_data: Path) -> None:
     ],
 )
 def test_the_exit_code_tells_whether_default_engines_and_data_are_fine(
-    wrong: dict[str, str],
-    code: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    wrong, code, monkeypatch, capsys
+):
     monkeypatch.setattr(doctor, "examine", lambda _data_dir: findings(**wrong))
     script = types.SimpleNamespace(**runpy.run_path(str(SCRIPT)))
     assert script.main([]) == code

@@ -7,6 +7,7 @@ import pytest
 
 from ladder.engines import STARTED_BY, Engine, EngineError, answer
 from ladder.exchange import Question, read_trace, write_question
+from pipeline.engines import ENGINES
 
 # A whole engine: it answers with the variable it was started with.
 PROGRAM = """
@@ -68,9 +69,9 @@ def test_an_earlier_answer_is_not_taken_for_this_one(toy, tmp_path):
     assert not (tmp_path / "t").exists()
 
 
-def test_an_engine_that_cannot_run_here_is_named_with_the_reason(toy):
-    with pytest.raises(EngineError, match="toy cannot run here: not installed: no_such_package"):
-        toy(packages=("json", "no_such_package"))
+def test_jax_has_float64_where_it_is_asked_for_alone():
+    assert "JAX_ENABLE_X64" in ENGINES["keras-jax"].environment("64")
+    assert "JAX_ENABLE_X64" not in ENGINES["keras-jax"].environment("32")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl")

@@ -1,13 +1,13 @@
 """What a process finds out about itself."""
 
 import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
 import pytest
 
 from pipeline import environment
+from tests.programs import run_python
 
 AGE = """
 import time
@@ -19,7 +19,7 @@ print(seconds_since_process_start())
 
 def test_a_process_knows_its_age():
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", AGE], capture_output=True, text=True, check=True)
+    done = run_python("-c", AGE, check=True)
     most = time.perf_counter() - began
     assert 0.3 <= float(done.stdout) <= most + 0.02  # Linux counts in hundredths
 

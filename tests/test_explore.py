@@ -6,21 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.drawn import draw_dataset
 from reporting.explore import summarize
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "explore.py"
 
 
 @pytest.fixture
-def main():
-    return runpy.run_path(str(SCRIPT))["main"]
-
-
-@pytest.fixture
-def drawn(tmp_path):
-    draw_dataset(tmp_path / "data", 120, 40)
-    return tmp_path / "data"
+def explore(drawn_data, tmp_path):
+    """Return a function that explores the drawn data."""
+    main = runpy.run_path(str(SCRIPT))["main"]
+    where = ["--data-dir", str(drawn_data), "--output-dir"]
+    return lambda *flags, out=tmp_path / "out": main([*where, str(out), *flags])
 
 
 def test_statistics_are_those_of_numpy():
@@ -35,26 +31,26 @@ def test_statistics_are_those_of_numpy():
     assert summary.class_counts == tuple(np.bincount(labels, minlength=10))
 
 
-def test_json_names_the_set_as_what_it_is(main, drawn, tmp_path, capsys):
-    assert main(["--data-dir", str(drawn), "--output-dir", str(tmp_path / "out"), "--json"]) == 0
+def test_json_names_the_set_as_what_it_is(explore, capsys):
+    assert explore("--json") == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["train"]["images_shape"] == [120, 28, 28]
-    assert shown["train"]["class_counts"] == [12] * 10
+    assert shown["train"]["images_shape"] == [200, 28, 28]
+    assert shown["train"]["class_counts"] == [20] * 10
     assert shown["name"] != "fashion-mnist"
 
 
-def test_tables_and_pictures_are_written(main, drawn, tmp_path, capsys):
-    assert main(["--data-dir", str(drawn), "--output-dir", str(tmp_path / "out")]) == 0
+def test_tables_and_pictures_are_written(explore, tmp_path, capsys):
+    assert explore() == 0
     shown = capsys.readouterr().out
-    assert "(120, 28, 28) uint8" in shown
+    assert "(200, 28, 28) uint8" in shown
     assert max(map(len, shown.splitlines()[:20])) <= 80
     for name in ("samples.png", "classes.png"):
         with Image.open(tmp_path / "out" / name) as image:
             assert image.format == "PNG"
 
 
-def test_a_folder_that_cannot_be_written_to_is_a_wrong_call(main, drawn, tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_to_is_a_wrong_call(explore, tmp_path, capsys):
     in_the_way = tmp_path / "file"
     in_the_way.write_text("")
-    assert main(["--data-dir", str(drawn), "--output-dir", str(in_the_way)]) == 2
+    assert explore(out=in_the_way) == 2
     assert f"cannot write to {in_the_way}" in capsys.readouterr().err

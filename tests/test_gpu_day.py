@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -131,34 +129,6 @@ def test_a_stage_that_ignores_the_end_of_its_time_is_killed(tmp_path, monkeypatc
     began = time.monotonic()
     assert day(tmp_path).carry_out(stage("deaf", deaf), 1 / 60) == STOPPED
     assert time.monotonic() - began < 30
-
-
-KILLED = """
-import sys
-from pathlib import Path
-from tests.test_gpu_day import counting, day, stage
-folder = Path(sys.argv[1])
-first = day(folder)
-first.carry_out(counting(folder, "before"))
-first.carry_out(stage("slow", "import time; print('at it', flush=True); time.sleep(60)"))
-"""
-
-
-def test_a_day_that_is_killed_goes_on_with_what_is_missing(tmp_path):
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as child:
-        for line in child.stdout:
-            if "at it" in line:
-                break
-        child.send_signal(signal.SIGKILL)
-    again = day(tmp_path)
-    assert again.is_done(counting(tmp_path, "before"))
-    slow = counting(tmp_path, "slow")
-    assert not again.is_done(slow)
-    assert again.carry_out(counting(tmp_path, "before")) == DONE
-    assert again.carry_out(slow) == DONE
-    assert [(tmp_path / name).read_text() for name in ("before", "slow")] == ["x", "x"]
 
 
 def findings(**problems):

@@ -34,7 +34,7 @@ FOREIGN = {
 MAIN = {"keras-tensorflow": {"keras", "tensorflow"}, "keras-jax": {"keras", "jax", "jaxlib"}}
 
 
-def pins(lock: Path) -> dict[str, set[str]]:
+def pins(lock):
     """Return the versions, with their markers, by package."""
     found = defaultdict(set)
     for name, rest in re.findall(r"(?m)^([A-Za-z0-9._-]+)==([^\\\n]+)", lock.read_text()):
@@ -55,7 +55,7 @@ def test_an_environment_holds_the_main_locks_versions_and_no_other_framework(eng
         }, name
 
 
-def files_owned_twice(site: Path) -> dict[str, set[str]]:
+def files_owned_twice(site):
     """Return the files that two packages have installed with different bytes, and which."""
     owners, contents = defaultdict(set), defaultdict(set)
     for record in site.glob("*.dist-info/RECORD"):

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,16 +82,16 @@ class Import:
     """Inside a function, or for the type checker only."""
 
     @property
-    def top(self) -> str:
+    def top(self):
         return self.module.partition(".")[0]
 
 
-def imports_of(path: Path) -> list[Import]:
+def imports_of(path):
     """Return what a file imports, late imports and `import_module("…")` included."""
     return list(_walk(ast.parse(path.read_text(), str(path)), is_late=False))
 
 
-def _walk(node: ast.AST, is_late: bool) -> Iterator[Import]:
+def _walk(node, is_late):
     is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
     is_typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
     is_late = is_late or is_function or is_typing
@@ -102,7 +101,7 @@ def _walk(node: ast.AST, is_late: bool) -> Iterator[Import]:
         yield from _walk(child, is_late)
 
 
-def _named(node: ast.AST) -> list[str]:
+def _named(node):
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -115,7 +114,7 @@ def _named(node: ast.AST) -> list[str]:
     return []
 
 
-def violations(root: Path) -> list[str]:
+def violations(root):
     """Return what breaks the table under `root`: file, line, and the import."""
     return [
         f"{path.relative_to(root)}:{found.line} {found.module}: {problem}"
@@ -125,7 +124,7 @@ def violations(root: Path) -> list[str]:
     ]
 
 
-def problems_of(path: str, imports: list[Import]) -> Iterator[tuple[Import, str]]:
+def problems_of(path, imports):
     room = path.partition("/")[0]
     is_program = path.startswith(PROGRAMS)
     for found in imports:
@@ -136,7 +135,7 @@ def problems_of(path: str, imports: list[Import]) -> Iterator[tuple[Import, str]
         yield from _mixture_problems(imports)
 
 
-def _room_problems(path: str, is_program: bool, found: Import) -> Iterator[tuple[Import, str]]:
+def _room_problems(path, is_program, found):
     room, folder = path.partition("/")[0], path.rpartition("/")[0]
     programs = [program.replace("/", ".") for program in PROGRAMS if program != folder]
     if folder == "parity_tests/pairs":  # the tutorial's pair plants the mutants
@@ -162,7 +161,7 @@ def _room_problems(path: str, is_program: bool, found: Import) -> Iterator[tuple
             yield found, f"{room} may import {', '.join(sorted(PACKAGES[room]))} only"
 
 
-def _framework_problems(room: str, found: Import) -> Iterator[tuple[Import, str]]:
+def _framework_problems(room, found):
     impls = {"keras_impl", "lightning_impl"}
     if room == "scripts" and found.top in FRAMEWORKS | impls and not found.is_late:
         yield found, "scripts load frameworks inside functions, so that --help loads none"
@@ -175,7 +174,7 @@ def _framework_problems(room: str, found: Import) -> Iterator[tuple[Import, str]
         yield found, f"{room} must not import {found.top}"
 
 
-def _mixture_problems(imports: list[Import]) -> Iterator[tuple[Import, str]]:
+def _mixture_problems(imports):
     """A program or a script loads one framework; Keras may stand on any one backend."""
     sides = dict.fromkeys(TORCH, "torch") | {"lightning_impl": "torch"}
     sides |= {"tensorflow": "tensorflow", "jax": "jax", "keras_impl": "keras", "keras": "keras"}
@@ -185,7 +184,7 @@ def _mixture_problems(imports: list[Import]) -> Iterator[tuple[Import, str]]:
         yield loaded[-1], "one process, one framework"
 
 
-def test_the_rooms_keep_to_the_table() -> None:
+def test_the_rooms_keep_to_the_table():
     assert violations(ROOT) == []
     for room in (PORTPROOF, *ROOMS[1:5]):
         assert list((ROOT / room).glob("*.py")), f"{room} has moved: nothing was checked"
@@ -222,7 +221,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("path", PLANTED)
-def test_a_planted_violation_is_seen(path: str, tmp_path: Path) -> None:
+def test_a_planted_violation_is_seen(path, tmp_path):
     code, message = PLANTED[path]
     (tmp_path / path).parent.mkdir(parents=True)
     (tmp_path / path).write_text(code)
@@ -232,7 +231,7 @@ def test_a_planted_violation_is_seen(path: str, tmp_path: Path) -> None:
     assert message in found[0]
 
 
-def test_what_the_table_allows_is_let_through(tmp_path: Path) -> None:
+def test_what_the_table_allows_is_let_through(tmp_path):
     allowed = {
         "ladder/a.py": "import json\nimport numpy\nfrom ladder.files import write_text",
         "pipeline/a.py": "import rich\nfrom ladder.files import write_text",
@@ -255,7 +254,7 @@ def test_what_the_table_allows_is_let_through(tmp_path: Path) -> None:
     assert violations(tmp_path) == []
 
 
-def test_shared_modules_load_no_framework() -> None:
+def test_shared_modules_load_no_framework():
     modules = [
         f"{room.removeprefix('portproof/src/').replace('/', '.')}.{path.stem}"
         for room in (
@@ -287,9 +286,7 @@ for name in {names!r}:
         ("on import", ["tensorflow", "torch"], True),
     ],
 )
-def test_a_session_with_both_frameworks_fails(
-    where: str, names: list[str], fails: bool, tmp_path: Path
-) -> None:
+def test_a_session_with_both_frameworks_fails(where, names, fails, tmp_path):
     (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
     load = PRETEND.format(names=names)
     body = textwrap.indent(load, "    ") if where == "inside a test" else "    pass"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ladder import interpreters
-from ladder.engines import Engine, EngineError, answer
+from ladder.engines import Engine, answer
 from ladder.exchange import Question, read_trace, write_question
-from ladder.interpreters import STARTED_AS, Interpreter, InterpreterError, this_interpreter
+from ladder.interpreters import STARTED_AS, Interpreter, InterpreterError
 from pipeline import engines
 from pipeline.engines import (
     ENGINES,
@@ -72,12 +72,6 @@ def executable(path, text):
     return path
 
 
-def test_an_engine_runs_here_unless_another_interpreter_is_named():
-    assert [engine.find_python() for engine in ENGINES.values()] == [this_interpreter()] * 4
-    assert this_interpreter().is_this
-    assert this_interpreter().environment() == {}
-
-
 def test_the_variable_comes_first_then_the_file_then_the_gpu_environment(
     fake, tmp_path, monkeypatch
 ):
@@ -95,12 +89,6 @@ def test_the_variable_comes_first_then_the_file_then_the_gpu_environment(
     assert interpreter_of("keras-tensorflow").is_this
     monkeypatch.setenv("KERAS_JAX_PYTHON", "")
     assert interpreter_of("keras-jax").path == str(in_file)
-
-
-def test_each_engine_has_a_variable():
-    assert [python_variable(name) for name in ENGINES] == [
-        "KERAS_TENSORFLOW_PYTHON", "LIGHTNING_PYTHON", "KERAS_JAX_PYTHON", "KERAS_TORCH_PYTHON",
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -224,10 +212,6 @@ def test_an_engine_answers_under_its_interpreter_which_finds_the_project(fake, t
     facts = read_trace(tmp_path / "t", question).facts
     assert facts["python"] == python.path
     assert str(ROOT) in facts["path"]
-    broken = Interpreter(str(tmp_path / "gone"), "gone")
-    toy = Engine("toy", (str(tmp_path / "toy.py"),), ("json",), find_python=lambda: broken)
-    with pytest.raises(EngineError, match="toy cannot run here: gone cannot be started"):
-        answer(toy, tmp_path / "q", tmp_path / "t", precision="32", timeout_seconds=60)
 
 
 def train(engine, *flags, **variables):

@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,22 +17,16 @@ from pipeline.launch import (
     LOCK,
     Job,
     check_replaceable,
-    describe_exit,
     leashed,
     read_outcome,
     remove_run,
     reusable_record,
     run_child,
-    trainer_command,
 )
 from pipeline.recipe import preset
 from tests.fabricated import make_record, write_run
-from tests.waiting import is_running, pid_in
+from tests.waiting import pid_in
 
-PLAIN_PARENT = """
-import subprocess, sys
-subprocess.Popen(sys.argv[1:]).wait()
-"""
 SLEEPER = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
 
 
@@ -62,31 +54,10 @@ def test_a_child_that_was_not_told_is_told(tmp_path, monkeypatch):
     assert child.returncode == -signal.SIGINT
 
 
-def test_these_tests_pass_where_interrupts_are_ignored():
-    """As under nohup, or in the background of a script."""
-    test = f"{__file__}::{test_a_child_that_was_not_told_is_told.__name__}"
-    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
-    done = subprocess.run(
-        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *line], cwd=Path(__file__).parents[1],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-
-
 def test_an_interrupted_child_interrupts_the_whole():
     with pytest.raises(KeyboardInterrupt):
         run_child([sys.executable, "-c", "raise SystemExit(130)"])
     assert run_child([sys.executable, "-c", "raise SystemExit(3)"]) == 3
-
-
-def test_a_child_without_the_leash_outlives_its_parent(tmp_path):
-    command = [sys.executable, "-c", SLEEPER, str(tmp_path / "pid")]
-    with subprocess.Popen([sys.executable, "-c", PLAIN_PARENT, *command]) as parent:
-        child = pid_in(tmp_path / "pid")
-        parent.kill()
-    time.sleep(0.5)
-    assert is_running(child)
-    os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has PR_SET_PDEATHSIG")
@@ -194,17 +165,3 @@ def test_a_run_of_another_recipe_or_without_predictions_is_not_reused(tmp_path):
     assert reusable_record(job(tmp_path, seed=1), "f") is None
     (tmp_path / "predictions.npz").unlink()
     assert reusable_record(job(tmp_path), "f") is None
-
-
-def test_the_command_names_backend_variant_and_folder(tmp_path):
-    command = trainer_command(job(tmp_path, "keras-jax"), Path("/scripts"))
-    assert command == [
-        sys.executable, "/scripts/train_keras.py", "--backend", "jax",
-        "--variant", "base", "--epochs", "3", "--run-dir", str(tmp_path),
-    ]  # fmt: skip
-
-
-def test_exits_are_described_in_words():
-    assert describe_exit(-9) == "ended by signal SIGKILL"
-    assert "refused the call" in describe_exit(2)
-    assert describe_exit(1) == "exit code 1"

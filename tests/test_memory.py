@@ -3,13 +3,12 @@
 import ctypes
 import platform
 import resource
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from pipeline import memory
+from tests.programs import run_python
 
 PROGRAM = """
 import ctypes, resource, sys, threading
@@ -61,10 +60,7 @@ needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="need
 
 
 def numbers(program, *flags):
-    done = subprocess.run(
-        [sys.executable, "-c", program, *flags], capture_output=True, text=True, check=True,
-        cwd=Path(__file__).parents[1], env={"PYTHONPATH": "."},
-    )  # fmt: skip
+    done = run_python("-c", program, *flags, check=True)
     return [int(word) for word in done.stdout.split()]
 
 

@@ -40,12 +40,12 @@ class Trained:
     run_dir: Path
 
     @property
-    def bits(self) -> tuple[bytes, bytes]:
+    def bits(self):
         logits, _ = read_predictions(self.run_dir)
         return (self.run_dir / LAST_WEIGHTS).read_bytes(), logits.tobytes()
 
 
-def train(impl, data, run_dir, root=ROOT, held=False, more=(), **options) -> Trained:
+def train(impl, data, run_dir, root=ROOT, held=False, more=(), **options):
     """Train an epoch with one thread as a user does."""
     flags = ["--epochs", "1", "--threads", "1", "--data-dir", str(data), "--run-dir", str(run_dir)]
     done = subprocess.run(
@@ -75,7 +75,7 @@ def odd_folder():
         yield odd
 
 
-def read_only_sources(folder: Path) -> Path:
+def read_only_sources(folder):
     """Copy the sources to where they can't be written."""
     for room in ROOMS:
         shutil.copytree(
@@ -86,7 +86,7 @@ def read_only_sources(folder: Path) -> Path:
     return folder
 
 
-def make_locale(folder: Path) -> bool:
+def make_locale(folder):
     """Make the locale with commas below `folder`; return whether that can be done here."""
     folder.mkdir()
     if not shutil.which("localedef"):
@@ -95,7 +95,7 @@ def make_locale(folder: Path) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def off_the_network() -> list[str]:
+def off_the_network():
     """Return what to start a program with so that it has no network at all, where one may."""
     kept_off = ["unshare", "--net"]
     try:

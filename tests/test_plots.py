@@ -22,57 +22,39 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (200, 28, 28, 1), dtype=np.ui
 CURVE = Curve("lightning", [0.8, 0.9, 0.95], [0.82, 0.88, 0.9])
 
 
-def draw_curves(path, curve=CURVE):
-    plot_curves(path, {"base": [curve]}, "accuracy")
+OTHER = Curve("keras-jax", [0.7], [math.nan])
 
 
-def draw_many(path):
-    other = Curve("keras-jax", [0.7], [math.nan])
-    plot_curves(path, {"base": [CURVE, other], "dropout": [CURVE]}, "loss", share_y=False)
+def classified(path, count=None):
+    labels = TEST_LABELS[:count]
+    names = {"class_names": CLASS_NAMES, "title": "samples"}
+    plot_classified(path, IMAGES[:count], labels, labels[::-1], **names)
 
 
-def draw_confusion(path):
-    plot_confusion(path, np.diag(np.arange(10)), CLASS_NAMES)
+DRAWINGS = {
+    "curves": lambda path: plot_curves(path, {"base": [CURVE]}, "accuracy"),
+    "many curves": lambda path: plot_curves(
+        path, {"base": [CURVE, OTHER], "dropout": [CURVE]}, "loss", share_y=False
+    ),
+    "confusion": lambda path: plot_confusion(path, np.diag(np.arange(10)), CLASS_NAMES),
+    "classified": classified,
+    "none classified": lambda path: classified(path, 0),
+    "samples": lambda path: plot_class_samples(path, IMAGES[:95], TEST_LABELS[:95], CLASS_NAMES),
+    "histogram": lambda path: plot_class_histogram(
+        path, {"train": range(10), "test": [1] * 10}, CLASS_NAMES
+    ),
+    "changes": lambda path: plot_class_changes(
+        path, {"lightning": np.linspace(-0.1, 0.1, 10)}, CLASS_NAMES
+    ),
+}
 
 
-def draw_classified(path):
-    plot_classified(
-        path, IMAGES, TEST_LABELS, TEST_LABELS[::-1], class_names=CLASS_NAMES, title="samples"
-    )
-
-
-def draw_none(path):
-    empty = slice(0)
-    plot_classified(
-        path, IMAGES[empty], TEST_LABELS[empty], TEST_LABELS[empty],
-        class_names=CLASS_NAMES, title="samples",
-    )  # fmt: skip
-
-
-def draw_class_samples(path):
-    plot_class_samples(path, IMAGES[:95], TEST_LABELS[:95], CLASS_NAMES)
-
-
-def draw_histogram(path):
-    plot_class_histogram(path, {"train": range(10), "test": [1] * 10}, CLASS_NAMES)
-
-
-def draw_changes(path):
-    plot_class_changes(path, {"lightning": np.linspace(-0.1, 0.1, 10)}, CLASS_NAMES)
-
-
-DRAWINGS = [
-    draw_curves, draw_many, draw_confusion, draw_classified,
-    draw_none, draw_class_samples, draw_histogram, draw_changes,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("draw", DRAWINGS)
-def test_each_picture_is_a_png_and_an_svg_and_repeatable(draw, tmp_path):
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_each_picture_is_a_png_and_an_svg_and_repeatable(name, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):
         folder.mkdir()
-        draw(folder / "it.png")
+        DRAWINGS[name](folder / "it.png")
     with Image.open(one / "it.png") as image:
         assert image.format == "PNG"
         assert all(300 < side < 2500 for side in image.size)
@@ -80,19 +62,20 @@ def test_each_picture_is_a_png_and_an_svg_and_repeatable(draw, tmp_path):
     root = ElementTree.fromstring((one / "it.svg").read_bytes())
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert len(list(root.iter())) > 20
-    for name in ("it.png", "it.svg"):
-        assert (one / name).read_bytes() == (two / name).read_bytes()
+    for kind in ("it.png", "it.svg"):
+        assert (one / kind).read_bytes() == (two / kind).read_bytes()
 
 
 def test_other_numbers_give_another_picture(tmp_path):
-    draw_curves(tmp_path / "one.png")
-    draw_curves(tmp_path / "two.png", Curve("lightning", [0.8, 0.9, 0.95], [0.82, 0.88, 0.91]))
+    other = Curve("lightning", [0.8, 0.9, 0.95], [0.82, 0.88, 0.91])
+    for name, curve in (("one.png", CURVE), ("two.png", other)):
+        plot_curves(tmp_path / name, {"base": [curve]}, "accuracy")
     assert (tmp_path / "one.png").read_bytes() != (tmp_path / "two.png").read_bytes()
 
 
 def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(FileNotFoundError):
-        draw_curves(tmp_path / "missing" / "one.png")
+        DRAWINGS["curves"](tmp_path / "missing" / "one.png")
     assert not list(tmp_path.iterdir())
 
 

@@ -2,7 +2,6 @@
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ ROWS = TEXT.partition("## Set-up")[2].split("\n### ")[1:]
 LINK = re.compile(r"\[(`+)?(.+?)(?(1)\1)\]\(\.\./([\w/]+\.py)\)")
 
 
-def names_in(code: str) -> Iterator[str]:
+def names_in(code):
     """Yield the functions that a file defines, and what it imports by name."""
     for node in ast.parse(code).body:
         if isinstance(node, ast.FunctionDef):
@@ -24,7 +23,7 @@ def names_in(code: str) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
-def wrong_links(text: str) -> Iterator[str]:
+def wrong_links(text):
     """Yield the links to code whose text is neither a line's part nor a test's name there."""
     for ticks, words, path in LINK.findall(text):
         code = (ROOT / path).read_text()
@@ -36,7 +35,7 @@ def wrong_links(text: str) -> Iterator[str]:
             yield f"{words} in {path}"
 
 
-def planted(text: str) -> set[str]:
+def planted(text):
     lines = re.findall(r"(?m)^- Planted mistakes: (.*)\.$", text)
     return {name for line in lines for name in re.findall(r"`([^`]+)`", line)}
 

@@ -14,9 +14,10 @@ from pipeline.record import (
     read_record,
     series,
     write_layers,
+    write_predictions,
     write_record,
 )
-from tests.fabricated import LAYERS, make_record, write_run
+from tests.fabricated import LAYERS, TEST_LABELS, make_logits, make_record, write_run
 
 
 def test_history_csv_has_a_row_an_epoch(tmp_path):
@@ -71,6 +72,13 @@ def test_damaged_and_foreign_records_are_refused(content, message, tmp_path):
 def test_a_folder_without_record_is_not_a_run_folder(tmp_path):
     with pytest.raises(RunError, match=r"is not a run folder: it holds no record\.json"):
         read_record(tmp_path)
+
+
+def test_predictions_come_back_as_they_were(tmp_path):
+    write_predictions(tmp_path, make_logits(3), TEST_LABELS)
+    logits, labels = read_predictions(tmp_path)
+    np.testing.assert_array_equal(logits, make_logits(3), strict=True)
+    np.testing.assert_array_equal(labels, TEST_LABELS, strict=True)
 
 
 def npz(**arrays):

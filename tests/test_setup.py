@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,19 +23,19 @@ SUPPORTED = f"Python 3.{OLDEST} to 3.{END - 1}"
 TARGETS = re.search(r"(?m)^\.PHONY: (.*)$", (ROOT / "Makefile").read_text())[1].split()
 
 
-def pins(lock: Path) -> set[str]:
+def pins(lock):
     return set(re.findall(r"(?m)^[A-Za-z0-9._-]+==[^ \\;]+", lock.read_text()))
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
-def test_a_lock_names_no_address(lock: Path) -> None:
+def test_a_lock_names_no_address(lock):
     """That all is pinned and hashed, `--require-hashes` sees where it is installed."""
     assert pins(lock)
     assert "://" not in lock.read_text()
     assert not re.search("(?m)^-", lock.read_text())
 
 
-def test_every_dependency_is_locked_within_its_range() -> None:
+def test_every_dependency_is_locked_within_its_range():
     dev = PROJECT["optional-dependencies"]
     stated = [*PROJECT["dependencies"], *dev["jax"], *dev["tracking"], *dev["dev"]]
     locked = [pin.split("==") for pin in pins(ROOT / "requirements/dev.txt")]
@@ -48,13 +47,13 @@ def test_every_dependency_is_locked_within_its_range() -> None:
         assert all(version in item.specifier for version in versions), item
 
 
-def test_the_compromised_lightning_releases_are_excluded() -> None:
+def test_the_compromised_lightning_releases_are_excluded():
     (allowed,) = (Requirement(t) for t in PROJECT["dependencies"] if t.startswith("lightning"))
     releases = ["2.6.1", "2.6.2", "2.6.3", "2.6.4"]
     assert list(allowed.specifier.filter(releases)) == ["2.6.1", "2.6.4"]
 
 
-def test_the_supported_versions_of_python_are_stated_once() -> None:
+def test_the_supported_versions_of_python_are_stated_once():
     oldest = re.fullmatch(r">=(3\.\d+),<3\.\d+", PROJECT["requires-python"])
     assert oldest, "requirements/find-python and the Makefile read it in this form"
     assert f"--python-version {oldest[1]} " in make("-n", "lock").stdout
@@ -64,20 +63,20 @@ def test_the_supported_versions_of_python_are_stated_once() -> None:
         assert not re.search(r"3[.,] ?\d\d", (ROOT / name).read_text()), name
 
 
-def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def make(*arguments, folder=ROOT):
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     return subprocess.run(
         ["make", *arguments], cwd=folder, env=environ, capture_output=True, text=True, check=False
     )
 
 
-def test_make_alone_lists_every_target() -> None:
+def test_make_alone_lists_every_target():
     listed = [line.split()[1] for line in make().stdout.splitlines()]
     assert listed == TARGETS
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_target_can_be_made(target: str) -> None:
+def test_every_target_can_be_made(target):
     done = make("-n", target)
     assert done.returncode == 0, done.stderr
 
@@ -93,16 +92,16 @@ def test_every_target_can_be_made(target: str) -> None:
         (["refresh"], "--upgrade --exclude-newer P14D"),
     ],
 )
-def test_a_target_calls_what_it_promises(call: list[str], words: str) -> None:
+def test_a_target_calls_what_it_promises(call, words):
     assert words in make("-n", *call).stdout
 
 
-def test_the_parts_are_lint_types_and_each_test_once() -> None:
+def test_the_parts_are_lint_types_and_each_test_once():
     commands = [" ".join(command[1:]) for command in PARTS.values()]
     for check in ("-m ruff check .", "-m ruff format --check .", "-m mypy"):
         assert check in commands
 
-    def takes(command: Sequence[str], path: str) -> bool:
+    def takes(command, path):
         folders = [word for word in command if (ROOT / word).is_dir()]
         ignored = [word.partition("=")[2] for word in command if word.startswith("--ignore=")]
         return any(f"{path}/".startswith(f"{each}/") for each in folders) and not any(
@@ -116,7 +115,7 @@ def test_the_parts_are_lint_types_and_each_test_once() -> None:
     assert [path for path in paths if sum(takes(part, path) for part in parts) != 1] == []
 
 
-def test_a_part_that_fails_fails_the_whole(monkeypatch, capsys) -> None:
+def test_a_part_that_fails_fails_the_whole(monkeypatch, capsys):
     parts = {"good": ("true",), "bad": ("sh", "-c", "echo why; exit 3")}
     monkeypatch.setattr(tests.parts, "PARTS", parts)
     assert tests.parts.main([]) == 1
@@ -129,7 +128,7 @@ def test_a_part_that_fails_fails_the_whole(monkeypatch, capsys) -> None:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def checkout(tmp_path):
     """A checkout, in a path with a space, that is set up."""
     folder = tmp_path / "a checkout"
     shutil.copytree(ROOT / "requirements", folder / "requirements")
@@ -141,7 +140,7 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_second_set_up_installs_nothing(checkout: Path) -> None:
+def test_a_second_set_up_installs_nothing(checkout):
     assert "install" not in make("-n", "setup", folder=checkout).stdout
     newer = (checkout / ".venv/.set-up").stat().st_mtime + 10
     os.utime(checkout / "requirements/dev.txt", (newer, newer))
@@ -150,7 +149,7 @@ def test_a_second_set_up_installs_nothing(checkout: Path) -> None:
     assert "-r requirements/uv.txt" in plan
 
 
-def test_no_supported_python_is_said_in_one_line(checkout: Path) -> None:
+def test_no_supported_python_is_said_in_one_line(checkout):
     (checkout / ".venv/.set-up").unlink()
     done = make("setup", "PYTHON=/nonexistent/python", folder=checkout)
     assert done.returncode == 2
@@ -180,9 +179,7 @@ esac
 """
 
 
-def find_python(
-    checkout: Path, *arguments: str, commands: dict[str, str], **environ: str
-) -> subprocess.CompletedProcess[str]:
+def find_python(checkout, *arguments, commands, **environ):
     """Run find-python where the PATH holds `commands` and what a shell script needs."""
     folder = checkout / "bin"
     folder.mkdir()
@@ -212,17 +209,13 @@ NEWEST, BEFORE = f"python3.{END - 1}", f"python3.{END - 2}"
         ({"python3": WRONG_PYTHON, "python": RIGHT_PYTHON, "uv": UV}, "python"),
     ],
 )
-def test_the_newest_supported_python_is_taken(
-    checkout: Path, commands: dict[str, str], found: str
-) -> None:
+def test_the_newest_supported_python_is_taken(checkout, commands, found):
     done = find_python(checkout, "--fetch", commands=commands)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{found}\n", "")
 
 
 @pytest.mark.parametrize("commands", [{"python3": WRONG_PYTHON, "planted-uv": UV}, {"uv": UV}])
-def test_uv_fetches_a_python_where_none_is_supported(
-    checkout: Path, commands: dict[str, str]
-) -> None:
+def test_uv_fetches_a_python_where_none_is_supported(checkout, commands):
     done = find_python(checkout, "--fetch", commands=commands)
     assert (done.returncode, done.stdout) == (0, "/fetched by uv/python\n")
     said = f"no {SUPPORTED} with venv here: uv fetches 3.{END - 1}"
@@ -239,9 +232,7 @@ def test_uv_fetches_a_python_where_none_is_supported(
         (["--fetch", "python3"], {"python3": WRONG_PYTHON, "uv": UV}),  # a choice is not overruled
     ],
 )
-def test_where_no_python_can_be_had_a_line_says_what_to_install(
-    checkout: Path, arguments: list[str], commands: dict[str, str]
-) -> None:
+def test_where_no_python_can_be_had_a_line_says_what_to_install(checkout, arguments, commands):
     done = find_python(checkout, *arguments, commands=commands, DOWNLOAD="1")
     assert (done.returncode, done.stdout) == (1, "")
     assert "install one (Debian: apt install python3-venv) or name it" in done.stderr

@@ -1,8 +1,6 @@
 """An interrupt ends what threads wait for, and what has not begun."""
 
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -11,6 +9,7 @@ import psutil
 import pytest
 
 from pipeline.workers import end_children, workers
+from tests.programs import run_python
 
 ROOT = Path(__file__).parents[1]
 # Ends all children of its process, so it gets one of its own. Each thread starts its child only
@@ -53,10 +52,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("where", ["within", "at the end"])
 def test_an_interrupt_ends_children_and_drops_what_has_not_begun(where):
     begun = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, where],
-        cwd=ROOT, env={"PYTHONPATH": "."}, text=True, capture_output=True, check=True,
-    )  # fmt: skip
+    done = run_python("-c", INTERRUPTED, where, check=True)
     assert time.monotonic() - begun < 30
     killed = -signal.SIGKILL
     assert done.stdout == f"[False, False, True, True]\n[{killed}, {killed}]\n"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from ladder.causes import KNOWN_CAUSES, Evidence, diagnose
+from ladder.causes import Evidence, diagnose
 from ladder.exchange import Question, Trace
 
 RUNGS = (
@@ -335,7 +335,3 @@ def test_what_is_not_finite_or_empty_never_raises(rung, value, monkeypatch):
     )
     assert diagnose(Evidence(rung, question, left, right)) == []
     assert diagnose(Evidence(rung, question, left, Trace("", "", {}, {}))) == []
-
-
-def test_every_id_is_in_words_of_small_letters():
-    assert all(cause == cause.lower() and " " not in cause for cause in KNOWN_CAUSES)

@@ -48,11 +48,6 @@ def test_an_earlier_run_is_refused_and_untouched(call, tmp_path):
     assert content(tmp_path / "run") == before
 
 
-def test_an_empty_folder_is_taken(call, tmp_path):
-    (tmp_path / "run").mkdir()
-    assert call(fake_implementation())[0] == 0
-
-
 @pytest.mark.parametrize(
     "left", [[], [".recipe.yaml.a1b2.part"], ["recipe.yaml", "log.txt", ".record.json.c3.part"]]
 )

@@ -161,13 +161,16 @@ def test_data_that_have_moved_are_asked_for_by_name(call, interrupted, drawn_dat
         (["--seed", "1"], "another recipe: `seed` was 0, received seed=1"),
         (["--variant", "dropout"], "another recipe: `variant` was 'base', received variant='drop"),
         (["--learning-rate", "0.1"], "another recipe: `learning_rate` was 0.001, received"),
+        (["--plain"], "its `plain` was False, received plain=True"),
+        (["--threads", "1"], "its `num_threads` was None, received num_threads=1"),
     ],
 )
-def test_another_recipe_is_refused_naming_what_differs(call, interrupted, flags, message):
+def test_another_recipe_or_execution_is_refused_by_name(call, interrupted, flags, message):
     before = content(interrupted)
     code, out, err = call(fake_implementation(), *flags, "--resume")
     assert (code, out) == (2, "")
-    assert f"error: cannot resume with {message}" in err
+    assert "error: cannot resume " in err
+    assert message in err
     assert err.count("\n") == 1
     assert content(interrupted) == before
 
@@ -176,20 +179,9 @@ def test_the_same_recipe_in_other_words_goes_on(call, interrupted):
     assert call(fake_implementation(), "--seed", "0", "--learning-rate", "1e-3", "--resume")[0] == 0
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"seed": 1}, "its `seed` was 0, received seed=1"),  # behind the saved recipe's back
-        ({"engine": "keras-tensorflow"}, "its `engine` was 'lightning', received engine='keras-"),
-        ({"plain": True}, "its `plain` was False, received plain=True"),
-        ({"num_threads": 1}, "its `num_threads` was None, received num_threads=1"),
-    ],
-)
-def test_another_engine_or_execution_is_refused(start, interrupted, changes, message):
-    before = content(interrupted)
-    with pytest.raises(UsageError, match=f"cannot resume {interrupted}: {message}"):
-        start(fake_implementation(), resume=True, **changes)
-    assert content(interrupted) == before
+def test_a_seed_behind_the_saved_recipes_back_is_refused(start, interrupted):
+    with pytest.raises(UsageError, match="its `seed` was 0, received seed=1"):
+        start(fake_implementation(), resume=True, seed=1)
 
 
 def test_other_versions_are_refused(start, interrupted, monkeypatch):

@@ -1,7 +1,6 @@
 """A run from data to record, around an implementation that is made up: NumPy only, no framework."""
 
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.datasets import load_dataset
-from pipeline.journal import Journal, NonFiniteLossError
+from pipeline.journal import Journal
 from pipeline.network import read_weights, shared_first_weights
 from pipeline.recipe import preset
 from pipeline.record import EPOCH_METRICS, read_layers, read_predictions, read_record
@@ -75,11 +74,6 @@ def test_last_and_best_weights_are_kept(start, tmp_path):
     for name, epoch in (("last", 3), ("best", 2)):
         weights = read_weights(tmp_path / "run" / f"weights-{name}.safetensors", preset("base"))
         assert all((array == epoch).all() for array in weights.values())
-
-
-def test_the_command_in_the_record_is_the_one_that_was_called(call, tmp_path):
-    assert call(fake_implementation())[0] == 0
-    assert read_record(tmp_path / "run").command[:3] == ["train_lightning.py", "--epochs", "3"]
 
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf, -np.inf])
@@ -195,16 +189,6 @@ def test_a_reader_that_goes_away_is_no_bug(shell, epochs, tmp_path, drawn_data):
         assert len(record.history) < 40
     else:
         assert record.status == "complete"
-
-
-def test_the_error_names_epoch_and_step_from_one():
-    error = NonFiniteLossError(3, 7, float("nan"))
-    assert (error.epoch, error.step) == (3, 7)
-    assert "in epoch 3, step 7" in str(error)
-    assert json.dumps({"reason": str(error)})
-    error = NonFiniteLossError(3, 25, float("nan"), num_steps=25)
-    assert (error.epoch, error.step) == (3, 25)
-    assert "in epoch 3, steps 1 to 25 (a new run with --plain tells which);" in str(error)
 
 
 @pytest.mark.parametrize(
