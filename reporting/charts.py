@@ -5,7 +5,9 @@ Text comes from files and is escaped here; numbers are formatted here.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -20,6 +22,8 @@ ZERO_GAP = 1e-18
 """Up to here a logarithmic axis shows a gap as none."""
 
 Place = Callable[[float], float]
+Scale = tuple[Place, list[tuple[float, str]]]
+"""The share of the axis at which a value stands, and values that are named on it."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Row:
     """A labelled row of marks."""
 
     label: str
-    marks: Sequence[Mark] = field(default_factory=tuple)
+    marks: Sequence[Mark] = ()
 
 
 def curves(lines: Sequence[Line], title: str, gap_of: tuple[int, int] | None = None) -> Markup:
@@ -83,7 +87,7 @@ def curves(lines: Sequence[Line], title: str, gap_of: tuple[int, int] | None = N
         aside = 0.0 if count > 1 else ASIDE * (number - (len(lines) - 1) / 2)
         parts.append(_curve(line, x, y, aside))
     parts.append('<line class="cursor" y1="12" y2="214" x1="0" x2="0" visibility="hidden"/></svg>')
-    return Markup("").join(Markup(part) for part in parts)
+    return Markup("".join(parts))
 
 
 def epoch_places(count: int) -> list[float]:
@@ -105,26 +109,24 @@ def rows_chart(
     is_from_zero: bool = True,
     size: tuple[int, int] = WIDE,
 ) -> Markup:
-    """Draw marks on rows over one axis; on a logarithmic one a zero stands at its left end."""
-    values = [v for row in rows for mark in row.marks for v in _extent(mark) if math.isfinite(v)]
-    scale = _LogScale(values) if is_log else _LinearScale(values, is_from_zero)
-    (width, labels), height = size, TOP + ROW * len(rows) + BOTTOM
-    parts = [_svg_start(width, height, title)]
+    """Draw marks on rows over one axis; on a logarithmic one a zero stands at its left end.
 
-    def x(value: float) -> float:
-        return labels + (width - labels - 24) * scale.share(value)
+    Without rows there is no chart, as of `stacked_bars`.
+    """
+    values = [
+        value
+        for row in rows
+        for mark in row.marks
+        for value in (mark.value, mark.limit, mark.low, mark.high)
+        if value is not None and math.isfinite(value)
+    ]
+    low = 0.0 if is_from_zero else min(values, default=0.0)
+    scale = _logarithmic(values) if is_log else _linear(low, max(values, default=1.0))
 
-    bottom = TOP + ROW * len(rows)
-    for tick, label in scale.ticks():
-        parts.append(_line(x(tick), TOP, x(tick), bottom, "grid"))
-        parts.append(_text(x(tick), bottom + 15, label, "middle"))
-    parts.append(_text((labels + width) / 2, height - 4, axis, "middle"))
-    for number, row in enumerate(rows):
-        middle = TOP + ROW * (number + 0.5)
-        parts.append(_text(labels - 10, middle + 4, _short(row.label, labels), "end"))
-        parts += [_mark(mark, x, middle) for mark in row.marks]
-    parts.append("</svg>")
-    return Markup("").join(Markup(part) for part in parts)
+    def drawn(row: Row, x: Place, top: float) -> str:
+        return "".join(_mark(mark, x, top + ROW / 2) for mark in row.marks)
+
+    return _on_rows([(row.label, partial(drawn, row)) for row in rows], scale, title, axis, size)
 
 
 def stacked_bars(
@@ -137,36 +139,50 @@ def stacked_bars(
     size: tuple[int, int] = WIDE,
 ) -> Markup:
     """Draw bars of several parts each, from the left to the right."""
-    (width, labels), height = size, TOP + ROW * len(bars) + BOTTOM
-    ticks = linear_ticks(0.0, max(sum(values) for _, values in bars))
+    scale = _linear(0.0, max((sum(values) for _, values in bars), default=1.0))
 
-    def x(value: float) -> float:
-        return labels + (width - labels - 24) * value / ticks[-1]
-
-    bottom = TOP + ROW * len(bars)
-    drawn = [_svg_start(width, height, title)]
-    for tick in ticks:
-        drawn.append(_line(x(tick), TOP, x(tick), bottom, "grid"))
-        drawn.append(_text(x(tick), bottom + 15, f"{tick:g}", "middle"))
-    drawn.append(_text((labels + width) / 2, height - 4, axis, "middle"))
-    for number, (label, values) in enumerate(bars):
-        top = TOP + ROW * number + 4
-        drawn.append(_text(labels - 10, top + 12, _short(label, labels), "end"))
-        start = 0.0
+    def drawn(label: str, values: Sequence[float], x: Place, top: float) -> str:
+        rects, start = [], 0.0
         for place, (name, value) in enumerate(zip(parts_names, values, strict=True)):
             told = escape(f"{', '.join(filter(None, (label, name)))}: {value:.4g}{unit}")
-            drawn.append(
-                f'<rect class="part{place}" x="{x(start):.1f}" y="{top}" height="{ROW - 8}" '
+            rects.append(
+                f'<rect class="part{place}" x="{x(start):.1f}" y="{top + 4}" height="{ROW - 8}" '
                 f'width="{max(x(start + value) - x(start), 0):.1f}"><title>{told}</title></rect>'
             )
             start += value
-    drawn.append("</svg>")
-    return Markup("").join(Markup(part) for part in drawn)
+        return "".join(rects)
+
+    rows = [(label, partial(drawn, label, values)) for label, values in bars]
+    return _on_rows(rows, scale, title, axis, size)
 
 
-def bars(values: Sequence[tuple[str, float]], title: str, axis: str) -> Markup:
-    """Draw one bar for each value."""
-    return stacked_bars([(label, (value,)) for label, value in values], ("",), title, axis)
+def _on_rows(
+    rows: Sequence[tuple[str, Callable[[Place, float], str]]],
+    scale: Scale,
+    title: str,
+    axis: str,
+    size: tuple[int, int],
+) -> Markup:
+    """Draw labelled rows over one axis: each is given where values stand, and its top."""
+    if not rows:
+        return Markup("")
+    share, ticks = scale
+    (width, labels), bottom = size, TOP + ROW * len(rows)
+
+    def x(value: float) -> float:
+        return labels + (width - labels - 24) * share(value)
+
+    parts = [_svg_start(width, bottom + BOTTOM, title)]
+    for tick, label in ticks:
+        parts.append(_line(x(tick), TOP, x(tick), bottom, "grid"))
+        parts.append(_text(x(tick), bottom + 15, label, "middle"))
+    parts.append(_text((labels + width) / 2, bottom + BOTTOM - 4, axis, "middle"))
+    most = labels // 7  # letters
+    for number, (label, drawn) in enumerate(rows):
+        top = TOP + ROW * number
+        short = label if len(label) <= most else label[: most - 1] + "…"
+        parts += [_text(labels - 10, top + 16, short, "end"), drawn(x, top)]
+    return Markup("".join([*parts, "</svg>"]))
 
 
 def histogram(counts: Sequence[int], title: str) -> Markup:
@@ -191,8 +207,7 @@ def histogram(counts: Sequence[int], title: str) -> Markup:
     for value in (0, 64, 128, 192, 255):
         drawn.append(_text(LEFT + step * value, base + 16, str(value), "middle"))
     drawn.append(_text((LEFT + width) / 2, height - 4, "pixel value", "middle"))
-    drawn.append("</svg>")
-    return Markup("").join(Markup(part) for part in drawn)
+    return Markup("".join([*drawn, "</svg>"]))
 
 
 def linear_ticks(low: float, high: float) -> list[float]:
@@ -219,40 +234,27 @@ def power(exponent: int) -> str:
     return f"10{digits}"
 
 
-class _LinearScale:
-    def __init__(self, values: Sequence[float], is_from_zero: bool) -> None:
-        low = 0.0 if is_from_zero else min(values, default=0.0)
-        self._ticks = linear_ticks(low, max(values, default=1.0))
+def _linear(low: float, high: float) -> Scale:
+    ticks = linear_ticks(low, high)
+    first, last = ticks[0], ticks[-1]
 
-    def share(self, value: float) -> float:
-        low, high = self._ticks[0], self._ticks[-1]
-        return min(max((value - low) / (high - low), 0.0), 1.0)
+    def share(value: float) -> float:
+        return min(max((value - first) / (last - first), 0.0), 1.0)
 
-    def ticks(self) -> list[tuple[float, str]]:
-        return [(tick, f"{tick:g}") for tick in self._ticks]
+    return share, [(tick, f"{tick:g}") for tick in ticks]
 
 
-class _LogScale:
+def _logarithmic(values: Sequence[float]) -> Scale:
     """From zero, apart on the left, and the smallest power of ten to the largest."""
+    above = [math.log10(value) for value in values if value > ZERO_GAP]
+    low = math.floor(min(above, default=-17.0)) - 1
+    high = max(math.ceil(max(above, default=0.0)), low + 2)
+    exponents = range(low + 2, high + 1, 1 if high - low <= 9 else 2)
 
-    def __init__(self, values: Sequence[float]) -> None:
-        above = [math.log10(value) for value in values if value > ZERO_GAP]
-        self._low = math.floor(min(above, default=-17.0)) - 1
-        self._high = max(math.ceil(max(above, default=0.0)), self._low + 2)
+    def share(value: float) -> float:
+        return min((math.log10(value) - low) / (high - low), 1.0) if value > ZERO_GAP else 0.0
 
-    def share(self, value: float) -> float:
-        if not value > ZERO_GAP:
-            return 0.0
-        return min((math.log10(value) - self._low) / (self._high - self._low), 1.0)
-
-    def ticks(self) -> list[tuple[float, str]]:
-        step = 1 if self._high - self._low <= 9 else 2
-        exponents = range(self._low + 2, self._high + 1, step)
-        return [(0.0, "equal"), *((10.0**exponent, power(exponent)) for exponent in exponents)]
-
-
-def _extent(mark: Mark) -> list[float]:
-    return [v for v in (mark.value, mark.limit, mark.low, mark.high) if v is not None]
+    return share, [(0.0, "equal"), *((10.0**exponent, power(exponent)) for exponent in exponents)]
 
 
 def _mark(mark: Mark, x: Place, y: float) -> str:
@@ -272,26 +274,21 @@ def _mark(mark: Mark, x: Place, y: float) -> str:
 
 def _curve(line: Line, x: Place, y: Place, aside: float) -> str:
     style = f'class="curve colour{line.colour}{" dashed" if line.is_dashed else ""}"'
-    points: list[str] = []
-    pieces: list[list[str]] = []
-    for epoch, value in enumerate(line.values, 1):
-        if math.isfinite(value):
-            points.append(f"{x(epoch) + aside:.1f},{y(value):.1f}")
-        elif points:
-            pieces, points = [*pieces, points], []
-    pieces = [*pieces, points] if points else pieces
-    drawn = [f'<polyline {style} points="{" ".join(piece)}"/>' for piece in pieces]
+    drawn, points = [], []
+    finite = groupby(enumerate(line.values, 1), lambda point: math.isfinite(point[1]))
+    for piece in (list(own) for is_finite, own in finite if is_finite):
+        places = [(round(x(epoch) + aside, 1), round(y(value), 1)) for epoch, value in piece]
+        drawn.append(f'<polyline {style} points="{" ".join(f"{a},{b}" for a, b in places)}"/>')
+        points += places
     radius = 3 if len(line.values) <= 30 else 1.5
-    for piece in pieces:
-        for point in piece:
-            at, height = (float(place) for place in point.split(","))
-            if line.colour % 2:  # a shape besides the colour
-                drawn.append(
-                    f'<rect {style} x="{at - radius:.1f}" y="{height - radius:.1f}" '
-                    f'width="{2 * radius}" height="{2 * radius}"/>'
-                )
-            else:
-                drawn.append(f'<circle {style} cx="{at:.1f}" cy="{height:.1f}" r="{radius}"/>')
+    for at, height in points:
+        if line.colour % 2:  # a shape besides the colour
+            drawn.append(
+                f'<rect {style} x="{at - radius:.1f}" y="{height - radius:.1f}" '
+                f'width="{2 * radius}" height="{2 * radius}"/>'
+            )
+        else:
+            drawn.append(f'<circle {style} cx="{at}" cy="{height}" r="{radius}"/>')
     return "".join(drawn)
 
 
@@ -320,9 +317,3 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _short(label: str, width: int) -> str:
-    """Return a label cut to about `width` units."""
-    most = width // 7
-    return label if len(label) <= most else label[: most - 1] + "…"

@@ -4,13 +4,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from pipeline.datasets import Dataset, find_dataset, load_dataset
+from pipeline.datasets import Dataset, find_dataset_again, load_dataset
 from pipeline.errors import RunError, UsageError
 from pipeline.evaluation import Evaluation, evaluate_logits
 from pipeline.launch import Outcome
@@ -36,7 +35,6 @@ ENGINE_NAMES = {
     "keras-jax": "Keras on JAX",
     "keras-torch": "Keras on torch",
 }
-ENGINE_ORDER = tuple(ENGINE_NAMES)
 MAX_RUNS = 16
 
 Array = np.ndarray[Any, Any]
@@ -44,16 +42,13 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """One run folder; where the run is not complete, `evaluation` is None and `reason` says why."""
+    """One run folder; of a run that is not complete, `reason` says why."""
 
     folder: Path
     record: Record
     layers: tuple[Layer, ...]
-    """As built; none where the folder, of an older version, does not hold them."""
+    """As built; none where the run ended before it wrote them."""
     reason: str = ""
-    cell: Run | None = None
-    evaluation: Evaluation | None = None
-    labels: Array | None = None
     name: str = ""
     """What people call it: its engine, its variant, and its folder where two are alike in these."""
 
@@ -66,6 +61,18 @@ class TrainedRun:
     def variant(self) -> str:
         """Return `base` or `dropout`."""
         return self.record.variant
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompleteRun(TrainedRun):
+    """A run that has a result."""
+
+    cell: Run
+    evaluation: Evaluation
+    labels: Array
+
+
+SomeRun = TypeVar("SomeRun", bound=TrainedRun)
 
 
 @dataclass(frozen=True)
@@ -96,15 +103,7 @@ class Rung:
     reason: str
     compared: int
     worst: Worst | None
-    gaps: tuple[Gap, ...] = ()
-    """None in verdicts of an older version."""
-
-    @property
-    def finite_gaps(self) -> list[float]:
-        """Return the gaps that are numbers; of an older verdict, the one nearest to its limit."""
-        found = [gap for each in self.gaps if (gap := finite(each.gap)) is not None]
-        worst = None if self.worst is None else finite(self.worst.gap)
-        return found or ([] if worst is None else [worst])
+    gaps: tuple[Gap, ...]
 
 
 @dataclass(frozen=True)
@@ -235,6 +234,15 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """The folders whose results the page shows beside the runs'."""
+
+    proof: Source | None = None
+    benchmark: Source | None = None
+    certificates: Source | None = None
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All of it."""
 
@@ -246,11 +254,14 @@ class Evidence:
     """Why there are no images."""
     ladder: Ladder | None = None
     faults: Faults | None = None
-    proof: Source | None = None
     benchmark: Benchmark | None = None
-    benchmark_source: Source | None = None
     certificates: Certificates | None = None
-    certificates_source: Source | None = None
+    sources: Sources = Sources()
+
+    @property
+    def complete(self) -> list[CompleteRun]:
+        """Return the runs that have a result."""
+        return [run for run in self.runs if isinstance(run, CompleteRun)]
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
@@ -306,7 +317,7 @@ def read_run(folder: Path) -> TrainedRun:
         cell = run_of(Outcome(record.engine, record.variant, record, logits, labels))
     except (ValueError, LookupError, TypeError, ArithmeticError, RunError) as error:
         raise RunError(f"{folder} holds no usable run: {' '.join(str(error).split())}") from error
-    return TrainedRun(folder, record, layers, "", cell, evaluation, labels)
+    return CompleteRun(folder, record, layers, cell=cell, evaluation=evaluation, labels=labels)
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[TrainedRun, ...]:
@@ -316,28 +327,20 @@ def read_runs(folders: Sequence[Path]) -> tuple[TrainedRun, ...]:
         RunError: a run is broken, or two were tested on different images.
     """
     runs = [read_run(folder) for folder in folders]
-    complete = [run for run in runs if run.evaluation is not None]
+    complete = [run for run in runs if isinstance(run, CompleteRun)]
     for run in complete[1:]:
         first = complete[0]
-        labels: list[Any] = [run.labels, first.labels]  # which runs have that are evaluated
-        same = np.array_equal(*labels) and (
-            run.record.dataset["class_names"] == first.record.dataset["class_names"]
+        same = all(
+            first.record.dataset[name] == run.record.dataset[name]
+            for name in ("class_names", "fingerprint")
         )
-        if not same or run.record.dataset["fingerprint"] != first.record.dataset["fingerprint"]:
+        if not same or not np.array_equal(first.labels, run.labels):
             raise RunError(f"{run.folder} was tested on other images than {first.folder}")
 
-    def order(run: TrainedRun) -> tuple[str, int, str]:
-        known = run.engine in ENGINE_ORDER
-        return (
-            run.variant,
-            ENGINE_ORDER.index(run.engine) if known else len(ENGINE_ORDER),
-            str(run.folder),
-        )
+    def order(run: TrainedRun) -> tuple[str, int, str]:  # unknown engines come last
+        return run.variant, [*ENGINE_NAMES, run.engine].index(run.engine), str(run.folder)
 
-    return _named(sorted(runs, key=order))
-
-
-def _named(runs: Sequence[TrainedRun]) -> tuple[TrainedRun, ...]:
+    runs.sort(key=order)
     plain = [f"{name_of(run.engine)}, {run.variant}" for run in runs]
     return tuple(
         dataclasses.replace(
@@ -370,7 +373,8 @@ def read_dataset(data_dir: Path | None, runs: Sequence[TrainedRun]) -> tuple[Dat
         UsageError: `data_dir` was named and is not usable.
     """
     try:
-        dataset = load_dataset(find_dataset(data_dir or next(map(_recorded_folder, runs), None)))
+        recorded = runs[0].record.dataset if runs else {}
+        dataset = load_dataset(find_dataset_again(recorded, data_dir))
     except UsageError as error:
         if data_dir is not None:
             raise
@@ -379,31 +383,16 @@ def read_dataset(data_dir: Path | None, runs: Sequence[TrainedRun]) -> tuple[Dat
         fingerprint = run.record.dataset.get("fingerprint")
         if fingerprint != dataset.fingerprint:
             return None, f"the data set in {dataset.folder} is not that of {run.folder.name}"
-        if run.labels is not None and not np.array_equal(run.labels, dataset.test_labels):
+        if isinstance(run, CompleteRun) and not np.array_equal(run.labels, dataset.test_labels):
             return None, f"the predictions in {run.folder.name} are not of all its test images"
     return dataset, ""
 
 
-def _recorded_folder(run: TrainedRun) -> Path | None:
-    """Return the folder of a run's data, as its record or the command in it says, if it is there.
-
-    Records of an older version do not name it.
-    """
-    command = [str(word) for word in run.record.command]
-    named = [after for word, after in pairwise(command) if word == "--data-dir"]
-    named += [word.partition("=")[2] for word in command if word.startswith("--data-dir=")]
-    recorded = run.record.dataset.get("folder")
-    folders = [Path(str(folder)) for folder in (recorded, *named) if folder]
-    return next((folder for folder in folders if folder.is_dir()), None)
-
-
 def gather(
     runs: tuple[TrainedRun, ...],
-    proof: Source | None,
-    benchmark: Source | None,
+    sources: Sources,
     data_dir: Path | None,
     lost: Sequence[tuple[str, str]] = (),
-    certificates: Source | None = None,
 ) -> Evidence:
     """Put together what a page is made from; what a folder does not hold is left out.
 
@@ -417,13 +406,11 @@ def gather(
         lost=tuple(lost),
         dataset=dataset,
         no_dataset=no_dataset,
-        ladder=_read_in(Ladder, proof, LADDER_JSON),
-        faults=_read_in(Faults, proof, FAULTS_JSON),
-        proof=proof,
-        benchmark=_read_in(Benchmark, benchmark, BENCHMARK_JSON),
-        benchmark_source=benchmark,
-        certificates=_read_in(Certificates, certificates, CERTIFICATE_JSON),
-        certificates_source=certificates,
+        ladder=_read_in(Ladder, sources.proof, LADDER_JSON),
+        faults=_read_in(Faults, sources.proof, FAULTS_JSON),
+        benchmark=_read_in(Benchmark, sources.benchmark, BENCHMARK_JSON),
+        certificates=_read_in(Certificates, sources.certificates, CERTIFICATE_JSON),
+        sources=sources,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.datasets import Dataset
-from reporting.evidence import TrainedRun
+from reporting.evidence import CompleteRun
 
 MAX_IMAGES = 1_500
 CORRECT_OF_EACH_CLASS = 12
@@ -19,15 +19,14 @@ LARGEST = 64
 Array = np.ndarray[Any, Any]
 
 
-def chosen(runs: Sequence[TrainedRun]) -> tuple[Array, int]:
+def chosen(runs: Sequence[CompleteRun]) -> tuple[Array, int]:
     """Return the positions of the images shown, and how many are wrong in or disputed by the runs.
 
     All that a run gets wrong or two runs call differently, as far as there is room, evenly by
     class; and the first images of each class that all get right.
     """
-    predicted = np.stack([run.evaluation.predicted for run in runs if run.evaluation is not None])
+    predicted = np.stack([run.evaluation.predicted for run in runs])
     labels = runs[0].labels
-    assert labels is not None
     is_hard = (predicted != labels).any(axis=0)
     hard = _evenly(np.flatnonzero(is_hard), labels, MAX_IMAGES)
     easy = [
@@ -84,14 +83,12 @@ def class_strips(dataset: Dataset, per_class: int = 10) -> list[tuple[str, str]]
     return strips
 
 
-def data_of(runs: Sequence[TrainedRun], names: Sequence[str], dataset: Dataset) -> dict[str, Any]:
+def data_of(runs: Sequence[CompleteRun], dataset: Dataset) -> dict[str, Any]:
     """Return what the page's script shows: images, classes, runs, and an answer of each run."""
     positions, num_hard = chosen(runs)
     labels = runs[0].labels
-    assert labels is not None
     answers = []
     for run in runs:
-        assert run.evaluation is not None
         predicted = run.evaluation.predicted[positions]
         of_predicted = run.evaluation.probabilities[positions, predicted]
         of_true = run.evaluation.probabilities[positions, labels[positions]]
@@ -110,7 +107,7 @@ def data_of(runs: Sequence[TrainedRun], names: Sequence[str], dataset: Dataset) 
         "positions": positions.tolist(),
         "labels": labels[positions].tolist(),
         "classes": list(runs[0].record.dataset["class_names"]),
-        "runs": list(names),
+        "runs": [run.name for run in runs],
         "variants": [run.variant for run in runs],
         "answers": answers,
         "total": len(labels),

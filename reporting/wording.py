@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
-from reporting.evidence import Evidence, TrainedRun
+from reporting.evidence import SomeRun
 from reporting.repeated import Spread
 
 Fields = dict[str, Any]
@@ -19,51 +20,34 @@ def colour_of(engine: str) -> int:
     return COLOURS.get(engine, OTHER_COLOUR)
 
 
-def complete(evidence: Evidence) -> list[TrainedRun]:
-    """Return the runs that have a result."""
-    return [run for run in evidence.runs if run.evaluation is not None]
-
-
-def pairs(runs: Sequence[TrainedRun]) -> list[tuple[TrainedRun, TrainedRun]]:
+def pairs(runs: Sequence[SomeRun]) -> list[tuple[SomeRun, SomeRun]]:
     """Return, for each variant, the first Keras run and Lightning run with the same recipe."""
-    found = []
-    for variant in dict.fromkeys(run.variant for run in runs):
-        own = [run for run in runs if run.variant == variant]
-        keras = [run for run in own if run.engine.startswith("keras")]
-        lightning = [run for run in own if run.engine == "lightning"]
-        alike = [
-            (one, two)
-            for one in keras
-            for two in lightning
-            if one.record.recipe == two.record.recipe
-        ]
-        found += alike[:1]
-    return found
+    found: dict[str, tuple[SomeRun, SomeRun]] = {}
+    for one, two in product(runs, runs):
+        alike = one.variant == two.variant and one.record.recipe == two.record.recipe
+        if alike and one.engine.startswith("keras") and two.engine == "lightning":
+            found.setdefault(one.variant, (one, two))
+    return list(found.values())
 
 
 def percent(value: float | None) -> str:
     """Return a share as a percentage."""
-    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.2f} %"
+    return number(None if value is None else 100 * value, "{:.2f} %")
 
 
-def number(value: float | None) -> str:
-    """Return a metric."""
-    return NONE if value is None or not math.isfinite(value) else f"{value:.4f}"
+def number(value: float | None, form: str = "{:.4f}") -> str:
+    """Return a metric; a dash where there is none, or it is not finite."""
+    return NONE if value is None or not math.isfinite(value) else form.format(value)
 
 
 def signed(value: float | None) -> str:
     """Return a difference, with its sign."""
-    return NONE if value is None or not math.isfinite(value) else minus(f"{value:+.4f}")
+    return minus(number(value, "{:+.4f}"))
 
 
 def minus(text: str) -> str:
     """Return a number's text with a minus sign for the hyphen."""
     return text.replace("-", "−")
-
-
-def json_number(value: float) -> float | None:
-    """Return a number that JSON can hold."""
-    return round(value, 5) if math.isfinite(value) else None
 
 
 def gib(num_bytes: float | None) -> str:
@@ -76,11 +60,6 @@ def spread(found: Spread | None) -> str:
     if found is None:
         return NONE
     return minus(f"{found.median:.2f} ({found.lower:.2f} to {found.upper:.2f})")
-
-
-def shape(sizes: Sequence[int]) -> str:
-    """Return a shape."""
-    return " × ".join(str(size) for size in sizes)
 
 
 def versions(packages: Any) -> str:

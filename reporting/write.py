@@ -24,7 +24,6 @@ from reporting.sections import (
     summary,
     training,
 )
-from reporting.wording import complete
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -67,10 +66,10 @@ def render(evidence: Evidence, command: Sequence[str]) -> str:
         trim_blocks=True,
     )
     script = (HERE / "page.js").read_text()
-    runs = complete(evidence)
+    runs = evidence.complete
     shown = None
     if runs and evidence.dataset is not None:
-        shown = samples.data_of(runs, [run.name for run in runs], evidence.dataset)
+        shown = samples.data_of(runs, evidence.dataset)
     return environment.get_template("template.html").render(
         title=TITLE,
         contents=CONTENTS,
@@ -89,12 +88,12 @@ def render(evidence: Evidence, command: Sequence[str]) -> str:
         evaluation=evaluation.evaluation(evidence),
         samples=shown,
         parity=None if evidence.ladder is None else parity.parity(evidence.ladder),
-        proof_note=_note(evidence.proof),
+        proof_note=_note(evidence.sources.proof),
         faults=None if evidence.faults is None else parity.faults(evidence.faults),
         learning=learning.learning(evidence.certificates) if evidence.certificates else None,
-        learning_note=_note(evidence.certificates_source),
+        learning_note=_note(evidence.sources.certificates),
         benchmark=None if evidence.benchmark is None else benchmark.benchmark(evidence.benchmark),
-        benchmark_note=_note(evidence.benchmark_source),
+        benchmark_note=_note(evidence.sources.benchmark),
         time_split=benchmark.time_split(evidence),
         startup_parts=benchmark.STARTUP_PARTS,
         time_parts=benchmark.TIME_PARTS,

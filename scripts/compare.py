@@ -265,7 +265,7 @@ def write_report(
     """
     from pipeline.record import RECORD
     from pipeline.terminal import say
-    from reporting.defaults import PAGE, benchmark_source, certificate_source, proof_source
+    from reporting.defaults import PAGE, sources
     from reporting.evidence import gather, read_runs
     from reporting.write import write_page
 
@@ -276,10 +276,7 @@ def write_report(
         for job, outcome in zip(jobs, outcomes, strict=True)
         if job.run_dir not in there
     ]
-    sources = proof_source(), benchmark_source()
-    evidence = gather(
-        read_runs(there), *sources, arguments.data_dir, lost, certificates=certificate_source()
-    )
+    evidence = gather(read_runs(there), sources(), arguments.data_dir, lost)
     write_page(output, evidence, ["python", "scripts/compare.py", *sys.argv[1:]])
     say(f"the page: {output}")
 

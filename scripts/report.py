@@ -48,7 +48,7 @@ def holds_images(page: Path) -> bool:
 
 def conduct(arguments: argparse.Namespace) -> None:
     from pipeline.terminal import say
-    from reporting.defaults import PAGE, RUNS, benchmark_source, certificate_source, proof_source
+    from reporting.defaults import PAGE, RUNS, sources
     from reporting.evidence import find_runs, gather, latest_comparison, read_runs
     from reporting.write import write_page
 
@@ -60,10 +60,8 @@ def conduct(arguments: argparse.Namespace) -> None:
         raise UsageError(f"`--output` must be a file; {output} is a folder")
     evidence = gather(
         read_runs(find_runs(folders)),
-        proof_source(arguments.proof),
-        benchmark_source(arguments.benchmark),
+        sources(arguments.proof, arguments.benchmark),
         arguments.data_dir,
-        certificates=certificate_source(),
     )
     if evidence.no_dataset and holds_images(output):
         raise UsageError(

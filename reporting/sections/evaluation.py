@@ -1,61 +1,52 @@
 """Reports, confusions and churn."""
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from reporting import charts
 from reporting.charts import Mark, Row
-from reporting.evidence import Evidence, TrainedRun, name_of
-from reporting.wording import Fields, colour_of, complete, minus, pairs
+from reporting.evidence import CompleteRun, Evidence, name_of
+from reporting.wording import Fields, colour_of, minus, pairs
 
 
 def evaluation(evidence: Evidence) -> Fields:
     """Return reports, confusions and churn of each pair of runs, or of the runs by themselves."""
-    runs = complete(evidence)
+    runs = evidence.complete
     both = pairs(runs)
-    alone = [run for run in runs if not any(run is one for pair in both for one in pair)]
-    names = {id(run): run.name for run in runs}
     return {
         "pairs": [_compared(keras, lightning) for keras, lightning in both],
         "alone": [
             {
-                "name": names[id(run)],
+                "name": run.name,
                 "report": run.evaluation.report_text,
-                "confusion": _confusion(run, names[id(run)]),
+                "confusion": _confusion(run, run.name),
             }
-            for run in alone
-            if run.evaluation is not None
+            for run in runs
+            if not any(run is one for pair in both for one in pair)
         ],
         "churn": [
-            _churn(one, two, names)
-            for place, one in enumerate(runs)
-            for two in runs[place + 1 :]
-            if one.variant == two.variant
+            _churn(one, two) for one, two in combinations(runs, 2) if one.variant == two.variant
         ],
     }
 
 
-def _compared(keras: TrainedRun, lightning: TrainedRun) -> Fields:
-    assert keras.evaluation is not None
-    assert lightning.evaluation is not None
+def _compared(keras: CompleteRun, lightning: CompleteRun) -> Fields:
     classes = keras.record.dataset["class_names"]
     reports = (_report_rows(keras), _report_rows(lightning))
-    rows = []
-    for place, name in enumerate(classes):
-        entries = [report[place] for report in reports]
-        rows.append(
-            {
-                "name": name,
-                "values": [
-                    [f"{entry[key]:.3f}" for entry in entries]
-                    + [minus(f"{entries[1][key] - entries[0][key]:+.3f}")]
-                    for key in ("precision", "recall", "f1-score")
-                ],
-                "support": int(entries[0]["support"]),
-            }
-        )
+    rows = [
+        {
+            "name": name,
+            "values": [
+                [f"{one[key]:.3f}", f"{two[key]:.3f}", minus(f"{two[key] - one[key]:+.3f}")]
+                for key in ("precision", "recall", "f1-score")
+            ],
+            "support": int(one["support"]),
+        }
+        for name, one, two in zip(classes, *reports, strict=True)
+    ]
     names = (name_of(keras.engine), name_of(lightning.engine))
     difference = lightning.evaluation.confusion - keras.evaluation.confusion
     return {
@@ -68,18 +59,15 @@ def _compared(keras: TrainedRun, lightning: TrainedRun) -> Fields:
                     name,
                     [
                         Mark(
-                            report[place]["recall"],
+                            row["recall"],
                             colour_of(run.engine),
-                            f"{name}, {name_of(run.engine)}: {report[place]['recall']:.3f}",
+                            f"{name}, {name_of(run.engine)}: {row['recall']:.3f}",
                             shape,
                         )
-                        for run, report, shape in (
-                            (keras, reports[0], "dot"),
-                            (lightning, reports[1], "ring"),
-                        )
+                        for run, row, shape in ((keras, one, "dot"), (lightning, two, "ring"))
                     ],
                 )
-                for place, name in enumerate(classes)
+                for name, one, two in zip(classes, *reports, strict=True)
             ],
             f"Share of each class that was found, {keras.variant}",
             "recall",
@@ -94,9 +82,8 @@ def _compared(keras: TrainedRun, lightning: TrainedRun) -> Fields:
     }
 
 
-def _report_rows(run: TrainedRun) -> list[dict[str, float]]:
+def _report_rows(run: CompleteRun) -> list[dict[str, float]]:
     """Return each class's precision, recall, F1 and support; a share of nothing is 0."""
-    assert run.evaluation is not None
     counts = run.evaluation.confusion
     right, said, support = np.diag(counts), counts.sum(axis=0), counts.sum(axis=1)
     precision, recall = right / np.maximum(said, 1), right / np.maximum(support, 1)
@@ -107,8 +94,7 @@ def _report_rows(run: TrainedRun) -> list[dict[str, float]]:
     ]
 
 
-def _confusion(run: TrainedRun, title: str) -> Fields:
-    assert run.evaluation is not None
+def _confusion(run: CompleteRun, title: str) -> Fields:
     counts = run.evaluation.confusion
     totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # The eye tells shares apart better by their square root.
@@ -145,14 +131,12 @@ def _difference(counts: Any, classes: Sequence[str], title: str) -> Fields:
     }
 
 
-def _churn(one: TrainedRun, two: TrainedRun, names: dict[int, str]) -> Fields:
-    assert one.evaluation is not None
-    assert two.evaluation is not None
+def _churn(one: CompleteRun, two: CompleteRun) -> Fields:
     labels = one.labels
     first, second = one.evaluation.predicted, two.evaluation.predicted
     differ = first != second
     return {
-        "names": (names[id(one)], names[id(two)]),
+        "names": (one.name, two.name),
         "agreement": f"{float(np.mean(~differ)):.2%}",
         "differ": int(differ.sum()),
         "only_first": int((differ & (first == labels)).sum()),

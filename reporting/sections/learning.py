@@ -10,19 +10,21 @@ def learning(found: Certificates) -> Fields:
     """Return the sentence of each design, and the accuracies that it judges."""
     honest = [item for item in found.certificates if not item.is_planted]
     planted = [item for item in found.certificates if item.is_planted]
-    judged = [item for item in honest if any(item.values)]
-    rows = [row for item in judged for row in _rows(item)]
+    rows = [
+        Row(
+            f"{item.design}, {name_of(engine)}",
+            [Mark(value, colour_of(engine), f"{name_of(engine)}: {value:.4f}") for value in values],
+        )
+        for item in honest
+        if any(item.values)
+        for engine, values in zip((item.reference, item.suspect), item.values, strict=True)
+    ]
     return {
         "honest": [(_title(item), item.sentence) for item in honest],
         "planted": [(_title(item), item.sentence) for item in planted],
         "chart": charts.rows_chart(
-            rows,
-            "Test accuracy of each seed",
-            "test accuracy",
-            is_from_zero=False,
-        )
-        if rows
-        else "",
+            rows, "Test accuracy of each seed", "test accuracy", is_from_zero=False
+        ),
     }
 
 
@@ -31,14 +33,3 @@ def _title(item: Design) -> str:
         f"{item.design} ({name_of(item.suspect)} against {name_of(item.reference)}, "
         f"{item.variant}, {item.num_epochs} epochs)"
     )
-
-
-def _rows(item: Design) -> list[Row]:
-    sides = zip((item.reference, item.suspect), item.values, strict=True)
-    return [
-        Row(
-            f"{item.design}, {name_of(engine)}",
-            [Mark(value, colour_of(engine), f"{name_of(engine)}: {value:.4f}") for value in values],
-        )
-        for engine, values in sides
-    ]

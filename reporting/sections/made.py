@@ -1,51 +1,41 @@
 """Commands, seeds, machines and versions."""
 
 import shlex
-from typing import Any
 
 from reporting.evidence import Evidence
-from reporting.wording import Fields, plain_items, versions
+from reporting.wording import NONE, Fields, plain_items, versions
 
 
 def made(evidence: Evidence) -> list[Fields]:
     """Return, for each source of the page, its command, seed, machine and versions."""
     sources = []
     for run in evidence.runs:
-        environment = dict(run.record.environment)
-        packages = environment.pop("packages", {})
-        sources.append(
-            {
-                "title": run.name,
-                "command": shlex.join(str(word) for word in run.record.command),
-                "items": [
-                    ("seed", str(run.record.recipe.get("seed", "–"))),
-                    ("first weights", str(run.record.recipe.get("init", "–"))),
-                    *plain_items(environment),
-                ],
-                "packages": versions(packages),
-            }
-        )
+        recipe, command = run.record.recipe, shlex.join(map(str, run.record.command))
+        seed = ("seed", str(recipe.get("seed", NONE)))
+        init = ("first weights", str(recipe.get("init", NONE)))
+        sources.append(_source(run.name, command, run.record.environment, seed, init))
     if evidence.ladder is not None:
         origin = evidence.ladder.origin
-        sources.append(_result_source("Parity", origin.command, origin.machine, origin.packages))
+        machine = {**origin.machine, "packages": origin.packages}
+        sources.append(_source("Parity", origin.command, machine))
     if evidence.faults is not None:
-        found = evidence.faults
-        sources.append(_result_source("Mutants", found.command, found.machine, found.packages))
+        machine = {**evidence.faults.machine, "packages": evidence.faults.packages}
+        sources.append(_source("Mutants", evidence.faults.command, machine))
     if evidence.benchmark is not None:
-        environment = dict(evidence.benchmark.environment)
-        packages = environment.pop("packages", {})
-        command = evidence.benchmark.command
-        sources.append(_result_source("Benchmark", command, environment, packages))
+        benchmark = evidence.benchmark
+        sources.append(_source("Benchmark", benchmark.command, benchmark.environment))
     if evidence.certificates is not None:
-        machine = dict(evidence.certificates.machine)
-        sources.append(_result_source("Seeds", evidence.certificates.command, machine, {}))
+        seeds = evidence.certificates
+        sources.append(_source("Seeds", seeds.command, {"packages": {}, **seeds.machine}))
     return sources
 
 
-def _result_source(title: str, command: str, machine: Fields, packages: Any) -> Fields:
+def _source(title: str, command: str, environment: Fields, *items: tuple[str, str]) -> Fields:
+    packages = environment.get("packages", {})
+    machine = {name: value for name, value in environment.items() if name != "packages"}
     return {
         "title": title,
         "command": command,
-        "items": plain_items(machine),
+        "items": [*items, *plain_items(machine)],
         "packages": versions(packages),
     }

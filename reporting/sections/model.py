@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.record import Layer
 from reporting.evidence import Evidence, TrainedRun, name_of
-from reporting.wording import Fields, pairs, shape
+from reporting.wording import NONE, Fields, pairs
 
 MODELS = ("keras_impl/model.py", "lightning_impl/model.py")
 ALIKE = 0.45
@@ -39,39 +40,34 @@ def _shown_together(runs: Sequence[TrainedRun]) -> list[tuple[TrainedRun, ...]]:
 
 def _layer_table(runs: Sequence[TrainedRun]) -> Fields:
     tables = [{layer.name: layer for layer in run.layers} for run in runs]
-    names = _merged(list(tables[0]), list(tables[-1]))
-    rows = []
-    for name in names:
-        layers = [table.get(name) for table in tables]
-        left, right = layers[0], layers[-1]
-        rows.append(
-            {
-                "name": name,
-                "cells": [
-                    (layer.type, shape(layer.output_shape), f"{layer.parameters:,}")
-                    if layer
-                    else ("–", "–", "–")
-                    for layer in layers
-                ],
-                "same": bool(
-                    left
-                    and right
-                    and left.parameters == right.parameters
-                    and _channels_first(left.output_shape) == right.output_shape
-                ),
-            }
-        )
     return {
         "variant": runs[0].variant,
         "names": tuple(name_of(run.engine) for run in runs),
-        "rows": rows,
+        "rows": [
+            {
+                "name": name,
+                "cells": [_cells(table.get(name)) for table in tables],
+                "same": _are_alike(tables[0].get(name), tables[-1].get(name)),
+            }
+            for name in _merged(list(tables[0]), list(tables[-1]))
+        ],
         "totals": [f"{sum(x.parameters for x in table.values()):,}" for table in tables],
     }
 
 
-def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of Keras's maps, (H, W, C), as (C, H, W)."""
-    return (shape[2], *shape[:2]) if len(shape) == 3 else shape
+def _cells(layer: Layer | None) -> tuple[str, str, str]:
+    if layer is None:
+        return NONE, NONE, NONE
+    return layer.type, " × ".join(map(str, layer.output_shape)), f"{layer.parameters:,}"
+
+
+def _are_alike(keras: Layer | None, lightning: Layer | None) -> bool:
+    if keras is None or lightning is None:
+        return False
+    shape = keras.output_shape
+    if len(shape) == 3:  # Keras's maps are (H, W, C)
+        shape = (shape[2], *shape[:2])
+    return (shape, keras.parameters) == (lightning.output_shape, lightning.parameters)
 
 
 def _merged(left: list[str], right: list[str]) -> list[str]:

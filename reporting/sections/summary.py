@@ -2,11 +2,10 @@
 
 import math
 import statistics
-from collections.abc import Sequence
 
 from pipeline.record import device_of, series
 from reporting.comparison import Run
-from reporting.evidence import Benchmark, Climb, Evidence, Ladder, Source, TrainedRun, name_of
+from reporting.evidence import Benchmark, Climb, CompleteRun, Evidence, finite, name_of
 from reporting.repeated import paired_ratio
 from reporting.wording import (
     COLOURS,
@@ -14,7 +13,6 @@ from reporting.wording import (
     OTHER_COLOUR,
     Fields,
     colour_of,
-    complete,
     gib,
     number,
     pairs,
@@ -28,40 +26,42 @@ START_COUNTED = ", with the first step's compiling, which weighs much in so few"
 
 def summary(evidence: Evidence) -> Fields:
     """Return the table of results and the two sentences."""
-    rows = []
-    for run in evidence.runs:
-        cell = run.cell
-        if cell is None:
-            rows.append({"name": run.name, "colour": colour_of(run.engine), "reason": run.reason})
-            continue
-        rows.append(
-            {
-                "name": run.name,
-                "colour": colour_of(run.engine),
-                "reason": "",
-                "cells": [
-                    cell.device or NONE,
-                    percent(cell.train_accuracy),
-                    percent(cell.validation_accuracy),
-                    _in_range(cell),
-                    number(cell.test_loss),
-                    f"{cell.epoch_seconds:.1f} s" if cell.epoch_seconds else "–",
-                    _seconds(run.record.timing.get("train_seconds")),
-                    gib(cell.peak_memory_bytes),
-                ],
-            }
-        )
-    for name, reason in evidence.lost:
-        rows.append({"name": name, "colour": OTHER_COLOUR, "reason": reason})
+    rows: list[Fields] = [
+        {
+            "name": run.name,
+            "colour": colour_of(run.engine),
+            "reason": run.reason,
+            "cells": _cells(run) if isinstance(run, CompleteRun) else [],
+        }
+        for run in evidence.runs
+    ]
+    rows += [
+        {"name": name, "colour": OTHER_COLOUR, "reason": reason} for name, reason in evidence.lost
+    ]
+    epochs = sorted({len(run.record.history) for run in evidence.complete})
     return {
         "rows": rows,
-        "epochs": sorted({len(run.record.history) for run in complete(evidence)}),
-        "starts_counted": any(len(run.record.history) <= 2 for run in complete(evidence)),
-        "alike": _what_runs_share(complete(evidence)),
-        "right": is_it_right(evidence.ladder, evidence.proof),
+        "epochs": epochs,
+        "starts_counted": any(count <= 2 for count in epochs),
+        "alike": _what_runs_share(evidence),
+        "right": is_it_right(evidence),
         "faster": which_is_faster(evidence),
-        "closer": _accuracy_sentence(complete(evidence)),
+        "closer": _accuracy_sentence(evidence),
     }
+
+
+def _cells(run: CompleteRun) -> list[str]:
+    cell, train_seconds = run.cell, run.record.timing.get("train_seconds")
+    return [
+        cell.device or NONE,
+        percent(cell.train_accuracy),
+        percent(cell.validation_accuracy),
+        _in_range(cell),
+        number(cell.test_loss),
+        f"{cell.epoch_seconds:.1f} s" if cell.epoch_seconds else NONE,
+        NONE if train_seconds is None else f"{train_seconds:.0f} s",
+        gib(cell.peak_memory_bytes),
+    ]
 
 
 def _in_range(cell: Run) -> str:
@@ -71,13 +71,9 @@ def _in_range(cell: Run) -> str:
     return f"{percent(cell.test_accuracy)}, not in {low:.3f}–{high:.3f}"
 
 
-def _seconds(value: float | None) -> str:
-    return NONE if value is None else f"{value:.0f} s"
-
-
-def _what_runs_share(runs: Sequence[TrainedRun]) -> str:
+def _what_runs_share(evidence: Evidence) -> str:
     """Say whether runs set side by side started from the same weights."""
-    found = pairs(runs)
+    found = pairs(evidence.complete)
     if not found:
         return ""
     if all(one.record.recipe.get("init") == "shared" for one, _ in found):
@@ -85,8 +81,9 @@ def _what_runs_share(runs: Sequence[TrainedRun]) -> str:
     return "Runs set side by side have the same recipe, but first weights of their own."
 
 
-def is_it_right(ladder: Ladder | None, source: Source | None = None) -> Fields:
+def is_it_right(evidence: Evidence) -> Fields:
     """Say in a sentence whether the port is right, from the ladder's verdicts."""
+    ladder, source = evidence.ladder, evidence.sources.proof
     if ladder is None or not ladder.climbs:
         return {"verdict": "unknown", "sentence": "Not proved here yet: run make prove."}
     failed = [climb for climb in ladder.climbs if not climb.passed]
@@ -101,8 +98,9 @@ def is_it_right(ladder: Ladder | None, source: Source | None = None) -> Fields:
         for climb in ladder.climbs
         for rung in climb.rungs
         if climb.lane == "float64" and rung.status == "passed"
-        for gap in rung.finite_gaps
         if rung.name != "evaluation"
+        for each in rung.gaps
+        if (gap := finite(each.gap)) is not None
     ]
     explained = sorted(
         {name_of(c.right) for c in ladder.climbs for r in c.rungs if r.status == "explained"}
@@ -144,16 +142,16 @@ def _parting(climb: Climb) -> str:
 def which_is_faster(evidence: Evidence) -> str:
     """Say in a sentence or two which framework is faster here, and by how much."""
     measured = "" if evidence.benchmark is None else _faster_measured(evidence.benchmark)
-    source = evidence.benchmark_source
+    source = evidence.sources.benchmark
     if measured and source is not None and not source.is_committed:
         return measured
-    ran = next(map(_faster_run, pairs(complete(evidence))), "")
+    ran = next(map(_faster_run, pairs(evidence.complete)), "")
     if measured:
         return f"{ran} The project's own benchmark: {measured}".strip()
     return ran or "Not measured here yet: run make benchmark."
 
 
-def _faster_run(pair: tuple[TrainedRun, TrainedRun]) -> str:
+def _faster_run(pair: tuple[CompleteRun, CompleteRun]) -> str:
     devices = [device_of(run.record) or "an unknown device" for run in pair]
     if devices[0] != devices[1]:
         places = " and ".join(
@@ -174,16 +172,14 @@ def _faster_run(pair: tuple[TrainedRun, TrainedRun]) -> str:
 
 def _faster_measured(benchmark: Benchmark) -> str:
     ours = {
-        arm.arm.removeprefix("ours "): arm
+        arm.arm.removeprefix("ours ")
         for arm in benchmark.arms
         if arm.arm.startswith("ours ") and arm.epoch_seconds and not arm.thrown_out
     }
-    if "lightning" not in ours:
-        return ""
     keras = next((name for name in COLOURS if name in ours and name != "lightning"), None)
-    if keras is None:
+    if "lightning" not in ours or keras is None:
         return ""
-    seconds = {name: _by_round(benchmark, ours[name].arm) for name in ("lightning", keras)}
+    seconds = {name: _by_round(benchmark, f"ours {name}") for name in ("lightning", keras)}
     if len(seconds["lightning"]) != len(seconds[keras]) or not seconds[keras]:
         return ""
     fast, slow = sorted(seconds, key=lambda name: statistics.median(seconds[name]))
@@ -199,13 +195,10 @@ def _faster_measured(benchmark: Benchmark) -> str:
             f"No difference that these rounds can tell: {name_of(fast)} is {ratio.median:.2f} "
             f"times as fast as {name_of(slow)}"
         )
-    return f"{verdict} an epoch{interval}, on {_measured_on(benchmark)}."
-
-
-def _measured_on(benchmark: Benchmark) -> str:
     gpu = benchmark.environment.get("gpu")
     named = gpu.get("name") if isinstance(gpu, dict) else None
-    return str(named or benchmark.environment.get("cpu", "this machine"))
+    machine = named or benchmark.environment.get("cpu", "this machine")
+    return f"{verdict} an epoch{interval}, on {machine}."
 
 
 def _by_round(benchmark: Benchmark, arm: str) -> list[float]:
@@ -217,23 +210,17 @@ def _by_round(benchmark: Benchmark, arm: str) -> list[float]:
     return [statistics.median(seconds) for seconds in steady]
 
 
-def _accuracy_sentence(runs: Sequence[TrainedRun]) -> str:
-    parts = []
-    for keras, lightning in pairs(runs):
-        assert keras.cell is not None
-        assert lightning.cell is not None
-        one, two = keras.cell.test_accuracy, lightning.cell.test_accuracy
-        parts.append(
-            f"{keras.variant}, {name_of(keras.engine)} {percent(one)} and Lightning {percent(two)}"
-        )
-    if not parts:
+def _accuracy_sentence(evidence: Evidence) -> str:
+    """Name the accuracies, and what lets them differ where both compute the same."""
+    found = pairs(evidence.complete)
+    if not found:
         return ""
-    return " ".join([f"Test accuracy: {'; '.join(parts)}.", *_why_they_differ(pairs(runs))])
-
-
-def _why_they_differ(found: Sequence[tuple[TrainedRun, TrainedRun]]) -> list[str]:
-    """Say what lets the accuracies of two trainings differ where both compute the same."""
-    reasons = []
+    parts = [
+        f"{keras.variant}, {name_of(keras.engine)} {percent(keras.cell.test_accuracy)} and "
+        f"Lightning {percent(lightning.cell.test_accuracy)}"
+        for keras, lightning in found
+    ]
+    reasons = [f"Test accuracy: {'; '.join(parts)}"]
     if any(keras.variant == "dropout" for keras, _ in found):
         reasons.append("Each framework draws dropout masks of its own")
     if any(keras.record.recipe.get("init") != "shared" for keras, _ in found):
@@ -243,4 +230,4 @@ def _why_they_differ(found: Sequence[tuple[TrainedRun, TrainedRun]]) -> list[str
             "In so short a training such differences, and rounding, can move the accuracy by "
             "several points"
         )
-    return [f"{reason}." for reason in reasons]
+    return " ".join(f"{reason}." for reason in reasons)

@@ -2,37 +2,34 @@
 
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from pipeline.record import series
 from reporting import charts
 from reporting.charts import Line
 from reporting.comparison import GAP_OPENS_ABOVE
 from reporting.evidence import Evidence, TrainedRun, name_of
-from reporting.wording import Fields, colour_of, json_number, number, signed
+from reporting.wording import NONE, Fields, colour_of, number, signed
 
 
 def training(evidence: Evidence) -> Fields:
     """Return the curves of each variant, and how far each run overfits."""
     runs = [run for run in evidence.runs if run.record.history]
-    panels = []
-    for variant in dict.fromkeys(run.variant for run in runs):
-        own = [run for run in runs if run.variant == variant]
-        for metric in ("accuracy", "loss"):
-            panels.append(_panel(own, variant, metric))
-    gaps = []
-    for run in runs:
-        cell = run.cell
-        if cell is None or not cell.accuracy_gaps:
-            continue
-        gaps.append(
-            (
-                run.name,
-                signed(cell.accuracy_gaps[-1]),
-                signed(cell.loss_gaps[-1]),
-                "never" if cell.gap_opens is None else f"epoch {cell.gap_opens}",
-                "–" if cell.best_epoch is None else f"epoch {cell.best_epoch}",
-            )
+    panels = [
+        _panel([run for run in runs if run.variant == variant], variant, metric)
+        for variant in dict.fromkeys(run.variant for run in runs)
+        for metric in ("accuracy", "loss")
+    ]
+    gaps = [
+        (
+            run.name,
+            signed(run.cell.accuracy_gaps[-1]),
+            signed(run.cell.loss_gaps[-1]),
+            "never" if run.cell.gap_opens is None else f"epoch {run.cell.gap_opens}",
+            NONE if run.cell.best_epoch is None else f"epoch {run.cell.best_epoch}",
         )
+        for run in evidence.complete
+    ]
     return {"panels": panels, "gaps": gaps, "opens_above": GAP_OPENS_ABOVE}
 
 
@@ -48,29 +45,25 @@ def _panel(runs: Sequence[TrainedRun], variant: str, metric: str) -> Fields:
     count = max(len(line.values) for line in lines)
     # The space between a run's own two lines is what it overfits by: Lightning's, or the first's.
     marked = next((n for n, run in enumerate(runs) if run.engine == "lightning"), 0)
+    marked_lines = 2 * marked, 2 * marked + 1
+    ends = ", ".join(f"{line.label} {number(line.values[-1])}" for line in lines)
     return {
         "title": title.capitalize(),
-        "chart": charts.curves(lines, _curve_words(lines, title), (2 * marked, 2 * marked + 1)),
+        "chart": charts.curves(lines, f"{title}; at the last epoch: {ends}", marked_lines),
         "marked": name_of(runs[marked].engine) if count > 1 else "",
         "data": {
             "places": charts.epoch_places(count),
             "lines": [
-                {"label": line.label, "values": [json_number(value) for value in line.values]}
+                {
+                    "label": line.label,
+                    "values": [round(v, 5) if math.isfinite(v) else None for v in line.values],
+                }
                 for line in lines
             ],
         },
         "lines": [(line.label, line.colour, line.is_dashed) for line in lines],
         "rows": [
-            (epoch, *(number(_at(line.values, epoch)) for line in lines))
-            for epoch in range(1, count + 1)
+            (epoch, *map(number, values))
+            for epoch, values in enumerate(zip_longest(*(line.values for line in lines)), 1)
         ],
     }
-
-
-def _curve_words(lines: Sequence[Line], title: str) -> str:
-    ends = ", ".join(f"{line.label} {number(line.values[-1])}" for line in lines)
-    return f"{title}; at the last epoch: {ends}"
-
-
-def _at(values: Sequence[float], epoch: int) -> float:
-    return values[epoch - 1] if epoch <= len(values) else math.nan

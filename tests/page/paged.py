@@ -11,8 +11,7 @@ import numpy as np
 from pipeline.datasets import load_dataset
 from pipeline.drawn import draw_dataset
 from pipeline.record import Layer, write_layers, write_predictions, write_record
-from reporting.evidence import Ladder, Source, gather, read_runs
-from reporting.reading import built
+from reporting.evidence import Source, Sources, gather, read_runs
 from reporting.write import render
 from tests.fabricated import make_record
 
@@ -73,11 +72,9 @@ class Evidence:
         folders = sorted(runs.iterdir()) if runs.exists() else []
         sources = [
             Source(self.folder / name, is_committed=False)
-            if (self.folder / name).exists()
-            else None
             for name in ("proof", "benchmark", "equivalence")
         ]
-        return gather(read_runs(folders), *sources[:2], self.data_dir, certificates=sources[2])
+        return gather(read_runs(folders), Sources(*sources), self.data_dir)
 
 
 def write(path, value):
@@ -207,7 +204,3 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.found.append((tag, dict(attrs)))
-
-
-def built_ladder(value):
-    return built(Ladder, value)
