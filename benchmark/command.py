@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.command import OneLineParser, guarded
+from pipeline.command import OneLineParser, main_of
 from pipeline.errors import RunError, UsageError
 from pipeline.flags import chosen
+from pipeline.terminal import say
 
 if TYPE_CHECKING:
     from benchmark.runner import Conditions, Contender, Measured
@@ -84,7 +85,6 @@ def conduct(arguments: argparse.Namespace) -> None:
     from pipeline.drawn import write_first_images
     from pipeline.environment import usable_cores
     from pipeline.session import claimed
-    from pipeline.terminal import say
 
     for name, minimum in (("rounds", 1), ("epochs", 2), ("images", 1000), ("batch_size", 1)):
         value = getattr(arguments, name)
@@ -139,7 +139,6 @@ def settle_device(wanted: str, engines: Sequence[str]) -> tuple[str, str]:
     from benchmark.nvidia import require_gpu
     from pipeline.devices import common_device
     from pipeline.engines import ENGINES
-    from pipeline.terminal import say
 
     if wanted == "auto":
         installed = [name for name in engines if ENGINES[name].why_not() is None]
@@ -187,7 +186,6 @@ def measure_all(
     from ladder.files import finite, write_json, write_text
     from pipeline.environment import code_digest, cpu_mhz
     from pipeline.session import Session
-    from pipeline.terminal import say
 
     described = describe(arguments, contenders, conditions)
     session = Session(
@@ -282,7 +280,6 @@ def measure_cold(
     What is compiled is in caches from then on, and the GPU's clocks are up.
     """
     from benchmark.runner import measure
-    from pipeline.terminal import say
 
     shortest = dataclasses.replace(conditions, num_epochs=2)
 
@@ -309,8 +306,7 @@ def measure_rounds(
     num_rounds: int, contenders: list["Contender"], conditions: "Conditions", session: "Session"
 ) -> tuple[dict["Contender", list["Measured"]], dict[str, str]]:
     """Return by name the contenders' measurements, and why some have none."""
-    from benchmark.runner import in_words, measure, steady_seconds
-    from pipeline.terminal import say
+    from benchmark.runner import in_words, measure, steady_seconds, with_best_workers
 
     tuned: dict[str, Contender] = {}
     measurements: dict[str, list[Measured]] = {contender.name: [] for contender in contenders}
@@ -321,7 +317,7 @@ def measure_rounds(
                 continue
             try:
                 if contender.name not in tuned:
-                    tuned[contender.name] = tune(contender, conditions, session)
+                    tuned[contender.name] = with_best_workers(contender, conditions, session.part)
                 work = partial(measure, tuned[contender.name], conditions)
                 measured = session.part(f"{contender.name}, round {number}", work)
             except RunError as error:
@@ -344,16 +340,6 @@ def in_a_line(error: RunError) -> str:
     return f"{first} {rest[-1]}" if rest else first
 
 
-def tune(contender: "Contender", conditions: "Conditions", session: "Session") -> "Contender":
-    """Return the contender as it is measured: stock Lightning with its best number of workers."""
-    from benchmark.runner import with_best_workers
-    from pipeline.terminal import say
-
-    if contender.track != "stock" or contender.engine != "lightning":
-        return contender
-    return with_best_workers(contender, conditions, session.part, say)
-
-
 def peak_flops(conditions: "Conditions") -> float | None:
     """Return the machine's measured peak in float32; None where torch is not installed."""
     from benchmark.runner import Contender, measure, why_not
@@ -363,7 +349,4 @@ def peak_flops(conditions: "Conditions") -> float | None:
     return float(measure(Contender("peak torch", "peak", "torch"), conditions)["flops_per_second"])
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Return the exit code."""
-    arguments = parser().parse_args(argv)
-    return guarded("benchmark.py", lambda: conduct(arguments), told=True)
+main = main_of("benchmark.py", parser, conduct, told=True)

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmark.nvidia import describe_gpu, require_gpu, visible_gpus
 from ladder.files import read_json, write_json, write_text
-from pipeline.command import OneLineParser, guarded
+from pipeline.command import OneLineParser, main_of
 from pipeline.engines import ENGINES, versions_in_use
 from pipeline.environment import ROOT, code_digest, describe_machine, told_commit
 from pipeline.errors import RunError, UsageError
@@ -442,7 +442,4 @@ def carry_out_all(day: Day, stages: Sequence[Stage], minutes: float | None) -> N
         raise RunError(f"{'; '.join(problems)}; the same call tries again")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Return the exit code."""
-    arguments = parser().parse_args(argv)
-    return guarded("gpu.py", lambda: conduct(arguments), told=True)
+main = main_of("gpu.py", parser, conduct, told=True)

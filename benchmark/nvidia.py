@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pipeline.errors import UsageError
 
 SECONDS_BETWEEN_LOOKS = 0.1
@@ -159,14 +161,18 @@ class Gauge:
         """
         window = marks[-1] - marks[0] if len(marks) > 1 else 0.0
         inside = [look for look in self.looks if marks and marks[0] <= look.at <= marks[-1]]
-        energy = self._joules_between(marks) if window >= SHORTEST_WINDOW else None
         bits = 0
         for look in inside:
             bits |= int(look.throttled or 0)
         used = [look.used_bytes for look in self.looks if look.used_bytes is not None]
-        whole = [look.joules for look in self.looks if look.joules is not None]
+        joules = [look.joules for look in self.looks if look.joules is not None]
+        counts, energy = len(joules) == len(self.looks), None
+        if counts and window >= SHORTEST_WINDOW:
+            times = [look.at for look in self.looks]
+            first, last = np.interp([marks[0], marks[-1]], times, joules).tolist()
+            energy = last - first
         return {
-            "energy_joules": whole[-1] - whole[0] if len(whole) == len(self.looks) else None,
+            "energy_joules": joules[-1] - joules[0] if counts else None,
             "epoch_joules": None if energy is None else energy / (len(marks) - 1),
             "window_seconds": window,
             "sm_mhz": _of(inside, "sm_mhz", statistics.median),
@@ -178,14 +184,6 @@ class Gauge:
             "peak_device_memory_bytes": max(used) - used[0] if used else None,
         }
 
-    def _joules_between(self, marks: Sequence[float]) -> float | None:
-        times = [look.at for look in self.looks]
-        joules = [look.joules for look in self.looks if look.joules is not None]
-        if len(joules) < len(times):
-            return None
-        first, last = (_interpolated(mark, times, joules) for mark in (marks[0], marks[-1]))
-        return last - first
-
 
 def idle_watts(uuid: str, seconds: float = IDLE_SECONDS) -> float | None:
     """Return the power that the GPU takes while nothing runs on it, in W; None where untold."""
@@ -193,16 +191,6 @@ def idle_watts(uuid: str, seconds: float = IDLE_SECONDS) -> float | None:
     with gauge.running():
         time.sleep(seconds)
     return _of(gauge.looks, "watts", statistics.median)
-
-
-def _interpolated(at: float, times: Sequence[float], values: Sequence[float]) -> float:
-    """Return the value at a time between two looks, as on a straight line between them."""
-    for (before, low), (after, high) in zip(
-        zip(times, values, strict=True), zip(times[1:], values[1:], strict=True), strict=False
-    ):
-        if before <= at <= after and after > before:
-            return low + (high - low) * (at - before) / (after - before)
-    return values[0] if at < times[0] else values[-1]
 
 
 def _of(looks: Sequence[Look], name: str, choose: Callable[[list[float]], float]) -> float | None:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +36,12 @@ ON_A_GPU = {
 """How contenders go about it on a GPU: what a reader needs to know before comparing them."""
 
 
-def training_flops(recipe: Recipe) -> float:
-    """Return the floating-point operations of one image's training step.
+def flops_of(recipe: Recipe) -> tuple[float, float]:
+    """Return the floating-point operations of one image's training step and of its evaluation.
 
     A product and a sum count as two; the forward pass once, the backward pass twice, but the
     first convolution, whose input needs no gradient, once.
     """
-    forward = _forward_flops(recipe)
-    return 3 * sum(forward) - forward[0]
-
-
-def evaluation_flops(recipe: Recipe) -> float:
-    """Return the floating-point operations of one image's forward pass."""
-    return sum(_forward_flops(recipe))
-
-
-def _forward_flops(recipe: Recipe) -> list[float]:
     shapes, size, found = parameter_shapes(recipe), recipe.image_size, []
     for name, shape in shapes.items():
         if not name.endswith(".kernel"):
@@ -59,7 +50,7 @@ def _forward_flops(recipe: Recipe) -> list[float]:
         found.append(2.0 * math.prod(shape) * (size**2 if is_convolution else 1))
         if is_convolution:
             size = math.ceil(size / recipe.pool_size)
-    return found
+    return 3 * sum(found) - found[0], sum(found)
 
 
 def why_thrown_out(
@@ -111,14 +102,14 @@ def summarize(
         for measured in measurements[contender.name]
     ]
     lowest = min(ours, default=0.0)
-    recipe = preset("base")
-    flops = images[0] * training_flops(recipe) + images[1] * evaluation_flops(recipe)
+    flops = sum(count * each for count, each in zip(images, flops_of(preset("base")), strict=True))
     rows = []
     for contender in contenders:
         runs = measurements[contender.name]
         seconds = [steady_seconds(measured) for measured in runs]
         epoch = spread(seconds)
-        row: dict[str, Any] = {
+        device_bytes = [b for run in runs if (b := run.get("peak_device_memory_bytes")) is not None]
+        row = {
             "arm": contender.name,
             "precision": contender.precision,
             "options": list(contender.options),
@@ -127,45 +118,50 @@ def summarize(
             "images_per_second": images[0] / epoch.median,
             "flops_per_second": flops / epoch.median,
             "share_of_peak": flops / epoch.median / peak_flops if peak_flops else None,
-            "to_first_step_seconds": _spread_if_all(
-                [run["startup_seconds"] + run["first_step_seconds"] for run in runs]
-            ),
-            "startup_seconds": _spread_if_all([run["startup_seconds"] for run in runs]),
+            "to_first_step_seconds": _spread_if_all(runs, to_first_step),
+            "startup_seconds": _spread_if_all(runs, "startup_seconds"),
             "startup": {
-                phase: _spread_if_all([run["startup"][phase] for run in runs])
+                phase: _spread_if_all([run["startup"] for run in runs], phase)
                 for phase in runs[0].get("startup", ())
             },
-            "first_step_seconds": _spread_if_all([run["first_step_seconds"] for run in runs]),
-            "warm_up_seconds": _spread_if_all(
-                [run["epoch_seconds"][0] - steady_seconds(run) for run in runs]
-            ),
-            "to_accuracy_seconds": _spread_if_all([to_accuracy(run, accuracy) for run in runs]),
-            "wall_seconds": _spread_if_all([run["wall_seconds"] for run in runs]),
+            "first_step_seconds": _spread_if_all(runs, "first_step_seconds"),
+            "warm_up_seconds": _spread_if_all(runs, warm_up),
+            "to_accuracy_seconds": _spread_if_all(runs, partial(to_accuracy, accuracy=accuracy)),
+            "wall_seconds": _spread_if_all(runs, "wall_seconds"),
             "peak_memory_bytes": max(run["peak_memory_bytes"] for run in runs),
-            "peak_device_memory_bytes": _largest([r.get("peak_device_memory_bytes") for r in runs]),
-            "energy_joules": _spread_if_all([run.get("energy_joules") for run in runs]),
-            "epoch_joules": _spread_if_all([run.get("epoch_joules") for run in runs]),
+            "peak_device_memory_bytes": max(device_bytes, default=None),
+            "energy_joules": _spread_if_all(runs, "energy_joules"),
+            "epoch_joules": _spread_if_all(runs, "epoch_joules"),
             "epoch_joules_above_idle": _spread_if_all(
-                [above_idle(run, idle_watts) for run in runs]
+                runs, partial(above_idle, idle_watts=idle_watts)
             ),
-            **{
-                name: _spread_if_all([run.get(name) for run in runs])
-                for name in ("sm_mhz", "watts", "celsius_max")
-            },
+            **{name: _spread_if_all(runs, name) for name in ("sm_mhz", "watts", "celsius_max")},
             "power_capped": sum(bool(run.get("power_capped")) for run in runs),
-            "device_share": _spread_if_all([device_share(run) for run in runs]),
+            "device_share": _spread_if_all(runs, device_share),
             "first_call_steps": max(run.get("first_call_steps", 1) for run in runs),
             "notes": sorted({note for run in runs for note in run.get("notes", ())}),
             "val_accuracy": [run["history"][-1]["val_accuracy"] for run in runs],
             "test_accuracy": [run["test_accuracy"] for run in runs],
-            "faster_than": {},
+            "faster_than": {
+                other: dataclasses.asdict(
+                    paired_ratio(list(map(steady_seconds, measurements[other])), seconds)
+                )
+                for other in baselines(contender)
+                if other in measurements
+            },
         }
-        for other in baselines(contender):
-            if other in measurements:
-                theirs = [steady_seconds(measured) for measured in measurements[other]]
-                row["faster_than"][other] = dataclasses.asdict(paired_ratio(theirs, seconds))
         rows.append(row)
     return rows
+
+
+def to_first_step(measured: Measured) -> float:
+    """Return the seconds from the command until the first step is done."""
+    return float(measured["startup_seconds"] + measured["first_step_seconds"])
+
+
+def warm_up(measured: Measured) -> float:
+    """Return the seconds that the first epoch takes longer than the later ones."""
+    return float(measured["epoch_seconds"][0] - steady_seconds(measured))
 
 
 def to_accuracy(measured: Measured, accuracy: float) -> float | None:
@@ -198,12 +194,14 @@ def device_share(measured: Measured) -> float | None:
     return sum(seconds[1:]) / sum(measured["epoch_seconds"][1:])
 
 
-def _largest(values: Sequence[int | None]) -> int | None:
-    return max((value for value in values if value is not None), default=None)
+def _spread_if_all(
+    runs: Sequence[Measured], find: str | Callable[[Measured], float | None]
+) -> dict[str, Any] | None:
+    """Return the spread of a field of `runs`, or of what `find` finds in each.
 
-
-def _spread_if_all(values: Sequence[float | None]) -> dict[str, Any] | None:
-    """Return the spread; None where a run has no value: the others would flatter the contender."""
+    None where a run has no value: the others would flatter the contender.
+    """
+    values = [run.get(find) if isinstance(find, str) else find(run) for run in runs]
     there = [value for value in values if value is not None]
     return dataclasses.asdict(spread(there)) if len(there) == len(values) else None
 
@@ -228,7 +226,8 @@ def markdown(found: Mapping[str, Any]) -> Iterator[str]:
 
 def table_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the table and where it comes from."""
-    unit, factor, digits = unit_of(found)
+    shortest = min((row["epoch_seconds"]["median"] for row in found["arms"]), default=1)
+    unit, factor, digits = ("ms", 1000.0, 1) if shortest < 1 else ("s", 1.0, 2)
     alternatives: list[str] = []
     headings = (
         "contender", f"{unit} an epoch (quartiles)", "images/s", "against stock", "against raw",
@@ -283,12 +282,6 @@ def table_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"Not measured: {name}: {reason}."
 
 
-def unit_of(found: Mapping[str, Any]) -> tuple[str, float, int]:
-    """Return the unit that epochs are told in, its number in a second, and decimal places."""
-    medians = [row["epoch_seconds"]["median"] for row in found["arms"]]
-    return ("ms", 1000.0, 1) if medians and min(medians) < 1 else ("s", 1.0, 2)
-
-
 def start_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the table of what a command takes until its first step, and until its end."""
     accuracy = found["conditions"]["accuracy"]
@@ -310,20 +303,16 @@ def start_lines(found: Mapping[str, Any]) -> Iterator[str]:
         ]
         rows.append(cells)
     yield from table(headings, rows, numbers=range(1, len(headings)))
+    calls = [(row["arm"], row.get("first_call_steps", 1)) for row in found["arms"]]
+    several = ", ".join(f"{steps} in {contender}" for contender, steps in calls if steps > 1)
     yield ""
     yield (
         "The first step ends when the program hears of it: where several steps are one call, "
-        f"after these{_several_steps(found)}. Warm-up is what the "
+        f"after these{f': {several}' if several else ''}. Warm-up is what the "
         "first epoch takes longer than the later ones; what is compiled is in it. The time to an "
         "accuracy ends with the epoch that reaches it in validation; what a program does between "
         "epochs, as our trainers write checkpoints, is in that of the whole program only."
     )
-
-
-def _several_steps(found: Mapping[str, Any]) -> str:
-    rows = [(row["arm"], row.get("first_call_steps", 1)) for row in found["arms"]]
-    words = ", ".join(f"{steps} in {contender}" for contender, steps in rows if steps > 1)
-    return f": {words}" if words else ""
 
 
 def gpu_lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -349,13 +338,14 @@ def gpu_lines(found: Mapping[str, Any]) -> Iterator[str]:
         ]
         rows.append(cells)
     yield from table(headings, rows, numbers=range(1, len(headings)))
-    gpu = found["environment"]["gpu"]
+    gpu, watts = found["environment"]["gpu"], found.get("idle_watts")
+    idle = "untold" if watts is None else f"{watts:.0f} W"
     yield ""
     yield (
         f"{gpu['name']}, driver {gpu['driver']}. Memory is the most in use on the device above "
         "what was in use before, the framework's own context included. Energy is the GPU's alone, "
         "by its own counter, from the end of the first epoch to that of the last; idle is what it "
-        f"took before, {_watts(found.get('idle_watts'))}. Clock, power and heat are of the same "
+        f"took before, {idle}. Clock, power and heat are of the same "
         "time, looked at every 100 ms; a contender whose GPU was slowed down does not count. "
         "TensorFlow and JAX do not take the memory in advance here. In float32, TF32 is off: "
         "NVIDIA's libraries are told so, and XLA leaves its matrix products to them. The first "
@@ -379,10 +369,6 @@ def _quartiles(values: Mapping[str, Any] | None) -> str:
 
 def _median(values: Mapping[str, Any] | None, digits: int = 0) -> str:
     return "–" if values is None else f"{values['median']:,.{digits}f}"
-
-
-def _watts(watts: float | None) -> str:
-    return "untold" if watts is None else f"{watts:.0f} W"
 
 
 def _ratio(ratios: Mapping[str, Mapping[str, Any]], start: str) -> str:

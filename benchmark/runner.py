@@ -22,6 +22,7 @@ from pipeline.environment import usable_cores
 from pipeline.errors import RunError
 from pipeline.launch import leashed
 from pipeline.record import EPOCH_METRICS, LOG, STARTUP_PHASES, read_record
+from pipeline.terminal import say
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "benchmark" / "contenders"
@@ -189,7 +190,8 @@ def measure(contender: Contender, conditions: Conditions) -> Measured:
     precision = conditions.variables(contender.precision)
     variables = {"PYTHONPATH": str(ROOT), **precision, **contender.environment}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
-        command = leashed(_command(contender, conditions, Path(scratch)))
+        program = _program(contender, conditions, Path(scratch))
+        command = leashed(_engine_of(contender).command(*program))
         with gauge.running() if gauge else nullcontext():
             began, began_at = time.perf_counter(), time.time()
             with _bound(conditions.num_threads):
@@ -256,12 +258,13 @@ def with_best_workers(
     contender: Contender,
     conditions: Conditions,
     part: Callable[[str, Callable[[], Measured]], Measured],
-    say: Callable[[str], None],
 ) -> Contender:
-    """Return the stock Lightning contender with the number of loader workers that is fastest here.
+    """Return the contender; stock Lightning with the number of workers that is fastest here.
 
     `part` is `Session.part`.
     """
+    if (contender.track, contender.engine) != ("stock", "lightning"):
+        return contender
     seconds = {}
     for workers in (each for each in WORKERS[conditions.device] if each <= usable_cores()):
         tried = dataclasses.replace(contender, options=("--workers", str(workers)))
@@ -288,10 +291,6 @@ def reference_history(conditions: Conditions) -> list[dict[str, float]]:
     if contender.track == "ours":
         contender = dataclasses.replace(contender, precision="64", options=("--plain",))
     return measure(contender, dataclasses.replace(conditions, num_epochs=1))["history"]
-
-
-def _command(contender: Contender, conditions: Conditions, scratch: Path) -> list[str]:
-    return _engine_of(contender).command(*_program(contender, conditions, scratch))
 
 
 def _program(contender: Contender, conditions: Conditions, scratch: Path) -> list[str]:

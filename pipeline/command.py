@@ -168,6 +168,25 @@ def trainer_main(
     return guarded(parser.prog, work, told=True)
 
 
+def main_of(
+    prog: str,
+    parser: Callable[[], argparse.ArgumentParser],
+    work: Callable[[argparse.Namespace], None],
+    *,
+    told: bool = False,
+) -> Callable[[list[str] | None], int]:
+    """Return a script's `main`: it parses the arguments given, or the process's, and does `work`.
+
+    It returns the exit code; `told` is as in `guarded`.
+    """
+
+    def main(argv: list[str] | None = None) -> int:
+        arguments = parser().parse_args(argv)
+        return guarded(prog, lambda: work(arguments), told=told)
+
+    return main
+
+
 def guarded(prog: str, work: Callable[[], None], *, told: bool = False) -> int:
     """Do `work` and turn what it raises into an exit code and a line on stderr.
 

@@ -3,7 +3,6 @@
 Everything here is computed from records and predictions alone; `comparison_page` shows it.
 """
 
-import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from pipeline.recipe import VARIANTS, preset, recipe_to_dict
 from pipeline.record import Record, device_of, series
 from reporting.reading import built
 
+DATA = "comparison.json"
 SCHEMA = 1
 GAP_OPENS_ABOVE = 0.02
 """Train minus validation accuracy from which on the gap counts as open."""
@@ -144,18 +144,40 @@ def compare(
     Raises:
         RunError: the predictions of two runs are not of the same test images.
     """
-    _check_same_labels(outcomes)
+    runs = tuple(map(run_of, outcomes))
+    complete = [
+        (outcome, run)
+        for outcome, run in zip(outcomes, runs, strict=True)
+        if outcome.record is not None
+    ]
+    for outcome, _ in complete[1:]:
+        first, _ = complete[0]
+        if not np.array_equal(outcome.labels, first.labels):
+            raise RunError(
+                f"{outcome.engine}, {outcome.variant} was tested on other images than "
+                f"{first.engine}, {first.variant}"
+            )
+    of = {variant: [each for each in complete if each[1].variant == variant]
+          for variant in VARIANTS}  # fmt: skip
     machine = dict(environment)
-    versions = machine.pop("packages")
     return Comparison(
         command=tuple(command),
         dataset=dataset,
+        versions=machine.pop("packages"),
         machine=machine,
-        versions=versions,
         settings=settings,
-        runs=tuple(run_of(outcome) for outcome in outcomes),
-        differences=tuple(_differences(outcomes)),
-        dropout_effects=tuple(_dropout_effects(outcomes, dataset["class_names"])),
+        runs=runs,
+        differences=tuple(
+            _difference(first, second)
+            for variant in VARIANTS
+            for first, second in combinations(of[variant], 2)
+        ),
+        dropout_effects=tuple(
+            _dropout_effect(base, dropout, dataset["class_names"])
+            for base in of["base"]
+            for dropout in of["dropout"]
+            if dropout[1].engine == base[1].engine
+        ),
     )
 
 
@@ -165,6 +187,11 @@ def run_of(outcome: Outcome) -> Run:
     if record is None:
         return Run(outcome.engine, outcome.variant, reason=outcome.reason)
     timing, history = record.timing, record.history
+    validation_loss = series(record, "val_loss")
+    accuracy_gaps = np.subtract(series(record, "accuracy"), series(record, "val_accuracy"))
+    finite = [epoch for epoch, value in enumerate(validation_loss) if math.isfinite(value)]
+    epoch_seconds = statistics.median(series(record, "seconds"))
+    device_bytes = timing.get("peak_device_memory_bytes")
     return Run(
         engine=record.engine,
         variant=record.variant,
@@ -179,11 +206,14 @@ def run_of(outcome: Outcome) -> Run:
         test_accuracy=record.test["accuracy"],
         test_loss=record.test["loss"],
         expected=expected_range(record),
-        epoch_seconds=_epoch_seconds(outcome),
-        images_per_second=record.dataset["train"] / _epoch_seconds(outcome),
+        epoch_seconds=epoch_seconds,
+        images_per_second=record.dataset["train"] / epoch_seconds,
         peak_memory_bytes=int(timing["peak_memory_bytes"]),
-        peak_device_memory_bytes=_integer(timing.get("peak_device_memory_bytes")),
-        **_gap_fields(record),
+        peak_device_memory_bytes=None if device_bytes is None else int(device_bytes),
+        accuracy_gaps=_nullable(accuracy_gaps),
+        loss_gaps=_nullable(np.subtract(validation_loss, series(record, "loss"))),
+        gap_opens=opening_epoch(accuracy_gaps.tolist()),
+        best_epoch=1 + min(finite, key=validation_loss.__getitem__) if finite else None,
     )
 
 
@@ -218,13 +248,8 @@ def problems(comparison: Comparison) -> list[str]:
     return found
 
 
-def to_json(comparison: Comparison) -> dict[str, Any]:
-    """Return plain values for JSON."""
-    return dataclasses.asdict(comparison)
-
-
 def comparison_from_json(fields: Any) -> Comparison:
-    """Build a comparison from what `to_json` gave, by way of JSON.
+    """Build a comparison from its fields, as `comparison.json` holds them.
 
     Raises:
         RunError: another schema, or fields that are missing, unknown or of the wrong type.
@@ -237,76 +262,43 @@ def comparison_from_json(fields: Any) -> Comparison:
         raise RunError(str(error)) from error
 
 
-def _gap_fields(record: Record) -> dict[str, Any]:
-    accuracy = _minus(series(record, "accuracy"), series(record, "val_accuracy"))
-    loss = _minus(series(record, "val_loss"), series(record, "loss"))
-    validation_loss = series(record, "val_loss")
-    finite = [epoch for epoch, value in enumerate(validation_loss) if math.isfinite(value)]
-    return {
-        "accuracy_gaps": _nullable(accuracy),
-        "loss_gaps": _nullable(loss),
-        "gap_opens": opening_epoch(accuracy),
-        "best_epoch": 1 + min(finite, key=validation_loss.__getitem__) if finite else None,
-    }
+Complete = tuple[Outcome, Run]
+"""A run that has a result, and its cell."""
 
 
-def _differences(outcomes: Sequence[Outcome]) -> list[Difference]:
-    return [
-        _difference(first, second)
-        for variant in VARIANTS
-        for first, second in combinations(_complete(outcomes, variant), 2)
-    ]
-
-
-def _difference(first: Outcome, second: Outcome) -> Difference:
-    one, two = run_of(first), run_of(second)
+def _difference(first: Complete, second: Complete) -> Difference:
     names = ("test_accuracy", "test_loss", "validation_accuracy", "train_accuracy")
-    seconds_ratio = _epoch_seconds(second) / _epoch_seconds(first)
-    same = np.argmax(first.logits, axis=1) == np.argmax(second.logits, axis=1)
+    (one_outcome, one), (two_outcome, two) = first, second
+    ratio = None
+    if one.device == two.device and one.epoch_seconds and two.epoch_seconds:
+        ratio = two.epoch_seconds / one.epoch_seconds
+    answers = [np.argmax(outcome.logits, axis=1) for outcome in (one_outcome, two_outcome)]
     return Difference(
         variant=one.variant,
         first=one.engine,
         second=two.engine,
         **{name: change(getattr(one, name), getattr(two, name)) for name in names},
-        epoch_seconds_ratio=seconds_ratio if one.device == two.device else None,
-        agreement=float(np.mean(same)),
+        epoch_seconds_ratio=ratio,
+        agreement=float(np.mean(answers[0] == answers[1])),
     )
 
 
-def _dropout_effects(
-    outcomes: Sequence[Outcome], class_names: Sequence[str]
-) -> list[DropoutEffect]:
-    dropout = {outcome.engine: outcome for outcome in _complete(outcomes, "dropout")}
-    return [
-        _dropout_effect(base, dropout[base.engine], class_names)
-        for base in _complete(outcomes, "base")
-        if base.engine in dropout
-    ]
-
-
-def _dropout_effect(base: Outcome, dropout: Outcome, class_names: Sequence[str]) -> DropoutEffect:
-    before, after = run_of(base), run_of(dropout)
+def _dropout_effect(base: Complete, dropout: Complete, class_names: Sequence[str]) -> DropoutEffect:
+    (_, before), (_, after) = base, dropout
 
     def pair(name: str) -> tuple[Any, Any]:
         return getattr(before, name), getattr(after, name)
 
+    recalls = [_recalls(outcome, class_names) for outcome, _ in (base, dropout)]
+    order = np.argsort(-np.nan_to_num(recalls[1] - recalls[0]), kind="stable")
+    befores, afters = map(_nullable, recalls)
     return DropoutEffect(
-        engine=base.engine,
+        engine=before.engine,
         **{name: pair(name) for name in ("test_accuracy", "test_loss", "gap_opens", "best_epoch")},
         accuracy_gap=(before.accuracy_gaps[-1], after.accuracy_gaps[-1]),
         loss_gap=(before.loss_gaps[-1], after.loss_gaps[-1]),
-        recall=_recall_changes(base, dropout, class_names),
+        recall=tuple((class_names[place], befores[place], afters[place]) for place in order),
     )
-
-
-def _recall_changes(
-    base: Outcome, dropout: Outcome, class_names: Sequence[str]
-) -> tuple[tuple[str, float | None, float | None], ...]:
-    before, after = (_recalls(outcome, class_names) for outcome in (base, dropout))
-    changes = np.nan_to_num(after - before)
-    order = np.argsort(-changes, kind="stable")
-    befores, afters = _nullable(before), _nullable(after)
-    return tuple((class_names[place], befores[place], afters[place]) for place in order)
 
 
 def _recalls(outcome: Outcome, class_names: Sequence[str]) -> np.ndarray[Any, Any]:
@@ -318,39 +310,10 @@ def _recalls(outcome: Outcome, class_names: Sequence[str]) -> np.ndarray[Any, An
     return recalls
 
 
-def _complete(outcomes: Sequence[Outcome], variant: str) -> list[Outcome]:
-    return [
-        outcome for outcome in outcomes if outcome.variant == variant and outcome.record is not None
-    ]
-
-
-def _check_same_labels(outcomes: Sequence[Outcome]) -> None:
-    complete = [outcome for outcome in outcomes if outcome.record is not None]
-    for outcome in complete[1:]:
-        if not np.array_equal(outcome.labels, complete[0].labels):
-            raise RunError(
-                f"{outcome.engine}, {outcome.variant} was tested on other images than "
-                f"{complete[0].engine}, {complete[0].variant}"
-            )
-
-
-def _minus(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    return [one - two for one, two in zip(first, second, strict=True)]
-
-
-def _nullable(values: Sequence[float] | np.ndarray[Any, Any]) -> tuple[float | None, ...]:
+def _nullable(values: np.ndarray[Any, Any]) -> tuple[float | None, ...]:
     return tuple(float(value) if math.isfinite(value) else None for value in values)
 
 
 def change(before: float | None, after: float | None) -> float | None:
     """Return by how much a value has grown; None where one of the two is missing."""
     return None if before is None or after is None else after - before
-
-
-def _epoch_seconds(outcome: Outcome) -> float:
-    assert outcome.record is not None
-    return statistics.median(series(outcome.record, "seconds"))
-
-
-def _integer(value: float | None) -> int | None:
-    return None if value is None else int(value)

@@ -22,8 +22,8 @@ from pipeline.record import (
     read_predictions,
     read_record,
 )
+from reporting.comparison import DATA as COMPARISON_JSON
 from reporting.comparison import Run, run_of
-from reporting.comparison_page import DATA as COMPARISON_JSON
 from reporting.reading import Kind, read_as
 from reporting.repeated import Ratio, Spread
 

@@ -1,6 +1,5 @@
 """What a data set holds, before anything is trained on it: numbers and two pictures."""
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,11 +91,6 @@ def pixel_histogram(images: Array) -> Array:
     return histogram
 
 
-def to_json(exploration: Exploration) -> dict[str, Any]:
-    """Return plain values for JSON."""
-    return dataclasses.asdict(exploration)
-
-
 def write_pictures(output_dir: Path, dataset: Dataset, exploration: Exploration) -> list[Path]:
     """Write the sample grid and the class histogram; return their paths.
 
@@ -107,7 +101,7 @@ def write_pictures(output_dir: Path, dataset: Dataset, exploration: Exploration)
     from reporting.pictures import plot_class_histogram
 
     samples, classes = output_dir / SAMPLES, output_dir / CLASSES
-    counts = {name: summary.class_counts for name, summary in _sets(exploration)}
+    counts = {"train": exploration.train.class_counts, "test": exploration.test.class_counts}
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         plot_class_samples(samples, dataset.train_images, dataset.train_labels, dataset.class_names)
@@ -120,26 +114,21 @@ def write_pictures(output_dir: Path, dataset: Dataset, exploration: Exploration)
 def tables(exploration: Exploration) -> Iterator[Table]:
     """Yield the table of the sets and that of the classes, for rich."""
     sets = Table(title=exploration.name)
-    sets.add_column("")
-    rows: dict[str, list[str]] = {}
-    for name, summary in _sets(exploration):
-        sets.add_column(name, justify="right")
-        for label, text in _lines(summary).items():
-            rows.setdefault(label, []).append(text)
-    for label, texts in rows.items():
-        sets.add_row(label, *texts)
+    for column in ("", "train", "test"):
+        sets.add_column(column, justify="right" if column else "left")
+    train, test = map(_lines, (exploration.train, exploration.test))
+    for label, text in train.items():
+        sets.add_row(label, text, test[label])
     yield sets
     classes = Table(title="images of each class")
     for column in ("label", "class", "train", "test"):
         classes.add_column(column, justify="left" if column == "class" else "right")
-    counts = zip(exploration.train.class_counts, exploration.test.class_counts, strict=True)
-    for number, (train, test) in enumerate(counts):
-        classes.add_row(str(number), exploration.class_names[number], f"{train:,}", f"{test:,}")
+    sets_counts = exploration.train.class_counts, exploration.test.class_counts
+    for number, (name, *counts) in enumerate(
+        zip(exploration.class_names, *sets_counts, strict=True)
+    ):
+        classes.add_row(str(number), name, *(f"{count:,}" for count in counts))
     yield classes
-
-
-def _sets(exploration: Exploration) -> tuple[tuple[str, SetSummary], ...]:
-    return (("train", exploration.train), ("test", exploration.test))
 
 
 def _lines(summary: SetSummary) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pipeline.errors import RunError, UsageError
 from pipeline.execution import Execution
 from pipeline.flags import add_flags, as_words, chosen, given
 from pipeline.recipe import VARIANTS, Recipe, preset
+from pipeline.terminal import say
 
 if TYPE_CHECKING:
     from pipeline.forecast import Forecast
@@ -56,7 +57,6 @@ def chosen_engines(text: str | None) -> list[str]:
             can't run, or none is left.
     """
     from pipeline.engines import DEFAULT_ENGINES, ENGINES
-    from pipeline.terminal import say
 
     names = list(DEFAULT_ENGINES) if text is None else chosen(text, ENGINE_NAMES, "--engines")
     reasons = {name: reason for name in names if (reason := ENGINES[name].why_not())}
@@ -76,7 +76,6 @@ def planned(arguments: argparse.Namespace) -> "list[Job]":
     """
     from pipeline.devices import common_device
     from pipeline.launch import Job
-    from pipeline.terminal import say
     from pipeline.tracking import require_loggers
 
     fields, settings = given(arguments, Recipe), given(arguments, Execution)
@@ -184,7 +183,6 @@ def say_plan(jobs: "list[Job]", kept: set[str], begun: set[str]) -> "Forecast":
     """Say what will be done and, as far as it was measured here, how long it takes."""
     from pipeline.forecast import Forecast
     from pipeline.record import read_record
-    from pipeline.terminal import say
 
     forecast = Forecast(jobs)
     for job in jobs:
@@ -222,7 +220,7 @@ def train_and_compare(
     from pipeline.engines import versions_in_use
     from pipeline.environment import describe_machine
     from pipeline.launch import run_jobs
-    from pipeline.terminal import last_line, say
+    from pipeline.terminal import last_line
     from reporting.comparison import compare, problems
     from reporting.comparison_page import tables, write_comparison
 
@@ -264,7 +262,6 @@ def write_report(
         UsageError: the data set is gone.
     """
     from pipeline.record import RECORD
-    from pipeline.terminal import say
     from reporting.defaults import PAGE, sources
     from reporting.evidence import gather, read_runs
     from reporting.write import write_page

@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from pipeline.command import OneLineParser, guarded
+from pipeline.command import OneLineParser, main_of
 from pipeline.engines import ENGINES
 
 
@@ -48,10 +48,7 @@ def show(arguments: argparse.Namespace) -> None:
     say(f"to go on: {shlex.join(command)}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    return guarded("convert.py", lambda: show(arguments))
-
+main = main_of("convert.py", parser, show)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from pipeline.command import OneLineParser, guarded
+from pipeline.command import OneLineParser, main_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,10 +31,7 @@ def diagnose(arguments: argparse.Namespace) -> None:
         raise RunError("; ".join(problems(findings)))
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    return guarded("doctor.py", lambda: diagnose(arguments))
-
+main = main_of("doctor.py", parser, diagnose)
 
 if __name__ == "__main__":
     sys.exit(main())

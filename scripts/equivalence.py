@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.command import OneLineParser, guarded
+from pipeline.command import OneLineParser, main_of
 from pipeline.errors import RunError, UsageError
 from pipeline.execution import DEVICES
 from pipeline.flags import chosen
+from pipeline.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -76,7 +77,6 @@ def conduct(arguments: argparse.Namespace) -> None:
 
 def merge(rows: "Rows", path: Path) -> None:
     from parity_tests.seeds import Rows
-    from pipeline.terminal import say
 
     if not path.is_file():
         raise UsageError(f"{path} is not a file of runs")
@@ -94,7 +94,6 @@ def train(
     from parity_tests.ray_fleet import cluster, run_on_cluster
     from parity_tests.seeds import missing_tasks, tasks_of
     from pipeline.datasets import find_dataset, load_dataset
-    from pipeline.terminal import say
 
     data_dir = find_dataset(arguments.data_dir)
     fingerprint = load_dataset(data_dir).fingerprint
@@ -132,7 +131,6 @@ def place(arguments: argparse.Namespace, engines: set[str], fingerprint: str) ->
     from parity_tests.seeds import machine_of
     from pipeline.devices import common_device
     from pipeline.environment import cpu_name
-    from pipeline.terminal import say
 
     if arguments.on:
         return device_of(arguments.device), ""
@@ -146,8 +144,6 @@ def place(arguments: argparse.Namespace, engines: set[str], fingerprint: str) ->
 def keep(rows: "Rows", results: "Iterable[Result]", num_tasks: int) -> None:
     """Keep each row as it comes, and say how long the rest will take at this pace."""
     import time
-
-    from pipeline.terminal import say
 
     begun = time.monotonic()
     for number, (task, result) in enumerate(results, start=1):
@@ -172,7 +168,6 @@ def judge(
     from parity_tests.certificate import certify, to_dict
     from parity_tests.certificate_page import certificate_markdown, certificate_picture
     from pipeline.environment import describe_machine
-    from pipeline.terminal import say
 
     found = rows.read()
     certificates = [certify(plan, design, found) for design in designs]
@@ -195,7 +190,7 @@ def judge(
         raise RunError(f"not as it must be: {', '.join(wrong)}")
 
 
+main = main_of("equivalence.py", parser, conduct, told=True)
+
 if __name__ == "__main__":
-    parsed = parser()
-    given = parsed.parse_args()
-    sys.exit(guarded(parsed.prog, lambda: conduct(given), told=True))
+    sys.exit(main())

@@ -1,11 +1,12 @@
 """Show what the data set holds: numbers on the screen, a sample grid and a histogram as PNG."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
 
-from pipeline.command import OneLineParser, guarded
+from pipeline.command import OneLineParser, main_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,13 +28,13 @@ def show(arguments: argparse.Namespace) -> None:
 
     from pipeline.datasets import find_dataset, load_dataset
     from pipeline.terminal import say
-    from reporting.explore import explore, tables, to_json, write_pictures
+    from reporting.explore import explore, tables, write_pictures
 
     dataset = load_dataset(find_dataset(arguments.data_dir))
     exploration = explore(dataset)
     pictures = write_pictures(arguments.output_dir, dataset, exploration)
     if arguments.json:
-        say(json.dumps(to_json(exploration), indent=2, ensure_ascii=False))
+        say(json.dumps(dataclasses.asdict(exploration), indent=2, ensure_ascii=False))
         return
     for table in tables(exploration):
         Console().print(table)
@@ -42,10 +43,7 @@ def show(arguments: argparse.Namespace) -> None:
         say(f"written: {picture}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    return guarded("explore.py", lambda: show(arguments))
-
+main = main_of("explore.py", parser, show)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.command import OneLineParser, guarded
+from pipeline.command import OneLineParser, main_of
 from pipeline.flags import chosen
 
 
@@ -58,10 +58,7 @@ def show(arguments: argparse.Namespace) -> None:
         raise RunError(f"not exported: {', '.join(failed)}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    return guarded("export.py", lambda: show(arguments))
-
+main = main_of("export.py", parser, show)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.command import OneLineParser, guarded
+from pipeline.command import OneLineParser, main_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,10 +37,7 @@ def fetch(arguments: argparse.Namespace) -> None:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    return guarded("fetch_data.py", lambda: fetch(arguments))
-
+main = main_of("fetch_data.py", parser, fetch)
 
 if __name__ == "__main__":
     sys.exit(main())

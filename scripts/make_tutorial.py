@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.command import OneLineParser, guarded
+from pipeline.command import OneLineParser, main_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,10 +53,7 @@ def make(arguments: argparse.Namespace) -> None:
         raise UsageError(f"cannot write beside {path}: {error.strerror or error}") from error
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    return guarded("make_tutorial.py", lambda: make(arguments))
-
+main = main_of("make_tutorial.py", parser, make)
 
 if __name__ == "__main__":
     sys.exit(main())

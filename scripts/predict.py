@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.command import OneLineParser, guarded
+from pipeline.command import OneLineParser, main_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,15 +54,8 @@ def writable(path: Path) -> Iterator[None]:
 def show(arguments: argparse.Namespace) -> None:
     from pipeline.errors import RunError
     from pipeline.terminal import say
-    from trained.prediction import (
-        classify,
-        draw,
-        lines_of,
-        printable,
-        read_photos,
-        remarks,
-        to_json,
-    )
+    from trained.guess_plot import draw
+    from trained.prediction import classify, lines_of, printable, read_photos, remarks, to_json
     from trained.run_folder import read_run
 
     runs = [read_run(folder) for folder in arguments.run]
@@ -93,10 +86,7 @@ def show(arguments: argparse.Namespace) -> None:
         raise RunError(f"{len(failures):,} of {total:,} could not be classified; see above")
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    return guarded("predict.py", lambda: show(arguments))
-
+main = main_of("predict.py", parser, show)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,12 +2,14 @@
 
 import argparse
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.command import OneLineParser, guarded
+from pipeline.command import OneLineParser, main_of
 from pipeline.errors import RunError, UsageError
 from pipeline.flags import chosen
+from pipeline.terminal import say
 
 if TYPE_CHECKING:
     from parity_tests.climbs import Attempt, Climber
@@ -137,7 +139,6 @@ def prove_devices(arguments: argparse.Namespace) -> None:
     from pipeline.datasets import find_dataset, load_dataset
     from pipeline.engines import ENGINES
     from pipeline.session import claimed
-    from pipeline.terminal import say
 
     words = arguments.processes.split(",")
     if not all(word.isascii() and word.isdecimal() and 1 <= int(word) <= 16 for word in words):
@@ -187,24 +188,22 @@ def prove(
     session = Session(arguments.output_dir / SO_FAR, identity)
     is_all = arguments.full or arguments.short
     return_freed_memory()
-    failures: list[str] = []
-    lost: list[str] = []
     with EngineRoom() as room:
         material = arguments.output_dir / "material"
         climber = new_climber(room, dataset, material, arguments.device)
+        proof = Proof(arguments, climber, dataset, session)
         if not (arguments.mutants or arguments.replays):
-            attempts = wanted_attempts(arguments, engines, variants, dtypes)
-            failures += climb_ladder(arguments, climber, dataset, attempts, session, lost)
+            proof.climb_ladder(wanted_attempts(arguments, engines, variants, dtypes))
         if arguments.mutants or is_all:
-            failures += plant_mutants(arguments, climber, dataset, session, lost)
+            proof.plant_mutants()
         if arguments.replays or is_all:
-            failures += replay(arguments, climber, dataset, session, lost)
+            proof.replay()
     if is_all:
-        failures += follow_trainings(arguments, dataset, lost)
-    if not lost:  # or the same call tries again what an engine's death has cost, and that alone
+        proof.follow_trainings()
+    if not proof.lost:  # or the same call tries again what an engine's death has cost, and no more
         session.finish()
-    if failures or lost:
-        raise RunError("; ".join(dict.fromkeys([*failures, *lost])))
+    if proof.failures or proof.lost:
+        raise RunError("; ".join(dict.fromkeys([*proof.failures, *proof.lost])))
 
 
 def wanted_attempts(
@@ -219,7 +218,6 @@ def wanted_attempts(
         UsageError: an engine that is needed cannot run here.
     """
     from parity_tests.standard import runnable, short_attempts, standard_attempts
-    from pipeline.terminal import say
 
     try:
         names = runnable(engines, say)
@@ -235,135 +233,119 @@ def wanted_attempts(
     return attempts
 
 
-def climb_ladder(
-    arguments: argparse.Namespace,
-    climber: "Climber",
-    dataset: "Dataset",
-    attempts: "list[Attempt]",
-    session: "Session",
-    lost: list[str],
-) -> list[str]:
-    """Climb, show the tables, and return what failed; `lost` gets why a climb has no verdict."""
-    from rich.console import Console
-    from rich.table import Table
+@dataclass
+class Proof:
+    """The parts of a proof, each carried out by a method, and what came of them."""
 
-    from parity_tests.ladder_report import matrices
-    from parity_tests.standard import LADDER_PAGE, prove_ladder
-    from pipeline.terminal import say
+    arguments: argparse.Namespace
+    climber: "Climber"
+    dataset: "Dataset"
+    session: "Session"
+    failures: list[str] = field(default_factory=list)
+    """What did not hold, a line a part."""
+    lost: list[str] = field(default_factory=list)
+    """Why something has no verdict."""
 
-    try:
-        verdicts, without = prove_ladder(
-            climber, dataset, arguments.output_dir, attempts, say, command(), session
+    def climb_ladder(self, attempts: "list[Attempt]") -> None:
+        """Climb, and show the tables."""
+        from rich.console import Console
+        from rich.table import Table
+
+        from parity_tests.ladder_report import matrices
+        from parity_tests.standard import LADDER_PAGE, prove_ladder
+
+        output_dir = self.arguments.output_dir
+        try:
+            verdicts, without = prove_ladder(
+                self.climber, self.dataset, output_dir, attempts, say, command(), self.session
+            )
+        except ValueError as error:
+            raise RunError(str(error)) from error
+        self.lost += without.values()
+        if not verdicts:
+            return
+        for name, headings, rows in matrices(verdicts):
+            table = Table(*headings, title=name, title_justify="left")
+            for row in rows:
+                table.add_row(*row)
+            Console().print(table)
+        failed = sum(not verdict.passed for verdict in verdicts)
+        self._written(LADDER_PAGE, failed, len(verdicts), "climbs failed")
+
+    def plant_mutants(self) -> None:
+        """Plant every mutant whose engine can run here."""
+        from parity_tests.catalogue import MUTANTS
+        from parity_tests.standard import MUTANTS_PAGE, prove_mutants, short_mutants
+        from pipeline.engines import ENGINES
+
+        runnable = {name for name, engine in ENGINES.items() if not engine.why_not()}
+        mutants = [mutant for mutant in MUTANTS if mutant.engine in runnable]
+        if missing := len(MUTANTS) - len(mutants):
+            say(f"{missing} mutants are left out: their engines cannot run here")
+        if self.arguments.short:
+            mutants = short_mutants(mutants)
+        if not mutants:
+            raise UsageError("no engine that a mutant could be planted in can run here")
+        outcomes = prove_mutants(
+            self.climber,
+            self.dataset,
+            self.arguments.output_dir,
+            mutants,
+            say,
+            command(),
+            self.session,
+            with_practice=self.arguments.practice or self.arguments.full,
         )
-    except ValueError as error:
-        raise RunError(str(error)) from error
-    lost += without.values()
-    if not verdicts:
-        return []
-    for name, headings, rows in matrices(verdicts):
-        table = Table(*headings, title=name, title_justify="left")
-        for row in rows:
-            table.add_row(*row)
-        Console().print(table)
-    say(f"written: {arguments.output_dir / LADDER_PAGE}")
-    failed = [verdict for verdict in verdicts if not verdict.passed]
-    return [f"{len(failed)} of {len(verdicts)} climbs failed"] if failed else []
+        self.lost += [outcome.error for outcome in outcomes if outcome.verdict is None]
+        wrong = sum(any(outcome.mistakes()) for outcome in outcomes)
+        self._written(MUTANTS_PAGE, wrong, len(outcomes), "mutants not as expected")
 
+    def replay(self) -> None:
+        """Replay the reported disagreements."""
+        from parity_tests.planting import other_engine
+        from parity_tests.replays import REPLAYS
+        from parity_tests.standard import REPLAYS_PAGE, prove_replays
+        from pipeline.engines import ENGINES
 
-def plant_mutants(
-    arguments: argparse.Namespace,
-    climber: "Climber",
-    dataset: "Dataset",
-    session: "Session",
-    lost: list[str],
-) -> list[str]:
-    """Plant every mutant whose engine can run here, and return what was not as expected."""
-    from parity_tests.catalogue import MUTANTS
-    from parity_tests.standard import MUTANTS_PAGE, prove_mutants, short_mutants
-    from pipeline.engines import ENGINES
-    from pipeline.terminal import say
-
-    runnable = {name for name, engine in ENGINES.items() if not engine.why_not()}
-    mutants = [mutant for mutant in MUTANTS if mutant.engine in runnable]
-    if missing := len(MUTANTS) - len(mutants):
-        say(f"{missing} mutants are left out: their engines cannot run here")
-    if arguments.short:
-        mutants = short_mutants(mutants)
-    if not mutants:
-        raise UsageError("no engine that a mutant could be planted in can run here")
-    outcomes = prove_mutants(
-        climber,
-        dataset,
-        arguments.output_dir,
-        mutants,
-        say,
-        command(),
-        session,
-        with_practice=arguments.practice or arguments.full,
-    )
-    say(f"written: {arguments.output_dir / MUTANTS_PAGE}")
-    lost += [outcome.error for outcome in outcomes if outcome.verdict is None]
-    wrong = [outcome for outcome in outcomes if list(outcome.mistakes())]
-    return [f"{len(wrong)} of {len(outcomes)} mutants not as expected"] if wrong else []
-
-
-def replay(
-    arguments: argparse.Namespace,
-    climber: "Climber",
-    dataset: "Dataset",
-    session: "Session",
-    lost: list[str],
-) -> list[str]:
-    """Replay the reported disagreements, and return what was not as expected."""
-    from parity_tests.planting import other_engine
-    from parity_tests.replays import REPLAYS
-    from parity_tests.standard import REPLAYS_PAGE, prove_replays
-    from pipeline.engines import ENGINES
-    from pipeline.terminal import say
-
-    replays = [
-        each
-        for each in REPLAYS
-        if not any(ENGINES[name].why_not() for name in (each.engine, other_engine(each.engine)))
-    ]
-    if missing := len(REPLAYS) - len(replays):
-        say(f"{missing} replays are left out: their engines cannot run here")
-    if arguments.short:
-        replays = [each for each in replays if each.pair == "tutorial"][:SHORT_REPLAYS]
-    replayed, without = prove_replays(
-        climber,
-        dataset,
-        arguments.output_dir,
-        replays,
-        say,
-        command(),
-        session,
-    )
-    lost += without.values()
-    if not replayed:
-        return []
-    say(f"written: {arguments.output_dir / REPLAYS_PAGE}")
-    wrong = [each for each in replayed if list(each.mistakes())]
-    return [f"{len(wrong)} of {len(replayed)} replays not as expected"] if wrong else []
-
-
-def follow_trainings(
-    arguments: argparse.Namespace, dataset: "Dataset", lost: list[str]
-) -> list[str]:
-    """Follow whole trainings or, in short, an epoch, and return which targets were missed."""
-    from ladder.engines import EngineError
-    from parity_tests.full import NUM_SEEDS, prove_one_epoch, prove_training
-    from pipeline.terminal import say
-
-    try:
-        if arguments.short:
-            return prove_one_epoch(dataset, arguments.output_dir, say)
-        return prove_training(
-            dataset, arguments.output_dir, max(arguments.seeds, NUM_SEEDS), say, command()
+        replays = [
+            each
+            for each in REPLAYS
+            if not any(ENGINES[name].why_not() for name in (each.engine, other_engine(each.engine)))
+        ]
+        if missing := len(REPLAYS) - len(replays):
+            say(f"{missing} replays are left out: their engines cannot run here")
+        if self.arguments.short:
+            replays = [each for each in replays if each.pair == "tutorial"][:SHORT_REPLAYS]
+        output_dir = self.arguments.output_dir
+        replayed, without = prove_replays(
+            self.climber, self.dataset, output_dir, replays, say, command(), self.session
         )
-    except EngineError as error:
-        lost.append(str(error))
-        return []
+        self.lost += without.values()
+        if replayed:
+            wrong = sum(any(each.mistakes()) for each in replayed)
+            self._written(REPLAYS_PAGE, wrong, len(replayed), "replays not as expected")
+
+    def follow_trainings(self) -> None:
+        """Follow whole trainings or, in short, an epoch."""
+        from ladder.engines import EngineError
+        from parity_tests.full import NUM_SEEDS, prove_one_epoch, prove_training
+
+        arguments = self.arguments
+        try:
+            if arguments.short:
+                self.failures += prove_one_epoch(self.dataset, arguments.output_dir, say)
+            else:
+                num_seeds = max(arguments.seeds, NUM_SEEDS)
+                self.failures += prove_training(
+                    self.dataset, arguments.output_dir, num_seeds, say, command()
+                )
+        except EngineError as error:
+            self.lost.append(str(error))
+
+    def _written(self, page: str, wrong: int, total: int, what: str) -> None:
+        say(f"written: {self.arguments.output_dir / page}")
+        if wrong:
+            self.failures.append(f"{wrong} of {total} {what}")
 
 
 def command() -> str:
@@ -371,10 +353,7 @@ def command() -> str:
     return " ".join(["python", "scripts/prove.py", *sys.argv[1:]])
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    return guarded("prove.py", lambda: conduct(arguments))
-
+main = main_of("prove.py", parser, conduct)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.command import OneLineParser, guarded
+from pipeline.command import OneLineParser, main_of
 from pipeline.flags import chosen
+from pipeline.terminal import say
 
 if TYPE_CHECKING:
     from parity_tests.published import Published
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 HUB = ("keras-hub", "transformers")
 FRAMEWORKS = ("keras", "tensorflow", "torch", "numpy")
-_VERSIONS = """
-import importlib.metadata, json, sys
-print(json.dumps({name: importlib.metadata.version(name) for name in sys.argv[1:]}))
-"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,7 +46,6 @@ def conduct(arguments: argparse.Namespace) -> None:
     from ladder.files import write_text
     from parity_tests.published import PAIRS, published_page, read_verdicts
     from pipeline.session import claimed
-    from pipeline.terminal import say
 
     names = tuple(pair.name for pair in PAIRS)
     wanted = chosen(arguments.pairs, names, "--pairs") if arguments.pairs else names
@@ -75,10 +71,14 @@ def conduct(arguments: argparse.Namespace) -> None:
 
 def versions_in(python: str, packages: tuple[str, ...]) -> dict[str, str] | None:
     """Return the versions of packages in an interpreter; None where it lacks one."""
-    done = subprocess.run(
-        [python, "-c", _VERSIONS, *packages], capture_output=True, text=True, check=False
-    )
-    return json.loads(done.stdout) if done.returncode == 0 else None
+    from ladder.interpreters import Interpreter, InterpreterError
+
+    try:
+        found = Interpreter(python).versions(packages)
+    except InterpreterError:
+        return None
+    versions = {name: version for name, version in found.items() if version is not None}
+    return versions if len(versions) == len(packages) else None
 
 
 def check(
@@ -96,7 +96,6 @@ def check(
     from ladder.files import write_json
     from pipeline.environment import describe_machine
     from pipeline.errors import RunError
-    from pipeline.terminal import say
 
     part = path.with_suffix(".part")
     command = ["-m", "portproof", "check", pair.reference, pair.suspect(repaired)]
@@ -122,10 +121,7 @@ def check(
     say(f"{path.stem}: {done.stdout.strip().splitlines()[-1]}")
 
 
-def main() -> int:
-    arguments = parser().parse_args()
-    return guarded("published.py", lambda: conduct(arguments))
-
+main = main_of("published.py", parser, conduct)
 
 if __name__ == "__main__":
     # This file's folder comes first on the path, where benchmark.py would be taken for the package.

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.command import OneLineParser, guarded
+from pipeline.command import OneLineParser, main_of
 from pipeline.errors import UsageError
 
 
@@ -72,10 +72,7 @@ def conduct(arguments: argparse.Namespace) -> None:
     say(f"written: {output}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    return guarded("report.py", lambda: conduct(arguments))
-
+main = main_of("report.py", parser, conduct)
 
 if __name__ == "__main__":
     sys.exit(main())

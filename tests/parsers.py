@@ -42,7 +42,7 @@ from pipeline.network import read_weights, shared_first_weights
 from pipeline.recipe import preset, read_recipe_fields, recipe_from_dict, recipe_to_dict
 from pipeline.record import read_layers, read_predictions, read_record, series
 from pipeline.session import Session, read_kept
-from reporting.comparison import comparison_from_json, to_json
+from reporting.comparison import comparison_from_json
 from tests.fabricated import LAYERS, make_record
 from trained.cutout import SIZE
 from trained.photos import FORMATS, PhotoError, _decode, _grey, read_photo
@@ -320,7 +320,7 @@ def verdict_fields(path):
 
 
 def comparison_fields(path):
-    return json.loads(json.dumps(to_json(comparison_from_json(read_kept(path)))))
+    return json.loads(json.dumps(asdict(comparison_from_json(read_kept(path)))))
 
 
 def npz(path):

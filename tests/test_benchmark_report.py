@@ -34,8 +34,7 @@ def test_warm_up_is_apart():
 
 def test_flops_are_those_of_the_network():
     # 45.8 MFLOP for a training image, from the shapes by hand: see the docstring.
-    assert report.training_flops(preset("base")) == pytest.approx(45.8e6, rel=0.01)
-    assert report.evaluation_flops(preset("base")) == pytest.approx(15.4e6, rel=0.01)
+    assert report.flops_of(preset("base")) == pytest.approx((45.8e6, 15.4e6), rel=0.01)
 
 
 def test_a_training_that_strays_is_thrown_out():

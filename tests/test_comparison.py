@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -15,7 +16,6 @@ from reporting.comparison import (
     opening_epoch,
     problems,
     run_of,
-    to_json,
 )
 from reporting.comparison_page import PICTURES, render_markdown, tables, write_comparison
 from tests.fabricated import CLASS_NAMES, TEST_LABELS, make_logits, make_record
@@ -52,6 +52,10 @@ def compared(*outcomes):
         dataset=DATASET,
         environment=ENVIRONMENT,
     )
+
+
+def read_back(comparison):
+    return comparison_from_json(json.loads(json.dumps(dataclasses.asdict(comparison))))
 
 
 @pytest.fixture
@@ -193,7 +197,7 @@ def test_the_page_is_the_one_that_was_read(four):
     )
     comparison = compared(*four, *on_gpu, failed, tutorial(accuracy=0.8), tutorial("dropout", 0.93))
     check_page("comparison.md", render_markdown(comparison))
-    assert comparison_from_json(json.loads(json.dumps(to_json(comparison)))) == comparison
+    assert read_back(comparison) == comparison
 
 
 def test_nothing_but_failures_is_still_a_page(tmp_path):
@@ -224,7 +228,7 @@ def test_predictions_of_other_images_are_refused(four):
     ],
 )
 def test_damaged_json_is_refused(path, value, four):
-    fields = json.loads(json.dumps(to_json(compared(*four))))
+    fields = json.loads(json.dumps(dataclasses.asdict(compared(*four))))
     *parents, last = path
     place = fields
     for key in parents:

@@ -76,13 +76,10 @@ class Conversion:
         if execution.get("device", "auto") != "auto":
             flags += ["--device", str(execution["device"])]
         here = ["--run-dir", str(self.run_dir), "--resume"]
-        return ["python", _from_here(SCRIPTS / script), *first, *flags, *here]
-
-
-def _from_here(path: Path) -> str:
-    """Return a path that works from the working folder: relative where it lies in that."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+        path = SCRIPTS / script
+        if path.is_relative_to(Path.cwd()):
+            path = path.relative_to(Path.cwd())
+        return ["python", str(path), *first, *flags, *here]
 
 
 def convert(
@@ -98,7 +95,9 @@ def convert(
     """
     run = read_run(source)
     _require_free(run, target)
-    recipe = _recipe(run, num_epochs)
+    recipe = run.recipe
+    if num_epochs is not None:
+        recipe = dataclasses.replace(recipe, num_epochs=num_epochs)
     test = test_images_of(run, data_dir)
     found = ask_engine(
         run.record.engine, "state", recipe, {"images": test.images}, run_dir=str(source.resolve())
@@ -117,7 +116,14 @@ def convert(
             _require_same_bits(state, _state_of(adopted))
             logits = found.arrays["logits"], adopted.arrays["logits"]
             gap, allowed = logit_gap(*logits, LOGITS[recipe.precision])
-            _write_folder(target, run, record, recipe, state, logits[1], test.labels)
+            write_recipe(target / RECIPE, recipe)
+            last = {name: state[name] for name in parameter_shapes(recipe)}
+            write_weights(target / LAST_WEIGHTS, last)
+            if (run.folder / BEST_WEIGHTS).is_file():
+                best = (run.folder / BEST_WEIGHTS).read_bytes()
+                write_bytes(target / BEST_WEIGHTS, best)
+            write_predictions(target, logits[1], test.labels)
+            write_record(target, record)  # which makes it a run folder
         except BaseException:
             shutil.rmtree(target, ignore_errors=True)
             raise
@@ -172,12 +178,6 @@ def _require_free(run: TrainedRun, target: Path) -> None:
         ) from error
     except OSError:
         pass  # nobody writes to what is read-only
-
-
-def _recipe(run: TrainedRun, num_epochs: int | None) -> Recipe:
-    if num_epochs is None:
-        return run.recipe
-    return dataclasses.replace(run.recipe, num_epochs=num_epochs)
 
 
 def _state_of(trace: Trace) -> Arrays:
@@ -246,22 +246,3 @@ def _converted_record(run: TrainedRun, recipe: Recipe, engine: str, epochs: int)
             f"{recipe.num_epochs}; --resume goes on"
         },
     )  # fmt: skip
-
-
-def _write_folder(
-    target: Path,
-    run: TrainedRun,
-    record: Record,
-    recipe: Recipe,
-    state: Arrays,
-    logits: Array,
-    labels: Array,
-) -> None:
-    """Write what a run folder holds beside its checkpoint; the record, which makes it one, last."""
-    write_recipe(target / RECIPE, recipe)
-    write_weights(target / LAST_WEIGHTS, {name: state[name] for name in parameter_shapes(recipe)})
-    best = run.folder / BEST_WEIGHTS
-    if best.is_file():
-        write_bytes(target / BEST_WEIGHTS, best.read_bytes())
-    write_predictions(target, logits, labels)
-    write_record(target, record)

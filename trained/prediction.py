@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.preprocess import resize
-from trained.guess_plot import MOST_PICTURES, PicturedGuess, plot_guesses
 from trained.photos import Photo, PhotoError, find_pictures, read_photo
 from trained.run_folder import TrainedRun, predict
 
 Array = np.ndarray[Any, Any]
+MOST_PICTURES = 24
+"""Pictures that are drawn into one figure."""
 MOST_NAMES = 3
 """Classes that are named for each picture."""
 SIDES = ("left", "top", "right", "bottom")
@@ -63,9 +64,9 @@ def read_photos(
         for path in paths
         if path.is_dir() and not any(path in picture.parents for picture in found)
     ]
-    for path in track(
-        found, "reading", console=Console(stderr=True), disable=not _is_terminal(), transient=True
-    ):
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    console = Console(stderr=True)
+    for path in track(found, "reading", console=console, disable=not is_terminal, transient=True):
         try:
             photo = read_photo(path, background)
         except PhotoError as error:
@@ -107,7 +108,10 @@ def lines_of(photos: Sequence[Photo], guesses: Sequence[Guesses]) -> Iterable[st
     """Yield for each picture a line, or with several runs one and a line for each run."""
     width = max((len(guess.run.name) for guess in guesses), default=0)
     for number, photo in enumerate(photos):
-        words = [_words(guess.most_likely(number)) for guess in guesses]
+        words = [
+            ", ".join(f"{name} {100 * share:.1f} %" for name, share in guess.most_likely(number))
+            for guess in guesses
+        ]
         if len(guesses) == 1:
             yield f"{printable(photo.path)}: {words[0]}"
             continue
@@ -139,7 +143,15 @@ def to_json(
                 "file": str(photo.path),
                 "object": dict(zip(SIDES, photo.cutout.box, strict=True)),
                 "notes": list(photo.notes),
-                "predictions": [_as_json(guess, n) for guess in guesses],
+                "predictions": [
+                    {
+                        "class": guess.most_likely(n)[0][0],
+                        "probabilities": dict(
+                            zip(guess.run.class_names, guess.probabilities[n].tolist(), strict=True)
+                        ),
+                    }
+                    for guess in guesses
+                ],
             }
             for n, photo in enumerate(photos)
         ],
@@ -148,42 +160,9 @@ def to_json(
     }
 
 
-def draw(path: Path, photos: Sequence[Photo], guesses: Sequence[Guesses]) -> None:
-    """Draw the first pictures: as they are, as each network saw them, and what each says."""
-    shown = photos[:MOST_PICTURES]
-    by_size = {guess.run.recipe.image_size: seen_by(guess.run, shown) for guess in guesses}
-    pictures = [
-        PicturedGuess(
-            name=printable(photo.path.name),
-            original=photo.original,
-            box=photo.cutout.box,
-            seen=[images[number] for images in by_size.values()],
-            guesses={guess.run.name: guess.most_likely(number) for guess in guesses},
-        )
-        for number, photo in enumerate(shown)
-    ]
-    plot_guesses(path, pictures, len(photos))
-
-
 def printable(path: Path | str) -> str:
     """Return a file's name without what would steer the terminal or cannot be encoded."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in str(path)
     )
-
-
-def _is_terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
-
-
-def _words(likely: Sequence[tuple[str, float]]) -> str:
-    return ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in likely)
-
-
-def _as_json(guess: Guesses, picture: int) -> dict[str, Any]:
-    row = map(float, guess.probabilities[picture])
-    return {
-        "class": guess.most_likely(picture)[0][0],
-        "probabilities": dict(zip(guess.run.class_names, row, strict=True)),
-    }

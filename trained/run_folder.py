@@ -51,20 +51,15 @@ def read_run(folder: Path) -> TrainedRun:
     try:
         record = read_record(folder)
         recipe = recipe_from_dict(record.recipe)
-        names = _class_names(record, recipe)
+        names = record.dataset.get("class_names")
+        if not isinstance(names, list) or len(names) != recipe.num_classes:
+            raise RunError(f"its record names other than {recipe.num_classes} classes")
         if record.engine not in ENGINES:
             raise RunError(f"unknown engine {record.engine!r}")
         weights = read_weights(folder / LAST_WEIGHTS, recipe)
     except (RunError, ValueError) as error:  # a UsageError is a ValueError
         raise UsageError(f"cannot use the run {folder}: {error}") from error
-    return TrainedRun(folder, record, recipe, weights, names)
-
-
-def _class_names(record: Record, recipe: Recipe) -> tuple[str, ...]:
-    names = record.dataset.get("class_names")
-    if not isinstance(names, list) or len(names) != recipe.num_classes:
-        raise RunError(f"its record names other than {recipe.num_classes} classes")
-    return tuple(map(str, names))
+    return TrainedRun(folder, record, recipe, weights, tuple(map(str, names)))
 
 
 def ask_engine(
@@ -84,13 +79,8 @@ def ask_engine(
         os.environ["KERAS_HOME"] = folder
         os.environ.pop("KERAS_NNX_ENABLED", None)
         try:
-            answer(
-                ENGINES[engine],
-                asked,
-                answered,
-                precision=recipe.precision,
-                timeout_seconds=HOURS,
-            )
+            precision = recipe.precision
+            answer(ENGINES[engine], asked, answered, precision=precision, timeout_seconds=HOURS)
             trace = read_trace(answered, question)
         except (EngineError, ValueError) as error:
             first, *rest = [line for line in str(error).splitlines() if line.strip()]

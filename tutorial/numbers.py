@@ -27,6 +27,7 @@ def made_parts(notebooks: Mapping[str, Notebook]) -> dict[str, str]:
         for impl, notebook in notebooks.items()
         for row in read_results(impl, outputs_of(notebook)[RESULTS].text)
     ]
+    trained.sort(key=lambda row: row.variant)
     return {
         "comparison": "\n".join([*_table(trained), "", *_overfitting(trained), *_apart(trained)]),
         "source": _source(notebooks),
@@ -61,7 +62,7 @@ def _table(trained: list[Trained]) -> list[str]:
             f"| {row.variant} | {FRAMEWORKS[row.impl]} | "
             + " | ".join(f"{row.numbers[column]:.4f}" for column in columns)
             + " |"
-            for row in sorted(trained, key=lambda row: row.variant)
+            for row in trained
         ),
     ]
 
@@ -72,7 +73,7 @@ def _overfitting(trained: list[Trained]) -> list[str]:
         f"{row.numbers['best_epoch']:.0f} of {row.numbers['epochs']:.0f}; in the last, training "
         f"accuracy was {_points(row.numbers['accuracy'] - row.numbers['val_accuracy'])} "
         "validation accuracy."
-        for row in sorted(trained, key=lambda row: row.variant)
+        for row in trained
     ]
 
 

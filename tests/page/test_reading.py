@@ -12,8 +12,10 @@ from pipeline.errors import RunError, UsageError
 from reporting import defaults
 from reporting.evidence import (
     Benchmark,
+    Certificates,
     Faults,
     Ladder,
+    Sources,
     find_runs,
     gather,
     latest_comparison,
@@ -24,26 +26,15 @@ from reporting.sections import benchmark, parity, summary
 from reporting.sections import made as made_section
 from tests.page import paged
 
-PARTS = {
-    "ladder.json": ("ladder", Ladder),
-    "faults.json": ("faults", Faults),
-    "benchmark.json": ("benchmark", Benchmark),
-}
-
 
 def test_the_data_of_the_runs_are_found_by_their_record(made, monkeypatch):
     monkeypatch.setenv("FASHION_MNIST_DIR", str(made.folder / "nowhere"))
-    record = paged.make_record()
-    for number, (dataset, command) in enumerate(
-        [({}, []), ({}, ["--data-dir", str(made.data_dir)]), ({"folder": str(made.data_dir)}, [])]
-    ):
-        run = made.add_run(name=str(number), command=["train.py", *command])
-        fields = json.loads((run / "record.json").read_text())
-        fields["dataset"] |= dataset
+    run = made.add_run()
+    fields = json.loads((run / "record.json").read_text())
+    for folder, is_found in ((str(made.folder / "gone"), False), (str(made.data_dir), True)):
+        fields["dataset"]["folder"] = folder
         (run / "record.json").write_text(json.dumps(fields))
-        runs = read_runs([run])
-        assert (gather(runs, None, None, None).dataset is not None) == bool(number)
-    assert record.dataset.get("folder") is None
+        assert (gather(read_runs([run]), Sources(), None).dataset is not None) == is_found
 
 
 @pytest.mark.parametrize(
@@ -74,16 +65,20 @@ def test_runs_of_other_data_do_not_share_a_page(made):
         made.read()
 
 
-def test_runs_are_found_in_folders_and_wrong_ones_refused(made):
+def test_runs_are_found_in_folders_and_wrong_ones_refused(made, monkeypatch):
     run = made.add_run()
     assert find_runs([run]) == find_runs([run.parent]) == find_runs([run, run.parent]) == [run]
     with pytest.raises(UsageError, match="holds no run"):
         find_runs([made.data_dir])
     with pytest.raises(UsageError, match="is not a folder"):
         find_runs([made.folder / "nowhere"])
+    monkeypatch.setattr("reporting.evidence.MAX_RUNS", 1)
+    made.add_run(name="another")
+    with pytest.raises(UsageError, match="2 runs are too many for one page; name at most 1"):
+        find_runs([run.parent])
 
 
-def test_the_last_comparison_is_taken(made, monkeypatch):
+def test_the_last_comparison_is_taken(made):
     runs = made.folder / "runs"
     assert latest_comparison(runs) is None
     inside = made.add_run(name="one/lightning-base")
@@ -91,23 +86,15 @@ def test_the_last_comparison_is_taken(made, monkeypatch):
     assert latest_comparison(runs) == inside.parent
 
 
-def test_a_committed_result_can_be_read():
-    from reporting.defaults import COMMITTED_BENCHMARK, COMMITTED_PROOF
-
-    ladder = read_as(Ladder, COMMITTED_PROOF / "ladder.json")
+def test_committed_results_can_be_read():
+    ladder = read_as(Ladder, defaults.RESULTS / "proof" / "ladder.json")
     layers = [rung for climb in ladder.climbs for rung in climb.rungs if rung.name == "layers"]
     assert any(rung.status != "skipped" for rung in layers)
     assert all(rung.gaps for rung in layers if rung.status != "skipped")
-    assert read_as(Faults, COMMITTED_PROOF / "faults.json").faults
-    assert read_as(Benchmark, COMMITTED_BENCHMARK / "benchmark.json").arms
-
-
-def test_the_limit_of_runs_is_named(made, monkeypatch):
-    monkeypatch.setattr("reporting.evidence.MAX_RUNS", 1)
-    made.add_run(name="a")
-    made.add_run(name="b")
-    with pytest.raises(UsageError, match="2 runs are too many for one page; name at most 1"):
-        find_runs([made.folder / "runs"])
+    assert read_as(Faults, defaults.RESULTS / "proof" / "faults.json").faults
+    assert read_as(Certificates, defaults.RESULTS / "equivalence" / "certificate.json").certificates
+    for path in defaults.RESULTS.glob("benchmark-*/benchmark.json"):
+        assert read_as(Benchmark, path).arms
 
 
 def test_runs_are_ordered_by_variant_and_engine(made):
@@ -117,7 +104,6 @@ def test_runs_are_ordered_by_variant_and_engine(made):
     runs = read_runs(find_runs([made.folder / "runs"]))
     assert [run.variant for run in runs] == ["base"] * 3 + ["dropout"] * 3
     assert [run.engine for run in runs[:3]] == ["keras-tensorflow", "lightning", "keras-torch"]
-    assert dataclasses.is_dataclass(runs[0])
 
 
 def mutated(value, random):
@@ -133,9 +119,14 @@ def mutated(value, random):
 
 
 @pytest.mark.parametrize(
-    "part", ["proof/ladder.json", "proof/faults.json", "benchmark/benchmark.json"]
+    ("part", "kind", "section"),
+    [
+        ("proof/ladder.json", Ladder, parity.parity),
+        ("proof/faults.json", Faults, parity.faults),
+        ("benchmark/benchmark.json", Benchmark, benchmark.benchmark),
+    ],
 )
-def test_odd_values_are_shown_or_refused(made, part):
+def test_odd_values_are_shown_or_refused(made, part, kind, section):
     path = made.add_all().folder / part
     whole = json.loads(path.read_text())
     random = Random(0)
@@ -144,26 +135,15 @@ def test_odd_values_are_shown_or_refused(made, part):
     for _ in range(150):
         path.write_text(json.dumps(mutated(whole, random)))
         try:
-            sections_of(dataclasses.replace(evidence, **read_part(path)))
+            found = read_as(kind, path)
         except RunError:
             refused += 1
+            continue
+        section(found)
+        changed = dataclasses.replace(evidence, **{path.stem: found})
+        summary.summary(changed)
+        made_section.made(changed)
     assert 20 < refused < 150
-
-
-def read_part(path):
-    name, kind = PARTS[path.name]
-    return {name: read_as(kind, path)}
-
-
-def sections_of(evidence):
-    summary.summary(evidence)
-    made_section.made(evidence)
-    if evidence.ladder:
-        parity.parity(evidence.ladder)
-    if evidence.faults:
-        parity.faults(evidence.faults)
-    if evidence.benchmark:
-        benchmark.benchmark(evidence.benchmark)
 
 
 def test_the_last_proof_of_this_machine_is_taken(made, monkeypatch):
@@ -171,6 +151,6 @@ def test_the_last_proof_of_this_machine_is_taken(made, monkeypatch):
     for place, name in enumerate(("proof", "proof-short")):
         paged.write(Path("runs") / name / "ladder.json", paged.ladder())
         os.utime(Path("runs") / name / "ladder.json", (place, place))
-    assert defaults.proof_source().folder == Path("runs/proof-short")
+    assert defaults.sources().proof.folder == Path("runs/proof-short")
     os.utime("runs/proof/ladder.json", (9, 9))
-    assert defaults.proof_source().folder == Path("runs/proof")
+    assert defaults.sources().proof.folder == Path("runs/proof")

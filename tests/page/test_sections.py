@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from pipeline.datasets import load_dataset
+from pipeline.record import write_predictions
 from reporting import samples
-from reporting.evidence import Source
+from reporting.evidence import Evidence, Ladder, Source, Sources
+from reporting.reading import built
 from reporting.sections import data, evaluation, model, parity, summary, training
 from tests.page import paged
-from tests.page.paged import built_ladder, page_of, section
+from tests.page.paged import page_of, section
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,27 +54,25 @@ def test_a_page_of_one_run_of_one_epoch_has_its_layers_and_says_what_one_epoch_i
 def test_beside_accuracies_that_differ_stands_what_lets_them(made):
     history = paged.make_record().history
     six = [{**row, "epoch": epoch} for epoch, row in enumerate(history * 2, 1)]
-    for engine in ("keras-tensorflow", "lightning"):
-        made.add_run(engine, "dropout", history=history[:1])
-        made.add_run(engine, "base", history=six)
+    made.add_pair("dropout", history=history[:1])
+    made.add_pair(history=six)
     said = summary.summary(made.read())
     assert "draws dropout masks of its own. In so short a training" in said["closer"]
     assert "with the first step's compiling" not in said["faster"]  # base's runs are long
     long = paged.Evidence(made.folder / "long")
-    for engine in ("keras-tensorflow", "lightning"):
-        long.add_run(engine, "base", history=six)
+    long.add_pair(history=six)
     said = summary.summary(long.read())
     assert said["closer"].endswith(" %.")
     assert not said["starts_counted"]
 
 
 def test_the_summary_answers_from_the_verdicts():
-    def of(ladder):
-        folder = paged.ladder()
-        folder["climbs"] = ladder
-        return summary.is_it_right(built_ladder(folder))
+    def of(climbs):
+        return summary.is_it_right(
+            Evidence(ladder=built(Ladder, {**paged.ladder(), "climbs": climbs}))
+        )
 
-    assert summary.is_it_right(None)["verdict"] == "unknown"
+    assert summary.is_it_right(Evidence())["verdict"] == "unknown"
     right = of([paged.climb(gap=3e-15), paged.climb(lane="float32", gap=1e-3)])
     assert right["verdict"] == "yes"
     assert "3e-15" in right["sentence"]
@@ -96,8 +96,7 @@ def test_the_summary_says_which_is_faster(made, lightning, sentence):
 
 
 def test_without_a_benchmark_the_runs_say_it_and_that_they_are_one_each(made):
-    made.add_run("keras-tensorflow")
-    made.add_run("lightning")
+    made.add_pair()
     assert "That is one run each" in summary.which_is_faster(made.read())
 
 
@@ -151,8 +150,7 @@ def test_confusions_differ_by_the_second_minus_the_first(made):
 
 
 def test_curves_mark_the_gap_and_hold_every_value(made):
-    made.add_run("keras-tensorflow")
-    made.add_run("lightning")
+    made.add_pair()
     panels = training.training(made.read())["panels"]
     assert [panel["title"] for panel in panels] == [
         "Accuracy by epoch, base",
@@ -173,17 +171,6 @@ def test_each_place_of_a_rung_has_its_row(made):
     assert len(found["explained"]) == 1
 
 
-def test_verdicts_of_an_older_version_have_their_worst_place_only(made):
-    older = paged.ladder()
-    for climb in older["climbs"]:
-        for rung in climb["rungs"]:
-            del rung["gaps"]
-    paged.write(made.folder / "proof" / "ladder.json", older)
-    html = page_of(made)
-    assert "of an older version, name no places" in html
-    assert "at most 1e-15 apart" in section(html, "summary")
-
-
 def test_samples_hold_all_that_is_wrong_and_some_of_each_class(made):
     made.add_run("keras-tensorflow", num_wrong=5)
     made.add_run("lightning", num_wrong=8)
@@ -195,7 +182,7 @@ def test_samples_hold_all_that_is_wrong_and_some_of_each_class(made):
     assert shown.min() >= samples.CORRECT_OF_EACH_CLASS
 
 
-def test_too_many_images_are_left_out_evenly(monkeypatch):
+def test_too_many_images_are_left_out_evenly():
     labels = np.array([0] * 90 + [1] * 10)
     kept = samples._evenly(np.arange(100), labels, 20)
     assert np.bincount(labels[kept]).tolist() == [10, 10]
@@ -209,8 +196,6 @@ def test_the_split_is_that_of_the_runs(made):
 
 def test_predictions_of_other_images_are_not_shown_as_these(made):
     run = made.add_run()
-    from pipeline.record import write_predictions
-
     write_predictions(run, np.eye(10)[[0] * 20], np.zeros(20, np.int64))
     html = page_of(made)
     assert "are not of all its test images" in section(html, "samples")
@@ -228,8 +213,7 @@ def test_runs_of_other_recipes_are_not_set_side_by_side(made):
 @pytest.mark.parametrize(("init", "words"), [("shared", "first weights and order"), ("own", "own")])
 def test_what_runs_share_is_said(made, init, words):
     recipe = {**paged.make_record().recipe, "init": init}
-    made.add_run("keras-tensorflow", recipe=recipe)
-    made.add_run("lightning", recipe=recipe)
+    made.add_pair(recipe=recipe)
     assert words in summary.summary(made.read())["alike"]
 
 
@@ -251,19 +235,17 @@ def test_an_accuracy_out_of_range_is_marked(made):
 def test_results_of_another_machine_are_called_so_in_the_answers(made):
     made.add_all()
     source = Source(made.folder, is_committed=True)
-    evidence = dataclasses.replace(made.read(), proof=source, benchmark_source=source)
-    assert "project's own results" in summary.is_it_right(evidence.ladder, source)["sentence"]
+    evidence = dataclasses.replace(made.read(), sources=Sources(source, source))
+    assert "project's own results" in summary.is_it_right(evidence)["sentence"]
     assert summary.which_is_faster(evidence).startswith("In these runs an epoch")
     assert "The project's own benchmark: Keras" in summary.which_is_faster(evidence)
 
 
 def test_odd_class_names_change_no_number(made):
     names = ["accuracy", "macro avg", "a", "a", *"bcdefg"]
-    for engine in ("keras-tensorflow", "lightning"):
-        record = paged.make_record()
-        fingerprint = load_dataset(made.data_dir).fingerprint
-        dataset = {**record.dataset, "fingerprint": fingerprint, "class_names": names}
-        made.add_run(engine, num_wrong=0, dataset=dataset)
+    fingerprint = load_dataset(made.data_dir).fingerprint
+    dataset = {**paged.make_record().dataset, "fingerprint": fingerprint, "class_names": names}
+    made.add_pair(num_wrong=0, dataset=dataset)
     (pair,) = evaluation.evaluation(made.read())["pairs"]
     assert all(row["values"][1][0] == "1.000" and row["support"] == 20 for row in pair["rows"])
 

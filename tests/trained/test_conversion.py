@@ -85,20 +85,28 @@ def test_an_epoch_here_and_one_there_are_two_epochs(
     assert np.abs(logits[0] - logits[1]).max() < 1e-12
 
 
-@pytest.mark.slow
-def test_without_the_optimizer_state_the_second_epoch_would_be_another(
-    runs, trainings, drawn_data, monkeypatch
-):
-    """The twin: the weights alone, as a newcomer carries them over."""
+@pytest.fixture
+def adopt_changed(monkeypatch):
+    """Let the target adopt each array of the state as a function of its name and itself has it."""
     ask = conversion.ask_engine
 
-    def without_slots(engine, name, recipe, arrays, **settings):
-        if name == "adopt":
-            arrays = {key: np.zeros_like(array) if key.startswith("state.adam.m") else array
-                      for key, array in arrays.items()}  # fmt: skip
-        return ask(engine, name, recipe, arrays, **settings)
+    def change_by(change):
+        def asked(engine, name, recipe, arrays, **settings):
+            if name == "adopt":
+                arrays = {key: change(key, array) for key, array in arrays.items()}
+            return ask(engine, name, recipe, arrays, **settings)
 
-    monkeypatch.setattr(conversion, "ask_engine", without_slots)
+        monkeypatch.setattr(conversion, "ask_engine", asked)
+
+    return change_by
+
+
+@pytest.mark.slow
+def test_without_the_optimizer_state_the_second_epoch_would_be_another(
+    runs, trainings, drawn_data, monkeypatch, adopt_changed
+):
+    """The twin: the weights alone, as a newcomer carries them over."""
+    adopt_changed(lambda key, array: array * (not key.startswith("state.adam.m")))
     monkeypatch.setattr(conversion, "_require_same_bits", lambda *_: None)
     run_dir = trainings[LIGHTNING].folder / "without slots"
     convert(runs[KERAS, 1].folder, LIGHTNING, run_dir, 2, drawn_data)
@@ -108,16 +116,9 @@ def test_without_the_optimizer_state_the_second_epoch_would_be_another(
 
 @pytest.mark.slow  # the runs, which all tests here share
 def test_a_state_that_was_written_wrong_is_seen_and_nothing_is_left(
-    runs, drawn_data, tmp_path, monkeypatch
+    runs, drawn_data, tmp_path, adopt_changed
 ):
-    ask = conversion.ask_engine
-
-    def nudged(engine, name, recipe, arrays, **settings):
-        if name == "adopt":
-            arrays = {**arrays, "state.hidden.bias": arrays["state.hidden.bias"] + 1e-15}
-        return ask(engine, name, recipe, arrays, **settings)
-
-    monkeypatch.setattr(conversion, "ask_engine", nudged)
+    adopt_changed(lambda key, array: array + 1e-15 if key == "state.hidden.bias" else array)
     target = tmp_path / "target"
     with pytest.raises(RunError, match=r"holds another hidden\.bias"):
         convert(runs[LIGHTNING, 1].folder, KERAS, target, None, drawn_data)
@@ -158,22 +159,13 @@ def test_logits_that_part_or_are_not_finite_do_not_pass():
         logit_gap(logits, logits + 1e-10, LOGITS["64"])
 
 
-def copied(run, folder):
-    shutil.copytree(run, folder)
-    return folder
-
-
-def changed_state(run, change):
+def test_a_state_of_another_network_is_refused(runs, drawn_data, tmp_path):
+    run = shutil.copytree(runs[KERAS, 1].folder, tmp_path / "run")
     path = run / "checkpoints" / "training-state.safetensors"
     arrays, words = read_arrays(path)
-    state = change(dict(arrays))
+    state = {**arrays, "extra": np.zeros(1)}
     (epochs,) = (value.split(",")[0] for value in words.values())
     write_arrays(path, state, dict.fromkeys(words, f"{epochs}, {digest(state, epochs)}"))
-
-
-def test_a_state_of_another_network_is_refused(runs, drawn_data, tmp_path):
-    run = copied(runs[KERAS, 1].folder, tmp_path / "run")
-    changed_state(run, lambda state: {**state, "extra": np.zeros(1)})
     with pytest.raises(RunError, match="unexpected extra"):
         convert(run, LIGHTNING, tmp_path / "target", None, drawn_data)
     assert not (tmp_path / "target").exists()
@@ -199,7 +191,7 @@ def test_a_hostile_state_is_refused(change, reason, runs):
 
 
 def test_a_checkpoint_that_is_a_pickle_runs_no_code(runs, drawn_data, tmp_path):
-    run = copied(runs[LIGHTNING, 1].folder, tmp_path / "run")
+    run = shutil.copytree(runs[LIGHTNING, 1].folder, tmp_path / "run")
     planted = f"import pathlib, pickle, sys\nclass A:\n def __reduce__(self):\n  return (pathlib.Path.touch, (pathlib.Path({str(tmp_path / 'ran')!r}),))\npickle.dump(A(), open(sys.argv[1], 'wb'))"  # noqa: E501
     subprocess.run(
         [sys.executable, "-c", planted, str(run / "checkpoints" / "last.ckpt")], check=True

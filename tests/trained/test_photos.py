@@ -123,17 +123,6 @@ def png_of(width, height, *data, other_chunks=(), depth=8, colour=0):
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
-@pytest.mark.parametrize("side", [9_000, 30_000, 60_000])
-def test_a_decompression_bomb_is_refused_before_memory_is_taken(side, tmp_path):
-    path = tmp_path / "bomb.png"
-    path.write_bytes(png_of(side, side, zlib.compress(bytes(200_000))))
-    tracemalloc.start()
-    with pytest.raises(PhotoError, match="at most 64,000,000"):
-        read_photo(path)
-    assert tracemalloc.get_traced_memory()[1] < 5_000_000
-    tracemalloc.stop()
-
-
 @HYPOTHESIS
 @given(
     filters=st.lists(st.integers(0, 4), min_size=SIZE, max_size=SIZE),
@@ -243,11 +232,14 @@ def test_a_photo_of_85_megapixels_is_reduced_while_it_is_decoded(tmp_path):
     assert close(seen_in(saved(tmp_path / "a.png", large.reduce(10))), seen, 4)
 
 
+SMALL = Image.new("L", (64, 64))
+
+
 @pytest.mark.parametrize(
     ("side", "options", "reason"),
     [
-        (16_001, {}, "at most 256,000,000"),
-        (60_000, {}, "at most 256,000,000"),
+        *((side, None, "at most 64,000,000") for side in (9_000, 30_000, 60_000)),
+        *((side, {}, "at most 256,000,000") for side in (16_001, 60_000)),
         (
             8_001,
             {"progressive": True},  # all of it would be in memory
@@ -256,22 +248,22 @@ def test_a_photo_of_85_megapixels_is_reduced_while_it_is_decoded(tmp_path):
         ),
     ],
 )
-def test_a_jpeg_that_would_take_too_much_is_refused(side, options, reason, tmp_path):
-    path = tmp_path / "bomb.jpg"
-    path.write_bytes(saying_it_is(side, jpeg(Image.new("L", (64, 64)), **options)))
+def test_a_decompression_bomb_is_refused_before_memory_is_taken(side, options, reason, tmp_path):
+    """A PNG or, with options, a JPEG."""
+    path = tmp_path / "bomb"
+    path.write_bytes(
+        png_of(side, side, zlib.compress(bytes(200_000)))
+        if options is None
+        else saying_it_is(side, jpeg(SMALL, **options))
+    )
     tracemalloc.start()
     with pytest.raises(PhotoError, match=reason):
         read_photo(path)
     assert tracemalloc.get_traced_memory()[1] < 5_000_000
     tracemalloc.stop()
-
-
-def test_pillows_own_limit_holds_for_others(tmp_path):
-    (tmp_path / "a.png").write_bytes(png_of(60_000, 60_000, b""))
-    with pytest.raises(PhotoError, match="pixels"):
-        read_photo(tmp_path / "a.png")
-    with pytest.raises(Image.DecompressionBombError):
-        Image.open(tmp_path / "a.png")
+    if side == 60_000:  # Pillow's own limit holds for others
+        with pytest.raises(Image.DecompressionBombError):
+            Image.open(path)
 
 
 def heic(image):

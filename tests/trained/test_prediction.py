@@ -1,6 +1,7 @@
 import json
 import os
 import runpy
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -89,22 +90,12 @@ def test_where_nothing_is_a_picture_no_engine_is_started(main, runs, tmp_path, c
     assert not (tmp_path / "runs").exists()
 
 
-def copied(run, folder):
-    folder.mkdir()
-    for path in run.iterdir():
-        if path.is_file():
-            (folder / path.name).write_bytes(path.read_bytes())
-    return folder
-
-
 def test_a_run_that_is_none_or_damaged_is_refused(runs, tmp_path):
     with pytest.raises(UsageError, match="not a run folder"):
         read_run(tmp_path)
-    run = copied(runs["lightning"], tmp_path / "run")
-    (run / "checkpoints").mkdir()
-    (run / "checkpoints" / "best.keras").write_bytes(b"")
+    run = shutil.copytree(runs["lightning"], tmp_path / "run")
     with pytest.raises(UsageError, match=rf"is a file; name the folder of a run; its run is {run}"):
-        read_run(run / "checkpoints" / "best.keras")
+        read_run(run / "checkpoints" / "last.ckpt")
     with pytest.raises(UsageError, match=r"is a file; name the folder of a run$"):
         read_run(Path(__file__))
     weights = run / "weights-last.safetensors"
