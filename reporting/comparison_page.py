@@ -19,6 +19,7 @@ from pipeline.record import series
 from reporting.comparison import DATA, GAP_OPENS_ABOVE, Comparison, DropoutEffect, Run, change
 from reporting.markdown import table
 from reporting.pictures import plot_class_changes
+from reporting.wording import versions
 
 PAGE = "comparison.md"
 PICTURES = {
@@ -257,7 +258,6 @@ def _setting(comparison: Comparison) -> str:
     machine = comparison.machine
     dataset = comparison.dataset
     counts = ", ".join(f"{dataset[name]:,} {name}" for name in PARTS if name in dataset)
-    versions = ", ".join(f"{name} {item}" for name, item in comparison.versions.items() if item)
     settings = ", ".join(f"{name} {item}" for name, item in comparison.settings.items())
     memory = machine["memory_bytes"] / 2**30
     return "\n".join(
@@ -270,7 +270,8 @@ def _setting(comparison: Comparison) -> str:
             f"- settings: {settings}",
             f"- machine: {machine['cpu']}, {machine['cores']} cores, {memory:.0f} GiB, "
             f"{machine['platform']}",
-            f"- versions: Python {machine['python']}, {versions}{told_commit(machine)}",
+            f"- versions: Python {machine['python']}, {versions(comparison.versions)}"
+            f"{told_commit(machine)}",
         ]
     )
 

@@ -89,7 +89,6 @@ class Gap:
 class Worst:
     """The place of a rung that is nearest to its limit."""
 
-    where: str
     gap: float | str
 
 
@@ -97,7 +96,6 @@ class Worst:
 class Rung:
     """One rung of a climb."""
 
-    number: int
     name: str
     status: str
     reason: str
@@ -123,7 +121,6 @@ class Origin:
     """Where results come from."""
 
     command: str
-    dataset: str
     machine: dict[str, Any]
     packages: dict[str, Any]
 
@@ -140,9 +137,7 @@ class Ladder:
 class Fault:
     """A planted porting mistake, and what came of it."""
 
-    fault: str
     engine: str
-    variant: str
     mistake: str
     is_harmless: bool
     rung: str
@@ -209,7 +204,6 @@ class Design:
     variant: str
     num_epochs: int
     is_planted: bool
-    verdict: str
     sentence: str
     values: tuple[tuple[float, ...], ...]
     """Test accuracies by seed, the reference's and the suspect's."""

@@ -18,35 +18,21 @@ BENCHMARK = ROOT / "results" / "benchmark-cpu" / "benchmark.md"
 
 def render(text: str) -> str:
     """Return a README's text with its marked parts made anew."""
+    certificates = json.loads(CERTIFICATE.read_text())["certificates"]
+    seeds = [
+        f"- {design['variant']}, {design['num_epochs']} epochs: {design['sentence']}"
+        for design in certificates
+        if design["design"] in ("shared-base", "shared-dropout")
+    ]
+    # Of the benchmark, the first table and what it was measured with, without its title.
+    benchmark = BENCHMARK.read_text().partition("\n\n")[2].partition("\n### ")[0]
     parts = {
-        "results": results_part(),
-        "seeds": seeds_part(),
-        "benchmark": benchmark_part(),
+        "results": readme_table(comparison_from_json(json.loads(COMPARISON.read_text()))),
+        "seeds": "\n".join(seeds),
+        "benchmark": benchmark.strip(),
         "models": models_part(),
     }
     return with_parts(text, parts)
-
-
-def results_part() -> str:
-    """Return the table of the 20-epoch comparison."""
-    return readme_table(comparison_from_json(json.loads(COMPARISON.read_text())))
-
-
-def seeds_part() -> str:
-    """Return the sentences of the certificates of shared first weights, one for each variant."""
-    found = json.loads(CERTIFICATE.read_text())["certificates"]
-    return "\n".join(
-        f"- {design['variant']}, {design['num_epochs']} epochs: {design['sentence']}"
-        for design in found
-        if design["design"] in ("shared-base", "shared-dropout")
-    )
-
-
-def benchmark_part() -> str:
-    """Return the benchmark's first table and what it was measured with, without its title."""
-    _, _, rest = BENCHMARK.read_text().partition("\n\n")
-    table, _, _ = rest.partition("\n### ")
-    return table.strip()
 
 
 def models_part() -> str:

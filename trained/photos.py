@@ -234,7 +234,11 @@ def _grey(picture: Image.Image, is_deep: bool) -> tuple[Array, tuple[str, ...]]:
         if alpha.getbbox():
             ground = 0 if ImageStat.Stat(levels, mask=alpha).mean[0] >= LIGHT else 255
         return np.asarray(Image.composite(levels, Image.new("L", levels.size, ground), alpha)), ()
-    grey = np.asarray(_rgb(picture).convert("L"))
+    if picture.mode == "LAB":  # lightness is grey already
+        picture = picture.getchannel("L")
+    elif picture.mode not in {"1", "L", "RGB"}:  # without a grey version of its own
+        picture = picture.convert("RGB")
+    grey = np.asarray(picture.convert("L"))
     return _scaled(grey * 257.0, True) if is_deep else (grey, ())  # Pillow keeps the upper 8 bits
 
 
@@ -259,13 +263,6 @@ def _scaled(levels: Array, is_16_bit: bool) -> tuple[Array, tuple[str, ...]]:
         if is_16_bit and bits < 16:
             notes = (f"its 16-bit levels use {bits} bits and are read so",)
     return np.rint((levels - black) * (255 / ((white - black) or 1))).astype(np.uint8), notes
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    """Return a picture that has a grey version of its own, or its RGB one."""
-    if picture.mode == "LAB":  # lightness is grey already
-        return picture.getchannel("L")
-    return picture if picture.mode in {"1", "L", "RGB"} else picture.convert("RGB")
 
 
 def _small_copy(picture: Image.Image) -> Array:
