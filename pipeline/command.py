@@ -174,7 +174,7 @@ def main_of(
     work: Callable[[argparse.Namespace], None],
     *,
     told: bool = False,
-) -> Callable[[list[str] | None], int]:
+) -> Callable[..., int]:
     """Return a script's `main`: it parses the arguments given, or the process's, and does `work`.
 
     It returns the exit code; `told` is as in `guarded`.

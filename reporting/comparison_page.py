@@ -307,8 +307,8 @@ def _effect_sections(comparison: Comparison) -> list[str]:
     ]
     for effect in comparison.dropout_effects:
         rows = [[name, *_moved(before, after)] for name, before, after in effect.recall]
-        columns = ("class", "base", "dropout", "change")
-        sections += [effect.engine, Grid(columns, rows).markdown()]
+        recalls = Grid(("class", "base", "dropout", "change"), rows)
+        sections += [effect.engine, recalls.markdown()]
     runs = [run for run in comparison.runs if run.reason is None]
     columns = ["epoch"]
     for run in runs:

@@ -34,8 +34,8 @@ def draw(path: Path, photos: Sequence[Photo], guesses: Sequence[Guesses]) -> Non
         for place, guess in enumerate(guesses):
             colour = CYCLE[place % len(CYCLE)]
             _draw_guess(row[1 + len(seen) + place], guess.most_likely(number), colour)
-    for axis, images in zip(axes[0][1:], seen, strict=False):
-        axis.set_title(f"as seen, {images.shape[1]} × {images.shape[2]}", fontsize=8)
+    for axis, each in zip(axes[0][1:], seen, strict=False):
+        axis.set_title(f"as seen, {each.shape[1]} × {each.shape[2]}", fontsize=8)
     for axis, guess in zip(axes[0][1 + len(seen) :], guesses, strict=True):
         axis.set_title(guess.run.name, fontsize=9, parse_math=False)
     if len(photos) > len(shown):
