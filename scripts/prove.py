@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -233,18 +232,20 @@ def wanted_attempts(
     return attempts
 
 
-@dataclass
 class Proof:
     """The parts of a proof, each carried out by a method, and what came of them."""
 
-    arguments: argparse.Namespace
-    climber: "Climber"
-    dataset: "Dataset"
-    session: "Session"
-    failures: list[str] = field(default_factory=list)
-    """What did not hold, a line a part."""
-    lost: list[str] = field(default_factory=list)
-    """Why something has no verdict."""
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        climber: "Climber",
+        dataset: "Dataset",
+        session: "Session",
+    ) -> None:
+        self.arguments, self.climber = arguments, climber
+        self.dataset, self.session = dataset, session
+        self.failures: list[str] = []  # a line a part that did not hold
+        self.lost: list[str] = []  # why something has no verdict
 
     def climb_ladder(self, attempts: "list[Attempt]") -> None:
         """Climb, and show the tables."""
