@@ -27,6 +27,8 @@ def test_a_functional_model_is_paired_in_the_order_in_which_it_was_written() -> 
     [
         ("attending", "attending_unscaled", [],
          "Scores times 0.353553 (√(1/8)) before the softmax in the reference"),
+        pytest.param("pooled", "pooled_inside", ["7,7,2"], "A maximum over padded zeros, in place "
+                     "of one over what is there, in the reference", marks=slow),
         pytest.param("towers", "towers", ["8", "8"], "what b, a give stands where that of "
                      "dense, dense_1 does in the reference", marks=slow),
     ],
@@ -82,8 +84,9 @@ def test_weights_that_one_side_uses_more_often_are_compared_by_what_comes_behind
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "inputs"), [("highway", ["6"]), ("modulated", ["6", "4"])])
-def test_activations_tell_calls_of_one_shape_apart(name: str, inputs: list[str]) -> None:
+@pytest.mark.parametrize(("name", "inputs"), [("highway", ["6"]), ("modulated", ["6", "4"]),
+                                                 ("pooled", ["7,7,2"])])  # fmt: skip
+def test_what_looks_alike_is_told_apart(name: str, inputs: list[str]) -> None:
     assert verdict(name, name, *inputs).passed
 
 

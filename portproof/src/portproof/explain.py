@@ -17,7 +17,7 @@ from portproof.graph.compare import Judged, Replays, short
 from portproof.graph.gaps import CALL, FLOAT32_HIGH, LOCAL_GRADIENT, Gap, fitted, gap
 from portproof.graph.relations import relation
 from portproof.graph.verdict import Difference
-from portproof.search import SOFTMAX, order, preds_of_one_shape, scale
+from portproof.search import SOFTMAX, in_turn, order, preds_of_one_shape, scale
 
 Arrays = Mapping[str, np.ndarray]
 BIASED = "a biased variance in the reference, n/(n − 1) of it in the suspect"
@@ -186,7 +186,8 @@ def _stretches(
     if not apart:
         return
     other = "the reference" if bench.is_suspect else "the suspect"
-    for name in sorted(own & bench.variants.keys()):
+    side = left if bench.is_suspect else right
+    for name in in_turn(own & bench.variants.keys(), bench.graph, side):
         variants = {**bench.variants[name], **_single_factors(name, bench.graph)}
         # Constants are the usual reason, and the rest is a long list; neither writes in place.
         ordered = sorted(variants.items(), key=lambda v: (v[0] != NOT_IN_PLACE, not v[1][1]))

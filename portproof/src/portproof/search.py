@@ -2,12 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from itertools import chain, islice, permutations
 
 from scipy.optimize import minimize_scalar
 
+from portproof.graph.align import BENDING
 from portproof.graph.calls import Graph
 from portproof.graph.gaps import CALL
 from portproof.graph.verdict import Difference
@@ -105,3 +106,20 @@ def order(
         meant = " ".join(f"--pair '{a}={b}'" for a, b in names)
         return f"{theirs} do what {ours} do in the reference ({meant}, if that is meant)"
     return None
+
+
+def in_turn(names: Iterable[str], own: Graph, other: Graph) -> list[str]:
+    """Return functions in the order in which they are suspected.
+
+    First those that the other side has not; activations last, for what pools and pads do may look
+    like another one: a maximum with padded zeros is as good as never negative.
+    """
+    ours, theirs = (
+        [op for stretch in (*(c.between for c in graph.calls), *(o.between for o in graph.outputs))
+         for op in stretch]
+        for graph in (own, other)
+    )  # fmt: skip
+    families = {op.text.partition("(")[0]: op.name for op in ours}
+    known = {op.name for op in theirs}
+    return sorted(names, key=lambda n: (
+        families.get(n, n) in known, families.get(n, n) in BENDING, n))  # fmt: skip

@@ -97,3 +97,11 @@ def modulated() -> keras.Model:
     for _ in range(2):
         y = layers.ReLU()(layers.Dense(6)(y) * (1 + layers.Dense(6)(c)) + layers.Dense(6)(c))
     return keras.Model([x, c], layers.Dense(2)(y))
+
+
+def pooled() -> keras.Model:
+    """Return a maximum over zeros that are padded behind an activation with negative numbers."""
+    x = keras.Input((7, 7, 2))
+    y = layers.LeakyReLU(negative_slope=0.25)(layers.Conv2D(3, 1)(x))
+    y = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(y))
+    return keras.Model(x, layers.Conv2D(2, 1)(y))

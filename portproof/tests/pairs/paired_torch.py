@@ -148,6 +148,28 @@ class Modulated(nn.Module):
         return out
 
 
+class Pooled(nn.Module):
+    def __init__(self, pads: bool = True) -> None:
+        super().__init__()
+        self.first, self.out, self.pads = nn.Conv2d(2, 3, 1), nn.Conv2d(3, 2, 1), pads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.leaky_relu(self.first(x), 0.25)
+        pooled = (
+            F.max_pool2d(F.pad(y, (1, 1, 1, 1)), 3, 2) if self.pads else F.max_pool2d(y, 3, 2, 1)
+        )
+        out: torch.Tensor = self.out(pooled)
+        return out
+
+
+def pooled() -> nn.Module:
+    return Pooled()
+
+
+def pooled_inside() -> nn.Module:
+    return Pooled(pads=False)
+
+
 def stepping() -> nn.Module:
     return Stepping()
 

@@ -336,6 +336,32 @@ def _as_average(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.
 
 
 @variant(
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
+    text="A maximum over padded zeros, in place of one over what is there,",
+)
+def _over_zeros(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    bound = bind("input kernel_size stride padding dilation ceil_mode", (x, *args), kwargs)
+    pads = [p for p in _axes(bound["padding"], x.ndim - 2)[::-1] for _ in range(2)]
+    if not any(pads):
+        raise ValueError("nothing is padded")
+    bound = {name: bound[name] for name in bound if name != "return_indices"}
+    found: torch.Tensor = getattr(F, func.__name__)(
+        **{**bound, "input": F.pad(x, pads), "padding": 0}
+    )
+    return found
+
+
+@variant("pad", text="A maximum over what is there, in place of one over padded zeros,")
+def _over_nothing(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    bound = bind("input pad mode value", (x, *args), kwargs)
+    if bound.get("mode", "constant") != "constant":
+        raise ValueError("it pads no constant")
+    return F.pad(x, bound["pad"], value=-math.inf)
+
+
+@variant(
     *(f"adaptive_{kind}_pool{rank}d" for kind in ("avg", "max") for rank in (1, 2, 3)),
     text="The other of average and maximum",
 )
