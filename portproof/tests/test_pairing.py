@@ -90,6 +90,19 @@ def test_what_looks_alike_is_told_apart(name: str, inputs: list[str]) -> None:
     assert verdict(name, name, *inputs).passed
 
 
+@pytest.mark.parametrize(
+    ("port", "causes"),
+    [
+        pytest.param("frozen", [], marks=slow),
+        ("frozen_alone", ["in training, too, by moving statistics in the reference, by the batch "
+                          "in the suspect"]),
+    ],
+)  # fmt: skip
+def test_a_frozen_norm_that_goes_on_by_the_batch_is_named(port: str, causes: list[str]) -> None:
+    found = verdict("frozen", port, "6", upto="gradients")
+    assert [d.cause for d in found.failures] == causes, str(found)
+
+
 @pytest.mark.slow
 def test_of_calls_of_one_shape_that_is_read_as_two_which_is_named_so() -> None:
     assert verdict("sharing", "sharing").passed

@@ -105,3 +105,11 @@ def pooled() -> keras.Model:
     y = layers.LeakyReLU(negative_slope=0.25)(layers.Conv2D(3, 1)(x))
     y = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(y))
     return keras.Model(x, layers.Conv2D(2, 1)(y))
+
+
+def frozen() -> keras.Model:
+    """Return a norm that is frozen, which in Keras keeps its moving statistics in training too."""
+    x = keras.Input((6,))
+    norm = layers.BatchNormalization()
+    norm.trainable = False
+    return keras.Model(x, layers.Dense(2)(norm(layers.Dense(5)(x))))

@@ -170,6 +170,30 @@ def pooled_inside() -> nn.Module:
     return Pooled(pads=False)
 
 
+class Frozen(nn.Module):
+    def __init__(self, keeps: bool = True) -> None:
+        super().__init__()
+        self.first, self.out, self.keeps = nn.Linear(6, 5), nn.Linear(5, 2), keeps
+        self.norm = nn.BatchNorm1d(5, 1e-3, 0.01).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Frozen":
+        super().train(mode)
+        self.norm.train(mode and not self.keeps)
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.out(self.norm(self.first(x)))
+        return out
+
+
+def frozen() -> nn.Module:
+    return Frozen()
+
+
+def frozen_alone() -> nn.Module:
+    return Frozen(keeps=False)
+
+
 def stepping() -> nn.Module:
     return Stepping()
 

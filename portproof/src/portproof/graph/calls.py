@@ -101,6 +101,11 @@ class Graph:
         return cls(**{**data, "calls": calls, "outputs": outputs, "uncovered": uncovered})
 
 
+def ops_text(ops: Sequence[Op]) -> str:
+    """Return a stretch's operations in a line."""
+    return " ".join(op.text for op in ops) or "nothing"
+
+
 def note_first_taker(calls: Sequence[Call], preds: Iterable[Pred], before: int, ops: Any) -> None:
     """Note the operation that takes first what calls give.
 

@@ -10,15 +10,13 @@ import numpy as np
 
 from portproof.graph import gaps
 from portproof.graph.align import Alignment
-from portproof.graph.calls import Call, Graph, Op
+from portproof.graph.calls import Call, Graph, ops_text
 from portproof.graph.gaps import Gap, fitted, gap
-from portproof.graph.verdict import Difference, Place
+from portproof.graph.verdict import Difference, Place, joined_rates
 
 Arrays = Mapping[str, np.ndarray]
 TRAINING_ONLY = {"momentum", "padding_idx"}
 """Settings that act in training alone."""
-MANY_RATES = 4
-"""Differences of dropout rates that are said in one."""
 SPLIT_BIAS = {"recurrent_bias": "bias"}
 
 
@@ -63,6 +61,8 @@ class Judged:
     """Calls of the reference that give something else alone, fed the same."""
     stretches_apart: list[int] = field(default_factory=list)
     """Calls of the reference whose input is another, fed the same before."""
+    otherwise: set[int] = field(default_factory=set)
+    """Calls of the reference that agree in evaluation and not in training mode."""
     end_apart: list[int] = field(default_factory=list)
     """Outputs that are others behind the same last calls."""
 
@@ -102,7 +102,7 @@ class Judge:
             self._call(i, j)
         self._outputs()
         self.found.first = self._first(self.replays.left, self.replays.free)
-        self.found.differences[:] = _joined_rates(self.found.differences)
+        self.found.differences[:] = joined_rates(self.found.differences)
 
     def add(
         self,
@@ -288,6 +288,8 @@ class Judge:
         reached = self._reached()
         sizes = [float(np.abs(leaf).max()) for i in self.pairs
                  if (leaf := a_train.get(f"leaf.{i}")) is not None]  # fmt: skip
+        otherwise = self._otherwise()
+        self.found.otherwise = set(otherwise)
         # Where all gates are saturated, what is left of a gradient is the rounding of 1 - y.
         typical = float(np.median(sizes)) if sizes else 0.0
         for i, j in sorted(self.pairs.items()):
@@ -295,13 +297,16 @@ class Judge:
             place = Place(a.owner, b.owner)
             is_apart = i in self.found.calls_apart
             before_apart = i in self.found.stretches_apart
-            out = a_train[f"out.{i}"]
-            moved = gap(out, fitted(b_train[f"out.{j}"], out.shape))
-            if not is_apart and not before_apart and not moved.within(gaps.CALL):
-                self.add("training mode", a.kind, ("", ""), "training", _at(place, moved))
+            still = self._still_moving(i, j) if i in otherwise else None
+            if i in otherwise:
+                here = _at(place, otherwise[i])
+                self.add("training mode", a.kind, ("", ""), "training", here).cause = still
             trains_alike = True
             # Statistics come from what a call takes: another ε leaves them as they are.
-            for what, skip in (("grad", is_apart or before_apart), ("moved", before_apart)):
+            for what, skip in (
+                ("grad", is_apart or before_apart),
+                ("moved", before_apart or still is not None),
+            ):
                 size, agrees = self._roles(what, i, j, skip, place)
                 largest, trains_alike = max(largest, size), trains_alike and agrees
             if before_apart:
@@ -325,6 +330,31 @@ class Judge:
         self._training_outputs()
         self._unmoved(reached, acts)
         self.found.gradient, self.found.whole_gradient = largest, self.whole()
+
+    def _otherwise(self) -> dict[int, Gap]:
+        """Return calls that agree in evaluation and give something else in training mode."""
+        apart = {*self.found.calls_apart, *self.found.stretches_apart}
+        found = {}
+        for i, j in self.pairs.items():
+            out = self.replays.left_train[f"out.{i}"]
+            moved = gap(out, fitted(self.replays.right_train[f"out.{j}"], out.shape))
+            if i not in apart and not moved.within(gaps.CALL):
+                found[i] = moved
+        return found
+
+    def _still_moving(self, i: int, j: int) -> str | None:
+        """Return which side's norm takes its moving statistics in training too, if one does."""
+        ours, theirs = (
+            gap(before[name], trained[name]).within(gaps.CALL)
+            for before, trained, name in (
+                (self.replays.left, self.replays.left_train, f"out.{i}"),
+                (self.replays.forced, self.replays.right_train, f"out.{j}"),
+            )
+        )
+        if self.left.calls[i].kind != "batch_norm" or ours == theirs:
+            return None
+        a, b = ("reference", "suspect") if ours else ("suspect", "reference")
+        return f"in training, too, by moving statistics in the {a}, by the batch in the {b}"
 
     def _training_outputs(self) -> None:
         """Judge what comes behind the last calls in training mode, fed the same numbers."""
@@ -432,7 +462,7 @@ class Judge:
 
         What is not compared alone is passed through.
         """
-        apart = set(self.found.calls_apart) | set(self.found.stretches_apart)
+        apart = {*self.found.calls_apart, *self.found.stretches_apart, *self.found.otherwise}
         through = {i}
         for n, c in enumerate(self.left.calls):
             if through & set(c.preds):
@@ -441,11 +471,6 @@ class Judge:
                 through |= set() if n in self.pairs else {n}
         ends = [k for k, o in enumerate(self.left.outputs) if through & set(o.preds)]
         return bool(set(ends) & set(self.found.end_apart))
-
-
-def ops_text(ops: list[Op]) -> str:
-    """Return a stretch's operations in a line."""
-    return " ".join(op.text for op in ops) or "nothing"
 
 
 def _at(place: Place, g: Gap) -> Place:
@@ -471,21 +496,3 @@ def short(value: Any) -> str:
         if isinstance(value, float)
         else json.dumps(value, ensure_ascii=False)
     )
-
-
-def _joined_rates(differences: list[Difference]) -> list[Difference]:
-    """Return differences with dropout in one, where its rates grow from block to block."""
-    rates = [d for d in differences if d.what == "dropout"]
-    if len(rates) < MANY_RATES:
-        return differences
-    sides: list[str] = []
-    for texts in ([d.left for d in rates], [d.right for d in rates]):
-        each = {n.split()[0] for text in texts for n in text.split(", ")} - {"none"}
-        found = sorted(map(float, each))
-        ends = dict.fromkeys(found[:1] + found[-1:])
-        sides.append(" … ".join(f"{r:g}" for r in ends) or "none")
-    places = [p for d in rates for p in d.places]
-    first = rates[0]
-    left, right = sides
-    whole = Difference("dropout", "call", left, right, first.effect, places, detail=first.detail)
-    return [whole if d is first else d for d in differences if d is first or d.what != "dropout"]

@@ -138,3 +138,25 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+MANY_RATES = 4
+"""Differences of dropout rates that are said in one."""
+
+
+def joined_rates(differences: list[Difference]) -> list[Difference]:
+    """Return differences with dropout in one, where its rates grow from block to block."""
+    rates = [d for d in differences if d.what == "dropout"]
+    if len(rates) < MANY_RATES:
+        return differences
+    sides: list[str] = []
+    for texts in ([d.left for d in rates], [d.right for d in rates]):
+        each = {n.split()[0] for text in texts for n in text.split(", ")} - {"none"}
+        found = sorted(map(float, each))
+        ends = dict.fromkeys(found[:1] + found[-1:])
+        sides.append(" … ".join(f"{r:g}" for r in ends) or "none")
+    places = [p for d in rates for p in d.places]
+    first = rates[0]
+    left, right = sides
+    whole = Difference("dropout", "call", left, right, first.effect, places, detail=first.detail)
+    return [whole if d is first else d for d in differences if d is first or d.what != "dropout"]
