@@ -286,12 +286,12 @@ class Judge:
         largest = 0.0
         a_train, b_train = self.replays.left_train, self.replays.right_train
         reached = self._reached()
-        sizes = [float(np.abs(leaf).max()) for i in self.pairs
-                 if (leaf := a_train.get(f"leaf.{i}")) is not None]  # fmt: skip
         otherwise = self._otherwise()
         self.found.otherwise = set(otherwise)
-        # Where all gates are saturated, what is left of a gradient is the rounding of 1 - y.
-        typical = float(np.median(sizes)) if sizes else 0.0
+        # Where gates are saturated, what is left of a gradient is the rounding of 1 - y.
+        sizes = {i: float(np.abs(leaf).max()) for i in self.pairs
+                 if (leaf := a_train.get(f"leaf.{i}")) is not None}  # fmt: skip
+        typical = float(np.median([*sizes.values()])) if sizes else 0.0
         for i, j in sorted(self.pairs.items()):
             a, b = self.left.calls[i], self.right.calls[j]
             place = Place(a.owner, b.owner)
@@ -322,7 +322,9 @@ class Judge:
                     self._still(a.kind, "no output changes with it", place, acts(i),
                                 "what follows it is not compared")  # fmt: skip
                 continue
-            behind = gap(leaf, fitted(b_train[f"leaf.{j}"], leaf.shape), typical)
+            after = [sizes.get(n, 0.0) for n, c in enumerate(self.left.calls) if i in c.preds]
+            unit = max(typical, *after)
+            behind = gap(leaf, fitted(b_train[f"leaf.{j}"], leaf.shape), unit)
             if behind.within(gaps.LOCAL_GRADIENT):
                 largest = max(largest, behind.size)
             elif not self._follows_a_difference(i):

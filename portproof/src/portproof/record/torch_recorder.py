@@ -186,7 +186,6 @@ class Recorder(TorchFunctionMode):
         self.number += 1
         roles = {name: role_of(weight) for name, weight in adapter.roles(module).items()}
         spec = Spec(adapter.kind, roles, adapter.settings(module), "", adapter.channels_first)
-
         given, named = replaced_in((args, kwargs), xs[0], HOLE)
 
         def run(t: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
@@ -330,7 +329,8 @@ class Recorder(TorchFunctionMode):
         live = Live(spec, run, order, first, rows, keeps and order is not None)
         live.cut, live.grid = cut_into_patches(self, spec, source)
         live.made = self._made(spec)
-        call = self.start(spec, live, source, xs if spec.data else [x], tag)
+        taken = [source if o is x else o for o in xs] if spec.data else [x]
+        call = self.start(spec, live, source, taken, tag)
         return self.finish(call, live, self._swapped(name, func)(*args, **kwargs))
 
     def _made(self, spec: Spec) -> np.ndarray | None:
