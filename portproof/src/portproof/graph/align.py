@@ -163,7 +163,8 @@ def _patches(left: Graph, right: Graph, alignment: Alignment) -> dict[str, list[
     dense = [tuple(c.roles["kernel"]) for i, c in enumerate(left.calls)
              if c.kind == "dense" and i not in alignment.pairs and "kernel" in c.roles]  # fmt: skip
     for j, call in enumerate(right.calls):
-        if j not in taken and call.kind == "conv" and _is_cutting(call):
+        is_whole = call.kind == "conv" and "kernel" in call.roles  # else it is computed
+        if j not in taken and is_whole and _is_cutting(call):
             *sizes, outs = call.roles["kernel"]
             if (math.prod(sizes), outs) in dense:
                 dense.remove((math.prod(sizes), outs))

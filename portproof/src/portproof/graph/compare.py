@@ -323,7 +323,7 @@ class Judge:
                                 "what follows it is not compared")  # fmt: skip
                 continue
             after = [sizes.get(n, 0.0) for n, c in enumerate(self.left.calls) if i in c.preds]
-            unit = max(typical, *after)
+            unit = max([typical, *after])
             behind = gap(leaf, fitted(b_train[f"leaf.{j}"], leaf.shape), unit)
             if behind.within(gaps.LOCAL_GRADIENT):
                 largest = max(largest, behind.size)

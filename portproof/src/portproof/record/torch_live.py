@@ -98,6 +98,32 @@ def _from_patches(t: torch.Tensor, sizes: list[int], grid: list[int]) -> torch.T
     return t
 
 
+def put_channels_first(spec: Spec, ndim: int, channel: int | None) -> None:
+    """Let what is elementwise, or a norm over all axes, take a map's channels from axis 1.
+
+    Args:
+        spec: of the call.
+        ndim: of what it takes, with the axis of samples.
+        channel: the axis that holds channels there.
+    """
+    if ndim < 3 or channel != 1:
+        return
+    if spec.kind in ("scale", "shift", "prelu"):
+        spec.channels_first = True
+    elif spec.kind == "layer_norm" and spec.settings.get("axes") == ndim - 1:
+        spec.channels_first = True
+        for role in spec.roles.values():
+            role.canonical, role.native = _channels_last, _channels_second
+
+
+def _channels_last(a: np.ndarray) -> np.ndarray:
+    return np.moveaxis(a, 0, -1)
+
+
+def _channels_second(a: np.ndarray) -> np.ndarray:
+    return np.moveaxis(a, -1, 0)
+
+
 def strides_of(name: str, weight: torch.Tensor) -> tuple[int, ...]:
     """Return a kernel's strides as (in, out)."""
     return weight.stride()[::-1] if name == "linear" else weight.stride()

@@ -40,6 +40,7 @@ from portproof.record.torch_live import (
     cropped_by,
     infer_module,
     is_cut,
+    put_channels_first,
     replaced_in,
     strides_of,
     tensors_of,
@@ -317,8 +318,7 @@ class Recorder(TorchFunctionMode):
                 read = (spec.kind, strides_of(name, weight), spec.roles[role])
                 self.uses.setdefault(self.names.owner(weight) or "", read)
         run = self._runner(spec, func, args, kwargs, x)
-        if spec.kind in ("scale", "shift", "prelu") and x.ndim > 2 and tag.channel == 1:
-            spec.channels_first = True
+        put_channels_first(spec, x.ndim, tag.channel)
         if spec.channels_first and x.ndim > 2 and tag.channel not in (None, 1):
             self.misfit = True
         self._unfold(spec, tag)
