@@ -104,6 +104,15 @@ def test_a_frozen_norm_that_goes_on_by_the_batch_is_named(port: str, causes: lis
 
 
 @pytest.mark.slow
+def test_outputs_cut_by_hand_and_scales_frozen_at_one_are_right() -> None:
+    found = verdict("shuffled", "shuffled", "4,5,2", upto="gradients")
+    assert found.passed, str(found)
+    assert "only on the right, where training leaves it so; 1 here" in str(found)
+    found = verdict("shuffled", "shuffled_by_channel", "4,5,2", upto="gradients")
+    assert [d.what for d in found.failures] == ["between"], str(found)
+
+
+@pytest.mark.slow
 def test_of_calls_of_one_shape_that_is_read_as_two_which_is_named_so() -> None:
     assert verdict("sharing", "sharing").passed
 

@@ -77,7 +77,7 @@ def run_passes(
     first = (left.first(), right.first())
     notes = frozen_values(left.graph, right.graph, alignment, *first)
     progress("replaying")
-    carried, judge = _filled(left, [right, *others], alignment, opened, seed, asked)
+    carried, judge = _filled(left, [right, *others], alignment, opened, seed, asked, first)
     replays = judge.replays
     judge.found.differences[:0] = _conversion(left, right, alignment, carried, functions)
     judge.add_all([], notes)
@@ -129,6 +129,14 @@ def _recorded(
         Side(program, files, Graph.from_dict(program.answer()["graph"])) for program in programs
     ]
     left, right, *others = sides
+    shapes = [[o.shape for o in graph.outputs] for graph in (left.graph, right.graph)]
+    turned = [k for k, (a, b) in enumerate(zip(*shapes, strict=False))
+              if a != b and a == [*b[:1], *b[2:], *b[1:2]]]  # fmt: skip
+    if turned:  # maps whose channels were not followed
+        for side in (right, *others):
+            side.program.send("describe", given=files[ROWS], turned=turned)
+        for side, found in zip((right, *others), answers(programs[1:]), strict=True):
+            side.graph = Graph.from_dict(found["graph"])
     for side in (left, right):
         if any(not output.shape for output in side.graph.outputs):
             raise CheckError(
@@ -181,10 +189,11 @@ def _filled(
     opened: Mapping[str, Sequence[int]],
     seed: int,
     asked: Sequence[str],
+    first: tuple[Arrays, Arrays],
 ) -> tuple[Carried, Judge]:
     """Draw weights that tell samples apart, fill both models, and judge them in evaluation."""
     for scale in SCALES:
-        draw = partial(carry, alignment=alignment, seed=seed, scale=scale)
+        draw = partial(carry, alignment=alignment, seed=seed, scale=scale, own=first)
         carried = draw(left.graph, ranks[0].graph)
         left.fill(carried.left)
         ranks[0].fill(carried.right)

@@ -113,3 +113,11 @@ def frozen() -> keras.Model:
     norm = layers.BatchNormalization()
     norm.trainable = False
     return keras.Model(x, layers.Dense(2)(norm(layers.Dense(5)(x))))
+
+
+def shuffled() -> keras.Model:
+    """Return maps whose channels are laid out in space by hand, behind a norm without a scale."""
+    x = keras.Input((4, 5, 2))
+    y = layers.BatchNormalization(scale=False)(layers.Conv2D(12, 1)(x))
+    y = keras.ops.transpose(keras.ops.reshape(y, (-1, 4, 5, 2, 2, 3)), (0, 1, 3, 2, 4, 5))
+    return keras.Model(x, keras.ops.reshape(y, (-1, 8, 10, 3)))

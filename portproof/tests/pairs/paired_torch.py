@@ -194,6 +194,28 @@ def frozen_alone() -> nn.Module:
     return Frozen(keeps=False)
 
 
+class Shuffled(nn.Module):
+    def __init__(self, by_channel: bool = False) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(2, 12, 1), nn.BatchNorm2d(12, 1e-3, 0.01)
+        self.norm.weight.requires_grad_(False)
+        self.by_channel = by_channel
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.norm(self.first(x))
+        if self.by_channel:
+            return F.pixel_shuffle(y, 2)
+        return y.view(-1, 2, 2, 3, 4, 5).permute(0, 3, 4, 1, 5, 2).reshape(-1, 3, 8, 10)
+
+
+def shuffled() -> nn.Module:
+    return Shuffled()
+
+
+def shuffled_by_channel() -> nn.Module:
+    return Shuffled(by_channel=True)
+
+
 def stepping() -> nn.Module:
     return Stepping()
 

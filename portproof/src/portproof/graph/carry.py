@@ -12,9 +12,13 @@ from portproof.graph.verdict import Difference, Place
 
 NEUTRAL = {"gamma": 1.0, "moving_variance": 1.0}
 """What a role is where the other side has none; others are 0."""
+HELD = ", where training leaves it so"
 TWO_BIASES = "two biases, which are added"
 FIRST_BIAS = 0.375
 """The share of an LSTM's bias that torch's first gets, where it holds the sum of two."""
+
+
+Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass
@@ -47,12 +51,25 @@ def draw(
 
 
 def carry(
-    left: Graph, right: Graph, alignment: Alignment, seed: int, scale: float = 1.0
+    left: Graph,
+    right: Graph,
+    alignment: Alignment,
+    seed: int,
+    scale: float = 1.0,
+    own: tuple[Arrays, Arrays] = ({}, {}),
 ) -> Carried:
     """Draw the reference's weights, and give the suspect the same.
 
     A role that one side alone has gets its neutral value, so that what follows can be compared,
-    and is a difference that no verdict passes.
+    and is a difference that no verdict passes, unless it is frozen at that value in its own model.
+
+    Args:
+        left: the reference.
+        right: the suspect.
+        alignment: which call is which.
+        seed: of what is drawn.
+        scale: of kernels.
+        own: weights that both models start from, `first|key|role`.
     """
     rng = np.random.default_rng([seed, 1])
     carried = Carried()
@@ -71,10 +88,10 @@ def carry(
         if shared:
             two_biases["recurrent_bias" in a.roles, a.kind].append(place)
         for role in a.roles.keys() - b.roles.keys() - set(shared):
-            lone[a.kind, role, "left"].append(place)
+            lone[a.kind, role, "left" + _held(a, role, own[0])].append(place)
             carried.left[f"{a.key}|{role}"] = np.full(a.roles[role], NEUTRAL.get(role, 0.0))
         for role in b.roles.keys() - a.roles.keys() - set(shared):
-            lone[a.kind, role, "right"].append(place)
+            lone[a.kind, role, "right" + _held(b, role, own[1])].append(place)
         _give(a, b, place, carried, sources)
     for (is_left, kind), places in two_biases.items():
         sides = (TWO_BIASES, "one bias") if is_left else ("one bias", TWO_BIASES)
@@ -139,6 +156,12 @@ def _for_role(a: Call, b: Call, role: str, carried: Carried) -> np.ndarray | Non
     return whole * FIRST_BIAS if role == "bias" else whole - whole * FIRST_BIAS
 
 
+def _held(call: Call, role: str, own: Arrays) -> str:
+    """Return a word where a weight is frozen at its neutral value."""
+    value = own.get(f"first|{call.key}|{role}") if role in call.frozen else None
+    return HELD if value is not None and (value == NEUTRAL.get(role, 0.0)).all() else ""
+
+
 def _lone(lone: Mapping[tuple[str, str, str], list[Place]]) -> list[Difference]:
     found: dict[tuple[str, str, tuple[Place, ...]], list[str]] = defaultdict(list)
     for (kind, role, side), places in lone.items():
@@ -151,8 +174,8 @@ def _lone(lone: Mapping[tuple[str, str, str], list[Place]]) -> list[Difference]:
             Difference(
                 "parameters",
                 kind,
-                *((names, "–") if side == "left" else ("–", names)),
-                effect="output",
+                *((names, "–") if side.startswith("left") else ("–", names)),
+                effect="none" if side.endswith(HELD) else "output",
                 places=list(where),
                 detail=f"only on the {side}; {values} here",
             )

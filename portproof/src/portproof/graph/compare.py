@@ -195,9 +195,10 @@ class Judge:
         if "gradients" not in self.asked:
             self._training_only(a, b)
         self._drops("before " + a.kind, a.drops, b.drops, place)
-        if sorted(a.frozen) != sorted(b.frozen):
+        ours, theirs = (sorted({*c.frozen} & a.roles.keys() & b.roles.keys()) for c in (a, b))
+        if ours != theirs:
             effect = "training" if "gradients" in self.asked else "none"
-            sides = (", ".join(a.frozen) or "none", ", ".join(b.frozen) or "none")
+            sides = (", ".join(ours) or "none", ", ".join(theirs) or "none")
             self.add("frozen", a.kind, sides, effect, place)
         small = [g.size for g in (before, own) if g.within(gaps.CALL)]
         self.found.rounding = max([self.found.rounding, *small])
@@ -460,10 +461,7 @@ class Judge:
         return reached
 
     def _follows_a_difference(self, i: int) -> bool:
-        """Return whether a call or a stretch right behind this one differs already.
-
-        What is not compared alone is passed through.
-        """
+        """Return whether what is compared next behind a call differs already."""
         apart = {*self.found.calls_apart, *self.found.stretches_apart, *self.found.otherwise}
         through = {i}
         for n, c in enumerate(self.left.calls):

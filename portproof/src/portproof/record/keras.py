@@ -98,6 +98,7 @@ class KerasModel:
         self.model = model
         self.options = options or {}
         self.recorder: Recorder
+        self.turned: Sequence[int] = ()
         self.example: list[np.ndarray] = []
         self._optimizers: dict[str, Any] | None = None
         """Of the model before its first training, by attribute."""

@@ -54,6 +54,8 @@ class Model(Protocol):
 
     recorder: Any
     """Of the last run: its `calls`."""
+    turned: Sequence[int]
+    """Outputs that have their channels behind the samples, though that was not seen."""
 
     def describe(
         self,
@@ -357,6 +359,8 @@ def _answer(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
     path, what = request.get("given"), request["do"]
     given: Mapping[str, np.ndarray] = Stored(path) if path else {}
     if what == "describe":
+        if "turned" in request:
+            model.turned = request["turned"]
         opened, unfold = request.get("opened", {}), request.get("unfold", False)
         return {"graph": model.describe(inputs_of(given), opened, unfold)}
     if what == "fill":

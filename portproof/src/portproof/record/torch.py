@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -69,6 +70,7 @@ class TorchModel:
         """For each input, one of `CHANNELS`."""
         self.axes: list[list[int]] = []
         """For each output, its axes in canonical order."""
+        self.turned: Sequence[int] = ()
         self.last: dict[int, int] = {}
         self.recorder: Recorder
         self.example: list[np.ndarray] = []
@@ -340,6 +342,8 @@ class TorchModel:
         with torch.set_grad_enabled(replay.train), _wrapped(self.module, recorder), recorder:
             out = self.module(*xs)
         outs = outputs_of(out)
+        for i in self.turned:
+            put_tag(outs[i], replace(tag_of(outs[i]), channel=1))
         self.keys = sorted(map(str, out)) if isinstance(out, Mapping) else []
         if not outs:
             raise SetUpError(f"the module returned {type(out).__name__}, which holds no tensor")
