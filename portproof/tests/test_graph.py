@@ -11,12 +11,12 @@ from portproof.graph import gaps
 from portproof.graph.align import align
 from portproof.graph.calls import Call, Graph, Op, Output
 from portproof.graph.carry import carry
-from portproof.graph.compare import Judge, Judged, Replays, _joined_rates
+from portproof.graph.compare import Judge, Judged, Replays
 from portproof.graph.conclude import conclude
 from portproof.graph.fused import Split, joined_calls, joined_weights, split_fused
 from portproof.graph.gaps import gap
 from portproof.graph.inputs import EDGE_ROWS, WIDE, InputSpec
-from portproof.graph.verdict import Difference, Place, PortError, Verdict
+from portproof.graph.verdict import Difference, Place, PortError, Verdict, joined_rates
 
 RELU = Op("relu", "relu")
 
@@ -436,7 +436,7 @@ def test_rates_that_grow_from_block_to_block_are_one_difference(count, sides) ->
         Difference("dropout", "before conv", "none", f"{n / 10:g}, 0.1", "none", [Place("", "")])
         for n in range(1, count + 1)
     ]
-    found = _joined_rates([Difference("epsilon", "norm", "1", "2", "output"), *given])
+    found = joined_rates([Difference("epsilon", "norm", "1", "2", "output"), *given])
     assert [d.left for d in found[1:]] == sides
     assert sum(len(d.places) for d in found) == count
     assert found[-1].right == ("0.1 … 0.5" if count == 5 else "0.3, 0.1")
