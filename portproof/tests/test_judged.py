@@ -324,3 +324,23 @@ def test_what_no_output_and_no_gradient_shows_is_declared_but_never_a_loss(effec
         ["forward", "gradients", "steps"], ["3"], False, [],
     )  # fmt: skip
     assert verdict.passed == passes
+
+
+@pytest.mark.parametrize(
+    ("size", "whole", "passes"),
+    [(1e-10, 1e-10, True), (1e-10, 1e-8, False), (1e-8, 1e-10, False), (None, 1e-10, False),
+     (float("nan"), 1e-10, False)],
+)  # fmt: skip
+def test_rounding_behind_a_gate_passes_only_where_the_whole_gradient_agrees(
+    size: float | None, whole: float, passes: bool
+) -> None:
+    call = Call("a", "a", "dense", {"kernel": [2, 2]}, preds=["input0"])
+    graph = Graph([call], [Output([0], [], [], [4, 2])], 4, 4, 0, [], [], {"inputs": ["as given"]})
+    place = Place("a", "a", size)
+    found = Difference("gradients", "behind dense", "", "", "training", [place])
+    judged = Judged([found], {"output": gaps.Gap(0.0)}, whole_gradient=gaps.Gap(whole))
+    verdict = conclude(
+        ("a:f", "b:f"), ("keras", "torch"), (graph, graph), align(graph, graph), [], judged,
+        ["forward", "gradients"], ["2"], False, [],
+    )  # fmt: skip
+    assert verdict.passed == passes

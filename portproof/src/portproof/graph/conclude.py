@@ -43,7 +43,9 @@ def conclude(
         # What such a call gives means something else: what is behind it is fed otherwise too.
         inside += [d for d in differences
                    if d.what == "gradients" and d.kind.startswith("behind")
-                   and {(p.left, p.right) for p in d.places} <= where]  # fmt: skip
+                   and ({(p.left, p.right) for p in d.places} <= where
+                        # Behind saturated gates rounding is more than elsewhere.
+                        or (d.gap is not None and d.gap <= gaps.WHOLE_GRADIENT))]  # fmt: skip
         for d in inside:
             d.effect = "none"
             d.detail = "inside; no output and no gradient shows it"
