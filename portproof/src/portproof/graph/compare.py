@@ -461,7 +461,7 @@ class Judge:
         return reached
 
     def _follows_a_difference(self, i: int) -> bool:
-        """Return whether what is compared next behind a call differs already."""
+        """Return whether the next calls that are compared behind this one differ already."""
         apart = {*self.found.calls_apart, *self.found.stretches_apart, *self.found.otherwise}
         through = {i}
         for n, c in enumerate(self.left.calls):

@@ -18,7 +18,15 @@ from portproof.record.keras_gradients import differentiate
 from portproof.record.keras_live import numbers
 from portproof.record.keras_recorder import Recorder, Replay
 from portproof.record.keras_watch import recording
-from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, Sink, not_taken
+from portproof.record.program import (
+    NOTHING_REAL,
+    Arrays,
+    Batch,
+    SetUpError,
+    Sink,
+    not_taken,
+    replayed,
+)
 from portproof.record.role import Role
 
 OUTPUT_SEED = 10**6
@@ -163,7 +171,7 @@ class KerasModel:
         ).to_dict()
 
     def readers(self) -> dict[str, Callable[[], np.ndarray]]:
-        """Return by `key|role` what reads a canonical weight as it is at that moment."""
+        """Return readers of canonical weights, by `key|role`; each reads the present numbers."""
         roles = self._roles(self.recorder).items()
         return {key: partial(_read, role) for key, role in roles}
 
@@ -206,15 +214,7 @@ class KerasModel:
         found: Sink | None = None,
     ) -> Any:
         """Run the model and return what was seen; arguments as on the other side."""
-        found = {} if found is None else found
-        try:
-            self._replay(inputs, how, given, found, any_shape=True)
-        except Exception:
-            if not given:
-                raise
-            found.clear()
-            self._replay(inputs, how, given, found, any_shape=False)
-        return found
+        return replayed(partial(self._replay, inputs, how, given), given, found, Exception)
 
     def _replay(
         self,
@@ -297,7 +297,7 @@ class KerasModel:
         }
 
     def _train(self, inputs: list[np.ndarray], replay: Replay, found: Sink) -> None:
-        """Note what one training pass gives: gradients of the sums, and moved statistics."""
+        """Run one training pass; put gradients of the sums and moved statistics into `found`."""
         for i, (call, live) in enumerate(zip(self.recorder.calls, self.recorder.live, strict=True)):
             wanted = replay.force.get(f"out.{i}")
             if wanted is None or len(wanted.shape) != len(call.out_shape):

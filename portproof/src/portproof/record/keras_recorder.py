@@ -51,7 +51,7 @@ class Replay:
     leaves: dict[int, Any] = field(default_factory=dict)
     """In training: backend tensors that replace what calls give."""
     found: Sink | None = None
-    """Takes what is seen at each call in evaluation; None where that is not asked for."""
+    """Destination of each call's arrays in evaluation; None where they are not asked for."""
     given: dict[str, Any] = field(default_factory=dict)
     """In training: backend tensors that calls give, by `out.i`."""
     sums: list[Any] = field(default_factory=list)

@@ -35,7 +35,7 @@ _NOT_THE_USERS = (
 """What a line of the user's own code has in none of its file names."""
 Arrays = dict[str, np.ndarray]
 Sink = Arrays | Writer
-"""What takes arrays by name."""
+"""A destination of arrays by name."""
 Batch = tuple[list[np.ndarray], Any, list[np.ndarray]]
 """Inputs, targets (an array, a list or a dictionary of them) and weights, if any, of one step."""
 
@@ -74,7 +74,7 @@ class Model(Protocol):
         """
 
     def readers(self) -> dict[str, Callable[[], np.ndarray]]:
-        """Return by `key|role` what reads a canonical weight as it is at that moment."""
+        """Return readers of canonical weights, by `key|role`; each reads the present numbers."""
 
     def native(self) -> Arrays:
         """Return weights as the framework has them, by its own names."""
@@ -92,7 +92,7 @@ class Model(Protocol):
         given: Mapping[str, np.ndarray],
         found: Sink | None = None,
     ) -> Any:
-        """Run the model and put what is seen at each call into `found`, by itself a dictionary."""
+        """Run the model; put the arrays of each call into `found`, or into a new dictionary."""
 
     def train(
         self, batches: list[Batch], swaps: Mapping[str, str], overrides: Mapping[str, Any]
@@ -233,6 +233,31 @@ def drops(rate: float, what: str = "") -> tuple[str, ...]:
         what: is dropped or added, where that is not single numbers set to 0.
     """
     return (f"{rate:.6g} {what}".strip(),) if rate else ()
+
+
+def replayed(
+    run: Callable[[Sink, bool], None],
+    given: Mapping[str, np.ndarray],
+    found: Sink | None,
+    fails_by: type[Exception],
+) -> Any:
+    """Replay a model with the numbers that are handed on, or else with those of fitting shapes.
+
+    Args:
+        run: takes the destination, and whether numbers of other shapes are handed on too.
+        given: the numbers.
+        found: the destination; a new dictionary where there is none.
+        fails_by: the error of a model that does not take other shapes.
+    """
+    found = {} if found is None else found
+    try:
+        run(found, True)
+    except fails_by:
+        if not given:
+            raise
+        found.clear()
+        run(found, False)
+    return found
 
 
 def inputs_of(arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -15,7 +15,15 @@ from torch import nn
 from portproof.adapter import adapter_of, detach
 from portproof.graph.calls import CHANNELS, Graph, Output, order_of
 from portproof.record import torch_steps
-from portproof.record.program import NOTHING_REAL, Arrays, Batch, SetUpError, Sink, not_taken
+from portproof.record.program import (
+    NOTHING_REAL,
+    Arrays,
+    Batch,
+    SetUpError,
+    Sink,
+    not_taken,
+    replayed,
+)
 from portproof.record.role import Role
 from portproof.record.torch_drops import nothing_dropped, probabilities, replaced
 from portproof.record.torch_live import is_inferable, outputs_of
@@ -152,7 +160,7 @@ class TorchModel:
                 output.drops = list(tag_of(out).drops)
 
     def readers(self) -> dict[str, Callable[[], np.ndarray]]:
-        """Return by `key|role` what reads a canonical weight as it is at that moment."""
+        """Return readers of canonical weights, by `key|role`; each reads the present numbers."""
         roles = self._roles(self.recorder).items()
         return {key: partial(self._read, key, role) for key, role in roles}
 
@@ -204,15 +212,7 @@ class TorchModel:
             given: `out.i` and `in.i` to force.
             found: takes what is seen; a dictionary by itself.
         """
-        found = {} if found is None else found
-        try:
-            self._replay(inputs, how, given, found, any_shape=True)
-        except RuntimeError:
-            if not given:
-                raise
-            found.clear()
-            self._replay(inputs, how, given, found, any_shape=False)
-        return found
+        return replayed(partial(self._replay, inputs, how, given), given, found, RuntimeError)
 
     def _replay(
         self,
@@ -398,7 +398,7 @@ class TorchModel:
                 self.names.learn(key, tensor.detach().numpy())
 
     def _train(self, inputs: list[np.ndarray], replay: Replay, found: Sink) -> None:
-        """Note what one training pass gives: gradients of the sums, and moved statistics."""
+        """Run one training pass; put gradients of the sums and moved statistics into `found`."""
         xs = [self._tensor(x, i) for i, x in enumerate(inputs)]
         xs = [x.requires_grad_() if x.is_floating_point() else x for x in xs]
         self.module.zero_grad(set_to_none=True)

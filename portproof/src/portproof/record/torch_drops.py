@@ -1,4 +1,4 @@
-"""What drops whole samples by a probability of its own: modules and functions of a user's."""
+"""Modules and functions of a user's that drop whole samples, such as stochastic depth."""
 
 import inspect
 import sys

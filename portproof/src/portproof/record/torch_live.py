@@ -99,7 +99,7 @@ def _from_patches(t: torch.Tensor, sizes: list[int], grid: list[int]) -> torch.T
 
 
 def put_channels_first(spec: Spec, ndim: int, channel: int | None) -> None:
-    """Let what is elementwise, or a norm over all axes, take a map's channels from axis 1.
+    """Let an elementwise call, or a norm over all axes, take a map's channels from axis 1.
 
     Args:
         spec: of the call.
@@ -142,7 +142,7 @@ def cropped(func: Any, own: dict[str, Any], chosen: Mapping[str, Any]) -> torch.
 
 
 def cropped_by(name: str, args: Any, kwargs: Any) -> list[list[int]] | None:
-    """Return what a slice, or padding by less than nothing, cuts off a map (N, C, …).
+    """Return the crop of a map (N, C, …) by a slice or by negative padding.
 
     Returns:
         How many places before and behind each axis; None where it does something else.

@@ -83,12 +83,12 @@ class Replay:
     alone: bool = True
     """Whether calls are also run alone on `in.i`."""
     found: Sink | None = None
-    """Takes what is seen at each call; None where that is not asked for."""
+    """Destination of each call's arrays; None where they are not asked for."""
     sums: list[torch.Tensor] = field(default_factory=list)
     leaves: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def note(self, name: str, array: np.ndarray) -> None:
-        """Note what a call takes or gives; of training what it gives alone is asked for."""
+        """Keep a call's input or output; in training its output alone is asked for."""
         if self.found is not None and (not self.train or name.startswith("out.")):
             self.found[name] = array
 
