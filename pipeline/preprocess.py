@@ -39,7 +39,7 @@ class PreparedData:
     test: LabeledImages
 
     def described(self) -> dict[str, Any]:
-        """Return what a record says of the data, but for where they lie."""
+        """Return the fields of the data in a record, without their folder."""
         return {
             "name": self.name,
             "fingerprint": self.fingerprint,

@@ -110,7 +110,7 @@ def require_same(rank: int, first: Mapping[str, Any], stated: Mapping[str, Any])
 
 
 def why_lost(ranks: Ranks, say: Callable[[str], None], heard: Callable[[int], str | None]) -> str:
-    """Return what has become of the other ranks, who say why they end where they can.
+    """Return how the other ranks ended, with their own reason where they could give one.
 
     `say` tells the others why this one ends, empty for that it lost another; `heard` is what a rank
     has said. Both raise `RuntimeError` where what passes it on, which lies in rank 0, has ended.

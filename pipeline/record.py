@@ -85,7 +85,7 @@ class Record:
 
 
 def device_of(record: Record) -> str | None:
-    """Return what a run trained on: `cpu`, or the GPU's name; None where it never came to that."""
+    """Return a run's device: `cpu`, or the GPU's name; None where training never began."""
     device = record.environment.get("device")
     return str(record.environment.get("gpu") or device) if device else None
 

@@ -45,7 +45,7 @@ class Adapter:
         raise NotImplementedError
 
     def settings(self, layer: Any) -> dict[str, Any]:
-        """Return what else the two layers must have alike; plain values."""
+        """Return the settings, as plain values, that the two layers must have alike."""
         return {}
 
 

@@ -180,7 +180,7 @@ def _open(programs: Sequence[Program]) -> None:
 
 
 def _like(batches: Stored, i: int) -> InputSpec:
-    """Return what describes input `i` of the batches."""
+    """Return the specification of input `i` of the batches."""
     arrays = [a for name, a in batches.items() if re.fullmatch(rf"x\.\d+\.{i}", name)]
     is_real = arrays[0].dtype.kind == "f"
     return InputSpec(

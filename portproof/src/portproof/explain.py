@@ -345,7 +345,7 @@ def _apart(
 def _related(
     d: Difference, seen: Replays, by_place: Mapping[tuple[str, str], list[tuple[int, int]]]
 ) -> str | None:
-    """Return what the two sides' numbers are of each other, if it is the same everywhere."""
+    """Return the relation of the two sides' numbers, if it is the same at all places."""
     causes: set[str | None] = set()
     for place in d.places:
         if place.left == "the last call":

@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from types import TracebackType
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -24,21 +24,14 @@ class Writer:
         self._file.close()
         self._file = zipfile.ZipFile(self._path, "w")
 
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Finish the file."""
         self._file.close()
 
 
 def save(path: str, arrays: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndarray]]) -> str:
     """Write arrays, or pairs of a name and an array as they come; return the path."""
-    with Writer(path) as file:
+    with closing(Writer(path)) as file:
         for name, array in arrays.items() if isinstance(arrays, Mapping) else arrays:
             file[name] = array
     return path

@@ -96,7 +96,7 @@ class Dropped(nn.Module):
         self.first, self.last, self.path = nn.Linear(3, 3), nn.Linear(3, 2), DropPath(0.25)
 
     def forward(self, x):
-        x = x + drop_connect(self.first(x), p=0.5, training=self.training)
+        x = x + drop_connect(inputs=self.first(x), p=0.5, training=self.training)
         return self.path(self.last(x))
 
 

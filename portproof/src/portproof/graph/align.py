@@ -40,7 +40,7 @@ class Alignment:
 
 
 def signature(call: Call) -> tuple[Hashable, ...]:
-    """Return what a call must share with its counterpart: kind and shapes of weights."""
+    """Return the kind and the shapes of weights, which a call shares with its counterpart."""
     kernel = call.roles.get("kernel", [])
     if call.kind == "conv" and set(kernel[:-2]) == {1} and call.settings.get("groups", 1) == 1:
         return ("dense", ("kernel", tuple(kernel[-2:])))  # at each place the same
@@ -285,7 +285,7 @@ def _turns(calls: list[Call]) -> list[int]:
 
 
 def _followers(graph: Graph) -> dict[int, list[Pred]]:
-    """Return what reads each call: other calls, and outputs by name."""
+    """Return the readers of each call: other calls, and outputs by name."""
     readers: list[tuple[Pred, list[Pred]]] = [(i, c.preds) for i, c in enumerate(graph.calls)]
     readers += [(f"output {k}", o.preds) for k, o in enumerate(graph.outputs)]
     found: dict[int, list[Pred]] = defaultdict(list)

@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -393,7 +394,7 @@ def _answer(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
     if what == "first":
         frozen = {f"{c.key}|{role}" for c in model.recorder.calls for role in c.frozen}
         digest = hashlib.sha256()
-        with Writer(request["out"]) as out:
+        with closing(Writer(request["out"])) as out:
             for name, read in sorted(model.readers().items()):
                 a = read()
                 digest.update(name.encode())
@@ -401,7 +402,7 @@ def _answer(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
                 out[f"first|{name}"] = a if name in frozen else _some(a)
         return {"digest": digest.hexdigest()}
     if what == "replay":
-        with Writer(request["out"]) as out:
+        with closing(Writer(request["out"])) as out:
             model.replay(inputs_of(Stored(request["inputs"])), request, given, out)
         return {}
     if what == "native":

@@ -2,8 +2,9 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,11 +44,7 @@ def replaced(
     kept = [(space, name, space[name]) for space in spaces for name in DRAWING
             if inspect.isfunction(space.get(name))]  # fmt: skip
     for space, name, function in kept:
-
-        def other(x: torch.Tensor, *args: Any, f: Any = function, **kwargs: Any) -> torch.Tensor:
-            return dropped(x, _rate(f, x, args, kwargs))
-
-        space[name] = other
+        space[name] = partial(_other, function, dropped)
     try:
         yield
     finally:
@@ -55,13 +52,21 @@ def replaced(
             space[name] = function
 
 
-def _rate(function: Any, x: torch.Tensor, args: Any, kwargs: Any) -> float:
-    """Return the share of samples that a call of a function drops."""
-    bound = inspect.signature(function).bind(x, *args, **kwargs)
+def _other(
+    function: Any, dropped: Callable[[torch.Tensor, float], torch.Tensor], *args: Any, **kwargs: Any
+) -> torch.Tensor:
+    """Stand in for a function; its first parameter, by position or name, is the tensor."""
+    bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
-    if bound.arguments.get("training") is False:
+    x = next(iter(bound.arguments.values()))
+    return dropped(x, _rate(bound.arguments))
+
+
+def _rate(arguments: Mapping[str, Any]) -> float:
+    """Return the share of samples that a call with these arguments drops."""
+    if arguments.get("training") is False:
         return 0.0
-    for name, value in bound.arguments.items():
+    for name, value in arguments.items():
         if isinstance(value, int | float) and not isinstance(value, bool):
             return 1 - value if "keep" in name else float(value)
     return 0.0

@@ -152,7 +152,7 @@ def cropped_by(name: str, args: Any, kwargs: Any) -> list[list[int]] | None:
         return None
     if name == "pad":
         pads = list(args[1] if len(args) > 1 else kwargs["pad"])
-        if len(pads) > 2 * (x.ndim - 2) or max(pads) > 0:
+        if not 0 < len(pads) <= 2 * (x.ndim - 2) or max(pads) > 0:
             return None
         pads += [0] * (2 * (x.ndim - 2) - len(pads))
         return [[-pads[i], -pads[i + 1]] for i in range(len(pads) - 2, -1, -2)]
