@@ -13,7 +13,7 @@ from portproof.graph.calls import Call, Graph, Op, Output
 from portproof.graph.carry import carry
 from portproof.graph.compare import Judge, Judged, Replays
 from portproof.graph.conclude import conclude
-from portproof.graph.fused import Split, joined_calls, joined_weights, split_fused
+from portproof.graph.fused import Part, Split, joined_calls, joined_weights, split_fused
 from portproof.graph.gaps import gap
 from portproof.graph.inputs import EDGE_ROWS, WIDE, InputSpec
 from portproof.graph.verdict import Difference, Place, PortError, Verdict, joined_rates
@@ -484,6 +484,18 @@ def test_a_matrix_for_queries_keys_and_values_is_read_as_three() -> None:
     }
     whole = joined_weights(weights, split, parts)["qkv0|kernel"]
     assert np.array_equal(whole[0], np.repeat([0, 1, 2], 4))
+
+
+def test_blocks_of_several_widths_are_told_by_where_the_program_cuts() -> None:
+    heads = [dense(f"head{n}", (4, n), ["input0"], siblings="t1") for n in (3, 1)]
+    one = dense("heads", (4, 4), ["input0"], siblings="t1")
+    assert split_fused(graph(one), graph(*heads))[1] == [Part(0)]
+    one.cuts = [[1, 3], [0, 1]]
+    split, parts = split_fused(graph(one), graph(*heads))
+    assert [p.widths for p in parts] == [(1, 3)] * 2
+    assert align(graph(*heads), split).pairs == {0: 1, 1: 0}
+    one.cuts = [[1, 2], [0, 1]]  # a column is left
+    assert split_fused(graph(one), graph(*heads))[1] == [Part(0)]
 
 
 def test_a_graph_survives_json() -> None:

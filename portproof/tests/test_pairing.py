@@ -54,6 +54,21 @@ def test_gates_in_one_convolution_and_features_cut_into_maps_are_carried_over(
 
 
 @pytest.mark.parametrize(
+    ("port", "causes"),
+    [
+        ("detecting", []),
+        pytest.param("detecting_steeper", ["Leaky ReLU with slope 0.1, rounded to float32, and "
+                     "resizing computed in float32 in the reference"], marks=slow),
+    ],
+)  # fmt: skip
+def test_heads_of_unequal_size_match_one_and_causes_that_act_together_are_named(
+    port: str, causes: list[str]
+) -> None:
+    found = verdict("detecting", port, "6,6,2", upto="gradients")
+    assert [d.cause for d in found.failures] == causes, str(found)
+
+
+@pytest.mark.parametrize(
     ("name", "port", "passes"),
     [
         ("quantised", "quantised", True),

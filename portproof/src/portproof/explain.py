@@ -17,7 +17,15 @@ from portproof.graph.compare import Judged, Replays, short
 from portproof.graph.gaps import CALL, FLOAT32_HIGH, LOCAL_GRADIENT, Gap, fitted, gap
 from portproof.graph.relations import relation
 from portproof.graph.verdict import Difference
-from portproof.search import SOFTMAX, in_turn, order, preds_of_one_shape, scale
+from portproof.search import (
+    SOFTMAX,
+    in_turn,
+    order,
+    preds_of_one_shape,
+    scale,
+    single_factors,
+    together,
+)
 
 Arrays = Mapping[str, np.ndarray]
 BIASED = "a biased variance in the reference, n/(n − 1) of it in the suspect"
@@ -25,8 +33,6 @@ NOT_IN_PLACE = "not_in_place"
 """The variant of a function that leaves its input as it is, as the others do too."""
 EXACT_GRADIENT = "exact_gradient"
 """The variant of a function that gives its numbers, and another gradient."""
-FACTORS = ("mul", "rmul", "div", "truediv")
-"""Functions whose constants are tried one by one."""
 BY = "normalised by"
 """The setting that says whose mean and variance a batch norm takes."""
 MAX_PLACES = 40
@@ -188,7 +194,7 @@ def _stretches(
     other = "the reference" if bench.is_suspect else "the suspect"
     side = left if bench.is_suspect else right
     for name in in_turn(own & bench.variants.keys(), bench.graph, side):
-        variants = {**bench.variants[name], **_single_factors(name, bench.graph)}
+        variants = {**bench.variants[name], **single_factors(name, bench.graph)}
         # Constants are the usual reason, and the rest is a long list; neither writes in place.
         ordered = sorted(variants.items(), key=lambda v: (v[0] != NOT_IN_PLACE, not v[1][1]))
         for key, (text, is_constant, base) in ordered:
@@ -212,8 +218,33 @@ def _stretches(
                 elif is_constant and base:
                     d.cause = f"{variants[base][0]} in {other}, with a constant in float32"
     for d in [d for d in apart if d.cause is None]:
-        d.cause = _searched(d, bench, left, pairs, seen, by_place)
+        named = [n for n in sorted(own & bench.variants.keys()) if _mentions(d, n, bench, by_place)]
+        d.cause = _several(d, named, bench, seen, by_place, constants)
+        d.cause = d.cause or _searched(d, bench, left, pairs, seen, by_place)
     _relations([d for d in apart if d.cause is None], bench, seen, by_place)
+
+
+def _several(
+    d: Difference,
+    names: list[str],
+    bench: Bench,
+    seen: Replays,
+    by_place: Mapping[tuple[str, str], list[tuple[int, int]]],
+    constants: dict[str, str],
+) -> str | None:
+    """Search for constants in float32 in several functions of a stretch."""
+    found = together(
+        {name: {**bench.variants[name], **single_factors(name, bench.graph)} for name in names},
+        lambda swaps, own: _vanishes(d, bench.forced(swaps), bench, seen, by_place, not own),
+        Gap(d.gap or 0.0).within(FLOAT32_HIGH),
+    )
+    if found is None:
+        return None
+    text, swaps, d.is_rule = found
+    constants |= swaps if d.is_rule else {}
+    return (
+        f"{text[:1].upper()}{text[1:]} in {'the reference' if bench.is_suspect else 'the suspect'}"
+    )
 
 
 def _searched(
@@ -252,20 +283,6 @@ def _relations(
         else:
             side = "suspect" if bench.is_suspect else "reference"
             d.cause = f"random numbers are drawn here: two runs of the {side} differ"
-
-
-def _single_factors(name: str, graph: Graph) -> dict[str, tuple[str, bool, str]]:
-    """Return variants of a product in which one of its constants is rounded to float32."""
-    if name not in FACTORS:
-        return {}
-    stretches = [c.between for c in graph.calls] + [o.between for o in graph.outputs]
-    ops = [op for stretch in stretches for op in stretch if op.text.partition("(")[0] == name]
-    found = {v for op in ops for v in op.args.get("args", []) if isinstance(v, float)}
-    return {
-        f"factor={v!r}": (f"a factor, {v:g}, rounded to float32", True, "")
-        for v in sorted(found)
-        if v != float(np.float32(v))
-    }
 
 
 def _mentions(

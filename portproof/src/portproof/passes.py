@@ -255,9 +255,10 @@ def _replays(left: Side, right: Side, alignment: Alignment) -> Replays:
     left.start()
     right.start()
     reference, free = left.seen(), right.seen()
-    right.forced = right.give(_handed_on(right.graph, alignment.compared, reference))
+    right.forced = right.give(_handed_on(right.graph, alignment.compared, reference), free)
     right.start(given=right.forced)
-    left.forced = left.give({f"out.{i}": reference[f"out.{i}"] for i in alignment.compared})
+    paired = {f"out.{i}": reference[f"out.{i}"] for i in alignment.compared}
+    left.forced = left.give(paired, reference)
     replays = Replays(reference, free, right.seen())
     for name, rows in BATCHES[1:]:
         left.start(rows, outputs_only=True)

@@ -1,11 +1,12 @@
-"""Causes that are searched for: an order of calls, a scale before a softmax."""
+"""Causes that are searched for: an order of calls, a scale before a softmax, several at once."""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
-from itertools import chain, islice, permutations
+from itertools import chain, islice, permutations, product
 
+import numpy as np
 from scipy.optimize import minimize_scalar
 
 from portproof.graph.align import BENDING
@@ -16,6 +17,12 @@ from portproof.graph.verdict import Difference
 MOST_EXCHANGED = 3
 """Calls of one shape before a stretch that are tried in each other's place."""
 SOFTMAX = ("softmax", "log_softmax")
+FACTORS = ("mul", "rmul", "div", "truediv")
+"""Functions whose constants are tried one by one."""
+_Option = tuple[str, str, str, bool, str]
+"""A function and one of its variants: key, text, whether it rounds a constant, and of what."""
+MOST_TRIALS = 60
+"""Of several causes at once."""
 _DOUBLINGS = range(-8, 9)
 """Scales that are tried first, as powers of 2."""
 _LARGEST_SQUARE = 4096
@@ -46,6 +53,63 @@ def scale(names: Sequence[str], apart: Callable[[dict[str, str]], float], other:
     if square in (0, 1) or at(math.log2(square) / 2) > CALL:
         return None
     return f"Scores times {math.sqrt(square):.6g} (√({square})) before the softmax in {other}"
+
+
+def together(
+    variants: Mapping[str, Mapping[str, tuple[str, bool, str]]],
+    vanishes: Callable[[dict[str, str], bool], bool],
+    is_small: bool,
+) -> tuple[str, dict[str, str], bool] | None:
+    """Return what acts together in a stretch: constants in float32, and one variant beside them.
+
+    Args:
+        variants: of each function there: what it is, whether it rounds a constant, and of what.
+        vanishes: whether functions replaced by variants give the other side's numbers; or, where
+            that is asked, the side's own.
+        is_small: whether the gap may be of constants alone.
+
+    Returns:
+        The cause in words, the variants, and whether they are constants alone.
+    """
+    options = [(name, key, *of[key]) for name, of in variants.items() for key in of]
+    rounding = [[None, *(o for o in options if o[0] == name and o[3])] for name in variants]
+    trials: list[list[_Option]] = []
+    for chosen in product(*rounding):
+        constants = [o for o in chosen if o is not None]
+        taken = {name for name, *_ in constants}
+        is_told = is_small or any(o[4] for o in constants)
+        trials += [constants] if is_told and len(constants) > 1 else []
+        trials += [[o, *constants] for o in options if taken and not o[3] and o[0] not in taken]
+    trials.sort(key=lambda them: (not all(o[3] for o in them), len(them)))
+    for them in trials[:MOST_TRIALS]:
+        swaps = {name: key for name, key, *_ in them}
+        if not vanishes(swaps, False):
+            continue
+        bases = {name: base for name, _, _, is_constant, base in them if is_constant and base}
+        is_rule = all(o[3] for o in them) and (not bases or vanishes(bases, True))
+        texts = [o[2] if is_rule or not o[4] else variants[o[0]][o[4]][0] for o in them]
+        words = [
+            text.rstrip(",")
+            if n == 0 or text[1:2].isupper()
+            else f"{text[:1].lower()}{text[1:].rstrip(',')}"
+            for n, text in enumerate(texts)
+        ]
+        return ", and ".join(words), swaps, is_rule
+    return None
+
+
+def single_factors(name: str, graph: Graph) -> dict[str, tuple[str, bool, str]]:
+    """Return variants of a product in which one of its constants is rounded to float32."""
+    if name not in FACTORS:
+        return {}
+    stretches = [c.between for c in graph.calls] + [o.between for o in graph.outputs]
+    ops = [op for stretch in stretches for op in stretch if op.text.partition("(")[0] == name]
+    found = {v for op in ops for v in op.args.get("args", []) if isinstance(v, float)}
+    return {
+        f"factor={v!r}": (f"a factor, {v:g}, rounded to float32", True, "")
+        for v in sorted(found)
+        if v != float(np.float32(v))
+    }
 
 
 def preds_of_one_shape(

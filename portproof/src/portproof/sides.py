@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,18 @@ class Side:
         """Put weights in place, as `fill` does."""
         fill([self], weights)
 
-    def give(self, arrays: Arrays) -> str:
-        """Write what a replay is forced by, and return the file."""
-        return save(self.program.path("force"), joined_calls(arrays, self.parts))
+    def give(self, arrays: Arrays, own: Arrays = MappingProxyType({})) -> str:
+        """Write what a replay is forced by, and return the file.
+
+        Args:
+            arrays: `in.i` and `out.i`.
+            own: for blocks of a call that others of its blocks are given for.
+        """
+        given = {part.call for i, part in enumerate(self.parts) if f"out.{i}" in arrays}
+        lacking = [f"out.{i}" for i, part in enumerate(self.parts)
+                   if part.call in given and f"out.{i}" not in arrays]  # fmt: skip
+        kept = {name: own[name] for name in lacking if name in own}
+        return save(self.program.path("force"), joined_calls({**kept, **arrays}, self.parts))
 
     def start(self, rows: int = ROWS, **how: Any) -> None:
         """Ask for a replay; `seen` waits."""
@@ -91,14 +101,15 @@ class Side:
         self.program.ask("vary", given=path, trials=trials, out=out)
         return Stored(out)
 
-    def seeds(self, of: Mapping[int, int]) -> dict[str, list[int]]:
-        """Return seeds by the program's own calls, block by block."""
-        found: dict[str, list[int]] = {}
+    def seeds(self, of: Mapping[int, int]) -> dict[str, list[tuple[int | None, int]]]:
+        """Return seeds, each with its block's width, by the program's own calls."""
+        found: dict[str, list[tuple[int | None, int]]] = {}
+        wanted = {self.parts[i].call for i in of}
         for i, part in enumerate(self.parts):
-            if i in of:
-                found.setdefault(str(part.call), []).append(of[i])
-        counts = {str(part.call): part.count for part in self.parts}
-        return {call: seeds for call, seeds in found.items() if len(seeds) == counts[call]}
+            if part.call in wanted:
+                width = 0 if part.number is None else part.widths[part.number]
+                found.setdefault(str(part.call), []).append((of.get(i), width))
+        return found
 
 
 def fill(sides: Sequence[Side], weights: Arrays) -> None:

@@ -121,3 +121,12 @@ def shuffled() -> keras.Model:
     y = layers.BatchNormalization(scale=False)(layers.Conv2D(12, 1)(x))
     y = keras.ops.transpose(keras.ops.reshape(y, (-1, 4, 5, 2, 2, 3)), (0, 1, 3, 2, 4, 5))
     return keras.Model(x, keras.ops.reshape(y, (-1, 8, 10, 3)))
+
+
+def detecting() -> keras.Model:
+    """Return two heads of unequal size behind what TensorFlow rounds twice."""
+    x = keras.Input((6, 6, 2))
+    y = layers.LeakyReLU(negative_slope=0.1)(layers.Conv2D(3, 1)(x))
+    y = layers.UpSampling2D(interpolation="bilinear")(y)
+    box, found = layers.Conv2D(4, 1)(y), layers.Conv2D(1, 1, activation="sigmoid")(y)
+    return keras.Model(x, [box, found])

@@ -232,6 +232,25 @@ def modulated() -> nn.Module:
     return Modulated()
 
 
+class Detecting(nn.Module):
+    def __init__(self, slope: float = 0.1) -> None:
+        super().__init__()
+        self.first, self.heads, self.slope = nn.Conv2d(2, 3, 1), nn.Conv2d(3, 5, 1), slope
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = F.leaky_relu(self.first(x), self.slope)
+        y = self.heads(F.interpolate(y, scale_factor=2, mode="bilinear"))
+        return y[:, 1:], torch.sigmoid(y[:, :1])
+
+
+def detecting() -> nn.Module:
+    return Detecting()
+
+
+def detecting_steeper() -> nn.Module:
+    return Detecting(0.3)
+
+
 def gated() -> nn.Module:
     return Gated()
 

@@ -46,6 +46,8 @@ class Call:
     """Names the tensor that it reads; calls that read the same one have the same name."""
     then: str = ""
     """The operation that takes what it gives first, if that is one."""
+    cuts: list[list[int]] = field(default_factory=list)
+    """Where what it gives is cut at once: the first column of each block, and how many."""
     made: int = 0
     """Its place in the order in which the user wrote the calls, where they run in another."""
 
@@ -106,18 +108,26 @@ def ops_text(ops: Sequence[Op]) -> str:
     return " ".join(op.text for op in ops) or "nothing"
 
 
-def note_first_taker(calls: Sequence[Call], preds: Iterable[Pred], before: int, ops: Any) -> None:
-    """Note the operation that takes first what calls give.
+def note_first_taker(
+    calls: Sequence[Call],
+    preds: Iterable[Pred],
+    before: int,
+    ops: Any,
+    cuts: Sequence[list[int]] = (),
+) -> None:
+    """Note the operation that takes first what calls give, and where it cuts that.
 
     Args:
         calls: all of them.
         preds: what an operation takes comes from these.
         before: how many operations stand between them and it.
         ops: those with it.
+        cuts: the first column and the number of columns of each part.
     """
     for p in preds if ops and not before else ():
-        if isinstance(p, int) and not calls[p].then:
-            calls[p].then = ops[-1].name
+        if isinstance(p, int):
+            calls[p].then = calls[p].then or ops[-1].name
+            calls[p].cuts += [cut for cut in cuts if cut not in calls[p].cuts]
 
 
 CHANNELS = {"as given": 0, "channels first": 1, "channels first in each frame": 2}

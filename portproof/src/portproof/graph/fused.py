@@ -6,7 +6,7 @@ one call, and arrays are split and joined on the way.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,12 +24,24 @@ class Part:
     Attributes:
         call: the index there.
         number: which block of columns; None for a whole call.
-        count: of how many.
+        widths: of all blocks, in columns.
     """
 
     call: int
     number: int | None = None
-    count: int = 1
+    widths: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What the key of a call's block ends with."""
+        return f"{self.number}/{len(self.widths)};"
+
+    def of(self, array: np.ndarray) -> np.ndarray:
+        """Return this block of a whole call's array (…, columns)."""
+        if self.number is None:
+            return array
+        found: np.ndarray = np.split(array, np.cumsum(self.widths)[:-1], -1)[self.number]
+        return found
 
 
 def split_fused(graph: Graph, other: Graph) -> tuple[Graph, list[Part]]:
@@ -37,6 +49,7 @@ def split_fused(graph: Graph, other: Graph) -> tuple[Graph, list[Part]]:
 
     A call is split where the other side has calls of that many blocks reading one tensor; of
     calls of its shape as many as this side has more of: those first whose names hold the blocks'.
+    Blocks of several widths are told by where the program cuts what the call gives.
     """
     groups: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for c in other.calls:
@@ -54,8 +67,15 @@ def split_fused(graph: Graph, other: Graph) -> tuple[Graph, list[Part]]:
         sign = signature(call)
         if _is_matrix(call) and (sign[0], _kernel(sign)) in wanted:
             fused[sign].append(i)
-    counts: dict[int, int] = {}
     others = Counter(signature(c) for c in other.calls)
+    own = Counter(signature(c) for c in graph.calls)
+    widths = {
+        i: cut
+        for i, (call, cut) in enumerate((c, _cut(c)) for c in graph.calls)
+        if cut
+        and own[signature(call)] > others[signature(call)]
+        and _stem(call, cut) in _stems(other)
+    }
     for sign, places_of in fused.items():
         count, blocks = wanted[sign[0], _kernel(sign)]
         last = {graph.calls[i].siblings: i for i in places_of}  # keys and values, behind queries
@@ -66,19 +86,47 @@ def split_fused(graph: Graph, other: Graph) -> tuple[Graph, list[Part]]:
                 last[graph.calls[i].siblings] != i,
             ),
         )
-        num_same = sum(signature(c) == sign for c in graph.calls)
-        counts |= dict.fromkeys(first[: max(num_same - others[sign], 0)], count)
+        width = _kernel(sign)[-1] // count
+        widths |= dict.fromkeys(first[: max(own[sign] - others[sign], 0)], (width,) * count)
     parts: list[Part] = []
     places: dict[int, list[int]] = {}
     for i in range(len(graph.calls)):
-        count = counts.get(i, 1)
-        places[i] = list(range(len(parts), len(parts) + count))
-        parts += [Part(i, n if count > 1 else None, count) for n in range(count)]
+        cut = widths.get(i, ())
+        more = [Part(i, n, cut) for n in range(len(cut))] or [Part(i)]
+        places[i] = list(range(len(parts), len(parts) + len(more)))
+        parts += more
     if len(parts) == len(graph.calls):
         return graph, parts
     calls = [_part_of(graph.calls[p.call], p, places) for p in parts]
     outputs = [replace(o, preds=_moved(o.preds, places)) for o in graph.outputs]
     return replace(graph, calls=calls, outputs=outputs), parts
+
+
+def _cut(call: Call) -> tuple[int, ...]:
+    """Return the widths of the blocks that a call's columns are cut into, where they differ."""
+    if not _is_matrix(call) or not call.cuts:
+        return ()
+    starts, stops = zip(
+        *sorted({(start, start + width) for start, width in call.cuts}), strict=True
+    )
+    is_whole = (0, *stops) == (*starts, call.roles["kernel"][-1])
+    widths = tuple(b - a for a, b in zip(starts, stops, strict=True))
+    return widths if is_whole and len(set(widths)) > 1 else ()
+
+
+def _stem(call: Call, widths: Iterable[int]) -> tuple[object, ...]:
+    """Return what a call cut into blocks has in common with calls that are these blocks."""
+    sign = signature(call)
+    return sign[0], _kernel(sign)[:-1], tuple(sorted(widths))
+
+
+def _stems(graph: Graph) -> set[tuple[object, ...]]:
+    """Return what calls that read one tensor have in common with one call of them all."""
+    groups: dict[tuple[object, ...], list[Call]] = defaultdict(list)
+    for c in graph.calls:
+        if c.siblings and _is_matrix(c):
+            groups[c.siblings, *_stem(c, [])].append(c)
+    return {_stem(calls[0], [c.roles["kernel"][-1] for c in calls]) for calls in groups.values()}
 
 
 def _named(owner: str, blocks: list[str]) -> int:
@@ -110,12 +158,12 @@ def _part_of(call: Call, part: Part, places: Mapping[int, list[int]]) -> Call:
     preds = _moved(call.preds, places)
     if part.number is None:
         return replace(call, preds=preds)
-    roles = {role: [*shape[:-1], shape[-1] // part.count] for role, shape in call.roles.items()}
-    width = call.out_shape[-1] // part.count
+    width = part.widths[part.number]
+    roles = {role: [*shape[:-1], width] for role, shape in call.roles.items()}
     return replace(
         call,
-        owner=f"{call.owner}[{part.number + 1} of {part.count}]",
-        key=f"{call.key}{part.number}/{part.count};",
+        owner=f"{call.owner}[{part.number + 1} of {len(part.widths)}]",
+        key=f"{call.key}{part.name}",
         preds=preds,
         roles=roles,
         out_shape=[*call.out_shape[:-1], width],
@@ -133,7 +181,7 @@ class Split(Mapping[str, np.ndarray]):
         real, part = self._real(name)
         array = self._arrays[real]
         is_whole = part is None or part.number is None or real.startswith(("in.", "final."))
-        return array if is_whole else np.split(array, part.count, -1)[part.number]  # type: ignore[union-attr,index]
+        return array if is_whole else part.of(array)  # type: ignore[union-attr]
 
     def __contains__(self, name: object) -> bool:
         try:
@@ -156,7 +204,7 @@ class Split(Mapping[str, np.ndarray]):
             part = self._keys.get(key)
             if part is None or part.number is None:
                 return name, None
-            return f"{what}|{key.removesuffix(f'{part.number}/{part.count};')}|{role}", part
+            return f"{what}|{key.removesuffix(part.name)}|{role}", part
         what, _, number = name.rpartition(".")
         if what in ("final", "input"):
             return name, None
@@ -172,8 +220,8 @@ def joined_calls(arrays: Mapping[str, np.ndarray], parts: list[Part]) -> dict[st
             found[f"in.{part.call}"] = arrays[f"in.{i}"]
         if part.number is None and f"out.{i}" in arrays:
             found[f"out.{part.call}"] = arrays[f"out.{i}"]
-        elif part.number == 0 and all(f"out.{i + n}" in arrays for n in range(part.count)):
-            blocks = [arrays[f"out.{i + n}"] for n in range(part.count)]
+        elif part.number == 0 and all(f"out.{i + n}" in arrays for n in range(len(part.widths))):
+            blocks = [arrays[f"out.{i + n}"] for n in range(len(part.widths))]
             found[f"out.{part.call}"] = np.concatenate(blocks, -1)
     return found
 
@@ -188,7 +236,7 @@ def joined_weights(
             if part.number is None:
                 found[f"{call.key}|{role}"] = weights[f"{call.key}|{role}"]
             elif part.number == 0:
-                keys = [f"{graph.calls[i + n].key}|{role}" for n in range(part.count)]
-                key = call.key.removesuffix(f"0/{part.count};")
+                keys = [f"{graph.calls[i + n].key}|{role}" for n in range(len(part.widths))]
+                key = call.key.removesuffix(part.name)
                 found[f"{key}|{role}"] = np.concatenate([weights[k] for k in keys], -1)
     return found

@@ -2,7 +2,7 @@
 
 import itertools
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,7 +19,7 @@ from portproof.record import keras_layers as kinds
 from portproof.record.inferred import infer
 from portproof.record.keras_composite import recurrent, separable, time_distributed
 from portproof.record.keras_live import Live, Tag, layout, numbers, tensors
-from portproof.record.program import Arrays, SetUpError, Sink, drops, factors, reorder
+from portproof.record.program import Arrays, Blocks, SetUpError, Sink, drops, factors, reorder
 from portproof.record.role import Role
 
 MAX_OPS = 40
@@ -44,7 +44,7 @@ class Replay:
     """What one run does and finds."""
 
     force: Mapping[str, np.ndarray] = field(default_factory=dict)
-    seeds: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    seeds: Mapping[str, Blocks] = field(default_factory=dict)
     train: bool = False
     any_shape: bool = True
     """Whether numbers of another shape than a call's own replace them too."""

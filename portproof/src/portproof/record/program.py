@@ -37,6 +37,8 @@ _NOT_THE_USERS = (
 Arrays = dict[str, np.ndarray]
 Sink = Arrays | Writer
 """A destination of arrays by name."""
+Blocks = list[tuple[int | None, int]]
+"""For each block of a call's features, a seed or None, and how many there are; 0: all."""
 Batch = tuple[list[np.ndarray], Any, list[np.ndarray]]
 """Inputs, targets (an array, a list or a dictionary of them) and weights, if any, of one step."""
 
@@ -205,18 +207,21 @@ def _place(error: BaseException) -> str:
     return f" ({Path(own[-1].filename).name}:{own[-1].lineno})"
 
 
-def factors(seeds: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+def factors(blocks: Blocks, shape: Sequence[int]) -> np.ndarray:
     """Return the factors of a call's outputs in the sum that is differentiated.
 
     Args:
-        seeds: one for each block of features.
+        blocks: of features; without a seed: zeros.
         shape: of the output, canonical.
     """
     if not shape:  # a single weight
-        return np.asarray(np.random.default_rng(seeds[0]).normal())
-    block = (*shape[:-1], shape[-1] // len(seeds))
-    drawn = [np.random.default_rng(seed).normal(size=block) for seed in seeds]
-    return np.concatenate(drawn, -1)
+        return np.asarray(np.random.default_rng(blocks[0][0]).normal())
+    found = []
+    for seed, width in blocks:
+        size = (*shape[:-1], width or shape[-1])
+        rng = np.random.default_rng(seed)
+        found.append(np.zeros(size) if seed is None else rng.normal(size=size))
+    return np.concatenate(found, -1)
 
 
 def reorder(role: Any, order: np.ndarray, axis: int = 0) -> None:

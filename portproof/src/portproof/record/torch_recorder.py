@@ -5,7 +5,7 @@ parameters all look alike.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from portproof.adapter import adapter_of, is_tried
 from portproof.graph.calls import Call, note_first_taker
 from portproof.record.inferred import Inferred
-from portproof.record.program import Sink, drops, factors, reorder
+from portproof.record.program import Blocks, Sink, drops, factors, reorder
 from portproof.record.role import Role, role_of
 from portproof.record.torch_bare import BARE, cut_into_patches, with_bare_weights
 from portproof.record.torch_calls import (
@@ -49,6 +49,7 @@ from portproof.record.torch_names import Names
 from portproof.record.torch_tags import (
     Tag,
     after,
+    cuts_of,
     dropout_of,
     function_name,
     id_of,
@@ -71,7 +72,7 @@ class Replay:
 
     force: Mapping[str, np.ndarray] = field(default_factory=dict)
     """`out.i` replaces what call i gives; `in.i` is what it is also fed alone."""
-    seeds: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    seeds: Mapping[str, Blocks] = field(default_factory=dict)
     """For each call whose output takes part in a sum to differentiate: the seeds of its factors."""
     last: Mapping[int, int] = field(default_factory=dict)
     """For calls of several functions (a product, then a bias): the last one's number."""
@@ -167,8 +168,9 @@ class Recorder(TorchFunctionMode):
         for x, tag in before:  # an operation in place has given its argument a new meaning
             put_tag(x, tag)
         tags = [after(func, args, kwargs, xs, o) if xs else Tag(weights=True) for o in outs]
-        for (_, tag), made in zip(before, tags[:1], strict=False) if len(before) == 1 else ():
-            note_first_taker(self.calls, tag.preds, len(tag.ops), made.ops)
+        for (x, tag), made in zip(before, tags[:1], strict=False) if len(before) == 1 else ():
+            cuts = cuts_of(x, outs, tag.channel)
+            note_first_taker(self.calls, tag.preds, len(tag.ops), made.ops, cuts)
         for o, tag in zip(outs, tags, strict=True):
             put_tag(o, replace(tag, drops=(*tag.drops, *drops(rate))))
         return out
@@ -178,7 +180,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Record a module that has an adapter as one call."""
         xs = [x for x in tensors_of((args, kwargs)) if not self.names.is_weight(x)]
-        if len(xs) == 1 and not self.busy and not is_tried(module) and not self.replay.last:
+        if len(xs) == 1 and not (self.busy or is_tried(module) or self.replay.last):
             with self.quiet():
                 infer_module(module, forward, xs[0], args, kwargs)
         adapter = adapter_of(module)
@@ -367,8 +369,7 @@ class Recorder(TorchFunctionMode):
                 chosen = {**spec.settings, **settings}
                 flat = [p for pair in chosen["padding"][::-1] for p in pair]
                 own[spec.data] = F.pad(t, flat) if any(flat) else t
-                own["padding"] = 0
-                own["stride"], own["dilation"] = chosen["strides"], chosen["dilation"]
+                own |= {"padding": 0, "stride": chosen["strides"], "dilation": chosen["dilation"]}
                 return func(**own)
             if spec.kind == "deconv" and settings:
                 return cropped(func, {**own, spec.data: t}, {**spec.settings, **settings})
@@ -383,8 +384,7 @@ class Recorder(TorchFunctionMode):
         """Return the call that a sum, product or slice right behind it belongs to, if one does."""
         if len(tag.preds) != 1 or tag.ops or tag.drops:
             return None
-        (before,) = tag.preds
-        if not isinstance(before, int):
+        if not isinstance(before := next(iter(tag.preds)), int):
             return None
         call, is_part = self.calls[before], False
         if spec.kind == "crop":
