@@ -46,3 +46,13 @@ def test_a_training_of_the_users_own_is_followed_to_its_end(
     verdict = check(f"{keras}:{name}", f"{torch}:{port}", [], batches=f"{keras}:{batches}")
     assert [d.what for d in verdict.failures] == ([what] if what else []), str(verdict)
     assert [d.cause for d in verdict.failures] == ([cause] if what else [])
+
+
+@pytest.mark.slow
+def test_two_rules_of_one_optimizer_are_told_apart() -> None:
+    files = [PAIRS / f"{name}.py:momentum_by_root" for name in ("in_keras", "trained_torch")]
+    verdict = check(*map(str, files), ["6"], batches=f"{PAIRS}/in_keras.py:batches")
+    assert verdict.passed, str(verdict)
+    causes = [str(d.cause) for d in verdict.declarations if d.is_rule]
+    texts = ("ε within the root in Keras's RMSprop", "part of RMSprop's velocity in Keras")
+    assert all(text in cause for text, cause in zip(texts, causes, strict=True)), causes

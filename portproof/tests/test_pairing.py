@@ -105,6 +105,12 @@ def test_what_looks_alike_is_told_apart(name: str, inputs: list[str]) -> None:
     assert verdict(name, name, *inputs).passed
 
 
+@pytest.mark.slow
+def test_masks_stay_where_a_calls_numbers_are_handed_on() -> None:
+    found = verdict("asking", "asking", "int7pad:4", "3,5", upto="gradients")
+    assert found.passed, str(found)
+
+
 @pytest.mark.parametrize(
     ("port", "causes"),
     [
@@ -161,6 +167,7 @@ def test_parts_in_another_order_pass_only_if_that_is_said_to_be_meant(
         pytest.param("patches", ["8,6,3"], marks=slow),
         pytest.param("normed", ["6,6,2"], marks=slow),
         pytest.param("summarised", ["6,3"], marks=slow),
+        pytest.param("filmed", ["3,4,4,1"], marks=slow),
     ],
 )
 def test_weights_that_a_layer_of_the_users_own_uses_alone_match_those_of_a_module(

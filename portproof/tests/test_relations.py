@@ -14,6 +14,7 @@ def test_only_axes_of_size_one_and_of_places_are_fitted() -> None:
     assert fitted(a, (2, 1, 1, 3)).shape == (2, 1, 1, 3)
     maps = np.arange(48.0).reshape(2, 2, 4, 3)
     assert np.array_equal(fitted(maps, (2, 8, 3)), maps.reshape(2, 8, 3))
+    assert np.array_equal(fitted(maps, (4, 4, 3)), maps.reshape(4, 4, 3))  # frames as samples
     assert fitted(maps, (2, 24)).shape == fitted(maps, (2, 4, 2, 3)).shape == maps.shape
     assert fitted(a, (3, 2)).shape == (2, 3)
 

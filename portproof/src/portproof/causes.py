@@ -15,7 +15,7 @@ Remedy = tuple[str, dict[str, Any]]
 SINGLE = 1e-6
 """How far float32 takes an option's number at most, relative."""
 CLIPPED = "torch clips by the gradients' norm + 1e-6, and Keras by their norm"
-VELOCITY = "the learning rate is part of SGD's velocity in Keras, and a factor of it in torch"
+VELOCITY = "the learning rate is part of {}'s velocity in Keras, and a factor of it in torch"
 SPARSE = (
     "Keras on TensorFlow takes a table's gradient from each place that reads a row, torch their sum"
 )
@@ -65,22 +65,29 @@ class Causes:
     def rules(self) -> set[str]:
         """Causes that are the frameworks' and no port's."""
         other = placed(self.left, self.right)
-        return {CLIPPED, VELOCITY, SPARSE, IN_SINGLE, *([other[0]] if other and other[1] else [])}
+        named = {VELOCITY.format(name) for name in ("SGD", "RMSprop")}
+        return {CLIPPED, SPARSE, IN_SINGLE, *named, *([other[0]] if other and other[1] else [])}
 
     def of_epsilon(self) -> Iterator[Remedy]:
         """Yield where ε stands, if the two optimizers have it in different places."""
         if other := placed(self.left, self.right):
-            precision = "float32" if self.is_rounded else "float64"
-            yield other[0], {"placed_epsilon": {"precision": precision, "epsilon": other[2]}}
+            yield other[0], self._placed(other[2])
+
+    def _placed(self, epsilon: float) -> dict[str, Any]:
+        precision = "float32" if self.is_rounded else "float64"
+        return {"placed_epsilon": {"precision": precision, "epsilon": epsilon}}
 
     def of_rules(self) -> Iterator[Remedy]:
         """Yield what the frameworks' optimizers do each in their own way."""
         told = self.right.about.get("training", {}).get("optimizer", "")
         if self.is_torch:
             yield CLIPPED, {"exact_clipping": True}
-        if self.is_port and re.search(r"\bSGD\([^)]*momentum=", told):
-            yield VELOCITY, {"velocity": True}
+        kinds = re.findall(r"\b(SGD|RMSprop)\([^)]*momentum=", told) if self.is_port else []
+        if "SGD" in kinds:
+            yield VELOCITY.format("SGD"), {"velocity": True}
         yield from self.of_epsilon()
+        if "RMSprop" in kinds and (other := placed(self.left, self.right)):
+            yield VELOCITY.format("RMSprop"), {"velocity": True, **self._placed(other[2])}
         if self.is_port and self.is_rounded:
             if any(self.left.calls[i].kind == "embedding" for i in self.pairs):
                 yield SPARSE, {"reference": {"dense": True}}
@@ -142,10 +149,9 @@ class Causes:
         if "rule" in ours and "learning_rate" in mine:
             how: dict[str, Any] = {"optimizer": ours["rule"], "options": taken}
             if self.is_port:
-                how |= {"velocity": ours["rule"] == "SGD" and bool(mine.get("momentum"))}
+                how |= {"velocity": bool(mine.get("momentum"))}
                 if ours["rule"] in PLACED and "epsilon" in mine:
-                    precision = "float32" if self.is_rounded else "float64"
-                    how["placed_epsilon"] = {"precision": precision, "epsilon": mine["epsilon"]}
+                    how |= self._placed(mine["epsilon"])
             names = ours["rule"], theirs.get("rule")
             text = MORE.format(names[0]) if names[0] == names[1] else OTHERWISE.format(*names)
             yield text, how

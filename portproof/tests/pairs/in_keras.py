@@ -253,6 +253,14 @@ def momentum():
     return model
 
 
+def momentum_by_root():
+    """The same by RMSprop."""
+    model = regression()
+    rate = keras.optimizers.schedules.ExponentialDecay(0.0625, 1, 0.5)
+    model.compile(keras.optimizers.RMSprop(rate, momentum=0.5, epsilon=1e-3), "mse")
+    return model
+
+
 def momentum_as_written():
     """A momentum and a rate that float32 does not hold."""
     model = regression()

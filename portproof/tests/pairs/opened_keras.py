@@ -67,3 +67,11 @@ def summarised() -> keras.Model:
     """Reads the last state of sequences, which a module may have with its steps first."""
     x = keras.Input((6, 3))
     return keras.Model(x, layers.Dense(2)(layers.GRU(4)(x)))
+
+
+def filmed() -> keras.Model:
+    """Return a recurrent convolution over frames of one channel, and a norm over all of them."""
+    x = keras.Input((3, 4, 4, 1))
+    y = layers.ConvLSTM2D(2, 3, padding="same", return_sequences=True)(x)
+    y = layers.BatchNormalization(epsilon=1e-5, momentum=0.9)(y)
+    return keras.Model(x, layers.Dense(2)(layers.GlobalAveragePooling3D()(y)))

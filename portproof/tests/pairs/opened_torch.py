@@ -49,6 +49,24 @@ class Summarised(nn.Module):
         return out
 
 
+class Filmed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.h = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(2, 8, 3, padding=1, bias=False)
+        self.norm, self.head = nn.BatchNorm2d(2), nn.Linear(2, 2)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        h = c = frames.new_zeros(len(frames), 2, 4, 4)
+        states = []
+        for x in frames.unbind(1):
+            i, f, g, o = (self.x(x) + self.h(h)).chunk(4, 1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            states.append(h)
+        y = self.norm(torch.stack(states, 1).flatten(0, 1))
+        return self.head(y.unflatten(0, frames.shape[:2]).mean((1, 3, 4)))
+
+
 def graph() -> nn.Module:
     return Graph()
 
@@ -78,3 +96,7 @@ def normed() -> nn.Module:
 
 def summarised() -> nn.Module:
     return Summarised()
+
+
+def filmed() -> nn.Module:
+    return Filmed()

@@ -130,3 +130,10 @@ def detecting() -> keras.Model:
     y = layers.UpSampling2D(interpolation="bilinear")(y)
     box, found = layers.Conv2D(4, 1)(y), layers.Conv2D(1, 1, activation="sigmoid")(y)
     return keras.Model(x, [box, found])
+
+
+def asking() -> keras.Model:
+    """Return an attention whose queries are masked: what it gives there is zero."""
+    x, y = keras.Input((4,), dtype="int32"), keras.Input((3, 5))
+    query = layers.Dense(5)(layers.Embedding(7, 6, mask_zero=True)(x))
+    return keras.Model([x, y], layers.Dense(2)(layers.Attention()([query, y])))

@@ -243,6 +243,20 @@ class Detecting(nn.Module):
         return y[:, 1:], torch.sigmoid(y[:, :1])
 
 
+class Asking(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.query, self.head = nn.Embedding(7, 6), nn.Linear(6, 5), nn.Linear(5, 2)
+
+    def forward(self, ids: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        scores = self.query(self.table(ids)) @ y.transpose(1, 2)
+        return self.head(scores.softmax(-1) @ y * (ids != 0)[:, :, None])
+
+
+def asking() -> nn.Module:
+    return Asking()
+
+
 def detecting() -> nn.Module:
     return Detecting()
 

@@ -54,10 +54,22 @@ class Momentum(Regression):
         super().__init__()
         self.options = options
 
+    def optimizer(self):
+        return torch.optim.SGD(self.parameters(), 0.0625, momentum=0.5, **self.options)
+
     def configure_optimizers(self):
-        optimizer = torch.optim.SGD(self.parameters(), 0.0625, momentum=0.5, **self.options)
+        optimizer = self.optimizer()
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class ByRoot(Momentum):
+    def optimizer(self):
+        return torch.optim.RMSprop(self.parameters(), 0.0625, 0.9, 1e-3, momentum=0.5)
+
+
+def momentum_by_root():
+    return ByRoot()
 
 
 def momentum():

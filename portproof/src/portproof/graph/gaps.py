@@ -83,12 +83,16 @@ def fitted(array: np.ndarray, shape: tuple[int, ...] | list[int]) -> np.ndarray:
     """Return an array with its axes of size 1, or of places, as `shape` has them.
 
     A 1×1 convolution of one point, (N, 1, 1, C), is a dense layer of (N, C), and one of a map,
-    (N, H, W, C), a dense layer of (N, H·W, C). What is neither comes back unchanged.
+    (N, H, W, C), a dense layer of (N, H·W, C); frames may stand as samples, (N·T, H, W, C). What
+    is none of these comes back unchanged.
     """
     wanted = tuple(shape)
     if array.shape == wanted or array.size != math.prod(wanted):
         return array
     is_same = [n for n in array.shape if n != 1] == [n for n in wanted if n != 1]
     ends = (array.shape[:1], array.shape[-1:]), (wanted[:1], wanted[-1:])
-    is_joined = array.ndim != len(wanted) and min(array.ndim, len(wanted)) > 2
-    return array.reshape(wanted) if is_same or (is_joined and ends[0] == ends[1]) else array
+    behind = min(array.ndim, len(wanted)) - 1
+    is_joined = behind > 1 and ends[0] == ends[1]
+    is_folded = behind > 0 and array.shape[-behind:] == wanted[-behind:]
+    is_other = array.ndim != len(wanted) and (is_joined or is_folded)
+    return array.reshape(wanted) if is_same or is_other else array

@@ -18,9 +18,7 @@ def verdict_text(verdict: Verdict) -> str:
     if verdict.first is not None and (failures or not declared):
         a, b, gap = verdict.first
         lines.append(f"they part at {a} | {b} ({gap}); {_number(len(failures), 'difference')}")
-    elif failures and (
-        apart := [name for name, gap in verdict.outputs.items() if not _agrees(gap)]
-    ):
+    elif failures and (apart := _apart(verdict)):
         lines.append(f"they part on the {apart[0]}; {_number(len(failures), 'difference')}")
     elif failures:
         lines.append(f"the outputs agree, but: {_number(len(failures), 'difference')}")
@@ -90,5 +88,8 @@ def _agreement(verdict: Verdict) -> list[str]:
     return [*lines, f"weights: {totals[0]} | {totals[1]}"]
 
 
-def _agrees(gap: Gap) -> bool:
-    return gap.within(END_TO_END)
+def _apart(verdict: Verdict) -> list[str]:
+    """Return the outputs that differ, by more than the frameworks' own rules make them."""
+    if verdict.settled is not None and verdict.settled[0].within(END_TO_END):
+        return []
+    return [name for name, gap in verdict.outputs.items() if not gap.within(END_TO_END)]

@@ -311,14 +311,14 @@ class Recorder:
 
     def _forced(self, index: int, live: Live, y: Any) -> Any:
         replay = self.replay
-        if index in replay.leaves:
-            return replay.leaves[index]
-        wanted = replay.force.get(f"out.{index}")
-        native = None if wanted is None else live.native(wanted, y, False)
-        is_own = wanted is not None and list(wanted.shape) == self.calls[index].out_shape
-        if native is None or not (is_own or replay.any_shape):
+        new = replay.leaves.get(index)
+        wanted = replay.force.get(f"out.{index}") if new is None else None
+        if wanted is not None:
+            is_own = list(wanted.shape) == self.calls[index].out_shape
+            native = live.native(wanted, y, False) if is_own or replay.any_shape else None
+            new = None if native is None else ops.convert_to_tensor(native, dtype=y.dtype)
+        if new is None:
             return y
-        new = ops.convert_to_tensor(native, dtype=y.dtype)
         mask = keras.src.backend.get_keras_mask(y)
         if mask is not None:
             keras.src.backend.set_keras_mask(new, mask)

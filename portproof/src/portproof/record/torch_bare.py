@@ -112,8 +112,9 @@ def _role(recorder: "Recorder", name: str, function: str) -> Role:
         wanted is not None and function == "linear" and len(set(core)) == 1
     )
     if function.startswith("conv") and len(shape) > 2 and wanted is not None:
-        return Role(whole, lambda a: np.moveaxis(a, (0, 1), (-1, -2)),
-                    lambda a: np.moveaxis(a, (-1, -2), (0, 1)))  # fmt: skip
+        moved = (*shape[2:], shape[1], shape[0])
+        return Role(whole, lambda a: np.moveaxis(a, (0, 1), (-1, -2)).squeeze(),
+                    lambda a: np.moveaxis(a.reshape(moved), (-1, -2), (0, 1)))  # fmt: skip
     if is_turned:
         return Role(whole, lambda a: a.reshape(core).T, lambda a: a.T.reshape(shape))
     return Role(whole, lambda a: a.squeeze(), lambda a: a.reshape(shape))

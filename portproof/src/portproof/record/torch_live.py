@@ -61,7 +61,7 @@ class Live:
     def native(self, a: np.ndarray, is_input: bool) -> torch.Tensor:
         """Return the inverse of `canonical`."""
         if self.spec.kind == WEIGHT:
-            return torch.from_numpy(np.array(self.spec.roles["value"].native(a)))
+            return torch.from_numpy(np.array(self.spec.roles["value"].native(a), order="C"))
         order = self._order(is_input)
         if order is not None and a.shape[-1] == len(order):
             a = a[..., np.argsort(order)]

@@ -17,7 +17,9 @@ import torch
 from portproof.graph.steps import PLACED
 
 
-def place_epsilon(stack: ExitStack, precision: str, epsilon: float) -> None:
+def place_epsilon(
+    stack: ExitStack, precision: str, epsilon: float, is_rate_kept: bool = False
+) -> None:
     """Let torch's optimizers have ε as Keras has it, as long as `stack` is open.
 
     Args:
@@ -25,11 +27,12 @@ def place_epsilon(stack: ExitStack, precision: str, epsilon: float) -> None:
         precision: of Adam's and Adamax's βs in their powers, of AdamW's decay and of what Adagrad
             starts from: Keras on TensorFlow takes them in `float32`.
         epsilon: the number; a group whose own is so many times torch's has so many times this one.
+        is_rate_kept: whether the learning rate is part of RMSprop's velocity, as in Keras.
     """
     kind = np.dtype(precision).type
     steps = {
-        "RMSprop": _each(partial(_by_root, _root_mean_square, epsilon)),
-        "Adagrad": _each(partial(_by_root, partial(_sum, kind), epsilon)),
+        "RMSprop": _each(partial(_by_root, _root_mean_square, epsilon, is_rate_kept)),
+        "Adagrad": _each(partial(_by_root, partial(_sum, kind), epsilon, False)),
         "Adamax": _each(partial(_by_largest, kind, epsilon)),
     }
     for name in ("Adam", "AdamW"):  # one may have its step of the other: both before any patch
@@ -93,7 +96,7 @@ def _adam(step: Callable[..., Any], kind: Any, epsilon: float) -> Callable[..., 
 def _each(
     move_of: Callable[[Any, Any, torch.Tensor], torch.Tensor],
 ) -> Callable[..., Any]:
-    """Return a step that moves each weight by the rate times `move_of(group, state, gradient)`."""
+    """Return a step that takes `move_of(group, state, gradient)` away from each weight."""
 
     @torch.no_grad()
     def step(self: Any, closure: Any = None) -> Any:
@@ -103,7 +106,7 @@ def _each(
             told = {**group, "share": group["eps"] / self.defaults["eps"]}
             for p in (p for p in group["params"] if p.grad is not None):
                 gradient = _gradient(group, p) + group["weight_decay"] * p
-                p.sub_(group["lr"] * move_of(told, self.state[p], gradient))
+                p.sub_(move_of(told, self.state[p], gradient))
         return loss
 
     return step
@@ -112,6 +115,7 @@ def _each(
 def _by_root(
     moments: Callable[[Any, Any, torch.Tensor], torch.Tensor],
     epsilon: float,
+    is_rate_kept: bool,
     group: Any,
     state: Any,
     gradient: torch.Tensor,
@@ -122,8 +126,10 @@ def _by_root(
         move = move / (1 + (float(state["step"]) - 1) * decay)
     if group.get("momentum"):
         before = state.get("momentum_buffer", torch.zeros_like(move))
+        move = group["lr"] * move if is_rate_kept else move
         move = state["momentum_buffer"] = group["momentum"] * before + move
-    return move
+        return move if is_rate_kept else group["lr"] * move
+    return group["lr"] * move
 
 
 def _by_largest(
@@ -135,7 +141,8 @@ def _by_largest(
     mean = torch.lerp(state.get("mean", torch.zeros_like(gradient)), gradient, 1 - first)
     largest = torch.maximum(second * state.get("largest", gradient.abs()), gradient.abs())
     state["mean"], state["largest"] = mean, largest
-    return mean / ((1 - float(kind(first)) ** t) * (largest + epsilon * group["share"]))
+    divisor = (1 - float(kind(first)) ** t) * (largest + epsilon * group["share"])
+    return group["lr"] * mean / divisor
 
 
 def _gradient(group: Any, p: torch.Tensor) -> torch.Tensor:

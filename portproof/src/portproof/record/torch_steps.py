@@ -211,7 +211,7 @@ def _as_asked(stack: ExitStack, module: Any, options: Mapping[str, Any]) -> None
     if options.get("velocity"):
         keep_rate_in_velocity(stack)
     if how := options.get("placed_epsilon"):
-        place_epsilon(stack, **how)
+        place_epsilon(stack, **how, is_rate_kept=bool(options.get("velocity")))
     if (rule := options.get("optimizer")) or options.get("all weights"):
         told = options.get("options", {})
         configure = partial(_made_anew, module, rule, told) if rule else _with_all(module)
