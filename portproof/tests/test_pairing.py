@@ -57,7 +57,7 @@ def test_gates_in_one_convolution_and_features_cut_into_maps_are_carried_over(
     ("port", "causes"),
     [
         ("detecting", []),
-        pytest.param("detecting_steeper", ["Leaky ReLU with slope 0.1, rounded to float32, and "
+        pytest.param("detecting_steeper", ["Leaky ReLU with slope 0.15, rounded to float32, and "
                      "resizing computed in float32 in the reference"], marks=slow),
     ],
 )  # fmt: skip

@@ -23,8 +23,8 @@ from portproof.search import (
     order,
     preds_of_one_shape,
     scale,
-    single_factors,
     together,
+    variants_of,
 )
 
 Arrays = Mapping[str, np.ndarray]
@@ -194,7 +194,7 @@ def _stretches(
     other = "the reference" if bench.is_suspect else "the suspect"
     side = left if bench.is_suspect else right
     for name in in_turn(own & bench.variants.keys(), bench.graph, side):
-        variants = {**bench.variants[name], **single_factors(name, bench.graph)}
+        variants = variants_of(name, bench.variants[name], bench.graph, side)
         # Constants are the usual reason, and the rest is a long list; neither writes in place.
         ordered = sorted(variants.items(), key=lambda v: (v[0] != NOT_IN_PLACE, not v[1][1]))
         for key, (text, is_constant, base) in ordered:
@@ -219,7 +219,7 @@ def _stretches(
                     d.cause = f"{variants[base][0]} in {other}, with a constant in float32"
     for d in [d for d in apart if d.cause is None]:
         named = [n for n in sorted(own & bench.variants.keys()) if _mentions(d, n, bench, by_place)]
-        d.cause = _several(d, named, bench, seen, by_place, constants)
+        d.cause = _several(d, named, bench, side, seen, by_place, constants)
         d.cause = d.cause or _searched(d, bench, left, pairs, seen, by_place)
     _relations([d for d in apart if d.cause is None], bench, seen, by_place)
 
@@ -228,13 +228,14 @@ def _several(
     d: Difference,
     names: list[str],
     bench: Bench,
+    other: Graph,
     seen: Replays,
     by_place: Mapping[tuple[str, str], list[tuple[int, int]]],
     constants: dict[str, str],
 ) -> str | None:
     """Search for constants in float32 in several functions of a stretch."""
     found = together(
-        {name: {**bench.variants[name], **single_factors(name, bench.graph)} for name in names},
+        {name: variants_of(name, bench.variants[name], bench.graph, other) for name in names},
         lambda swaps, own: _vanishes(d, bench.forced(swaps), bench, seen, by_place, not own),
         Gap(d.gap or 0.0).within(FLOAT32_HIGH),
     )

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import chain, islice, permutations, product
 
@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from portproof.graph.align import BENDING
-from portproof.graph.calls import Graph
+from portproof.graph.calls import Graph, Op
 from portproof.graph.gaps import CALL
 from portproof.graph.verdict import Difference
 
@@ -98,18 +98,39 @@ def together(
     return None
 
 
-def single_factors(name: str, graph: Graph) -> dict[str, tuple[str, bool, str]]:
-    """Return variants of a product in which one of its constants is rounded to float32."""
-    if name not in FACTORS:
-        return {}
-    stretches = [c.between for c in graph.calls] + [o.between for o in graph.outputs]
-    ops = [op for stretch in stretches for op in stretch if op.text.partition("(")[0] == name]
-    found = {v for op in ops for v in op.args.get("args", []) if isinstance(v, float)}
-    return {
-        f"factor={v!r}": (f"a factor, {v:g}, rounded to float32", True, "")
-        for v in sorted(found)
-        if v != float(np.float32(v))
-    }
+def variants_of(
+    name: str, known: Mapping[str, tuple[str, bool, str]], own: Graph, other: Graph
+) -> dict[str, tuple[str, bool, str]]:
+    """Return variants of a function, also by the numbers that the two sides' functions take.
+
+    Of a product each of its constants is rounded to float32; an activation is a leaky ReLU by the
+    other side's slopes.
+
+    Args:
+        name: of the function.
+        known: its other variants.
+        own: the side that computes it.
+        other: the other side.
+    """
+    found = dict(known)
+    if name in FACTORS:
+        ops = (op for op in _ops(own) if op.text.partition("(")[0] == name)
+        for v in sorted({v for op in ops for v in op.args.get("args", []) if isinstance(v, float)}):
+            if v != float(np.float32(v)):
+                found[f"factor={v!r}"] = (f"a factor, {v:g}, rounded to float32", True, "")
+    if "as_relu" in known:
+        told = [op.args for op in _ops(other) if op.name == "leaky_relu"]
+        for v in {v for args in told for v in (*args.values(), *args.get("args", ()))
+                  if isinstance(v, float) and v > 0}:  # fmt: skip
+            found[f"slope={v!r}"] = (f"leaky ReLU with slope {v:g}", False, "")
+            if v != (single := float(np.float32(v))):
+                text = f"leaky ReLU with slope {v:g}, rounded to float32,"
+                found[f"slope={single!r}"] = (text, False, "")
+    return found
+
+
+def _ops(graph: Graph) -> Iterator[Op]:
+    yield from chain(*(c.between for c in graph.calls), *(o.between for o in graph.outputs))
 
 
 def preds_of_one_shape(
@@ -178,12 +199,7 @@ def in_turn(names: Iterable[str], own: Graph, other: Graph) -> list[str]:
     First those that the other side has not; activations last, for what pools and pads do may look
     like another one: a maximum with padded zeros is as good as never negative.
     """
-    ours, theirs = (
-        [op for stretch in (*(c.between for c in graph.calls), *(o.between for o in graph.outputs))
-         for op in stretch]
-        for graph in (own, other)
-    )  # fmt: skip
-    families = {op.text.partition("(")[0]: op.name for op in ours}
-    known = {op.name for op in theirs}
+    families = {op.text.partition("(")[0]: op.name for op in _ops(own)}
+    known = {op.name for op in _ops(other)}
     return sorted(names, key=lambda n: (
         families.get(n, n) in known, families.get(n, n) in BENDING, n))  # fmt: skip

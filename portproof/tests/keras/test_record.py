@@ -48,6 +48,14 @@ def sequences():
     return keras.Model(tokens, layers.GRU(5)(layers.LayerNormalization()(x)))
 
 
+def shared():
+    """A layer used on a long way first, then on a short one, which depths put first."""
+    x = keras.Input((4,))
+    twice = layers.Dense(3, name="twice")
+    long = twice(layers.Dense(4, name="b")(layers.Dense(4, name="a")(x)))
+    return keras.Model(x, layers.Add()([layers.Dense(3, name="c")(long), twice(x)]))
+
+
 def images():
     return keras.Sequential([
         keras.Input((8, 8, 3)), layers.ZeroPadding2D(1), layers.Conv2D(4, 3, strides=2),
@@ -246,3 +254,12 @@ def test_a_model_of_another_precision_and_wrong_inputs_are_refused_in_a_line() -
         open_model(table)[0].describe([np.array([[1, 5]], "int32")])
     with pytest.raises(SetUpError, match="has no weights"):
         opened(lambda: keras.Sequential([keras.Input((4,)), layers.ReLU()]), (4,))
+
+
+def test_a_functional_model_runs_in_the_order_in_which_it_was_written() -> None:
+    model = shared()
+    before = model(np.ones((2, 4)))
+    opened, _ = open_model(model)
+    graph = Graph.from_dict(opened.describe([np.ones((2, 4))]))
+    assert [c.owner for c in graph.calls] == ["a", "b", "twice", "c", "twice"]
+    assert np.array_equal(model(np.ones((2, 4))), before)

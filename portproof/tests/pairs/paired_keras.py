@@ -126,7 +126,7 @@ def shuffled() -> keras.Model:
 def detecting() -> keras.Model:
     """Return two heads of unequal size behind what TensorFlow rounds twice."""
     x = keras.Input((6, 6, 2))
-    y = layers.LeakyReLU(negative_slope=0.1)(layers.Conv2D(3, 1)(x))
+    y = layers.LeakyReLU(negative_slope=0.15)(layers.Conv2D(3, 1)(x))
     y = layers.UpSampling2D(interpolation="bilinear")(y)
     box, found = layers.Conv2D(4, 1)(y), layers.Conv2D(1, 1, activation="sigmoid")(y)
     return keras.Model(x, [box, found])

@@ -233,7 +233,7 @@ def modulated() -> nn.Module:
 
 
 class Detecting(nn.Module):
-    def __init__(self, slope: float = 0.1) -> None:
+    def __init__(self, slope: float = 0.15) -> None:
         super().__init__()
         self.first, self.heads, self.slope = nn.Conv2d(2, 3, 1), nn.Conv2d(3, 5, 1), slope
 

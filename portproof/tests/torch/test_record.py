@@ -144,7 +144,7 @@ def test_local_gradients_are_of_the_call_alone() -> None:
     )
     free = model.replay(x, {}, {})
     force = {k: v for k, v in free.items() if k.startswith("out.")}
-    found = model.replay(x, {"train": True, "seeds": {"0": [5]}}, force)
+    found = model.replay(x, {"train": True, "seeds": {"0": [(5, 0)]}}, force)
     factors = np.random.default_rng(5).normal(size=(4, 4))
     assert np.allclose(found[f"grad|{graph.calls[0].key}|kernel"], x[0].T @ factors)
 
@@ -247,8 +247,12 @@ def test_samples_stand_first_in_every_call_of_an_attention() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("build", [nn.ReLU, lambda: nn.LazyLinear(3)])
-def test_a_module_without_weights_is_refused(build) -> None:
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "build",
+    [nn.ReLU, lambda: nn.LazyLinear(3), lambda: torch.jit.trace(nn.Linear(3, 2), torch.ones(1, 3))],
+)
+def test_a_module_without_weights_or_of_torchscript_is_refused(build) -> None:
     with pytest.raises(SetUpError):
         open_model(build())
 

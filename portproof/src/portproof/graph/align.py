@@ -25,6 +25,9 @@ BENDING = frozenset([
 ])  # fmt: skip
 """Activations, which tell calls of one shape apart that lead to the same one."""
 
+UNORDERED = ", whichever use of its weights"
+"""A stage at which calls of shared weights may run in another order."""
+
 
 @dataclass
 class Alignment:
@@ -77,8 +80,9 @@ def align(left: Graph, right: Graph, named: Sequence[tuple[str, str]] = ()) -> A
                 raise ValueError(f"--pair {a}={b}: the {side} has no {name}{nearest(name, owners)}")
         for i, j in zip(ours, theirs, strict=False):
             add(i, j, "named")
-    stages = [("whole graph", True), ("whole graph", False), ("ancestors", False),
-              ("descendants", True), ("descendants", False),
+    stages = [("whole graph", True), ("whole graph", False), (f"whole graph{UNORDERED}", False),
+              ("ancestors", False), (f"ancestors{UNORDERED}", False), ("descendants", True),
+              ("descendants", False),
               *((f"neighbours {n}", False) for n in range(4, -1, -1))]  # fmt: skip
     step = 0
     while step < len(stages):
@@ -90,7 +94,7 @@ def align(left: Graph, right: Graph, named: Sequence[tuple[str, str]] = ()) -> A
         taken = set(found.pairs.values())
         ours = [i for i in range(len(left.calls)) if i not in found.pairs]
         theirs = [j for j in range(len(right.calls)) if j not in taken]
-        how = stage.rstrip(" 0123456789")
+        how = stage.removesuffix(UNORDERED).rstrip(" 0123456789")
         if how == "neighbours":
             fresh = list(_common(ours, theirs, *colours))
             for i, j in fresh:
@@ -212,8 +216,7 @@ def _ranks(calls: Mapping[int, Call]) -> dict[int, int]:
 
     Numbers say no more than that: Keras counts layers of a class, torch those of a list.
     """
-    keys = {i: ([int(n) for n in re.findall(r"\d+", call.owner)], call.made, i)
-            for i, call in calls.items()}  # fmt: skip
+    keys = {i: ([int(n) for n in re.findall(r"\d+", call.owner)], i) for i, call in calls.items()}
     return {i: rank for rank, i in enumerate(sorted(keys, key=lambda i: keys[i]))}
 
 
@@ -253,7 +256,8 @@ def _colours(
         )
         for i, c in enumerate(calls)
     }
-    turn = _turns(calls)
+    turn = [0] * len(calls) if stage.endswith(UNORDERED) else _turns(calls)
+    stage = stage.removesuffix(UNORDERED)
     followers = _followers(graph)
     if stage.startswith("neighbours"):
         ring = base

@@ -48,8 +48,6 @@ class Call:
     """The operation that takes what it gives first, if that is one."""
     cuts: list[list[int]] = field(default_factory=list)
     """Where what it gives is cut at once: the first column of each block, and how many."""
-    made: int = 0
-    """Its place in the order in which the user wrote the calls, where they run in another."""
 
     def place(self, role: str) -> str:
         """Return what holds a role's numbers; a layer and one that reads its weight share it."""

@@ -79,24 +79,25 @@ def open_model(
                 f"{layer.name} computes in {layer.compute_dtype}; leave its dtype to Keras's own "
                 "policy"
             )
+    run_as_written(model)
     backend = keras.backend.backend()
     return KerasModel(model, options), {"framework": f"keras {keras.__version__} on {backend}"}
 
 
-def _order_made(model: Any) -> dict[int, int]:
-    """Return when each weight's layer was first called, where that was symbolically, by its id.
+def run_as_written(model: Any) -> None:
+    """Let functional models run in the order in which they were written, not by depths.
 
-    A functional model does not run in the order in which it was written, but by depths.
+    Of calls that look alike the order tells which is which. It is the numbers in the names that
+    Keras gives symbolic tensors; where there are none, depths remain.
     """
-    found: dict[int, int] = {}
-    for layer in model._flatten_layers():  # what holds others comes before them
-        try:
-            name = keras.tree.flatten(layer.output)[0].name
-        except Exception:  # never called symbolically, or several times
-            continue
-        if number := re.fullmatch(r"keras_tensor_(\d+)", name):
-            found |= {id(v): int(number[1]) for v in layer.weights}
-    return found
+    for each in model._flatten_layers():
+        nodes = [n for same in getattr(each, "_nodes_by_depth", {}).values() for n in same]
+        names = {id(n): re.fullmatch(r"keras_tensor(?:_(\d+))?", n.outputs[0].name)
+                 for n in nodes if not n.is_input}  # fmt: skip
+        if nodes and all(names.values()):
+            numbers = {key: int(name[1] or 0) for key, name in names.items() if name}
+            nodes.sort(key=lambda n: numbers.get(id(n), -1))
+            each._nodes_by_depth = {len(nodes) - n: [node] for n, node in enumerate(nodes)}
 
 
 class KerasModel:
@@ -134,9 +135,6 @@ class KerasModel:
             raise SetUpError("the model has no weights: there is nothing to compare")
         self.recorder = recorder
         covered = {id(r.variable): r for live in recorder.live for r in live.roles.values()}
-        made = _order_made(self.model)
-        for call, live in zip(recorder.calls, recorder.live, strict=True):
-            call.made = max((made.get(id(r.variable), 0) for r in live.roles.values()), default=0)
         constants = {
             id(v)
             for layer in self.model._flatten_layers()

@@ -187,7 +187,7 @@ def described(model: Any) -> dict[str, Any]:
     if not model.compiled:
         return {}
     flat = keras.tree.flatten(model.loss)
-    losses = [getattr(loss, "name", loss) for loss in flat]
+    losses = [getattr(f, "name", None) or getattr(f, "__name__", f) for f in flat]
     config = model.optimizer.get_config()
     if isinstance(model.optimizer, keras.optimizers.Nadam):
         config["momentum_decay"] = 1.0  # by each step, which torch's counts 0.004 times

@@ -47,8 +47,11 @@ def open_model(
     """Wrap a module in float64.
 
     Raises:
-        SetUpError: it holds lazy parameters that no call has made yet, or none at all.
+        SetUpError: it holds lazy parameters that no call has made yet, or none at all, or
+            functions that cannot be seen.
     """
+    if any(isinstance(m, torch.jit.ScriptModule) for m in module.modules()):
+        raise SetUpError("what TorchScript runs cannot be seen; return the module it was made of")
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
         raise SetUpError("the module has lazy parameters; run it once before returning it")
     if not any(p.numel() for p in module.parameters()):

@@ -459,10 +459,13 @@ def variant_of(name: str, key: str, func: Any) -> Callable[..., Any]:
 
     Args:
         name: of the function.
-        key: of the variant; `factor=0.1` is a product's with this factor rounded to float32, and
-            `scaled=0.1` the function of so many times its input.
+        key: of the variant; `factor=0.1` is a product's with this factor rounded to float32,
+            `slope=0.1` a leaky ReLU, and `scaled=0.1` the function of so many times its input.
         func: the function.
     """
+    if key.startswith("slope="):
+        slope = float(key.removeprefix("slope="))
+        return lambda input, *_, **__: F.leaky_relu(input, slope)
     if key.startswith("factor="):
         run = _one_single_factor(float(key.removeprefix("factor=")))
     elif key.startswith("scaled="):
