@@ -247,7 +247,7 @@ def test_samples_stand_first_in_every_call_of_an_attention() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(
     "build",
     [nn.ReLU, lambda: nn.LazyLinear(3), lambda: torch.jit.trace(nn.Linear(3, 2), torch.ones(1, 3))],
