@@ -10,6 +10,8 @@ AVERAGE = "the moving average takes the weights' place (use_ema) in the referenc
 TWO_BIASES = "two biases in the suspect, of which its optimizer moves both: one alone agrees"
 ADAGRAD = ("ε within the root in Keras's Adagrad, beside it in torch's; and "
            "initial_accumulator_value 0.1 | 0")  # fmt: skip
+DECAY = ("ε beside √v in Keras's AdamW, beside √(v/(1 − β₂ᵗ)) in torch's; and weight decay is of "
+         "all but bias in the reference")  # fmt: skip
 OVER_SAMPLES = ("with class weights the loss is a mean over samples in the reference, and not "
                 "divided by the sum of their weights")  # fmt: skip
 slow = pytest.mark.slow
@@ -31,6 +33,8 @@ slow = pytest.mark.slow
         pytest.param("recurrent", "recurrent", "sequences", "update", TWO_BIASES, marks=slow),
         pytest.param("adagrad", "adagrad", "batches", None, None, marks=slow),
         pytest.param("adagrad", "adagrad_from_zero", "batches", "update", ADAGRAD, marks=slow),
+        pytest.param("decayed", "decayed", "batches", None, None, marks=slow),
+        pytest.param("decayed", "decayed_whole", "batches", "update", DECAY, marks=slow),
         pytest.param("nadam", "nadam", "batches", None, None, marks=slow),
         pytest.param("nadam", "nadam_slower", "batches", "update", "momentum_decay 1 | 0.004",
                      marks=slow),

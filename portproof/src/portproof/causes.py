@@ -138,6 +138,16 @@ class Causes:
         decay = mine.get("weight_decay") and own.get("weight_decay")
         if self.is_port and decay and not own.get("decoupled"):
             yield COUPLED, {"options": {"decoupled": True}}
+        if decay and self.is_torch and "spared" in ours:
+            told = [key.rpartition("|")[2] for key in ours["spared"]]
+            words = f"all but {', '.join(dict.fromkeys(told))}" if told else "all weights"
+            keys = {f"{self.left.calls[i].key}|": f"{self.right.calls[j].key}|"
+                    for i, j in self.pairs.items()}  # fmt: skip
+            spared = [keys[key.removesuffix(role)] + role
+                      for key, role in zip(ours["spared"], told, strict=True)
+                      if key.removesuffix(role) in keys]  # fmt: skip
+            text = f"weight decay is of {words} in the reference"
+            yield text, {"spared": spared, "decay": taken["weight_decay"]}
         counts = [training.get("accumulated", 1) for training in (ours, theirs)]
         if counts[0] != counts[1]:
             text = f"batches per step {counts[0]} | {counts[1]}"

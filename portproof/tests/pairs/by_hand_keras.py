@@ -51,6 +51,13 @@ def adagrad() -> keras.Model:
     return network(optimizer=keras.optimizers.Adagrad(0.0625))
 
 
+def decayed() -> keras.Model:
+    """Return a network whose weights decay, and its biases do not."""
+    optimizer = keras.optimizers.AdamW(0.0625, weight_decay=0.25)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    return network(optimizer=optimizer)
+
+
 def nadam() -> keras.Model:
     return network(optimizer=keras.optimizers.Nadam(0.0625))
 

@@ -45,6 +45,23 @@ def adagrad_from_zero() -> L.LightningModule:
     return Optimized(torch.optim.Adagrad)
 
 
+class Decayed(Optimized):
+    def configure_optimizers(self) -> Any:
+        groups = [
+            {"params": [p for p in self.parameters() if p.ndim > 1]},
+            {"params": [p for p in self.parameters() if p.ndim == 1], "weight_decay": 0.0},
+        ]
+        return self.rule(groups, **self.options)  # fmt: skip
+
+
+def decayed() -> L.LightningModule:
+    return Decayed(torch.optim.AdamW, weight_decay=0.25)
+
+
+def decayed_whole() -> L.LightningModule:
+    return Optimized(torch.optim.AdamW, weight_decay=0.25)
+
+
 def nadam() -> L.LightningModule:
     return Optimized(torch.optim.NAdam, momentum_decay=1.0)
 

@@ -164,9 +164,18 @@ class KerasModel:
                 "regularised": kinds.regularised(self.model._flatten_layers()),
                 "drops in evaluation": list(recorder.awake),
                 "precision": ", ".join(_ASKED),
-                "training": keras_steps.described(self.model),
+                "training": keras_steps.described(self.model) | self._spared(),
             },
         ).to_dict()
+
+    def _spared(self) -> dict[str, list[str]]:
+        """Return the weights that weight decay leaves out, if there is one."""
+        optimizer: Any = getattr(self.model, "optimizer", None)
+        if not getattr(optimizer, "weight_decay", None):
+            return {}
+        roles = self._roles(self.recorder).items()
+        return {"spared": [key for key, role in roles if not role.is_statistic
+                           and not optimizer._use_weight_decay(role.variable)]}  # fmt: skip
 
     def readers(self) -> dict[str, Callable[[], np.ndarray]]:
         """Return readers of canonical weights, by `key|role`; each reads the present numbers."""

@@ -259,12 +259,15 @@ class TorchModel:
             return [self._tensor(x, i) for i, x in enumerate(xs)]
 
         weights = self._weights(self.recorder)
-        owners = [self.names.owner(weights[key]) for key in overrides.get("still", ())]
-        still = [self.names.parameters[name] for name in owners if name in self.names.parameters]
+        told = {**self.options, **overrides}
+        for option in ("still", "spared"):
+            names = {self.names.owner(weights[key]) for key in told.get(option, ())}
+            found = [p for name, p in self.names.parameters.items() if name in names]
+            told |= {option: found} if option in told else {}
         with nothing_dropped(self.module):
             return torch_steps.train(
                 self.module,
-                {**self.options, **overrides, "still": still},
+                told,
                 [(xs, self._laid_out(targets), given) for xs, targets, given in batches],
                 self.weights,
                 self._gradients if overrides else dict,

@@ -5,7 +5,7 @@ RMSprop and Adagrad divide by √(v + ε), torch's by √v + ε; Keras's Adamax 
 gradient + ε, torch's adds ε to each gradient before it takes the largest.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -39,6 +39,22 @@ def place_epsilon(
         steps[name] = _adam(getattr(torch.optim, name).step, kind, epsilon)
     for name in PLACED:
         stack.enter_context(mock.patch.object(getattr(torch.optim, name), "step", steps[name]))
+
+
+def spare_decay(stack: ExitStack, spared: Sequence[torch.nn.Parameter], decay: float) -> None:
+    """Let optimizers decay all weights by `decay` but those in `spared`, which they leave."""
+    add, ids = torch.optim.Optimizer.add_param_group, {id(p) for p in spared}
+
+    def add_in_parts(self: Any, group: dict[str, Any]) -> None:
+        given = group["params"]
+        params = [given] if isinstance(given, torch.Tensor) else list(given)
+        for is_spared, own in ((False, decay), (True, 0.0)):
+            part = [p for p in params if (id(p) in ids) == is_spared]
+            if part:
+                add(self, {**group, "params": part, "weight_decay": own})
+
+    patch = mock.patch.object(torch.optim.Optimizer, "add_param_group", add_in_parts)
+    stack.enter_context(patch)
 
 
 def keep_rate_in_velocity(stack: ExitStack) -> None:

@@ -23,13 +23,13 @@ from portproof.graph.steps import SWITCHES
 from portproof.record.program import Arrays, Batch, SetUpError, metrics
 from portproof.record.torch_calls import DROPOUTS, RATES
 from portproof.record.torch_losses import REDUCED, smoothed, variants_of
-from portproof.record.torch_rules import keep_rate_in_velocity, place_epsilon
+from portproof.record.torch_rules import keep_rate_in_velocity, place_epsilon, spare_decay
 from portproof.record.torch_tags import function_name, in_float64
 from portproof.record.torch_variants import variant_of
 
 _NOT_A_TRAINERS = {
     "val_dataloaders", "clipping", "exact_clipping", "options", "placed_epsilon", "velocity",
-    "swaps", "smoothing", "optimizer", "all weights", "single", "still",
+    "swaps", "smoothing", "optimizer", "all weights", "single", "still", "spared", "decay",
 }  # fmt: skip
 
 
@@ -95,8 +95,8 @@ def train(
             `velocity`: SGD's holds the learning rate, as Keras's does; `optimizer`, the name of one
             of torch's, which takes the place of the module's, with `options`; `all weights`: its
             optimizer gets those that it was not given; `single`, options of each group that are
-            rounded to float32; `still`, parameters that no step moves; `swaps`, more of them, and
-            `smoothing`.
+            rounded to float32; `still`, parameters that no step moves, and `spared`, those that no
+            `decay` of weights does; `swaps`, more of them, and `smoothing`.
         batches: inputs, targets and weights, as the user's function gave them.
         weights: returns canonical weights by `key|role`.
         gradients: returns those to them.
@@ -208,6 +208,8 @@ def _as_asked(stack: ExitStack, module: Any, options: Mapping[str, Any]) -> None
         stack.enter_context(mock.patch.object(module, "configure_gradient_clipping", clip))
     if options.get("exact_clipping"):
         stack.enter_context(mock.patch.object(nn.utils, "clip_grad_norm_", _clipped))
+    if "spared" in options:
+        spare_decay(stack, options["spared"], options["decay"])
     if options.get("velocity"):
         keep_rate_in_velocity(stack)
     if how := options.get("placed_epsilon"):
