@@ -436,6 +436,9 @@ def test_blocks_of_several_widths_are_told_by_where_the_program_cuts() -> None:
     split, parts = split_fused(graph(one), graph(*heads))
     assert [p.widths for p in parts] == [(1, 3)] * 2
     assert align(graph(*heads), split).pairs == {0: 1, 1: 0}
+    behind = graph(one, dense("behind", (3, 3), ["0[1:4]"]))
+    split, _ = split_fused(behind, graph(*heads))
+    assert [c.preds for c in split.calls] == [["input0"], ["input0"], [1]]
     one.cuts = [[1, 2], [0, 1]]  # a column is left
     assert split_fused(graph(one), graph(*heads))[1] == [Part(0)]
 

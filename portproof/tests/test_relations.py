@@ -7,6 +7,7 @@ import pytest
 from portproof.graph import gaps
 from portproof.graph.gaps import fitted, gap
 from portproof.graph.relations import relation
+from portproof.record.program import cuts_of
 
 
 def test_only_axes_of_size_one_and_of_places_are_fitted() -> None:
@@ -69,3 +70,12 @@ def test_bytes_do_not_wrap_and_truth_values_compare() -> None:
     assert gap(a, b).size == pytest.approx(1 / 200)
     assert gap(a > 5, b > 5).size == 0
     assert gap(a > 1, b > 1).size == 1
+
+
+def test_a_cut_is_told_by_the_numbers() -> None:
+    x = np.arange(24.0).reshape(2, 3, 4)
+    assert cuts_of(x, [x[..., 1:3], x[..., 3:], x, x * 2, x[:, :2]]) == [
+        [1, 2], [3, 1], None, None, None,
+    ]  # fmt: skip
+    assert cuts_of(x, [x[:, :2]], 1) == [[0, 2]]
+    assert cuts_of(x, [x[:, :2]], None) == [None]

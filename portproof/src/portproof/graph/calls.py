@@ -1,5 +1,6 @@
 """A recorded model: its calls that own weights, and what runs between them."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import numpy as np
 
 Pred = int | str
-"""The index of a call, or the name of an input (`input0`); `?` where nothing is known."""
+"""The index of a call, `3[0:14]` for some of its columns, or the name of an input (`input0`).
+
+`?` where nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,25 @@ def ops_text(ops: Sequence[Op]) -> str:
     return " ".join(op.text for op in ops) or "nothing"
 
 
+def call_of(pred: Pred) -> int | None:
+    """Return the index of the call that a predecessor is, in whole or in part; None of an input."""
+    number = str(pred).partition("[")[0]
+    return int(number) if number.isdigit() else None
+
+
+def columns_of(pred: Pred) -> range | None:
+    """Return which columns of a call's a predecessor is; None for all."""
+    found = re.fullmatch(r"\d+\[(\d+):(\d+)\]", str(pred))
+    return range(int(found[1]), int(found[2])) if found else None
+
+
 def note_first_taker(
     calls: Sequence[Call],
     preds: Iterable[Pred],
     before: int,
     ops: Any,
-    cuts: Sequence[list[int]] = (),
-) -> None:
+    cuts: Sequence[list[int] | None] = (),
+) -> list[frozenset[Pred] | None]:
     """Note the operation that takes first what calls give, and where it cuts that.
 
     Args:
@@ -120,12 +135,21 @@ def note_first_taker(
         preds: what an operation takes comes from these.
         before: how many operations stand between them and it.
         ops: those with it.
-        cuts: the first column and the number of columns of each part.
+        cuts: for each result the first column and the number of columns, if it is a part.
+
+    Returns:
+        For each result, the block of one call's columns that it is; None where it is none.
     """
+    preds = frozenset(preds)
+    call = next(iter(preds), "") if ops and not before and len(preds) == 1 else ""
     for p in preds if ops and not before else ():
         if isinstance(p, int):
             calls[p].then = calls[p].then or ops[-1].name
-            calls[p].cuts += [cut for cut in cuts if cut not in calls[p].cuts]
+            calls[p].cuts += [cut for cut in cuts if cut and cut not in calls[p].cuts]
+    return [
+        frozenset([f"{call}[{cut[0]}:{sum(cut)}]"]) if cut and isinstance(call, int) else None
+        for cut in cuts
+    ]
 
 
 CHANNELS = {"as given": 0, "channels first": 1, "channels first in each frame": 2}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from portproof.graph.align import signature
-from portproof.graph.calls import Call, Graph, Pred
+from portproof.graph.calls import Call, Graph, Pred, call_of, columns_of
 
 MAX_PARTS = 6
 
@@ -95,10 +95,10 @@ def split_fused(graph: Graph, other: Graph) -> tuple[Graph, list[Part]]:
         more = [Part(i, n, cut) for n in range(len(cut))] or [Part(i)]
         places[i] = list(range(len(parts), len(parts) + len(more)))
         parts += more
-    if len(parts) == len(graph.calls):
+    if len(parts) == len(graph.calls) and not any(c.cuts for c in graph.calls):
         return graph, parts
-    calls = [_part_of(graph.calls[p.call], p, places) for p in parts]
-    outputs = [replace(o, preds=_moved(o.preds, places)) for o in graph.outputs]
+    calls = [_part_of(graph.calls[p.call], p, places, widths) for p in parts]
+    outputs = [replace(o, preds=_moved(o.preds, places, widths)) for o in graph.outputs]
     return replace(graph, calls=calls, outputs=outputs), parts
 
 
@@ -150,12 +150,32 @@ def _kernel(sign: tuple[object, ...]) -> tuple[int, ...]:
     return sign[1][1]  # type: ignore[index]
 
 
-def _moved(preds: list[Pred], places: Mapping[int, list[int]]) -> list[Pred]:
-    return [q for p in preds for q in (places[p] if isinstance(p, int) else [p])]
+def _moved(
+    preds: list[Pred], places: Mapping[int, list[int]], widths: Mapping[int, tuple[int, ...]]
+) -> list[Pred]:
+    """Return predecessors by their places in the split graph: of a split call the blocks taken."""
+    found: list[Pred] = []
+    for p in preds:
+        i, taken = call_of(p), columns_of(p)
+        stops = np.cumsum(widths.get(i, ())).tolist() if i is not None else []
+        if i is None:
+            found.append(p)
+        elif taken is None or not stops:
+            found += places[i]
+        else:
+            starts = [0, *stops[:-1]]
+            found += [n for n, a, b in zip(places[i], starts, stops, strict=True)
+                      if a < taken.stop and taken.start < b]  # fmt: skip
+    return list(dict.fromkeys(found))
 
 
-def _part_of(call: Call, part: Part, places: Mapping[int, list[int]]) -> Call:
-    preds = _moved(call.preds, places)
+def _part_of(
+    call: Call,
+    part: Part,
+    places: Mapping[int, list[int]],
+    widths: Mapping[int, tuple[int, ...]],
+) -> Call:
+    preds = _moved(call.preds, places, widths)
     if part.number is None:
         return replace(call, preds=preds)
     width = part.widths[part.number]

@@ -13,13 +13,22 @@ from keras import layers as L
 from keras import ops
 
 from portproof.adapter import attach, is_tried
-from portproof.graph.calls import Call, Op, Pred, note_first_taker
+from portproof.graph.calls import Call, Op, Pred, call_of, note_first_taker
 from portproof.graph.gaps import CALL, gap
 from portproof.record import keras_layers as kinds
 from portproof.record.inferred import infer
 from portproof.record.keras_composite import recurrent, separable, time_distributed
 from portproof.record.keras_live import Live, Tag, layout, numbers, tensors
-from portproof.record.program import Arrays, Blocks, SetUpError, Sink, drops, factors, reorder
+from portproof.record.program import (
+    Arrays,
+    Blocks,
+    SetUpError,
+    Sink,
+    cuts_of,
+    drops,
+    factors,
+    reorder,
+)
 from portproof.record.role import Role
 
 MAX_OPS = 40
@@ -273,7 +282,7 @@ class Recorder:
         """Note a call and what it gives; return what is handed on in its place."""
         index, replay = len(self.calls), self.replay
         tag = self._joined([x, *(t for t in others if t is not x)])
-        self._used |= {p for p in tag.preds if isinstance(p, int)}
+        self._used |= {i for p in tag.preds if (i := call_of(p)) is not None}
         first = self.tag(x)
         call = Call(owner, "", kind, preds=sorted(tag.preds, key=str), settings=settings)
         call.between, call.drops = list(first.ops), list(tag.drops)
@@ -360,9 +369,9 @@ class Recorder:
             dropped += _drops(op)
         elif not isinstance(op, L.InputLayer) and not any(o is x for o in outs for x in xs):
             label = (kinds.describe(op),)
-        note_first_taker(self.calls, tag.preds if len(xs) == 1 else (), len(tag.ops), label)
+        all_preds = self._first_taken(tag, xs, label, outs)
         pads = kinds.zero_padding(op)
-        for o in outs:
+        for o, preds in zip(outs, all_preds, strict=True):
             if any(o is x for x in xs):
                 continue
             if is_made_of_parts:
@@ -371,7 +380,7 @@ class Recorder:
             turned = [0, *op.dims] if isinstance(op, L.Permute) else None
             found = layout(self.tag(xs[0]), xs[0], o, turned)
             padding = (xs[0], pads) if pads else None
-            self.put(o, Tag(tag.preds, tag.ops + label, dropped, padding, *found))
+            self.put(o, Tag(preds, tag.ops + label, dropped, padding, *found))
         return out
 
     def _copy(self, tensor: Any) -> Any:
@@ -382,6 +391,16 @@ class Recorder:
         if mask is not None:
             keras.src.backend.set_keras_mask(new, mask)
         return new
+
+    def _first_taken(
+        self, tag: Tag, xs: list[Any], label: Any, outs: list[Any]
+    ) -> list[frozenset[Pred]]:
+        """Note an operation that takes first what a call gives; return what its results are of."""
+        if len(xs) != 1 or self.replay.train or tag.ops or not label:
+            return [tag.preds] * len(outs)
+        cuts = cuts_of(numbers(xs[0]), [numbers(o) for o in outs])
+        blocks = note_first_taker(self.calls, tag.preds, 0, label, cuts)
+        return [block or tag.preds for block in blocks]
 
     def raw(self, name: str, inputs: list[Any], outputs: list[Any]) -> None:
         """Note an operation of the backend that no layer wraps."""
@@ -395,11 +414,12 @@ class Recorder:
         tag = self._joined(known)
         quiet = name in ("Identity", "Cast", "StopGradient", "Shape", "convert_to_tensor", "cast")
         label = () if quiet else (kinds.raw_operation(name),)
+        all_preds = self._first_taken(tag, known, label, outputs)
         turned = numbers(inputs[1]).tolist() if name == "Transpose" else None  # TensorFlow's
-        for o in outputs:
+        for o, preds in zip(outputs, all_preds, strict=True):
             if id(o) not in self._tags:
                 found = layout(self.tag(known[0]), known[0], o, turned)
-                self.put(o, Tag(tag.preds, tag.ops + label, tag.drops, None, *found))
+                self.put(o, Tag(preds, tag.ops + label, tag.drops, None, *found))
 
 
 def _activation(layer: Any) -> Any:

@@ -224,6 +224,31 @@ def factors(blocks: Blocks, shape: Sequence[int]) -> np.ndarray:
     return np.concatenate(found, -1)
 
 
+def cuts_of(
+    x: np.ndarray, outs: Sequence[np.ndarray], axis: int | None = -1
+) -> list[list[int] | None]:
+    """Return where an operation cuts numbers along an axis: each part's first place, its size.
+
+    Args:
+        x: what it takes.
+        outs: what it gives; None of what is no part of `x`.
+        axis: of the features; None where that is not known.
+    """
+
+    def place(out: np.ndarray) -> list[int] | None:
+        if axis is None or out.ndim != x.ndim or x.ndim < 2:
+            return None
+        whole, part = (np.moveaxis(a, axis, -1) for a in (x, out))
+        size, more = part.shape[-1], whole.shape[-1] - part.shape[-1]
+        if more <= 0 or part.shape[:-1] != whole.shape[:-1]:
+            return None
+        starts = (n for n in range(more + 1) if np.array_equal(whole[..., n : n + size], part))
+        start = next(starts, None)
+        return None if start is None else [start, size]
+
+    return [place(out) for out in outs]
+
+
 def reorder(role: Any, order: np.ndarray, axis: int = 0) -> None:
     """Let a weight's rows, columns, or what it has for each feature, stand in canonical order."""
     canonical, native, back = role.canonical, role.native, np.argsort(order)
@@ -245,7 +270,7 @@ def replayed(
     run: Callable[[Sink, bool], None],
     given: Mapping[str, np.ndarray],
     found: Sink | None,
-    fails_by: type[Exception],
+    fails_by: type[Exception] | tuple[type[Exception], ...],
 ) -> Any:
     """Replay a model with the numbers that are handed on, or else with those of fitting shapes.
 

@@ -32,6 +32,8 @@ from portproof.record.torch_recorder import Recorder, Replay
 from portproof.record.torch_tags import Tag, axes_of, put_tag, tag_of
 from portproof.record.torch_variants import described
 
+OTHER_SHAPES = (RuntimeError, IndexError, ValueError)
+"""What a module may raise that is handed on numbers of another shape."""
 OUTPUT_SEED = 10**6
 """Seeds of the factors of the outputs' sum, beyond those of any call."""
 
@@ -215,7 +217,7 @@ class TorchModel:
             given: `out.i` and `in.i` to force.
             found: takes what is seen; a dictionary by itself.
         """
-        return replayed(partial(self._replay, inputs, how, given), given, found, RuntimeError)
+        return replayed(partial(self._replay, inputs, how, given), given, found, OTHER_SHAPES)
 
     def _replay(
         self,

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from portproof.adapter import adapter_of, is_tried
 from portproof.graph.calls import Call, note_first_taker
 from portproof.record.inferred import Inferred
-from portproof.record.program import Blocks, Sink, drops, factors, reorder
+from portproof.record.program import Blocks, Sink, cuts_of, drops, factors, reorder
 from portproof.record.role import Role, role_of
 from portproof.record.torch_bare import BARE, cut_into_patches, with_bare_weights
 from portproof.record.torch_calls import (
@@ -49,7 +49,6 @@ from portproof.record.torch_names import Names
 from portproof.record.torch_tags import (
     Tag,
     after,
-    cuts_of,
     dropout_of,
     function_name,
     id_of,
@@ -169,8 +168,9 @@ class Recorder(TorchFunctionMode):
             put_tag(x, tag)
         tags = [after(func, args, kwargs, xs, o) if xs else Tag(weights=True) for o in outs]
         for (x, tag), made in zip(before, tags[:1], strict=False) if len(before) == 1 else ():
-            cuts = cuts_of(x, outs, tag.channel)
-            note_first_taker(self.calls, tag.preds, len(tag.ops), made.ops, cuts)
+            cuts = cuts_of(x.detach().numpy(), [o.detach().numpy() for o in outs], tag.channel)
+            blocks = note_first_taker(self.calls, tag.preds, len(tag.ops), made.ops, cuts)
+            tags = [replace(t, preds=b or t.preds) for t, b in zip(tags, blocks, strict=True)]
         for o, tag in zip(outs, tags, strict=True):
             put_tag(o, replace(tag, drops=(*tag.drops, *drops(rate))))
         return out

@@ -105,21 +105,6 @@ def dropout_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, bo
     return float(rate), bool(is_on)
 
 
-def cuts_of(x: torch.Tensor, outs: list[torch.Tensor], axis: int | None) -> list[list[int]]:
-    """Return where an operation cuts a tensor along an axis: each part's first place, its size."""
-    if axis is None or x.ndim < 2:
-        return []
-    found = []
-    for out in outs:
-        is_view = out.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
-        sizes = list(out.shape)
-        if is_view and out.stride() == x.stride() and sizes[axis] < x.shape[axis]:
-            ahead = int(out.storage_offset() - x.storage_offset())
-            if [*sizes[:axis], *sizes[axis + 1 :]] == [*x.shape[:axis], *x.shape[axis + 1 :]]:
-                found.append([ahead // int(x.stride(axis)), sizes[axis]])
-    return found
-
-
 def after(
     func: Any,
     args: tuple[Any, ...],
