@@ -398,7 +398,13 @@ class Recorder:
         """Note an operation that takes first what a call gives; return what its results are of."""
         if len(xs) != 1 or self.replay.train or tag.ops or not label:
             return [tag.preds] * len(outs)
-        cuts = cuts_of(numbers(xs[0]), [numbers(o) for o in outs])
+        x, channel = xs[0], self.tag(xs[0]).channel
+        # Numbers are copied: only of what may be a part.
+        may_be = any(len(o.shape) == len(x.shape) and o.shape != x.shape for o in outs)
+        axis = -1 if channel is None else channel
+        cuts = (
+            cuts_of(numbers(x), [numbers(o) for o in outs], axis) if may_be else [None] * len(outs)
+        )
         blocks = note_first_taker(self.calls, tag.preds, 0, label, cuts)
         return [block or tag.preds for block in blocks]
 
