@@ -184,7 +184,7 @@ def measure_all(
     from benchmark.nvidia import idle_watts
     from benchmark.runner import reference_history
     from ladder.files import finite, write_json, write_text
-    from pipeline.environment import code_digest, cpu_mhz
+    from pipeline.origin import code_digest, cpu_mhz
     from pipeline.session import Session
 
     described = describe(arguments, contenders, conditions)
@@ -250,8 +250,8 @@ def describe(
 ) -> dict[str, Any]:
     """Describe the benchmark: its contenders, settings, versions, machine and GPU."""
     from benchmark.nvidia import describe_gpu
-    from pipeline.engines import versions_in_use
     from pipeline.environment import describe_machine
+    from pipeline.origin import versions_in_use
 
     gpu = {"gpu": describe_gpu(conditions.gpu_uuid)} if conditions.device == "gpu" else {}
     num_validation = -(-arguments.images // 5)

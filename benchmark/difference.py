@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ladder.files import read_json
+from ladder.reading import read_json
 from pipeline.errors import UsageError
 
 MAX_BYTES = 16 * 1024 * 1024

@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.nvidia import describe_gpu, require_gpu, visible_gpus
-from ladder.files import read_json, write_json, write_text
+from ladder.engines import leashed
+from ladder.files import write_json, write_text
+from ladder.reading import read_json
 from pipeline.command import OneLineParser, main_of
-from pipeline.engines import ENGINES, versions_in_use
-from pipeline.environment import ROOT, code_digest, describe_machine, told_commit
+from pipeline.engines import ENGINES
+from pipeline.environment import ROOT, describe_machine
 from pipeline.errors import RunError, UsageError
 from pipeline.flags import chosen
-from pipeline.launch import leashed
+from pipeline.origin import code_digest, told_commit, versions_in_use
 from pipeline.session import claimed
 from pipeline.terminal import say
 from reporting.markdown import table

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.runner import Contender, Measured, baselines, steady_seconds
-from pipeline.environment import told_commit
 from pipeline.network import parameter_shapes
+from pipeline.origin import told_commit
 from pipeline.recipe import Recipe, preset
 from reporting.markdown import table
 from reporting.pictures import plot_measurements

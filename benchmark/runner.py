@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.nvidia import Gauge
-from ladder.engines import Engine
+from ladder.engines import leashed
+from ladder.interpreters import Engine
 from pipeline.engines import ENGINES, trainer_arguments
 from pipeline.environment import usable_cores
 from pipeline.errors import RunError
-from pipeline.launch import leashed
-from pipeline.record import EPOCH_METRICS, LOG, STARTUP_PHASES, read_record
+from pipeline.record import EPOCH_METRICS, LOG, STARTUP_PHASES
+from pipeline.recorded import read_record
 from pipeline.terminal import say
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -3,14 +3,9 @@
 from typing import Any
 
 import keras
-import numpy as np
 
-from keras_impl.devices import for_each_device
 from keras_impl.fast import on_gpu
 from pipeline.batches import Batches
-from pipeline.preprocess import rescale
-
-Array = np.ndarray[Any, Any]
 
 
 class KerasBatches(keras.utils.PyDataset):
@@ -26,44 +21,8 @@ class KerasBatches(keras.utils.PyDataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> tuple[Array, Array]:
-        return self.batches[index]
-
-
-class DeviceBatches(KerasBatches):
-    """The same, gathered on JAX's or torch's device, in whose memory the whole set lies as bytes.
-
-    On JAX in one compiled call: an operation each would take longer to launch than a step.
-    """
-
-    def __init__(self, batches: Batches) -> None:
-        super().__init__(batches)
-        self.images = keras.ops.convert_to_tensor(batches.data.images)
-        self.labels = keras.ops.convert_to_tensor(batches.data.labels.astype("int32"))
-        # All that bytes become: XLA would multiply by the reciprocal of 255, which rounds twice.
-        self.rescaled = keras.ops.convert_to_tensor(
-            rescale(np.arange(256, dtype=np.uint8), batches.dtype)
-        )
-        self.gather: Any = _gathered
-        if keras.backend.backend() == "jax":
-            import jax
-
-            self.gather = jax.jit(_gathered, static_argnames="num_classes")
-
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        chosen = self.batches.positions(index).astype("int32")
-        return self.gather(
-            self.images, self.labels, self.rescaled, chosen, num_classes=self.batches.num_classes
-        )
-
-
-def _gathered(
-    images: Any, labels: Any, rescaled: Any, chosen: Any, num_classes: int
-) -> tuple[Any, Any]:
-    taken = keras.ops.cast(keras.ops.take(images, chosen, axis=0), "int32")
-    classes = keras.ops.take(labels, chosen, axis=0)
-    one_hot = keras.ops.one_hot(classes, num_classes, dtype=rescaled.dtype)
-    return keras.ops.take(rescaled, taken, axis=0), one_hot
+        return self.batches[index]
 
 
 def batch_source(batches: Batches, plain: bool, num_devices: int = 1) -> Any:
@@ -82,8 +41,11 @@ def batch_source(batches: Batches, plain: bool, num_devices: int = 1) -> Any:
     """
     is_one = num_devices == 1
     if keras.backend.backend() != "tensorflow" or (plain and is_one):
-        on_device = on_gpu() and is_one and not plain
-        return DeviceBatches(batches) if on_device else KerasBatches(batches)
+        if plain or not is_one or not on_gpu():
+            return KerasBatches(batches)
+        from keras_impl.device_batches import DeviceBatches
+
+        return DeviceBatches(batches)
     import tensorflow as tf
 
     dtype = tf.as_dtype(batches.dtype)
@@ -99,4 +61,8 @@ def batch_source(batches: Batches, plain: bool, num_devices: int = 1) -> Any:
     options.autotune.enabled = False
     # The order of an epoch is taken when its first batch is asked for, after `on_epoch_begin`.
     dataset = tf.data.Dataset.range(len(batches)).map(batch).prefetch(2).with_options(options)
-    return dataset if is_one else for_each_device(dataset)
+    if is_one:
+        return dataset
+    from keras_impl.devices import for_each_device
+
+    return for_each_device(dataset)

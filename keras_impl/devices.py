@@ -7,8 +7,8 @@ divides (JAX), or weight unequal shares alike (TensorFlow).
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -34,7 +34,7 @@ def model_scope(num_devices: int) -> AbstractContextManager[Any]:
 
     JAX's distribution holds for the whole process and is set before a run.
     """
-    if num_devices == 1 or keras.backend.backend() == "jax":
+    if keras.backend.backend() == "jax":
         return nullcontext()
     import tensorflow as tf
 
@@ -48,10 +48,8 @@ def model_scope(num_devices: int) -> AbstractContextManager[Any]:
     return tf.distribute.MirroredStrategy(names[:num_devices], cross_device_ops=reduction).scope()
 
 
-def share_steps(model: keras.Model, num_devices: int) -> None:
+def share_steps(model: keras.Model) -> None:
     """Let each step of a compiled model take its device's share of the batch it is handed."""
-    if num_devices == 1:
-        return
     if keras.backend.backend() == "jax":
         _partition_steps(model)
     else:
@@ -74,22 +72,6 @@ def distribute(num_devices: int) -> None:
 
     devices = distribution.list_devices()[:num_devices]
     distribution.set_distribution(WholeBatches(devices=devices, auto_shard_dataset=False))
-
-
-@contextmanager
-def undistributed() -> Iterator[None]:
-    """Let Keras make variables in this process alone; to write a model it makes an optimizer.
-
-    On several processes JAX compares a new variable with the others', which don't make it.
-    """
-    from keras import distribution
-
-    layouts = distribution.distribution()
-    distribution.set_distribution(None)
-    try:
-        yield
-    finally:
-        distribution.set_distribution(layouts)
 
 
 def _partition_steps(model: keras.Model) -> None:

@@ -3,6 +3,7 @@
 import keras
 
 from pipeline.recipe import Recipe
+from pipeline.record import Layer
 
 
 def build_model(recipe: Recipe) -> keras.Sequential:
@@ -31,3 +32,16 @@ def build_model(recipe: Recipe) -> keras.Sequential:
     # probability would have no gradient.
     layers.append(keras.layers.Dense(recipe.num_classes, name="logits"))
     return keras.Sequential(layers, name=recipe.variant)
+
+
+def layers_of(model: keras.Sequential) -> list[Layer]:
+    """Return the built layers; shapes are (H, W, C)."""
+    return [
+        Layer(
+            layer.name,
+            type(layer).__name__,
+            tuple(layer.output.shape[1:]),
+            layer.count_params(),
+        )
+        for layer in model.layers
+    ]

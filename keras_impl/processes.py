@@ -102,11 +102,6 @@ def together(statement: Mapping[str, Any], device: str) -> Iterator[dict[str, An
         has_ended.set()
 
 
-def heartbeat() -> list[keras.callbacks.Callback]:
-    """Return the callback that notes batches, where several processes train together."""
-    return [Heartbeat()] if this_process().size > 1 else []
-
-
 class Heartbeat(keras.callbacks.Callback):
     """Note each batch that all ranks have done, and how many this one has begun."""
 

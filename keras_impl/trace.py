@@ -17,8 +17,8 @@ from keras_impl.watch import AtSeams, Follow, InjectMasks, NoteMasks, Watch
 from keras_impl.weights import export_weights, load_weights
 from ladder.adapters.keras import AfterEachStep, KerasSubject
 from ladder.adapters.keras_described import call
-from ladder.engines import end_with_parent
-from ladder.exchange import Array, Arrays, Question
+from ladder.arrays import Array, Arrays
+from ladder.exchange import Question
 from pipeline.answers import answer_file
 from pipeline.batches import batch_dtype
 from pipeline.execution import Execution
@@ -103,5 +103,4 @@ def main(question: Path, trace: Path) -> int:
 
 
 if __name__ == "__main__":
-    end_with_parent()
     sys.exit(main(*map(Path, sys.argv[1:])))

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_impl.model import layers_of
 from pipeline.record import Layer
 from pipeline.tracking import Trackers
 
@@ -25,16 +26,3 @@ class TrackingCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Hand the epoch's metrics over."""
         self.trackers.log_epoch(epoch + 1, logs or {})
-
-
-def layers_of(model: keras.Sequential) -> list[Layer]:
-    """Return the built layers; shapes are (H, W, C)."""
-    return [
-        Layer(
-            layer.name,
-            type(layer).__name__,
-            tuple(layer.output.shape[1:]),
-            layer.count_params(),
-        )
-        for layer in model.layers
-    ]

@@ -1,8 +1,8 @@
 """Training and prediction with Keras: compile, fit, callbacks."""
 
 import threading
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +10,25 @@ import keras
 import numpy as np
 
 from keras_impl.data import batch_source
-from keras_impl.devices import model_scope, share_steps, undistributed
-from keras_impl.fast import on_gpu, pools_first, scan_steps, steps_per_execution
-from keras_impl.model import build_model
-from keras_impl.processes import heartbeat, together
+from keras_impl.fast import on_gpu, steps_per_execution
+from keras_impl.model import build_model, layers_of
 from keras_impl.settings import configure
-from keras_impl.tracking import TrackingCallback, layers_of
 from keras_impl.weights import (
     export_training_state,
     export_weights,
-    load_training_state,
     load_weights,
 )
-from ladder.exchange import digest, read_arrays, write_arrays
+from ladder.arrays import digest, write_arrays
 from ladder.files import PART, put_in_place
 from pipeline.batches import Batches, dropout_seed, evaluation_batches, training_batches
 from pipeline.errors import RunError
 from pipeline.execution import Execution
 from pipeline.journal import Journal
 from pipeline.preprocess import LabeledImages, PreparedData
+from pipeline.processes import this_process
 from pipeline.recipe import Recipe
 
-__all__ = ["configure", "predict_logits", "together", "train"]
+__all__ = ["configure", "predict_logits", "train"]
 
 Array = np.ndarray[Any, Any]
 STATE = "training-state.safetensors"
@@ -71,20 +68,18 @@ def train(
     `weights` are the canonical first weights; None keeps Keras's own. `callbacks` see each step,
     or, where steps come several at once, no more than their `max_steps_per_execution`.
     """
-    with model_scope(execution.devices):
-        model = build_model(recipe)
-        compile_model(model, recipe)
-        if weights is not None:
-            load_weights(model, weights, recipe)
-        first_epoch = _restore(model, journal)
-    share_steps(model, execution.devices)
+    if execution.devices == 1:
+        model, first_epoch = _built(recipe, weights, journal)
+    else:
+        from keras_impl.devices import model_scope, share_steps
+
+        with model_scope(execution.devices):
+            model, first_epoch = _built(recipe, weights, journal)
+        share_steps(model)
     training = training_batches(data.train, recipe)
     validation = evaluation_batches(data.validation, recipe)
     model.steps_per_execution = min(steps_per_execution(execution, callbacks), len(training))
-    if keras.backend.backend() == "jax" and model.steps_per_execution > 1:
-        scan_steps(model)
-    is_torch = keras.backend.backend() == "torch"
-    with pools_first(model) if is_torch and not execution.plain else nullcontext():
+    with nullcontext() if execution.plain else _faster(model):
         model.fit(
             batch_source(training, execution.plain, execution.devices),
             validation_data=batch_source(validation, execution.plain, execution.devices),
@@ -97,7 +92,7 @@ def train(
                 *_best_checkpoint(journal),
                 JournalCallback(journal, len(training), waits=execution.plain or not on_gpu()),
                 *_logs(journal),
-                *heartbeat(),
+                *_heartbeat(),
                 *callbacks,
             ],
         )
@@ -107,12 +102,45 @@ def train(
     return model
 
 
+def _built(
+    recipe: Recipe, weights: dict[str, Array] | None, journal: Journal
+) -> tuple[keras.Sequential, int]:
+    """Return the compiled model with its weights, and how many epochs these have seen."""
+    model = build_model(recipe)
+    compile_model(model, recipe)
+    if weights is not None:
+        load_weights(model, weights, recipe)
+    return model, _restore(model, journal)
+
+
+def _faster(model: keras.Sequential) -> AbstractContextManager[None]:
+    """Let `fit` take the steps of `model` by the fast path of its backend."""
+    if keras.backend.backend() == "jax" and model.steps_per_execution > 1:
+        from keras_impl.jax_backend import scan_steps
+
+        scan_steps(model)
+    if keras.backend.backend() == "torch":
+        from keras_impl.torch_backend import pools_first
+
+        return pools_first(model)
+    return nullcontext()
+
+
+def _heartbeat() -> list[keras.callbacks.Callback]:
+    """Return the callback that notes batches, where several processes train together."""
+    if this_process().size == 1:
+        return []
+    from keras_impl.processes import Heartbeat
+
+    return [Heartbeat()]
+
+
 def predict_logits(
     model: keras.Model, images: LabeledImages, recipe: Recipe, execution: Execution
 ) -> Array:
     """Return the logits (N, classes) of `images`, dropout off."""
     batches = batch_source(evaluation_batches(images, recipe), execution.plain, execution.devices)
-    logits = model.predict(batches, verbose=0, callbacks=heartbeat())
+    logits = model.predict(batches, verbose=0, callbacks=_heartbeat())
     # Mixed precision predicts in bfloat16, which NumPy can't store.
     return np.asarray(logits, np.float64 if recipe.precision == "64" else np.float32)
 
@@ -193,6 +221,22 @@ class JournalCallback(keras.callbacks.Callback):
             save_training_state(self.model, path, epoch + 1)
 
 
+@contextmanager
+def undistributed() -> Iterator[None]:
+    """Let Keras make variables in this process alone; to write a model it makes an optimizer.
+
+    On several processes JAX compares a new variable with the others', which don't make it.
+    """
+    from keras import distribution
+
+    layouts = distribution.distribution()
+    distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        distribution.set_distribution(layouts)
+
+
 class WholeCheckpoint(keras.callbacks.ModelCheckpoint):
     """Save the best model, whole or not at all: beside `path` first, then renamed."""
 
@@ -224,6 +268,8 @@ def _restore(model: keras.Model, journal: Journal) -> int:
     path = _checkpoint_dir(journal.run_dir) / STATE
     epochs = 0
     if path.exists():
+        from keras_impl.checkpoint import restore_training_state
+
         try:
             epochs = restore_training_state(model, path)
         except ValueError as error:
@@ -236,22 +282,6 @@ def save_training_state(model: keras.Model, path: Path, num_epochs: int) -> None
     """Save what `restore_training_state` loads, with a checksum, which safetensors has none of."""
     state, epochs = export_training_state(model), str(num_epochs)
     write_arrays(path, state, {SEAL: f"{epochs}, {digest(state, epochs)}"})
-
-
-def restore_training_state(model: keras.Model, path: Path) -> int:
-    """Load a saved training state into a compiled model, and return how many epochs it has seen.
-
-    Raises:
-        ValueError: it is missing, damaged, or of another network.
-    """
-    state, words = read_arrays(path)
-    epochs, _, checksum = words.get(SEAL, "").partition(", ")
-    if checksum != digest(state, epochs):
-        raise ValueError("it is damaged: its content has another checksum")
-    load_training_state(model, state)
-    if not (epochs.isascii() and epochs.isdecimal()):
-        raise ValueError(f"it says that it has seen {epochs!r} epochs")
-    return int(epochs)
 
 
 def _best_checkpoint(journal: Journal) -> list[keras.callbacks.Callback]:
@@ -277,6 +307,8 @@ def _logs(journal: Journal) -> list[keras.callbacks.Callback]:
         keras.callbacks.CSVLogger(folder / f"from-epoch-{journal.epochs_done + 1}.csv")
     ]
     if journal.trackers:
+        from keras_impl.tracking import TrackingCallback
+
         callbacks.append(TrackingCallback(journal.trackers))
     return callbacks
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from keras_impl.checkpoint import restore_training_state
 from keras_impl.model import build_model
-from keras_impl.train import STATE, compile_model, restore_training_state, save_training_state
+from keras_impl.train import STATE, compile_model, save_training_state
 from keras_impl.weights import Weights, export_training_state, load_training_state
 from pipeline.recipe import Recipe
 

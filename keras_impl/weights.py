@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ladder.exchange import check_shapes
+from ladder.arrays import check_shapes
 from pipeline.network import check_weights
 from pipeline.recipe import Recipe
 

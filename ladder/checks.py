@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ladder.arrays import Array
 from ladder.causes.evaluation import drops_some
 from ladder.compare import (
     EXACT,
@@ -16,7 +17,7 @@ from ladder.compare import (
     largest,
     worst_place,
 )
-from ladder.exchange import Array, Question, Trace
+from ladder.exchange import Question, Trace
 from ladder.statistics import compare_initialisation
 
 MAX_FINDINGS = 20

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ladder.exchange import Array, Arrays
+from ladder.arrays import Array, Arrays
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _compare_array(
         there = ["missing" if side is None else "there" for side in (left, right)]
         return Difference(name, there[0], there[1])
     if left.shape != right.shape:
-        return Difference(name, left.shape, right.shape, "shapes")
+        return Difference(name, list(left.shape), list(right.shape), "shapes")
     if left.size == 0:
         raise ValueError(f"{name} is empty: nothing to compare")
     if left.dtype != right.dtype:

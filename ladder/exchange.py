@@ -1,76 +1,14 @@
-"""The files that engines meet in: named arrays with a few words, stored as safetensors."""
+"""Questions and the traces that answer them: files that engines meet in."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
-
-from ladder.files import parse_json, write_bytes
-
-Array = np.ndarray[Any, Any]
-Arrays = Mapping[str, Array]
+from ladder.arrays import Arrays, as_json, digest, read_arrays, write_arrays
+from ladder.reading import built, parse_json
 
 SCHEMA = 1
-MAX_BYTES = 4 * 1024**3
-
-
-def write_arrays(path: Path, arrays: Arrays, metadata: Mapping[str, str] | None = None) -> None:
-    """Write named arrays, any shapes, with words about them; whole or not at all."""
-    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    write_bytes(path, save(contiguous, metadata=dict(metadata or {})))
-
-
-def read_arrays(path: Path, max_bytes: int = MAX_BYTES) -> tuple[dict[str, Array], dict[str, str]]:
-    """Return the arrays and the words of a safetensors file.
-
-    Raises:
-        ValueError: missing, larger than `max_bytes`, truncated, or not safetensors.
-    """
-    try:
-        if path.stat().st_size > max_bytes:
-            raise ValueError(f"{path} is larger than the {max_bytes:,} bytes allowed")
-        with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            words = file.metadata() or {}
-        for name, array in arrays.items():
-            if array.dtype.kind == "V":  # bfloat16 and its like, where ml_dtypes is loaded
-                raise TypeError(f"{name} is {array.dtype}, which NumPy itself lacks")
-        return arrays, words
-    except (OSError, SafetensorError, TypeError) as error:
-        raise ValueError(f"cannot read {path} as safetensors: {error}") from error
-
-
-def digest(arrays: Arrays, words: str) -> str:
-    """Return the SHA-256 of words and named arrays, in hexadecimal digits."""
-    sha256 = hashlib.sha256(words.encode())
-    for name in sorted(arrays):
-        array = np.asarray(arrays[name], order="C")
-        sha256.update(_json([name, array.dtype.str, array.shape]).encode())
-        sha256.update(array.tobytes())
-    return sha256.hexdigest()
-
-
-def check_shapes(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
-    """Check that `arrays` are exactly those named in `shapes`, in these shapes.
-
-    Raises:
-        ValueError: an entry is missing, extra or misshapen; each is named.
-    """
-    problems = [f"missing {name}" for name in shapes if name not in arrays]
-    problems += [f"unexpected {name}" for name in arrays if name not in shapes]
-    problems += [
-        f"{name} has shape {arrays[name].shape}, expected {tuple(shape)}"
-        for name, shape in shapes.items()
-        if name in arrays and arrays[name].shape != tuple(shape)
-    ]
-    if problems:
-        raise ValueError(f"{what}: {'; '.join(problems)}")
 
 
 @dataclass(frozen=True)
@@ -87,7 +25,7 @@ class Question:
     @property
     def identity(self) -> str:
         """SHA-256 over everything that is asked."""
-        return digest(self.arrays, _json([list(self.asks), self.settings]))
+        return digest(self.arrays, as_json([list(self.asks), self.settings]))
 
 
 @dataclass(frozen=True)
@@ -115,9 +53,8 @@ def read_question(path: Path) -> Question:
         ValueError: not a question, damaged, or of another schema.
     """
     arrays, metadata = read_arrays(path)
-    words = _open_envelope(path, "question", metadata, {"asks": list, "settings": dict})
-    if not all(isinstance(asked, str) for asked in words["asks"]):
-        raise ValueError(f"{path} is not a question: its `asks` must be words")
+    kinds = {"asks": list[str], "settings": dict}
+    words = _open_envelope(path, "question", metadata, kinds)
     return Question(tuple(words["asks"]), words["settings"], arrays)
 
 
@@ -141,11 +78,11 @@ def read_trace(path: Path, question: Question) -> Trace:
 
 
 def _envelope(kind: str, words: dict[str, Any]) -> dict[str, str]:
-    return {"portproof": _json({"kind": kind, "schema": SCHEMA, **words})}
+    return {"portproof": as_json({"kind": kind, "schema": SCHEMA, **words})}
 
 
 def _open_envelope(
-    path: Path, kind: str, metadata: dict[str, str], keys: Mapping[str, type]
+    path: Path, kind: str, metadata: dict[str, str], keys: Mapping[str, Any]
 ) -> dict[str, Any]:
     try:
         words = parse_json(metadata["portproof"])
@@ -154,12 +91,7 @@ def _open_envelope(
     if not isinstance(words, dict) or words.get("kind") != kind or not set(keys) <= set(words):
         raise ValueError(f"{path} is not a {kind}")
     for name, wanted in keys.items():
-        if not isinstance(words[name], wanted):
-            raise ValueError(f"{path} is not a {kind}: its `{name}` has the wrong type")
+        built(wanted, words[name], f"{path} is not a {kind}: its `{name}`")
     if words.get("schema") != SCHEMA or isinstance(words["schema"], bool | float):
         raise ValueError(f"{path} has schema {words.get('schema')!r}; this version reads {SCHEMA}")
     return words
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, allow_nan=False)

@@ -12,7 +12,7 @@ PART = ".part"
 CHUNK_BYTES = 1024 * 1024
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it onto `path`.
 
     Raises:
@@ -22,10 +22,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
         os.chmod(name, 0o644)
-        _rename(name, path)
+        put_in_place(Path(name), path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -37,12 +35,17 @@ def put_in_place(written: Path, path: Path) -> None:
     Raises:
         OSError: the disk is full, or the folder is gone; an earlier `path` is left as it was.
     """
-    descriptor = os.open(written, os.O_RDONLY)
+    _flush(written)
+    os.replace(written, path)
+    _flush(path.parent)  # so that it lasts through a power cut, and renames keep their order
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    _rename(written, path)
 
 
 def is_unfinished(path: Path) -> bool:
@@ -52,7 +55,7 @@ def is_unfinished(path: Path) -> bool:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all."""
-    write_whole(path, lambda file: _write_all(file, content))
+    write_whole(path, lambda file: file.write(content))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -94,67 +97,3 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
                     f"{path} is larger than the {max_bytes:,} bytes allowed for its kind"
                 )
     return bytes(content)
-
-
-def read_json(path: Path, max_bytes: int) -> Any:
-    """Read what JSON itself, and this project, would write to `path`.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: larger than `max_bytes`, not JSON, nested too deeply, or with a name twice, a
-            number that is not finite as a double, or half a character.
-    """
-    return parse_json(read_limited(path, max_bytes).decode())
-
-
-def parse_json(text: str) -> Any:
-    """Parse JSON; what Python takes beyond it is refused.
-
-    Raises:
-        ValueError: as `read_json`.
-    """
-    try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_float=_number,
-            parse_int=_integer,
-            parse_constant=_number,
-        )
-        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no character
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    return value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("an object names a field twice")
-    return found
-
-
-def _number(digits: str) -> float:
-    value = float(digits)
-    if not math.isfinite(value):
-        raise ValueError(f"{digits:.20} is not a finite number")
-    return value
-
-
-def _integer(digits: str) -> int:
-    _number(digits)  # so that it can be counted with as a double
-    return int(digits)
-
-
-def _write_all(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
-
-
-def _rename(written: str | Path, path: Path) -> None:
-    """Rename, and make it last through a power cut, so that renames keep their order."""
-    os.replace(written, path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ladder.arrays import Array, Arrays, read_arrays, write_arrays
 from ladder.compare import gap
-from ladder.exchange import Array, Arrays, read_arrays, write_arrays
-from ladder.files import read_json, write_json
+from ladder.files import write_json
+from ladder.reading import built, read_json
 
 ROWS = "steps.json"
 MAX_ROWS_BYTES = 64 * 1024 * 1024
@@ -108,16 +109,10 @@ def read_rows(path: Path) -> dict[str, dict[str, float]]:
         OSError: there are none.
         ValueError: they are damaged.
     """
-    rows = read_json(path, MAX_ROWS_BYTES)
-    if not isinstance(rows, dict) or not all(map(_is_row, rows.items())):
+    rows = built(dict[str, dict[str, float]], read_json(path, MAX_ROWS_BYTES), str(path))
+    if not all(step.isascii() and step.isdecimal() and len(step) < 20 for step in rows):
         raise ValueError(f"{path} does not hold a row of gaps for each step")
     return rows
-
-
-def _is_row(item: tuple[str, Any]) -> bool:
-    step, gaps = item
-    is_step = step.isascii() and step.isdecimal() and len(step) < 20
-    return is_step and isinstance(gaps, dict) and all(type(gap) is float for gap in gaps.values())
 
 
 def group_gaps(left: Arrays, right: Arrays) -> dict[str, float]:

@@ -1,43 +1,22 @@
-"""Python interpreters that programs of an engine run under, and what each of them holds.
+"""Engines, the Python interpreters that their programs run under, and what each of them holds.
 
 An engine may need an interpreter of its own: no single environment holds every framework's CUDA
 libraries. What another interpreter holds is asked of it in a process that imports no framework.
 """
 
-import json
 import os
-import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-OLDEST_PYTHON = (3, 11)
 STARTED_AS, STARTED_BY = "ENGINE_PYTHON", "ENGINE_STARTED_BY"
 """Tell a process which interpreter it was meant to run under, and who started it.
 
 `sys.executable` cannot tell it: where a wrapper or a pyenv shim was named, it is another path.
-"""
-PROBE_SECONDS = 60.0
-PROBE = """
-import json, sys
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
-modules, packages = json.loads(sys.argv[1])
-def version_of(package):
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-print(json.dumps({
-    "python": sys.version_info[:3],
-    "missing": [name for name in modules if find_spec(name) is None],
-    "versions": {name: version_of(name) for name in packages},
-}))
 """
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 """What to install for a module, where the names differ."""
@@ -100,13 +79,13 @@ class Interpreter:
         return dict(self._asked(packages=packages)["versions"])
 
     def _asked(self, modules: Sequence[str] = (), packages: Sequence[str] = ()) -> dict[str, Any]:
-        answer = _probe(self.path, tuple(modules), tuple(packages))
-        if isinstance(answer, str):
-            raise InterpreterError(f"{self.named_by} {answer}{self._or_else()}")
-        return answer
+        from ladder.probe import probe
 
-    def _or_else(self) -> str:
-        return f": {self.cure}" if self.cure else "; name another Python, or none"
+        answer = probe(self, tuple(modules), tuple(packages))
+        if isinstance(answer, str):
+            or_else = f": {self.cure}" if self.cure else "; name another Python, or none"
+            raise InterpreterError(f"{self.named_by} {answer}{or_else}")
+        return answer
 
 
 def this_interpreter() -> Interpreter:
@@ -114,34 +93,36 @@ def this_interpreter() -> Interpreter:
     return Interpreter(sys.executable)
 
 
-@cache
-def _probe(path: str, modules: tuple[str, ...], packages: tuple[str, ...]) -> dict[str, Any] | str:
-    """Return version, modules and packages of the Python at `path`, or why there are none."""
-    environment = {**os.environ, **Interpreter(path).environment()}
-    try:
-        done = subprocess.run(
-            [path, "-c", PROBE, json.dumps([modules, packages])],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PROBE_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"gave no answer in {PROBE_SECONDS:g} s"
-    except OSError as error:
-        return f"cannot be started ({error.strerror})"
-    try:
-        found = json.loads(done.stdout)
-        python = tuple(found["python"])
-    except (ValueError, TypeError, KeyError):
-        return "is not a working Python 3"
-    if python < OLDEST_PYTHON:
-        oldest = ".".join(map(str, OLDEST_PYTHON))
-        return f"is Python {'.'.join(map(str, python))}, older than {oldest}"
-    return dict(found)
+@dataclass(frozen=True)
+class Engine:
+    """One implementation, as a program that answers a question file with a trace file."""
+
+    name: str
+    program: tuple[str, ...]
+    """Run as `python *program QUESTION TRACE`; for a module `("-m", "module")`."""
+    packages: tuple[str, ...]
+    """Import names without which it cannot run."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables that the process needs."""
+    float64_variables: Mapping[str, str] = field(default_factory=dict)
+    """Further ones where float64 is asked for."""
+    find_python: Callable[[], Interpreter] = this_interpreter
+    """Returns the interpreter to run under; asked anew each time."""
+    support: tuple[str, ...] = ()
+    """Import names that its programs need besides."""
+
+    def environment(self, precision: str = "32") -> dict[str, str]:
+        """Return the variables that a process of this engine at `precision` needs."""
+        extra = self.float64_variables if precision == "64" else {}
+        return {**self.find_python().environment(), **self.variables, **extra}
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command that runs Python with `arguments` under this engine's interpreter."""
+        return [self.find_python().path, *arguments]
+
+    def why_not(self) -> str | None:
+        """Return why this engine cannot run here, or None where it can."""
+        return self.find_python().why_not((*self.packages, *self.support))
 
 
 def _version(package: str) -> str | None:

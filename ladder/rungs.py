@@ -7,6 +7,7 @@ rung that fails is the one to look at.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from ladder.arrays import Array
 from ladder.causes import Diagnosis, Evidence, diagnose
 from ladder.checks import (
     Pair,
@@ -24,7 +25,7 @@ from ladder.checks import (
     check_training,
 )
 from ladder.compare import Difference
-from ladder.exchange import Array, Question, Trace
+from ladder.exchange import Question, Trace
 
 NUMBERS = ("data", "layers", "logits", "gradients", "optimizer", "dropout", "training")
 STANDS_ON = {

@@ -12,8 +12,8 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
+from ladder.arrays import Array, Arrays
 from ladder.compare import Difference
-from ladder.exchange import Array, Arrays
 
 FALSE_ALARMS = 1e-6
 """Probability that any test of a comparison rejects though both sides draw alike."""

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ladder.exchange import Array, Arrays, Question
+from ladder.arrays import Array, Arrays
+from ladder.exchange import Question
 
 Facts = dict[str, Any]
 

@@ -1,13 +1,15 @@
 """A verdict as text and as plain values."""
 
 import dataclasses
+import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from ladder.causes import Diagnosis
 from ladder.checks import Gap, Report
 from ladder.compare import Difference
+from ladder.reading import built
 from ladder.rungs import FAILED, PASSED, RungResult, Verdict
 
 SHOWN = 3
@@ -59,55 +61,18 @@ def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def verdict_to_kept(verdict: Verdict) -> dict[str, Any]:
+def verdict_to_kept(verdict: Verdict) -> Any:
     """Return a verdict as plain values from which `verdict_from_kept` makes the same again."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, tuple):
-            return {"tuple": [plain(item) for item in value]}
-        if isinstance(value, list):
-            return [plain(item) for item in value]
-        return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-    kept: dict[str, Any] = plain(dataclasses.asdict(verdict))
-    return kept
+    return json.loads(json.dumps(dataclasses.asdict(verdict), default=str))
 
 
-def verdict_from_kept(kept: Mapping[str, Any]) -> Verdict:
+def verdict_from_kept(kept: Any) -> Verdict:
     """Return the verdict that `verdict_to_kept` was given.
 
     Raises:
         ValueError: it has not been given what it could have written.
     """
-
-    def tupled(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            if set(value) == {"tuple"}:
-                return tuple(tupled(item) for item in value["tuple"])
-            return {key: tupled(item) for key, item in value.items()}
-        return [tupled(item) for item in value] if isinstance(value, list) else value
-
-    try:
-        fields = tupled(kept)
-        rungs = tuple(_rung_from(rung) for rung in fields["rungs"])
-        verdict = Verdict(**{**fields, "rungs": rungs})
-        if verdict_to_kept(verdict) == kept:
-            return verdict
-    except (LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"not a kept verdict: {error!r}") from error
-    raise ValueError("not a kept verdict")
-
-
-def _rung_from(fields: Mapping[str, Any]) -> RungResult:
-    report = fields["report"]
-    worst = report["worst"] and Difference(**report["worst"])
-    findings = tuple(Difference(**found) for found in report["findings"])
-    diagnoses = tuple(Diagnosis(**found) for found in fields["diagnoses"])
-    gaps = tuple(Gap(**gap) for gap in report["gaps"])
-    found = Report(report["compared"], worst, findings, gaps)
-    return RungResult(**{**fields, "report": found, "diagnoses": diagnoses})
+    return built(Verdict, kept, "verdict", is_whole=True)
 
 
 def _rung_to_dict(rung: RungResult) -> dict[str, Any]:
@@ -117,28 +82,15 @@ def _rung_to_dict(rung: RungResult) -> dict[str, Any]:
         "status": rung.status,
         "reason": rung.reason,
         "compared": rung.report.compared,
-        "worst": None if rung.report.worst is None else _place(rung.report.worst),
-        "gaps": [
-            {"place": each.place, "gap": _plain(each.gap), "limit": _plain(each.limit)}
-            for each in rung.report.gaps
-        ],
-        "findings": [_place(found) for found in rung.report.findings],
-        "diagnoses": [
-            {"cause": found.cause, "where": found.where, "sentence": found.sentence}
-            for found in rung.diagnoses
-        ],
+        "worst": rung.report.worst and _fields(rung.report.worst),
+        "gaps": [_fields(each) for each in rung.report.gaps],
+        "findings": [_fields(found) for found in rung.report.findings],
+        "diagnoses": [_fields(found) for found in rung.diagnoses],
     }
 
 
-def _place(difference: Difference) -> dict[str, Any]:
-    return {
-        "where": difference.where,
-        "left": _plain(difference.left),
-        "right": _plain(difference.right),
-        "gap": _plain(difference.gap),
-        "ulps": _plain(difference.ulps),
-        "note": difference.note,
-    }
+def _fields(found: Difference | Gap | Diagnosis) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in dataclasses.asdict(found).items()}
 
 
 def _plain(value: Any) -> Any:

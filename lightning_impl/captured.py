@@ -16,6 +16,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional
+from torchmetrics import Metric
 
 from lightning_impl.fast import Batch
 from lightning_impl.optimizer import KerasAdam
@@ -172,8 +173,8 @@ class CapturedTraining(CapturedSteps):
         assert isinstance(wrapper.optimizer, KerasAdam)
         self.optimizer = wrapper.optimizer
 
-    def train(self, batch: Batch) -> list[Outcome]:
-        """Take a step for each `batch_size` of the batch; return what they gave."""
+    def train(self, batch: Batch, mean_loss: Metric, accuracy: Metric) -> Tensor:
+        """Take a step for each `batch_size` of the batch; return their losses (steps,)."""
         num_steps = -(-len(batch[0]) // self.batch_size)
         outcomes = self.take(batch, self.optimizer.advance(num_steps))
         # A step from a graph passes Lightning's own wrapper by, and `global_step`, by which
@@ -182,7 +183,7 @@ class CapturedTraining(CapturedSteps):
         for _ in range(num_steps):
             progress.increment_ready()
             progress.increment_completed()
-        return outcomes
+        return _measured(outcomes, mean_loss, accuracy)
 
     def _train(self, images: Tensor, classes: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.module(images)
@@ -200,10 +201,22 @@ class CapturedEvaluation(CapturedSteps):
         super().__init__(self._evaluate, batch_size)
         self.module = module
 
-    def evaluate(self, batch: Batch) -> list[Outcome]:
-        """Take a step for each `batch_size` of the batch; return what they gave."""
-        return self.take(batch, [0.0] * -(-len(batch[0]) // self.batch_size))
+    def evaluate(self, batch: Batch, mean_loss: Metric, accuracy: Metric) -> Tensor:
+        """Take a step for each `batch_size` of the batch; return their losses (steps,)."""
+        outcomes = self.take(batch, [0.0] * -(-len(batch[0]) // self.batch_size))
+        return _measured(outcomes, mean_loss, accuracy)
 
     def _evaluate(self, images: Tensor, classes: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.module(images)
         return functional.cross_entropy(logits, classes), logits
+
+
+def _measured(outcomes: list[Outcome], mean_loss: Metric, accuracy: Metric) -> Tensor:
+    """Hand on what captured steps gave; return their losses (steps,).
+
+    Outside the graph: a metric's reset makes new tensors, and a graph writes to the old ones.
+    """
+    for outcome in outcomes:
+        mean_loss.update(outcome.losses.double().mean(), len(outcome.classes))
+        accuracy.update(outcome.predicted, outcome.classes)
+    return torch.cat([outcome.losses for outcome in outcomes])

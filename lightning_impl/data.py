@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lightning_impl.processes import rank_and_size
+from lightning_impl.settings import rank_and_size
 from pipeline.batches import Batches, evaluation_batches, training_batches
 from pipeline.preprocess import PreparedData
 from pipeline.recipe import Recipe
@@ -27,25 +27,6 @@ class TorchBatches(Dataset[tuple[Tensor, Tensor]]):
         images_nhwc, one_hot = self.batches[index]
         # One channel: the same bytes are NHWC and NCHW, and channels_last in memory.
         return torch.from_numpy(images_nhwc).permute(0, 3, 1, 2), torch.from_numpy(one_hot)
-
-
-class DeviceBatches(TorchBatches):
-    """The same, gathered on a device, in whose memory the whole set lies as bytes."""
-
-    def __init__(self, batches: Batches, device: torch.device) -> None:
-        super().__init__(batches)
-        dtype = getattr(torch, batches.dtype)
-        self.images = torch.from_numpy(batches.data.images).to(device).permute(0, 3, 1, 2)
-        self.labels = torch.from_numpy(batches.data.labels).to(device, torch.int64)
-        self.one_hot = torch.eye(batches.num_classes, dtype=dtype, device=device)
-        # A tensor: dividing by a number, CUDA multiplies by its reciprocal, which rounds twice.
-        self.full_scale = torch.tensor(255, dtype=dtype, device=device)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        chosen = torch.from_numpy(self.batches.positions(index)).to(self.labels.device)
-        images = self.images.index_select(0, chosen).to(self.full_scale.dtype)
-        labels = self.labels.index_select(0, chosen)
-        return images.div_(self.full_scale), self.one_hot.index_select(0, labels)
 
 
 class EpochSampler(Sampler[int]):
@@ -71,16 +52,22 @@ def batch_loader(
     """Return a loader of ready batches, in this process: there is no decoding to hide.
 
     Each is as large as `steps_per_batch` of `batches`, consecutive ones, into which `steps_of` cuts
-    it again, and gathered on `device`
-    where one is named. Of several processes each takes its share of every batch. Its own generator
-    keeps the loader from drawing on torch's global one, on which dropout draws.
+    it again, and gathered on `device` where one is named. Of several processes each takes its share
+    of every batch. Its own generator keeps the loader from drawing on torch's global one, on which
+    dropout draws.
     """
     rank, num_ranks = rank_and_size()
     batches = dataclasses.replace(
         batches, batch_size=batches.batch_size * steps_per_batch, rank=rank, num_ranks=num_ranks
     )
+    if device:
+        from lightning_impl.device_batches import DeviceBatches
+
+        dataset: TorchBatches = DeviceBatches(batches, device)
+    else:
+        dataset = TorchBatches(batches)
     return DataLoader(
-        DeviceBatches(batches, device) if device else TorchBatches(batches),
+        dataset,
         sampler=EpochSampler(batches),
         batch_size=None,
         generator=torch.Generator(),

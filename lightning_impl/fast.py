@@ -51,13 +51,9 @@ def make_fast(network: nn.Sequential) -> list[nn.Module]:
       a tie.
     """
     network.to(memory_format=torch.channels_last)
-    return _pool_first(list(network.children()))
-
-
-def _pool_first(layers: list[nn.Module]) -> list[nn.Module]:
-    ordered = list(layers)
-    for index, (layer, following) in enumerate(pairwise(layers)):
+    layers = list(network.children())
+    for index, (layer, following) in enumerate(pairwise(network.children())):
         if isinstance(layer, nn.LeakyReLU) and isinstance(following, nn.MaxPool2d):
             assert layer.negative_slope > 0
-            ordered[index : index + 2] = [following, layer]
-    return ordered
+            layers[index : index + 2] = [following, layer]
+    return layers

@@ -1,6 +1,7 @@
 """The network and its LightningModule, in PyTorch."""
 
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 import lightning as L
 import torch
@@ -9,13 +10,16 @@ from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_impl.captured import CapturedEvaluation, CapturedTraining, Outcome
 from lightning_impl.fast import Batch, make_fast, steps_of, take_steps
 from lightning_impl.optimizer import KerasAdam
-from lightning_impl.processes import rank_and_size
+from lightning_impl.settings import rank_and_size
 from pipeline.batches import dropout_seed
 from pipeline.network import feature_map_shape
 from pipeline.recipe import Recipe
+from pipeline.record import Layer
+
+if TYPE_CHECKING:
+    from lightning_impl.captured import CapturedEvaluation, CapturedTraining
 
 
 def build_model(recipe: Recipe) -> nn.Sequential:
@@ -60,6 +64,20 @@ def accuracy_metric(recipe: Recipe) -> MulticlassAccuracy:
     return MulticlassAccuracy(recipe.num_classes, average="micro", validate_args=False)
 
 
+@torch.no_grad()
+def layers_of(network: nn.Sequential, image_size: int) -> list[Layer]:
+    """Return the built layers; shapes are (C, H, W), found with a blank image."""
+    weight = next(network.parameters())
+    maps = weight.new_zeros(1, 1, image_size, image_size)
+    layers = []
+    for name, layer in network.named_children():
+        if not isinstance(layer, nn.Dropout):  # which would draw a mask
+            maps = layer(maps)
+        parameters = sum(weight.numel() for weight in layer.parameters())
+        layers.append(Layer(name, type(layer).__name__, tuple(maps.shape[1:]), parameters))
+    return layers
+
+
 class EpochMean(Metric):
     """The mean over an epoch's images of batches' means, summed in float64 on their device.
 
@@ -93,8 +111,8 @@ class Classifier(L.LightningModule):
     with `captured` replays them from a CUDA graph.
     """
 
-    captured_training: CapturedTraining | None = None
-    captured_evaluation: CapturedEvaluation | None = None
+    captured_training: "CapturedTraining | None" = None
+    captured_evaluation: "CapturedEvaluation | None" = None
 
     def __init__(
         self,
@@ -124,6 +142,8 @@ class Classifier(L.LightningModule):
     def on_fit_start(self) -> None:
         """Make what takes captured steps, now that there is an optimizer."""
         if self.captured:
+            from lightning_impl.captured import CapturedEvaluation, CapturedTraining
+
             self.captured_training = CapturedTraining(self, self.recipe.batch_size)
             self.captured_evaluation = CapturedEvaluation(self, self.recipe.batch_size)
 
@@ -145,8 +165,7 @@ class Classifier(L.LightningModule):
         elif self.automatic_optimization:
             loss = self._train_loss(batch)
         elif self.captured_training is not None:
-            outcomes = self.captured_training.train(batch)
-            loss = _measured(outcomes, self.train_loss, self.train_accuracy)
+            loss = self.captured_training.train(batch, self.train_loss, self.train_accuracy)
         else:
             loss = take_steps(self, batch, self.recipe.batch_size, self._train_loss)
         self._log_epoch("", batch_idx, self.train_loss, self.train_accuracy)
@@ -159,8 +178,7 @@ class Classifier(L.LightningModule):
         elif self.automatic_optimization:
             loss = self._val_loss(batch)
         elif self.captured_evaluation is not None:
-            outcomes = self.captured_evaluation.evaluate(batch)
-            loss = _measured(outcomes, self.val_loss, self.val_accuracy)
+            loss = self.captured_evaluation.evaluate(batch, self.val_loss, self.val_accuracy)
         else:
             steps = steps_of(batch, self.recipe.batch_size)
             loss = torch.stack([self._val_loss(step) for step in steps])
@@ -227,16 +245,3 @@ class Classifier(L.LightningModule):
         if batch_idx == 0 or self.fast_layers is None:
             values = {f"{prefix}loss": mean_loss, f"{prefix}accuracy": accuracy}
             self.log_dict(values, on_step=False, on_epoch=True, prog_bar=True)
-
-
-def _measured(
-    outcomes: list[Outcome], mean_loss: EpochMean, accuracy: MulticlassAccuracy
-) -> Tensor:
-    """Hand on what captured steps gave; return their losses (steps,).
-
-    Outside the graph: a metric's reset makes new tensors, and a graph writes to the old ones.
-    """
-    for outcome in outcomes:
-        mean_loss.update(outcome.losses.double().mean(), len(outcome.classes))
-        accuracy.update(outcome.predicted, outcome.classes)
-    return torch.cat([outcome.losses for outcome in outcomes])

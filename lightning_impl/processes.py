@@ -37,19 +37,12 @@ ENVIRONMENTS: dict[str, Callable[[], ClusterEnvironment]] = {
 }
 
 
-def rank_and_size() -> tuple[int, int]:
-    """Return this process's rank and how many train together: (0, 1) by itself."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
 def devices_options() -> dict[str, Any]:
-    """Return the Trainer's options for the processes that have joined; one alone has a device.
+    """Return the Trainer's options for the processes that have joined.
 
     On SLURM, Lightning would by itself save checkpoints and requeue the job when it is told to end.
     """
     ranks = this_process()
-    if rank_and_size()[1] == 1:
-        return {"devices": 1, "plugins": [LightningEnvironment()]}
     return {
         "plugins": [],
         "devices": ranks.local_size,

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from pipeline.errors import UsageError
 from pipeline.execution import Execution
@@ -53,3 +54,8 @@ def accelerator(execution: Execution) -> str:
     """Return Lightning's name of the device to run on."""
     is_gpu = execution.device != "cpu" and torch.cuda.is_available()
     return "gpu" if is_gpu else "cpu"
+
+
+def rank_and_size() -> tuple[int, int]:
+    """Return this process's rank and how many train together: (0, 1) by itself."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

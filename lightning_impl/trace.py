@@ -13,8 +13,8 @@ from torch import nn
 import lightning_impl.train
 from ladder.adapters.lightning import LightningSubject
 from ladder.adapters.lightning_fit import AfterEachStep, StopAtStart, quiet
-from ladder.engines import end_with_parent
-from ladder.exchange import Array, Arrays, Question, read_question
+from ladder.arrays import Array, Arrays
+from ladder.exchange import Question, read_question
 from lightning_impl.deploy import export_model, run_exported
 from lightning_impl.model import Classifier
 from lightning_impl.processes import together
@@ -142,5 +142,4 @@ def main(question: Path, trace: Path) -> int:
 
 
 if __name__ == "__main__":
-    end_with_parent()
     sys.exit(main(*map(Path, sys.argv[1:])))

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
-from lightning_impl.model import Classifier
+from lightning_impl.model import Classifier, layers_of
 from pipeline.record import EPOCH_METRICS, Layer
 from pipeline.tracking import Trackers
 
@@ -51,17 +50,3 @@ class TrackingLogger(Logger):
         if all(name in self._metrics for name in EPOCH_METRICS):
             self.trackers.log_epoch(int(metrics["epoch"]) + 1, self._metrics)
             self._metrics = {}
-
-
-@torch.no_grad()
-def layers_of(network: nn.Sequential, image_size: int) -> list[Layer]:
-    """Return the built layers; shapes are (C, H, W), found with a blank image."""
-    weight = next(network.parameters())
-    maps = weight.new_zeros(1, 1, image_size, image_size)
-    layers = []
-    for name, layer in network.named_children():
-        if not isinstance(layer, nn.Dropout):  # which would draw a mask
-            maps = layer(maps)
-        parameters = sum(weight.numel() for weight in layer.parameters())
-        layers.append(Layer(name, type(layer).__name__, tuple(maps.shape[1:]), parameters))
-    return layers

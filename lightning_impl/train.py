@@ -2,7 +2,6 @@
 
 import io
 import os
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,22 +12,14 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ladder.files import write_bytes
 from lightning_impl.data import FashionData, batch_loader
 from lightning_impl.fast import CAPTURED_STEPS_PER_BATCH, STEPS_PER_BATCH
-from lightning_impl.model import Classifier
-from lightning_impl.processes import (
-    OwnSigterm,
-    devices_options,
-    gathered,
-    is_loss_of_others,
-    rank_and_size,
-    together,
-)
-from lightning_impl.settings import PRECISIONS, accelerator, configure
-from lightning_impl.tracking import TrackingLogger, layers_of
+from lightning_impl.model import Classifier, layers_of
+from lightning_impl.settings import PRECISIONS, accelerator, configure, rank_and_size
 from lightning_impl.weights import export_weights, load_weights
 from pipeline.batches import evaluation_batches
 from pipeline.errors import RunError, Terminated, UsageError
@@ -38,10 +29,9 @@ from pipeline.preprocess import LabeledImages, PreparedData
 from pipeline.recipe import Recipe
 from pipeline.record import EPOCH_METRICS
 
-__all__ = ["configure", "predict_logits", "together", "train"]
+__all__ = ["configure", "predict_logits", "train"]
 
 Array = np.ndarray[Any, Any]
-MAX_CHECKPOINT_BYTES = 4 * 1024**3
 CHECKPOINTS = "checkpoints"
 
 
@@ -78,7 +68,7 @@ def train(
             JournalCallback(journal, recipe),
             *_checkpoints(journal.run_dir),
             *callbacks,
-            *([OwnSigterm()] if rank_and_size()[1] > 1 else []),
+            *_own_sigterm(),
         ],
     )
     with _interrupts_of(trainer), _restoring(journal):
@@ -126,7 +116,7 @@ def predict_logits(
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
-        callbacks=[OwnSigterm()] if rank_and_size()[1] > 1 else [],
+        callbacks=_own_sigterm(),
     )
     with _interrupts_of(trainer):
         batches = trainer.predict(
@@ -135,7 +125,11 @@ def predict_logits(
         )
     assert batches is not None
     parts = [batch for batch in batches if isinstance(batch, torch.Tensor)]
-    logits = torch.cat(parts if rank_and_size()[1] == 1 else gathered(parts))
+    if rank_and_size()[1] > 1:
+        from lightning_impl.processes import gathered
+
+        parts = gathered(parts)
+    logits = torch.cat(parts)
     return logits.to(torch.float64 if recipe.precision == "64" else torch.float32).cpu().numpy()
 
 
@@ -215,12 +209,28 @@ def _interrupts_of(trainer: L.Trainer) -> Iterator[None]:
 def _trainer_options(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     return {
         "accelerator": accelerator(execution),
-        **devices_options(),
+        **_devices_options(),
         "precision": PRECISIONS[recipe.precision],
         # Else a SLURM job takes any hpc_ckpt_*.ckpt in the working folder for its own.
         "default_root_dir": os.devnull,
         "enable_model_summary": False,
     }
+
+
+def _devices_options() -> dict[str, Any]:
+    if rank_and_size()[1] == 1:
+        return {"devices": 1, "plugins": [LightningEnvironment()]}
+    from lightning_impl.processes import devices_options
+
+    return devices_options()
+
+
+def _own_sigterm() -> list[L.Callback]:
+    if rank_and_size()[1] == 1:
+        return []
+    from lightning_impl.processes import OwnSigterm
+
+    return [OwnSigterm()]
 
 
 def _checkpoints(run_dir: Path) -> list[ModelCheckpoint]:
@@ -246,66 +256,13 @@ def _restore(journal: Journal) -> Path | None:
     path = journal.run_dir / CHECKPOINTS / "last.ckpt"
     if not path.exists():
         return None
+    from lightning_impl.checkpoint import read_checkpoint
+
     try:
         read_checkpoint(path)
     except ValueError as error:
         raise RunError(f"cannot go on from {path}: it is not a whole checkpoint") from error
     return path
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint that holds weights and Adam's slots, as numbers and words only.
-
-    Raises:
-        ValueError: it is missing, damaged, too large, or more than numbers.
-    """
-    try:
-        _check_archive(path)
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        _check_slots(saved)
-    except Exception as error:  # pickle, zipfile and torch each raise their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"cannot read {path}: {reason}") from error
-    return dict(saved)
-
-
-def _check_archive(path: Path) -> None:
-    """Check that a checkpoint is a zip as torch writes it, which unpacks to what it is.
-
-    torch itself does not look at the checksums, and of a member that says it is a folder it makes
-    numbers out of memory that nobody has written to.
-
-    Raises:
-        ValueError: it is too large, or packed, or has changed since it was written.
-        zipfile.BadZipFile: it is none.
-    """
-    most = min(MAX_CHECKPOINT_BYTES, path.stat().st_size)
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise ValueError("it is packed, which torch's own are not")
-        if any(member.external_attr for member in members):
-            raise ValueError("it has members with attributes, which torch's own have not")
-        if sum(member.file_size for member in members) > most:
-            raise ValueError("it names more than it holds, or than is allowed")
-        if changed := archive.testzip():
-            raise ValueError(f"{changed} has another checksum than when it was written")
-
-
-def _check_slots(saved: dict[str, Any]) -> None:
-    """Check that each weight comes with Adam's slots, without which Lightning would go on too.
-
-    Raises:
-        ValueError: weights or slots are missing or misshapen.
-        LookupError, TypeError, AttributeError: there are none at all.
-    """
-    weights = [value.shape for value in saved["state_dict"].values()]
-    (optimizer,) = saved["optimizer_states"]
-    slots = [
-        (state["exp_avg"].shape, state["exp_avg_sq"].shape) for state in optimizer["state"].values()
-    ]
-    if not weights or slots != [(shape, shape) for shape in weights]:
-        raise ValueError("its weights and the optimizer's slots do not belong together")
 
 
 @contextmanager
@@ -321,6 +278,8 @@ def _restoring(journal: Journal) -> Iterator[None]:
     except (RunError, UsageError, MemoryError, OSError):
         raise
     except Exception as error:  # what it lacks shows as whatever Lightning trips over
+        from lightning_impl.processes import is_loss_of_others
+
         if journal.has_begun or not checkpoint.exists() or is_loss_of_others(error):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -331,5 +290,7 @@ def _loggers(journal: Journal) -> list[Logger]:
     version = f"from-epoch-{journal.epochs_done + 1}"
     loggers: list[Logger] = [CSVLogger(journal.run_dir, name="logs", version=version)]
     if journal.trackers:
+        from lightning_impl.tracking import TrackingLogger
+
         loggers.append(TrackingLogger(journal.trackers))
     return loggers

@@ -9,9 +9,10 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lightning_impl.checkpoint import read_checkpoint
 from lightning_impl.model import Classifier
 from lightning_impl.optimizer import KerasAdam
-from lightning_impl.train import CHECKPOINTS, read_checkpoint
+from lightning_impl.train import CHECKPOINTS
 from lightning_impl.weights import Weights, export_training_state, load_training_state
 from pipeline.recipe import Recipe
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ladder.exchange import check_shapes
+from ladder.arrays import check_shapes
 from pipeline.network import check_weights, feature_map_shape
 from pipeline.recipe import Recipe
 

@@ -17,7 +17,8 @@ from parity_tests.engine_room import EngineRoom
 from pipeline.datasets import Dataset, find_dataset, load_dataset
 from pipeline.engines import trainer_arguments
 from pipeline.recipe import Recipe, recipe_to_dict
-from pipeline.record import Record, read_record
+from pipeline.record import Record
+from pipeline.recorded import read_record
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = HERE.parent / "scripts"

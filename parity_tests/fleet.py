@@ -13,13 +13,14 @@ from pathlib import Path
 
 import psutil
 
+from ladder.engines import leashed
 from parity_tests.seeds import Plan, Row, Task, row_of
 from pipeline.devices import common_device
 from pipeline.engines import ENGINES
 from pipeline.environment import usable_cores
 from pipeline.errors import RunError
 from pipeline.execution import Execution
-from pipeline.launch import Job, can_go_on, end_child, leashed, remove_run, trainer_command
+from pipeline.launch import Job, can_go_on, end_child, remove_run, trainer_command
 from pipeline.recipe import write_recipe
 from pipeline.workers import end_children, workers
 

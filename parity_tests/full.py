@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from ladder.arrays import Array, read_arrays
 from ladder.compare import gap
 from ladder.engines import EngineError
-from ladder.exchange import Array, Question, read_arrays
+from ladder.exchange import Question
 from ladder.files import write_json
 from ladder.following import ROWS, group_of, horizon, read_rows, state_path
 from parity_tests.catalogue import JAX, LIGHTNING, TENSORFLOW, TORCH
@@ -27,12 +28,10 @@ from parity_tests.engine_room import EngineRoom
 from parity_tests.kept import RESULT, kept_answer
 from pipeline.datasets import Dataset
 from pipeline.drawn import write_first_images, write_idx_set
-from pipeline.engines import ENGINES, versions_in_use
-from pipeline.environment import (
-    describe_machine,
-    usable_cores,
-)
+from pipeline.engines import ENGINES
+from pipeline.environment import describe_machine, usable_cores
 from pipeline.network import shared_first_weights
+from pipeline.origin import versions_in_use
 from pipeline.recipe import Recipe, preset, recipe_to_dict
 from pipeline.workers import end_children, workers
 

@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from ladder.arrays import Array
 from ladder.compare import gap, largest
-from ladder.exchange import Array, Question, Trace
+from ladder.exchange import Question, Trace
 from ladder.files import write_json
 from parity_tests.climbs import Climber, Route, new_climber
 from parity_tests.engine_room import EngineRoom
 from parity_tests.terms import MEASURED, pooled
 from pipeline.datasets import find_dataset, load_dataset
-from pipeline.engines import ENGINES, versions_in_use
+from pipeline.engines import ENGINES
 from pipeline.environment import describe_machine
+from pipeline.origin import versions_in_use
 from pipeline.recipe import VARIANTS
 
 SMALLEST = float(np.finfo(np.float32).tiny)

@@ -8,7 +8,7 @@ from ladder.engines import EngineError, answer
 from ladder.exchange import Question, read_trace, write_question
 from ladder.files import write_json, write_text
 from pipeline.engines import ENGINES
-from pipeline.environment import code_digest
+from pipeline.origin import code_digest
 from pipeline.session import read_kept
 
 RESULT = "result.json"

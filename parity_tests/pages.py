@@ -20,7 +20,7 @@ from parity_tests.full import (
     largest_gap,
 )
 from parity_tests.practice import CHECKS
-from pipeline.environment import told_commit
+from pipeline.origin import told_commit
 from reporting.markdown import table
 
 Rows = Sequence[Mapping[str, Any]]

@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from ladder.arrays import Array
 from ladder.compare import gap
 from ladder.engines import EngineError
-from ladder.exchange import Array, Question, Trace
+from ladder.exchange import Question, Trace
 from ladder.files import write_json
 from parity_tests.catalogue import LIGHTNING, TENSORFLOW, Mutant
 from parity_tests.engine_room import PROGRAMS, EngineRoom
 from parity_tests.questions import carried_weights
 from pipeline.datasets import Dataset
-from pipeline.engines import versions_in_use
+from pipeline.origin import versions_in_use
 from pipeline.recipe import Recipe, preset, recipe_to_dict
 from pipeline.session import read_kept
 from reporting.comparison import EXPECTED_TEST_ACCURACY

@@ -10,8 +10,9 @@ from parity_tests.kept import kept_answer
 from parity_tests.questions import on_device
 from pipeline.datasets import Dataset
 from pipeline.drawn import write_first_images
-from pipeline.engines import ENGINES, versions_in_use
+from pipeline.engines import ENGINES
 from pipeline.environment import describe_machine
+from pipeline.origin import versions_in_use
 from pipeline.recipe import Recipe, preset, recipe_to_dict
 from pipeline.record import EPOCH_METRICS
 

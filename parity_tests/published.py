@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.environment import told_commit
+from pipeline.origin import told_commit
 from reporting.markdown import table
 
 MODELS = Path(__file__).parent / "pairs"

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ladder.exchange import Array, Question
+from ladder.arrays import Array
+from ladder.exchange import Question
 from ladder.rungs import RUNGS
 from pipeline.datasets import Dataset
 from pipeline.drawn import write_first_images, write_idx_set

@@ -20,7 +20,8 @@ from pipeline.engines import ENGINES
 from pipeline.errors import RunError, UsageError
 from pipeline.evaluation import evaluate_logits
 from pipeline.recipe import Recipe, preset, recipe_to_dict
-from pipeline.record import Record, read_predictions, read_record
+from pipeline.record import Record
+from pipeline.recorded import read_predictions, read_record
 
 PLAN = Path(__file__).resolve().parent / "equivalence.yaml"
 MAX_PLAN_BYTES = 64 * 1024

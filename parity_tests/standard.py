@@ -17,9 +17,10 @@ from parity_tests.practice import Practice, checks_of
 from parity_tests.replaying import Replayed, play, replayed_from_dict, replayed_to_dict
 from parity_tests.replays import Replay
 from pipeline.datasets import Dataset
-from pipeline.engines import ENGINES, KERAS_TENSORFLOW, versions_in_use
+from pipeline.engines import ENGINES, KERAS_TENSORFLOW
 from pipeline.environment import describe_machine
 from pipeline.errors import RunError
+from pipeline.origin import versions_in_use
 from pipeline.session import Session, read_kept
 from portproof import CheckError
 

@@ -34,7 +34,8 @@ from pipeline.network import first_weights, parameter_shapes
 from pipeline.preprocess import LabeledImages, PreparedData, prepare, rescale
 from pipeline.processes import this_process
 from pipeline.recipe import Recipe, recipe_from_dict, recipe_to_dict
-from pipeline.record import RECORD, Record, read_record
+from pipeline.record import RECORD, Record
+from pipeline.recorded import read_record
 
 Array = np.ndarray[Any, Any]
 Weights = dict[str, Array]

@@ -1,7 +1,6 @@
 """The command line that both trainers share: the same flags, checks and exit codes."""
 
 import argparse
-import dataclasses
 import difflib
 import errno
 import os
@@ -13,18 +12,14 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from ladder.engines import end_with_parent
 from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.execution import LOGGERS, Execution, execution_from_dict
 from pipeline.flags import add_flags, given
 from pipeline.processes import this_process
-from pipeline.recipe import DROPOUT_RATES, VARIANTS, Recipe
+from pipeline.recipe import Recipe, overridden, recipe_from_dict
 from pipeline.terminal import open_missing_streams
-
-if TYPE_CHECKING:
-    from pipeline.record import Record
 
 DONE, FAILED, WRONG_CALL, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
@@ -102,15 +97,16 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     Raises:
         UsageError: a value is out of range, or a resumed run is called with another recipe.
     """
-    from pipeline.recipe import read_recipe_fields, recipe_from_dict
-    from pipeline.record import RECIPE
+    flags, fields = given(arguments, Recipe), {}
+    if arguments.config:
+        from pipeline.recipe_file import read_recipe_fields
 
-    flags = given(arguments, Recipe)
-    fields = read_recipe_fields(arguments.config) if arguments.config else {}
+        fields = read_recipe_fields(arguments.config)
     if arguments.resume:
-        saved = recipe_from_dict(read_recipe_fields(arguments.run_dir / RECIPE))
-        return _with_other_epochs(saved, {**fields, **flags})
-    return recipe_from_dict(_overridden(fields, flags))
+        from pipeline.resume import with_other_epochs
+
+        return with_other_epochs(arguments.run_dir, {**fields, **flags})
+    return recipe_from_dict(overridden(fields, flags))
 
 
 def execution_of(
@@ -135,16 +131,9 @@ def engine_of(impl: str, arguments: argparse.Namespace) -> str:
     """
     backend = None if impl == "lightning" else arguments.backend
     if arguments.resume and backend is None:
-        from pipeline.engines import trainer_arguments
+        from pipeline.resume import engine_of_run
 
-        engine = _record_of(arguments).engine
-        if engine.partition("-")[0] != impl:
-            trainer = " ".join(trainer_arguments(engine))
-            raise UsageError(
-                f"cannot resume {arguments.run_dir} here: it is a run of {engine}; "
-                f"go on with scripts/{trainer} --run-dir {arguments.run_dir} --resume"
-            )
-        return engine
+        return engine_of_run(impl, arguments.run_dir)
     return impl if impl == "lightning" else f"keras-{backend or KERAS_BACKENDS[0]}"
 
 
@@ -273,17 +262,22 @@ def _go_to_interpreter(engine: str) -> None:
 def _train(
     engine: str, arguments: argparse.Namespace, load_implementation: Callable[[], Any]
 ) -> None:
-    recorded = _record_of(arguments) if arguments.resume else None
+    recorded = None
+    if arguments.resume:
+        from pipeline.resume import record_to_resume
+
+        recorded = record_to_resume(arguments.run_dir).execution
     recipe = recipe_of(arguments)
-    execution = execution_of(arguments, recorded.execution if recorded else None)
-    execution = _with_ranks(execution, engine, recipe, arguments.devices)
+    execution = execution_of(arguments, recorded)
     ranks = this_process()
+    if ranks.launcher or execution.devices > 1:
+        from pipeline.ranks import with_ranks
+
+        execution = with_ranks(execution, engine, recipe, arguments.devices)
     if execution.devices > 1 and ranks.size == 1 and engine == "lightning":
         from pipeline.local_ranks import run_ranks
 
         raise SystemExit(run_ranks(execution.devices))
-    if ranks.launcher == "local":
-        end_with_parent()
 
     from pipeline.run import run_training
 
@@ -296,89 +290,3 @@ def _train(
         run_dir=arguments.run_dir,
         resume=arguments.resume,
     )
-
-
-def _with_ranks(execution: Execution, engine: str, recipe: Recipe, asked: int | None) -> Execution:
-    """Return the execution with as many devices as a launcher has started processes.
-
-    Raises:
-        UsageError: another number was `asked` for, or is more than the engine or the batch allows.
-    """
-    ranks = this_process()
-    if ranks.launcher:
-        if engine == "keras-torch":
-            raise UsageError(
-                f"{engine} trains on one device, and {ranks.launcher} has started {ranks.size} "
-                "processes; start it by itself"
-            )
-        if engine == "keras-tensorflow":
-            raise UsageError(
-                f"{engine} trains on several devices in one process, and {ranks.launcher} has "
-                f"started {ranks.size}; start it by itself, with --devices N"
-            )
-        if asked not in (None, ranks.size):
-            raise UsageError(
-                f"`--devices {asked}`: {ranks.launcher} has started {ranks.size} processes; "
-                "leave the flag out"
-            )
-        execution = dataclasses.replace(execution, devices=ranks.size)
-    if execution.devices > 1 and engine == "keras-torch":
-        raise UsageError(
-            f"`--devices {execution.devices}`: Keras on torch trains on one device; "
-            "--backend jax, --backend tensorflow and scripts/train_lightning.py take several"
-        )
-    if execution.devices > recipe.batch_size:
-        raise UsageError(
-            f"`batch_size` must be at least the number of devices, {execution.devices}; "
-            f"received batch_size={recipe.batch_size}"
-        )
-    return execution
-
-
-def _record_of(arguments: argparse.Namespace) -> "Record":
-    """Return the record of the run that a call resumes.
-
-    Raises:
-        UsageError: it names none.
-        RunError: the record is broken.
-    """
-    from pipeline.run import record_to_resume
-
-    if not arguments.run_dir:
-        raise UsageError("`--resume` needs the `--run-dir` to go on in")
-    return record_to_resume(arguments.run_dir)
-
-
-def _overridden(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return `fields` with `changes`; another variant brings its own dropout rates."""
-    variant = changes.get("variant", fields.get("variant", "base"))
-    rates_fit = "dropout_rates" in fields and fields.get("variant", variant) == variant
-    if rates_fit or variant not in VARIANTS:
-        return {**fields, **changes}
-    return {**fields, "dropout_rates": DROPOUT_RATES[variant], **changes}
-
-
-def _with_other_epochs(saved: Recipe, wanted: dict[str, Any]) -> Recipe:
-    """Return a resumed run's recipe with what is wanted of it, which may be other epochs alone.
-
-    An epoch is a function of the seed and its number, so that many epochs come out the same
-    whether they were wanted at once or not.
-    """
-    from pipeline.recipe import recipe_from_dict, recipe_to_dict, shortest
-
-    before = recipe_to_dict(saved)
-    if wanted.get("variant", saved.variant) != saved.variant:  # before its rates are found wrong
-        raise UsageError(
-            f"cannot resume with another recipe: `variant` was {saved.variant!r}, "
-            f"received variant={wanted['variant']!r}; leave it out, or start a new run"
-        )
-    recipe = recipe_from_dict(_overridden(before, wanted))
-    after = recipe_to_dict(recipe)
-    changed = [name for name in before if before[name] != after[name] and name != "num_epochs"]
-    if changed:
-        name = changed[0]
-        raise UsageError(
-            f"cannot resume with another recipe: `{name}` was {shortest(before[name])!r}, "
-            f"received {name}={shortest(after[name])!r}; leave it out, or start a new run"
-        )
-    return recipe

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import platformdirs
@@ -20,14 +20,8 @@ from pipeline.idx import (
     TRAIN_LABELS,
     Array,
     IdxFile,
-    check_shape,
-    idx_digest,
     read_idx,
-    small_labels,
 )
-
-if TYPE_CHECKING:
-    from pipeline.forms import Found
 
 DATA_VARIABLE = "FASHION_MNIST_DIR"
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
@@ -51,8 +45,6 @@ DIGIT_CLASSES = tuple(str(label) for label in range(NUM_CLASSES))
 
 CLASS_NAMES = "class_names.txt"
 MAX_NAMES_BYTES = 64 * 1024
-RAW_FOLDERS = ("", "raw", "*/raw")
-"""Where in a named folder the IDX files may lie: in torchvision's root, two below."""
 
 
 @dataclass(frozen=True)
@@ -159,22 +151,25 @@ def load_dataset(folder: Path) -> Dataset:
 def _load(place: Path) -> Dataset:
     if place.is_dir() and not os.access(place, os.R_OK | os.X_OK):
         raise UsageError(f"cannot read {place}: permission denied")
-    paths = _idx_paths(place)
+    paths = {file: path for file in IDX_FILES if (path := find_file(place, file))}
+    if len(paths) < len(IDX_FILES):
+        from pipeline.forms import idx_paths
+
+        paths = idx_paths(place)
     if not paths:
         from pipeline.forms import read_other_form
 
-        found = read_other_form(place)
-        folder, names = place, found.class_names
-        arrays, digests = _as_idx(folder, found)
+        folder = place
+        arrays, digests, names = read_other_form(place)
     else:
         folder, names = next(iter(paths.values())).parent, None
         arrays, digests = {}, []
         for file in IDX_FILES:
-            arrays[file], digest = read_idx(_require_file(folder, file, paths), file)
+            if file not in paths:
+                raise UsageError(f"{folder} holds neither {file.name} nor {file.name}.gz")
+            arrays[file], digest = read_idx(paths[file], file)
             digests.append(digest)
-    for images, labels in ((TRAIN_IMAGES, TRAIN_LABELS), (TEST_IMAGES, TEST_LABELS)):
-        _check_pair(folder, images, arrays[images], labels, arrays[labels])
-    _check_sizes(folder, arrays[TRAIN_IMAGES], arrays[TEST_IMAGES])
+    _check_fit(folder, arrays)
     foreign = [
         file for file, digest in zip(IDX_FILES, digests, strict=True) if digest != file.sha256
     ]
@@ -186,7 +181,11 @@ def _load(place: Path) -> Dataset:
     first, names = _classes(folder, names, arrays[TRAIN_LABELS], arrays[TEST_LABELS])
     return Dataset(
         folder=folder,
-        name=_foreign_name(folder, fingerprint) if foreign else FASHION_MNIST,
+        name=(
+            f"idx-set {folder.resolve().name} (sha256 {fingerprint[:12]})"
+            if foreign
+            else FASHION_MNIST
+        ),
         fingerprint=fingerprint,
         class_names=names,
         first_label=first,
@@ -197,57 +196,20 @@ def _load(place: Path) -> Dataset:
     )
 
 
-def _idx_paths(place: Path) -> dict[IdxFile, Path]:
-    """Return the IDX files in a folder or, as in torchvision's root, below it.
-
-    Raises:
-        UsageError: there are several sets.
-    """
-    best: list[dict[IdxFile, Path]] = [{}]
-    for pattern in RAW_FOLDERS:
-        for folder in sorted(place.glob(pattern)) if pattern else [place]:
-            paths = _idx_paths_in(folder) if folder.is_dir() else {}
-            if len(paths) > len(best[0]):
-                best = [paths]
-            elif paths and len(paths) == len(best[0]) and best[0][TRAIN_IMAGES].parent != place:
-                best.append(paths)
-    if len(best) > 1:
-        folders = ", ".join(str(next(iter(paths.values())).parent) for paths in best)
-        raise UsageError(f"{place} holds several data sets: name one of {folders}")
-    return best[0]
-
-
-def _idx_paths_in(folder: Path) -> dict[IdxFile, Path]:
-    exact = {file: path for file in IDX_FILES if (path := find_file(folder, file))}
-    if exact or not os.access(folder, os.R_OK | os.X_OK):
-        return exact
-    sets: dict[str, dict[IdxFile, Path]] = {}
-    for path in sorted(folder.iterdir()):
-        for file in IDX_FILES:
-            if match := file.also_named.fullmatch(path.name):
-                sets.setdefault(match[1], {}).setdefault(file, path)
-    if len(sets) > 1:
-        names = ", ".join(sorted(name.strip("-_") or "one without a name" for name in sets))
+def _check_fit(folder: Path, arrays: dict[IdxFile, Array]) -> None:
+    """Check that each image has its label, and that all images are of one size."""
+    for images, labels in ((TRAIN_IMAGES, TRAIN_LABELS), (TEST_IMAGES, TEST_LABELS)):
+        if len(arrays[images]) != len(arrays[labels]):
+            raise UsageError(
+                f"{folder}: {images.name} holds {len(arrays[images]):,} images "
+                f"but {labels.name} {len(arrays[labels]):,} labels"
+            )
+    train, test = arrays[TRAIN_IMAGES].shape[1:], arrays[TEST_IMAGES].shape[1:]
+    if train != test:
         raise UsageError(
-            f"{folder} holds several data sets ({names}): put the four files of one in a folder of "
-            "its own"
+            f"{folder}: training and test images must be of one size; "
+            f"received {train[0]}×{train[1]} and {test[0]}×{test[1]}"
         )
-    return next(iter(sets.values()), {})
-
-
-def _as_idx(folder: Path, found: "Found") -> tuple[dict[IdxFile, Array], list[str]]:
-    """Return the arrays of another form, and the SHA-256 that each would have as an IDX file."""
-    arrays = {
-        TRAIN_IMAGES: found.train_images,
-        TRAIN_LABELS: small_labels(folder, found.train_labels),
-        TEST_IMAGES: found.test_images,
-        TEST_LABELS: small_labels(folder, found.test_labels),
-    }
-    for file, array in arrays.items():
-        check_shape(folder, array.shape)
-        arrays[file] = np.ascontiguousarray(array)
-        arrays[file].flags.writeable = False
-    return arrays, [idx_digest(file, arrays[file]) for file in IDX_FILES]
 
 
 def named_classes(folder: Path) -> tuple[str, ...] | None:
@@ -314,13 +276,6 @@ def _existing_folder(folder: Path, flag: str) -> Path:
     raise UsageError(f"the data folder {folder} ({flag}) {problem}")
 
 
-def _require_file(folder: Path, file: IdxFile, paths: dict[IdxFile, Path]) -> Path:
-    path = paths.get(file)
-    if path is None:
-        raise UsageError(f"{folder} holds neither {file.name} nor {file.name}.gz")
-    return path
-
-
 def _is_ours(folder: Path) -> bool:
     """Tell whether only Fashion-MNIST itself may lie in `folder`."""
     return folder.absolute() in (cache_dir().absolute(), DEBIAN_DIR)
@@ -330,26 +285,3 @@ def _remedy(folder: Path) -> str:
     if folder.absolute() == DEBIAN_DIR:
         return "reinstall Debian's package dataset-fashion-mnist"
     return f"run `{FETCH_COMMAND}` to replace it"
-
-
-def _foreign_name(folder: Path, fingerprint: str) -> str:
-    return f"idx-set {folder.resolve().name} (sha256 {fingerprint[:12]})"
-
-
-def _check_sizes(folder: Path, train_images: Array, test_images: Array) -> None:
-    train, test = train_images.shape[1:], test_images.shape[1:]
-    if train != test:
-        raise UsageError(
-            f"{folder}: training and test images must be of one size; "
-            f"received {train[0]}×{train[1]} and {test[0]}×{test[1]}"
-        )
-
-
-def _check_pair(
-    folder: Path, images_file: IdxFile, images: Array, labels_file: IdxFile, labels: Array
-) -> None:
-    if len(images) != len(labels):
-        raise UsageError(
-            f"{folder}: {images_file.name} holds {len(images):,} images "
-            f"but {labels_file.name} {len(labels):,} labels"
-        )

@@ -7,13 +7,13 @@ where one that crashes or hangs becomes a finding; none is asked where there is 
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ladder.engines import Engine
+from ladder.engines import EngineError, ran
+from ladder.interpreters import Engine
 from pipeline.engines import ENGINES, python_variable
 from pipeline.environment import has_gpu_driver
 from pipeline.errors import UsageError
@@ -118,20 +118,9 @@ def ask(
     """Run `code` in a process of its own; return its `report` and the `problem`, None if none."""
     script = f"{code}\nimport json\nprint({REPORT_MARK!r} + json.dumps(report))\n"
     try:
-        done = subprocess.run(
-            [python, "-c", script],
-            env={**environ, **QUIET},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return {"problem": f"no answer in {timeout_seconds:g} s"}
-    except OSError as error:
-        return {"problem": f"cannot be started: {error.strerror}"}
+        done = ran([python, "-c", script], {**environ, **QUIET}, timeout_seconds)
+    except EngineError as error:
+        return {"problem": str(error)}
     reports = [line for line in done.stdout.splitlines() if line.startswith(REPORT_MARK)]
     if done.returncode == 0 and reports:
         return {"problem": None, **json.loads(reports[-1].removeprefix(REPORT_MARK))}

@@ -8,14 +8,12 @@ made for the engine, and the interpreter of this process.
 import os
 import shutil
 import tomllib
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ladder.engines import Engine
-from ladder.interpreters import Interpreter, this_interpreter
-from pipeline.environment import PACKAGES, has_gpu_driver, package_versions
+from ladder.interpreters import Engine, Interpreter, this_interpreter
+from pipeline.environment import has_gpu_driver
 from pipeline.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,29 +123,3 @@ def trainer_arguments(engine: str) -> tuple[str, ...]:
     if engine == "lightning":
         return ("train_lightning.py",)
     return ("train_keras.py", "--backend", engine.removeprefix("keras-"))
-
-
-def engine_versions(engine: str) -> dict[str, str | None]:
-    """Return the packages' versions where `engine` runs, None for those that are missing there.
-
-    Raises:
-        InterpreterError: its interpreter cannot be asked.
-    """
-    return ENGINES[engine].find_python().versions(PACKAGES)
-
-
-def versions_in_use(engines: Iterable[str] = ENGINES) -> dict[str, str | None]:
-    """Return the packages' versions, each as it is where the engines run that use it.
-
-    Where engines use different versions of a package, all are named. An engine that cannot run is
-    passed over; packages that no engine uses are those of this process.
-    """
-    found: dict[str, dict[str, None]] = {name: {} for name in PACKAGES}
-    for name in engines:
-        engine = ENGINES[name]
-        if engine.why_not() is None:
-            there = engine_versions(name)
-            for package in (*engine.packages, *SHARED_PACKAGES):
-                found[package][there[package] or "unknown"] = None
-    here = package_versions()
-    return {name: " and ".join(found[name]) or here[name] for name in PACKAGES}

@@ -1,7 +1,5 @@
 """What a run ran on: versions, processor, memory. Nothing here imports a framework."""
 
-import hashlib
-import json
 import math
 import os
 import platform
@@ -9,8 +7,6 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +36,6 @@ def package_versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str | No
     return this_interpreter().versions(packages)
 
 
-@cache
-def code_digest(rooms: tuple[str, ...]) -> str:
-    """Return a digest of the sources in `rooms` and of the versions that the engines use."""
-    from pipeline.engines import versions_in_use
-
-    digest = hashlib.sha256(json.dumps(versions_in_use(), sort_keys=True).encode())
-    for room in rooms:
-        for path in sorted((ROOT / room).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def describe_machine() -> dict[str, Any]:
     """Return the code's commit, platform, Python, processor, usable cores and memory in bytes."""
     return {
@@ -77,12 +61,6 @@ def commit() -> str | None:
     return found.stdout.strip() or None
 
 
-def told_commit(machine: Mapping[str, Any]) -> str:
-    """Return the commit that `describe_machine` found, `; commit 0123456789ab`, or nothing."""
-    found = str(machine.get("commit") or "")
-    return f"; commit {found[:12]}{'+' if found.endswith('+') else ''}" if found else ""
-
-
 def cpu_name() -> str:
     """Return the processor's name as the system gives it."""
     try:
@@ -92,15 +70,6 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def cpu_mhz() -> dict[str, float | None] | None:
-    """Return the processor's present clock and the highest it says it has; None where unknown."""
-    try:
-        found = psutil.cpu_freq()
-    except (AttributeError, NotImplementedError, OSError, RuntimeError, ValueError):
-        return None  # psutil raises each of these on some machine
-    return {"current": found.current, "max": found.max or None} if found else None
 
 
 def has_gpu_driver() -> bool:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.flags import flag
+from pipeline.flags import check, flag
 
 DEVICES = ("auto", "cpu", "gpu")
 LOGGERS = ("csv", "tensorboard", "mlflow")
-MAX_DEVICES = 1024
 ONNX_OPSET = 18
 """What both frameworks' exporters write without a conversion; onnxruntime 1.14 reads it."""
 MAX_THREADS = 1024  # asked for 100,000, OpenMP crashes the process
@@ -25,9 +24,11 @@ class Execution:
 
     device: str = flag("auto", "--device", choices=DEVICES)
     """`auto` takes a GPU where there is one; `gpu` without one is an error."""
-    devices: int = flag(1, "--devices", "devices that share each batch; not with Keras on torch")
+    devices: int = flag(
+        1, "--devices", "devices that share each batch; not with Keras on torch", limits=(1, 1024)
+    )
     """Each has a process of its own in Lightning."""
-    num_threads: int | None = flag(None, "--threads", "CPU threads")
+    num_threads: int | None = flag(None, "--threads", "CPU threads", limits=(1, MAX_THREADS))
     """None leaves the framework's own choice."""
     deterministic: bool = flag(False, "--deterministic", "only repeatable operations")
     tf32: bool = flag(False, "--tf32", "allow TensorFloat-32 on NVIDIA GPUs")
@@ -44,24 +45,7 @@ class Execution:
 
     def __post_init__(self) -> None:
         """Check each field."""
-        if self.device not in DEVICES:
-            raise UsageError(
-                f"`device` must be one of {', '.join(DEVICES)}; received device={self.device!r}"
-            )
-        for name in self.loggers:
-            if name not in LOGGERS:
-                raise UsageError(
-                    f"`loggers` must be of {', '.join(LOGGERS)}; received loggers={self.loggers!r}"
-                )
-        if not 1 <= self.devices <= MAX_DEVICES:
-            raise UsageError(
-                f"`devices` must be between 1 and {MAX_DEVICES}; received devices={self.devices}"
-            )
-        if self.num_threads is not None and not 1 <= self.num_threads <= MAX_THREADS:
-            raise UsageError(
-                f"`num_threads` must be between 1 and {MAX_THREADS}; "
-                f"received num_threads={self.num_threads}"
-            )
+        check(self)
 
 
 def execution_from_dict(fields: dict[str, Any]) -> Execution:

@@ -2,22 +2,68 @@
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any, get_args
 
 from pipeline.errors import UsageError
 
 
+def setting(default: Any, least: float, most: float = math.inf) -> Any:
+    """Return a dataclass's field that `check` holds to limits: see there."""
+    return dataclasses.field(default=default, metadata={"limits": (least, most)})
+
+
 def flag(
-    default: Any, name: str, words: str = "", *, metavar: str = "N", choices: tuple[str, ...] = ()
+    default: Any,
+    name: str,
+    words: str = "",
+    *,
+    metavar: str = "N",
+    choices: tuple[str, ...] = (),
+    limits: tuple[float, float] | None = None,
 ) -> Any:
     """Return a dataclass's field that the flag `name` sets; `words` are its help.
 
     What the flag takes follows from the field's type: a number, a word, nothing for a truth value,
-    and for a tuple some of `choices`, with commas or one by one.
+    and for a tuple some of `choices`, with commas or one by one. `check` holds it to its limits.
     """
-    taken = {"name": name, "words": words, "metavar": metavar, "choices": choices}
+    taken = {"name": name, "words": words, "metavar": metavar, "choices": choices, "limits": limits}
     return dataclasses.field(default=default, metadata=taken)
+
+
+def check(settings: Any) -> None:
+    """Hold each field of a dataclass, or each item of a tuple, to its choices and limits.
+
+    Integers may be the limits, real numbers lie between them. None is good where it is the default.
+
+    Raises:
+        UsageError: naming the first field that is wrong, with the value received.
+    """
+    for field in dataclasses.fields(settings):
+        received, is_tuple = getattr(settings, field.name), _is_tuple(field)
+        choices, limits = field.metadata.get("choices"), field.metadata.get("limits")
+        for value in received if is_tuple else (received,):
+            wrong = None
+            if choices and value not in choices:
+                wrong = f"{'' if is_tuple else 'one '}of {', '.join(choices)}"
+            elif limits and not (value is None is field.default):
+                wrong = _wanted(value, isinstance(field.default, float), *limits)
+            if wrong:
+                raise UsageError(
+                    f"`{field.name}` must be {wrong}; received {field.name}={received!r}"
+                )
+
+
+def _wanted(value: Any, is_real: bool, least: float, most: float) -> str | None:
+    """Return what a value must be; None where it is that."""
+    if is_real:
+        is_between = isinstance(value, float) and least < value < most
+        words = "above 0" if most == math.inf else f"between {least} and {most}, both excluded"
+        return None if is_between else words
+    if type(value) is not int or value < least:
+        return f"an integer of at least {least}"
+    return f"at most {most}" if value > most else None
 
 
 def add_flags(

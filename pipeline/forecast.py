@@ -1,9 +1,13 @@
 """How long a comparison still takes, from the epochs that were measured here."""
 
 import statistics
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from pipeline.terminal import say
 
 if TYPE_CHECKING:
     from pipeline.launch import Job
@@ -99,3 +103,22 @@ def duration(seconds: float) -> str:
     if seconds < 95 * 60:
         return f"{round(seconds / 60)} min"
     return f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def last_line(text: Callable[[], str]) -> Iterator[Callable[[str], None]]:
+    """Yield what prints a line; on a terminal `text()` and the time stay below all lines."""
+    if not sys.stdout.isatty():
+        yield say
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task(text())
+
+        def say_above(line: str) -> None:
+            progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            progress.update(task, description=text())
+
+        yield say_above

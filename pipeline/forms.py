@@ -1,10 +1,11 @@
-"""Forms other than IDX in which people have a data set: npz, CSV, and folders of pictures.
+"""How else people have a data set: IDX files by other names, npz, CSV, and folders of pictures.
 
 Each reader returns None where a folder holds nothing of its form.
 """
 
 import io
 import math
+import os
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -15,7 +16,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.datasets import find_file
 from pipeline.errors import UsageError
+from pipeline.idx import (
+    IDX_FILES,
+    TEST_IMAGES,
+    TEST_LABELS,
+    TRAIN_IMAGES,
+    TRAIN_LABELS,
+    IdxFile,
+    check_shape,
+    idx_digest,
+    small_labels,
+)
 from pipeline.npz import read_member
 
 Array = np.ndarray[Any, Any]
@@ -33,6 +46,10 @@ WANTED = (
 )
 
 
+RAW_FOLDERS = ("", "raw", "*/raw")
+"""Where in a named folder the IDX files may lie: in torchvision's root, two below."""
+
+
 @dataclass(frozen=True)
 class Found:
     """What a form holds: images uint8 (N, H, W), labels integers (N,)."""
@@ -44,17 +61,69 @@ class Found:
     class_names: tuple[str, ...] | None = None
 
 
-def read_other_form(place: Path) -> Found:
+def idx_paths(place: Path) -> dict[IdxFile, Path]:
+    """Return the IDX files in a folder or, as in torchvision's root, below it.
+
+    Raises:
+        UsageError: there are several sets.
+    """
+    best: list[dict[IdxFile, Path]] = [{}]
+    for pattern in RAW_FOLDERS:
+        for folder in sorted(place.glob(pattern)) if pattern else [place]:
+            paths = _idx_paths_in(folder) if folder.is_dir() else {}
+            if len(paths) > len(best[0]):
+                best = [paths]
+            elif paths and len(paths) == len(best[0]) and best[0][TRAIN_IMAGES].parent != place:
+                best.append(paths)
+    if len(best) > 1:
+        folders = ", ".join(str(next(iter(paths.values())).parent) for paths in best)
+        raise UsageError(f"{place} holds several data sets: name one of {folders}")
+    return best[0]
+
+
+def _idx_paths_in(folder: Path) -> dict[IdxFile, Path]:
+    exact = {file: path for file in IDX_FILES if (path := find_file(folder, file))}
+    if exact or not os.access(folder, os.R_OK | os.X_OK):
+        return exact
+    sets: dict[str, dict[IdxFile, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        for file in IDX_FILES:
+            if match := file.also_named.fullmatch(path.name):
+                sets.setdefault(match[1], {}).setdefault(file, path)
+    if len(sets) > 1:
+        names = ", ".join(sorted(name.strip("-_") or "one without a name" for name in sets))
+        raise UsageError(
+            f"{folder} holds several data sets ({names}): put the four files of one in a folder of "
+            "its own"
+        )
+    return next(iter(sets.values()), {})
+
+
+def read_other_form(
+    place: Path,
+) -> tuple[dict[IdxFile, Array], list[str], tuple[str, ...] | None]:
     """Read a data set from a folder, or a file, that holds one of these forms.
+
+    Returns the arrays, the SHA-256 that each would have as an IDX file, and the classes' names.
 
     Raises:
         UsageError: it holds none, or one that is damaged, too large, or not of grey square images.
     """
-    for read in READERS:
-        found = read(place)
-        if found is not None:
-            return found
-    raise UsageError(f"{place} holds {what_lies_in(place)}; wanted: {WANTED}")
+    found = next(filter(None, (read(place) for read in READERS)), None)
+    if found is None:
+        raise UsageError(f"{place} holds {what_lies_in(place)}; wanted: {WANTED}")
+    arrays = {
+        TRAIN_IMAGES: found.train_images,
+        TRAIN_LABELS: small_labels(place, found.train_labels),
+        TEST_IMAGES: found.test_images,
+        TEST_LABELS: small_labels(place, found.test_labels),
+    }
+    for file, array in arrays.items():
+        check_shape(place, array.shape)
+        arrays[file] = np.ascontiguousarray(array)
+        arrays[file].flags.writeable = False
+    digests = [idx_digest(file, array) for file, array in arrays.items()]
+    return arrays, digests, found.class_names
 
 
 def what_lies_in(place: Path) -> str:

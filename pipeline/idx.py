@@ -35,7 +35,6 @@ MAX_IMAGE_SIDE = 1024
 MAX_UNPACKED_BYTES = 1024**3
 # Deflate packs at most 1,032 bytes into one: a smaller file cannot hold what its header says.
 MAX_DEFLATE_RATIO = 1032
-CHUNK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,6 @@ class IdxFile:
     """Size of Fashion-MNIST's own file, unpacked."""
     sha256: str
     """Of the unpacked file; the packed bytes differ from source to source."""
-
-    @property
-    def header_bytes(self) -> int:
-        """Return the size of magic number and dimensions; the magic's last byte counts these."""
-        return 4 + 4 * (self.magic & 0xFF)
 
     @property
     def is_images(self) -> bool:
@@ -97,6 +91,8 @@ IDX_FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
 def read_idx(path: Path, file: IdxFile) -> tuple[Array, str]:
     """Read one IDX file; return its values, uint8 and read-only, and its SHA-256.
 
+    Labels of type int32 become uint8, and have the SHA-256 of the same labels in one byte each.
+
     Raises:
         UsageError: unreadable, or not an IDX file of the kind and length that it should be.
     """
@@ -108,67 +104,39 @@ def read_idx(path: Path, file: IdxFile) -> tuple[Array, str]:
         for pattern, what in FOREIGN_CONTENT:
             if re.match(pattern, start, re.IGNORECASE):
                 raise UsageError(f"{path} is {what}")
-        is_packed = start.startswith(GZIP_MAGIC)
-        if not file.is_images:
-            unpacked = start if not is_packed else _start_of_packed(path)
-            if int.from_bytes(unpacked[:4], "big") in INTEGER_LABELS_MAGIC:
-                return _read_integers(path, is_packed)
-        return _read_packed(path, file) if is_packed else _read_plain(path, file)
+        values = (
+            _read_packed(path, file) if start.startswith(GZIP_MAGIC) else _read_plain(path, file)
+        )
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UsageError(f"{path} is not a whole gzip file: {error}") from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    if values.dtype != np.uint8:
+        values = small_labels(path, values.reshape(len(values), -1)[:, 0])
+        values.flags.writeable = False
+    return values, idx_digest(file, values)
 
 
-def _read_plain(path: Path, file: IdxFile) -> tuple[Array, str]:
+def _read_plain(path: Path, file: IdxFile) -> Array:
     with path.open("rb") as stream:
-        shape = _read_header(path, stream, file)
-        expected = file.header_bytes + math.prod(shape)
-        _check_length(path, os.fstat(stream.fileno()).st_size, expected)
-        mapped = np.memmap(stream, np.uint8, mode="r", offset=file.header_bytes, shape=shape)
-        stream.seek(0)
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return np.asarray(mapped), digest
+        dtype, shape = _read_header(path, stream, file)
+        offset = stream.tell()
+        num_bytes = dtype.itemsize * math.prod(shape)
+        _check_length(path, os.fstat(stream.fileno()).st_size, offset + num_bytes)
+        return np.asarray(np.memmap(stream, dtype, mode="r", offset=offset, shape=shape))
 
 
-def _read_packed(path: Path, file: IdxFile) -> tuple[Array, str]:
+def _read_packed(path: Path, file: IdxFile) -> Array:
     with gzip.open(path, "rb") as stream:
-        shape = _read_header(path, stream, file)
-        num_bytes = math.prod(shape)
+        dtype, shape = _read_header(path, stream, file)
+        num_bytes = dtype.itemsize * math.prod(shape)
         if num_bytes > path.stat().st_size * MAX_DEFLATE_RATIO:
-            raise UsageError(f"{path} is too short for the {num_bytes:,} values its header names")
-        values = np.empty(num_bytes, np.uint8)
-        filled = _fill(stream, values.data)
-        longer = len(stream.read(1))
-    _check_length(path, file.header_bytes + filled + longer, file.header_bytes + num_bytes)
-    values.flags.writeable = False  # as a memory-mapped file's are
-    return values.reshape(shape), idx_digest(file, values.reshape(shape))
-
-
-def _start_of_packed(path: Path) -> bytes:
-    with gzip.open(path, "rb") as stream:
-        return stream.read(4)
-
-
-def _read_integers(path: Path, is_packed: bool) -> tuple[Array, str]:
-    """Read labels of type int32; the SHA-256 is that of the same labels in one byte each."""
-    with gzip.open(path, "rb") if is_packed else path.open("rb") as stream:
-        num_dimensions = int.from_bytes(stream.read(4), "big") & 0xFF
-        sizes = stream.read(4 * num_dimensions)
-        if len(sizes) < 4 * num_dimensions:
-            raise UsageError(f"{path} is cut off within the header, after {4 + len(sizes)} bytes")
-        shape = struct.unpack(f">{num_dimensions}I", sizes)
-        check_shape(path, (shape[0], 4 * math.prod(shape[1:])))
-        if 0 in shape:
-            raise UsageError(f"{path} is empty: its header names 0 items")
-        num_bytes = 4 * math.prod(shape)
+            values = f"{math.prod(shape):,} values"
+            raise UsageError(f"{path} is too short for the {values} its header names")
         content = stream.read(num_bytes + 1)
-    header_bytes = 4 + len(sizes)
+    header_bytes = 4 + 4 * len(shape)
     _check_length(path, header_bytes + len(content), header_bytes + num_bytes)
-    values = np.frombuffer(content, ">i4").reshape(shape)
-    labels = small_labels(path, values if num_dimensions == 1 else values[:, 0])
-    labels.flags.writeable = False
-    return labels, idx_digest(TRAIN_LABELS, labels)
+    return np.frombuffer(content, dtype).reshape(shape)
 
 
 def idx_digest(file: IdxFile, array: Array) -> str:
@@ -178,50 +146,47 @@ def idx_digest(file: IdxFile, array: Array) -> str:
     return digest.hexdigest()
 
 
-def _fill(stream: BinaryIO | gzip.GzipFile, buffer: memoryview) -> int:
-    """Read until `buffer` is full or `stream` ends; return how many bytes were read."""
-    filled = 0
-    while filled < len(buffer):
-        chunk = stream.read(min(CHUNK_BYTES, len(buffer) - filled))
-        if not chunk:
-            break
-        buffer[filled : filled + len(chunk)] = chunk
-        filled += len(chunk)
-    return filled
-
-
-def _read_header(path: Path, stream: BinaryIO | gzip.GzipFile, file: IdxFile) -> tuple[int, ...]:
-    """Return the shape, (N, H, W) or (N,), that the header at the start of `stream` names."""
-    header = stream.read(file.header_bytes)
-    kind = "images" if file.is_images else "labels"
-    if len(header) >= 4 and int.from_bytes(header[:4], "big") != file.magic:
+def _read_header(
+    path: Path, stream: BinaryIO | gzip.GzipFile, file: IdxFile
+) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Return type and shape, (N, H, W), (N,) or (N, columns), that a file's header names."""
+    start = stream.read(4)
+    magic = int.from_bytes(start, "big")
+    is_integer = not file.is_images and magic in INTEGER_LABELS_MAGIC
+    if len(start) == 4 and magic != file.magic and not is_integer:
         raise UsageError(
-            f"{path} is not an IDX file of {kind}: its magic number is 0x{header[:4].hex()} "
-            f"where 0x{file.magic:08x} is expected"
+            f"{path} is not an IDX file of {'images' if file.is_images else 'labels'}: its magic "
+            f"number is 0x{magic:08x} where 0x{file.magic:08x} is expected"
         )
-    if len(header) < file.header_bytes:
-        raise UsageError(f"{path} is cut off within the header, after {len(header)} bytes")
-    shape = struct.unpack(f">{len(header) // 4 - 1}I", header[4:])
-    check_shape(path, shape)
-    return shape
+    num_dimensions = magic & 0xFF
+    sizes = stream.read(4 * num_dimensions)
+    if len(start) < 4 or len(sizes) < 4 * num_dimensions:
+        raise UsageError(
+            f"{path} is cut off within the header, after {len(start) + len(sizes)} bytes"
+        )
+    shape = struct.unpack(f">{num_dimensions}I", sizes)
+    dtype = np.dtype(">i4" if is_integer else np.uint8)
+    check_shape(path, shape, dtype.itemsize)
+    return dtype, shape
 
 
-def check_shape(path: Path, shape: tuple[int, ...]) -> None:
-    """Check that (N, H, W) or (N,) is a shape that is read.
+def check_shape(path: Path, shape: tuple[int, ...], item_bytes: int = 1) -> None:
+    """Check that (N, H, W), (N,) or (N, columns) is a shape that is read.
 
     Raises:
         UsageError: it is empty, too large, or not of square images.
     """
-    if shape[0] == 0:
+    if shape[0] == 0 or (len(shape) < 3 and 0 in shape):
         raise UsageError(f"{path} is empty: its header names 0 items")
     if len(shape) == 3 and (shape[1] != shape[2] or not 1 <= shape[1] <= MAX_IMAGE_SIDE):
         raise UsageError(
             f"{path}: images must be square with 1 to {MAX_IMAGE_SIDE} pixels a side; "
             f"received {shape[1]}×{shape[2]}"
         )
-    if math.prod(shape) > MAX_UNPACKED_BYTES:
+    num_bytes = item_bytes * math.prod(shape)
+    if num_bytes > MAX_UNPACKED_BYTES:
         raise UsageError(
-            f"{path}: its header names {math.prod(shape):,} bytes, "
+            f"{path}: its header names {num_bytes:,} bytes, "
             f"more than the {MAX_UNPACKED_BYTES:,} allowed"
         )
 

@@ -1,6 +1,5 @@
 """What a run asks of an implementation, and what its process is given before a framework loads."""
 
-import contextlib
 import dataclasses
 import os
 import tempfile
@@ -22,7 +21,9 @@ Array = np.ndarray[Any, Any]
 
 
 class Implementation(Protocol):
-    """What an implementation's `train` module offers."""
+    """What an implementation's `train` module offers; beside it `processes` offers `together`."""
+
+    __package__: str
 
     def configure(self, recipe: Recipe, execution: Execution) -> dict[str, Any]:
         """Set the framework up for this run and return what it resolved to."""
@@ -36,11 +37,6 @@ class Implementation(Protocol):
         weights: dict[str, Array] | None,
     ) -> Any:
         """Train, from the journal's last whole epoch on, and return the model."""
-
-    def together(
-        self, statement: dict[str, Any], device: str
-    ) -> contextlib.AbstractContextManager[dict[str, Any]]:
-        """Join the other processes that train; asked only where there are some."""
 
     def predict_logits(
         self, model: Any, images: LabeledImages, recipe: Recipe, execution: Execution

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,7 +25,9 @@ from pipeline.record import (
     write_layers,
     write_record,
 )
-from pipeline.tracking import Trackers
+
+if TYPE_CHECKING:
+    from pipeline.tracking import Trackers
 
 Weights = dict[str, np.ndarray[Any, Any]]
 
@@ -83,7 +85,7 @@ class Journal:
         self.startup = startup or Startup()
         self.record = record
         self.writes = writes
-        self.trackers = Trackers()
+        self.trackers: Trackers | None = None
         self._num_images = num_images
         self._say = say
 
@@ -119,7 +121,8 @@ class Journal:
         """Note that the network of `layers` is built and the first step is about to be taken."""
         if self.writes:
             write_layers(self.run_dir, layers)
-        self.trackers.begin(self.record)
+        if self.trackers:
+            self.trackers.begin(self.record)
         self._began = time.perf_counter()
         self.startup.end("build")
         timing = {**self.startup.seconds, "startup_seconds": self.startup.total_seconds}

@@ -11,14 +11,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from ladder.engines import leashed
 from pipeline.command import INTERRUPTED
 from pipeline.engines import ENGINES, trainer_arguments
 from pipeline.environment import cpu_name
@@ -26,24 +24,14 @@ from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.execution import Execution, computed
 from pipeline.forecast import Forecast
 from pipeline.recipe import Recipe, recipe_to_dict
-from pipeline.record import RECORD, Record, device_of, read_predictions, read_record
-from pipeline.run import LOCK, is_early
+from pipeline.record import RECORD, Record, device_of
+from pipeline.recorded import read_predictions, read_record
+from pipeline.run_folder import LOCK, is_early, unlocked
 from pipeline.terminal import say
 
 # How long a trainer that was interrupted gets: to end by itself, for the terminal sends Ctrl-C to
 # it too, and then, told once more, to write its record.
 SELF_SECONDS, TOLD_SECONDS = 3.0, 10.0
-
-# Runs before the trainer in the trainer's own process: a `preexec_fn` would run Python code
-# between fork and exec, which may deadlock when the parent has threads.
-LEASH = """
-import ctypes, os, signal, sys
-PR_SET_PDEATHSIG = 1
-ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-if os.getppid() != int(sys.argv[1]):  # the parent died before the request was made
-    os._exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @dataclass(frozen=True)
@@ -176,13 +164,6 @@ def run_child(
     return returncode
 
 
-def leashed(command: Sequence[str]) -> list[str]:
-    """Return `command` so that on Linux it is killed when this process dies."""
-    if sys.platform != "linux":
-        return list(command)
-    return [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid()), *command]
-
-
 def end_child(child: subprocess.Popen[Any]) -> None:
     """Wait until `child` ends after an interrupt: by itself, told by SIGINT, or killed."""
     try:
@@ -275,7 +256,8 @@ def check_replaceable(run_dir: Path) -> None:
     if not is_early(found):
         _require_record(run_dir)
     if run_dir / LOCK in found:
-        _require_unlocked(run_dir)
+        with unlocked(run_dir, "run"):
+            pass
 
 
 def remove_run(run_dir: Path) -> None:
@@ -301,14 +283,6 @@ def _require_record(run_dir: Path) -> None:
             f"{run_dir} is in the way and is not certainly a run folder, so it is not deleted "
             f"({error}); move it away or choose another --output-dir"
         ) from error
-
-
-def _require_unlocked(run_dir: Path) -> None:
-    try:
-        with FileLock(run_dir / LOCK, timeout=0):
-            pass
-    except Timeout as error:
-        raise UsageError(f"{run_dir} is in use by another run") from error
 
 
 def _check_is_of(job: Job, record: Record) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ladder.engines import STARTED_BY
+from ladder.engines import leashed
 from pipeline.errors import Terminated
 
 GRACE_SECONDS = 15.0
@@ -46,11 +46,10 @@ def run_ranks(size: int) -> int:
 def _started(rank: int, size: int, port: str, said: Path) -> subprocess.Popen[bytes]:
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     others = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
-    others[STARTED_BY] = str(os.getpid())
     with said.open("wb") as stderr:
         # A session of its own: Ctrl-C reaches it through this process, and once.
         return subprocess.Popen(
-            [sys.executable, *sys.orig_argv[1:]],
+            leashed([sys.executable, *sys.orig_argv[1:]], signal.SIGTERM),
             env={**os.environ, **others, **{name: str(value) for name, value in place.items()}},
             stdout=None if rank == 0 else subprocess.DEVNULL,
             stderr=stderr,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ladder.exchange import check_shapes, read_arrays, write_arrays
+from ladder.arrays import check_shapes, read_arrays, write_arrays
 from pipeline.batches import FIRST_WEIGHTS, generator
 from pipeline.errors import UsageError
 from pipeline.recipe import Recipe

@@ -116,37 +116,13 @@ def plot_classified(
     extent = f"the first {shown} of {len(labels):,}" if shown else "none"
     figure.suptitle(f"{title}: {extent}", fontsize=13)
     for axis, image, true, guess in zip(axes.flat, images, labels, predicted, strict=False):
-        _show(axis, image)
+        show_image(axis, image)
         colour = BLUE if true == guess else VERMILLION
         axis.set_title(f"true: {class_names[true]}", fontsize=9, loc="left", pad=16)
         axis.text(
             0, 1.03, f"pred: {class_names[guess]}",
             fontsize=9, color=colour, transform=axis.transAxes,
         )  # fmt: skip
-    save(figure, path)
-
-
-def plot_class_samples(
-    path: Path, images: Array, labels: Array, class_names: Sequence[str], num_samples: int = 10
-) -> None:
-    """Draw the first samples of each class, a row a class; `images` as in `plot_classified`."""
-    height, width = images.shape[1:3]
-    # One large picture draws far faster than a hundred small ones.
-    sheet = np.zeros((len(class_names) * height, num_samples * width), np.uint8)
-    for label in range(len(class_names)):
-        for column, position in enumerate(np.flatnonzero(labels == label)[:num_samples]):
-            rows = slice(label * height, (label + 1) * height)
-            columns = slice(column * width, (column + 1) * width)
-            sheet[rows, columns] = images[position].reshape(images.shape[1:3])
-    size = (0.8 * num_samples + 1.4, 0.8 * len(class_names) + 0.5)
-    figure = Figure(figsize=size, layout=layout())
-    axis = figure.subplots()
-    _show(axis, sheet)
-    axis.set_yticks((np.arange(len(class_names)) + 0.5) * height - 0.5, class_names)
-    axis.set_xticks([])
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
-    axis.set_title(f"The first {num_samples} training images of each class")
     save(figure, path)
 
 
@@ -218,7 +194,8 @@ def _image_grid(rows: int, columns: int) -> tuple[Figure, Array]:
     return figure, axes
 
 
-def _show(axis: Axes, image: Array) -> None:
+def show_image(axis: Axes, image: Array) -> None:
+    """Draw a uint8 image (H, W) or (H, W, 1) in grey."""
     axis.imshow(
         image.reshape(image.shape[:2]), cmap="gray", vmin=0, vmax=255, interpolation="nearest"
     )

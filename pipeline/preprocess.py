@@ -1,7 +1,6 @@
 """From the files' images to the three sets that are trained, validated and tested on."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,10 +83,15 @@ def prepare(dataset: Dataset, recipe: Recipe) -> PreparedData:
             f"`num_classes` must be the data set's {len(dataset.class_names)}; "
             f"received num_classes={recipe.num_classes}"
         )
-    _require_both_parts(len(dataset.train_labels), recipe.validation_fraction)
+    num_images = len(dataset.train_labels)
     train, validation = train_validation_split(
-        len(dataset.train_labels), recipe.validation_fraction, recipe.split_seed
+        num_images, recipe.validation_fraction, recipe.split_seed
     )
+    if not (len(train) and len(validation)):
+        raise UsageError(
+            f"`validation_fraction` must leave images on both sides of {num_images:,}; "
+            f"received validation_fraction={recipe.validation_fraction}"
+        )
     if recipe.batch_size > len(train):
         raise UsageError(
             f"`batch_size` must be at most the {len(train):,} training images; "
@@ -103,15 +107,6 @@ def prepare(dataset: Dataset, recipe: Recipe) -> PreparedData:
             dataset.test_images, dataset.test_labels, np.arange(len(dataset.test_labels)), recipe
         ),
     )
-
-
-def _require_both_parts(num_images: int, validation_fraction: float) -> None:
-    num_validation = math.ceil(num_images * validation_fraction)
-    if not 0 < num_validation < num_images:
-        raise UsageError(
-            f"`validation_fraction` must leave images on both sides of {num_images:,}; "
-            f"received validation_fraction={validation_fraction}"
-        )
 
 
 def resize(images: Array, size: int) -> Array:

@@ -7,8 +7,11 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ladder.files import is_unfinished
 from pipeline.environment import package_versions
@@ -16,7 +19,6 @@ from pipeline.errors import UsageError
 from pipeline.execution import Execution, computed
 from pipeline.implementation import Implementation, environment_of, no_keras_home, within_quota
 from pipeline.journal import Journal
-from pipeline.network import first_weights
 from pipeline.preprocess import PreparedData
 from pipeline.processes import Ranks, this_process
 from pipeline.recipe import Recipe, recipe_to_dict
@@ -27,16 +29,53 @@ WORD_SECONDS = 10.0
 """How long a rank that lost the others waits to hear from those that are left."""
 
 
+def with_ranks(execution: Execution, engine: str, recipe: Recipe, asked: int | None) -> Execution:
+    """Return the execution with as many devices as a launcher has started processes.
+
+    Raises:
+        UsageError: another number was `asked` for, or is more than the engine or the batch allows.
+    """
+    ranks = this_process()
+    if ranks.launcher:
+        if engine == "keras-torch":
+            raise UsageError(
+                f"{engine} trains on one device, and {ranks.launcher} has started {ranks.size} "
+                "processes; start it by itself"
+            )
+        if engine == "keras-tensorflow":
+            raise UsageError(
+                f"{engine} trains on several devices in one process, and {ranks.launcher} has "
+                f"started {ranks.size}; start it by itself, with --devices N"
+            )
+        if asked not in (None, ranks.size):
+            raise UsageError(
+                f"`--devices {asked}`: {ranks.launcher} has started {ranks.size} processes; "
+                "leave the flag out"
+            )
+        execution = dataclasses.replace(execution, devices=ranks.size)
+    if execution.devices > 1 and engine == "keras-torch":
+        raise UsageError(
+            f"`--devices {execution.devices}`: Keras on torch trains on one device; "
+            "--backend jax, --backend tensorflow and scripts/train_lightning.py take several"
+        )
+    if execution.devices > recipe.batch_size:
+        raise UsageError(
+            f"`batch_size` must be at least the number of devices, {execution.devices}; "
+            f"received batch_size={recipe.batch_size}"
+        )
+    return execution
+
+
 def follow(
     engine: str,
     load_implementation: Callable[[], Implementation],
     recipe: Recipe,
     execution: Execution,
     data: PreparedData,
+    weights: dict[str, np.ndarray[Any, Any]] | None,
     run_dir: Path | None,
 ) -> Record:
     """Train and predict with rank 0, which writes; `run_dir` is that of a run that goes on."""
-    weights = first_weights(recipe)
     os.environ.update(environment_of(engine, recipe, execution))
     execution = within_quota(execution)
     with noise_to(Path(os.devnull)), no_keras_home():
@@ -65,14 +104,11 @@ def joined(
     run_dir: Path | None,
     journal: Journal | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Join the other ranks, if there are any; yield the run folder and record that rank 0 has.
+    """Join the other ranks; yield the run folder and record that rank 0 has.
 
     Raises:
         UsageError: they are to train something else, or with other versions.
     """
-    if this_process().size == 1:
-        yield {}
-        return
     checkpoints = sorted((run_dir / "checkpoints").glob("*.*")) if run_dir else []
     same = {
         "recipe": recipe_to_dict(recipe),
@@ -88,7 +124,8 @@ def joined(
         },
     }
     own = {"run_dir": str(run_dir), "record": dataclasses.asdict(journal.record)} if journal else {}
-    with impl.together({"same": same, **own}, device) as first:
+    processes = import_module(f"{impl.__package__}.processes")
+    with processes.together({"same": same, **own}, device) as first:
         yield first
 
 

@@ -9,23 +9,19 @@ from typing import Any
 
 import yaml
 
-from ladder.files import read_limited, write_text
+from ladder.files import write_text
 from pipeline.errors import UsageError
-from pipeline.flags import flag
+from pipeline.flags import check, flag, setting
 
 VARIANTS = ("base", "dropout")
 PRECISIONS = ("32", "64", "bf16")
 DROPOUT_RATES = {"base": (0.0, 0.0, 0.0, 0.0), "dropout": (0.25, 0.25, 0.4, 0.3)}
-MAX_RECIPE_BYTES = 64 * 1024
-MAX_NESTING = 16
-MAX_INTEGER_BITS = 1024
 MAX_IMAGE_SIZE = 1024
 MAX_WIDTH = 65_536
+SEEDS = (0, 2**32 - 1)
 MAX_FLOAT32 = (2 - 2**-23) * 2.0**127
 FLOAT32_DIGITS = 9
 """So many decimal digits tell any two float32 apart."""
-# PyYAML raises these for a value that does not fit the type it is marked with.
-UNCAUGHT_BY_YAML = (ValueError, LookupError, AttributeError, TypeError, OverflowError)
 
 
 def nearest_float32(value: float) -> float:
@@ -60,73 +56,50 @@ class Recipe:
 
     variant: str = flag("base", "--variant", "network", choices=VARIANTS)
     """`base`, or `dropout`: the same network with the dropout layers."""
-    image_size: int = 28
+    image_size: int = setting(28, 1, MAX_IMAGE_SIZE)
     """Height and width that images are resized to, in pixels."""
-    num_classes: int = 10
-    validation_fraction: float = 0.2
+    num_classes: int = setting(10, 1, MAX_WIDTH)
+    validation_fraction: float = setting(0.2, 0, 1)
     """Share of the 60,000 training images that validates."""
-    split_seed: int = 13
+    split_seed: int = setting(13, *SEEDS)
     """`random_state` of scikit-learn's `train_test_split`."""
-    conv_filters: tuple[int, ...] = (32, 64, 128)
+    conv_filters: tuple[int, ...] = setting((32, 64, 128), 1, MAX_WIDTH)
     """Output channels of the convolution in each block."""
-    kernel_size: int = 3
-    pool_size: int = 2
-    hidden_units: int = 128
-    negative_slope: float = nearest_float32(0.1)
+    kernel_size: int = setting(3, 1, MAX_WIDTH)
+    # Above 2, Keras's "same" pads both sides of a pool and torch's ceil_mode only the end.
+    pool_size: int = setting(2, 1, 2)
+    hidden_units: int = setting(128, 1, MAX_WIDTH)
+    negative_slope: float = setting(nearest_float32(0.1), 0, 1)
     """LeakyReLU's slope below zero."""
     dropout_rates: tuple[float, ...] = DROPOUT_RATES["base"]
     """Share of values dropped after each block's pool and, last, before the logits."""
     init: str = flag("shared", "--init", "first weights", metavar="shared|own|FILE")
     """`shared` (NumPy, the same in both), `own` (the framework's), or a weights file."""
-    learning_rate: float = flag(nearest_float32(1e-3), "--learning-rate", "Adam's", metavar="X")
-    beta_1: float = nearest_float32(0.9)
-    beta_2: float = nearest_float32(0.999)
-    epsilon: float = nearest_float32(1e-7)
+    learning_rate: float = flag(
+        nearest_float32(1e-3), "--learning-rate", "Adam's", metavar="X", limits=(0, math.inf)
+    )
+    beta_1: float = setting(nearest_float32(0.9), 0, 1)
+    beta_2: float = setting(nearest_float32(0.999), 0, 1)
+    epsilon: float = setting(nearest_float32(1e-7), 0)
     """Adam's ε, outside the bias correction as in Keras's formula."""
-    batch_size: int = flag(64, "--batch-size", "images a step")
-    num_epochs: int = flag(20, "--epochs", "epochs to train, in all")
-    seed: int = flag(0, "--seed", "first weights, order, dropout")
+    batch_size: int = flag(64, "--batch-size", "images a step", limits=(1, math.inf))
+    num_epochs: int = flag(20, "--epochs", "epochs to train, in all", limits=(1, math.inf))
+    seed: int = flag(0, "--seed", "first weights, order, dropout", limits=SEEDS)
     precision: str = flag("32", "--precision", "of the computation", choices=PRECISIONS)
     """`32` (float32), `64` (float64) or `bf16` (mixed: float32 weights, bfloat16 products)."""
 
     def __post_init__(self) -> None:
         """Check each field and the fields against each other."""
-        self._check_choices()
-        for name in ("num_classes", "kernel_size", "hidden_units"):
-            _require_integer(name, getattr(self, name), minimum=1, maximum=MAX_WIDTH)
-        _require_integer("image_size", self.image_size, minimum=1, maximum=MAX_IMAGE_SIZE)
-        for name in ("batch_size", "num_epochs"):
-            _require_integer(name, getattr(self, name), minimum=1)
-        # Above 2, Keras's "same" pads both sides of a pool and torch's ceil_mode only the end.
-        _require_integer("pool_size", self.pool_size, minimum=1, maximum=2)
-        for name in ("seed", "split_seed"):
-            _require_integer(name, getattr(self, name), minimum=0, maximum=2**32 - 1)
-        self._check_tuples()
-        for name in ("learning_rate", "epsilon"):
-            _require_number(name, getattr(self, name), 0, math.inf, "above 0")
-        for name in ("beta_1", "beta_2", "negative_slope", "validation_fraction"):
-            _require_number(name, getattr(self, name), 0, 1, "between 0 and 1, both excluded")
-
-    def _check_choices(self) -> None:
-        for name, choices in (("variant", VARIANTS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in choices:
-                raise UsageError(
-                    f"`{name}` must be one of {', '.join(choices)}; "
-                    f"received {name}={getattr(self, name)!r}"
-                )
-        if not isinstance(self.init, str) or not self.init:
-            raise UsageError(
-                f"`init` must be shared, own or a weights file; received init={self.init!r}"
-            )
-
-    def _check_tuples(self) -> None:
         for name in ("conv_filters", "dropout_rates"):
             if not isinstance(getattr(self, name), tuple):
                 raise UsageError(
                     f"`{name}` must be a list; received {name}={getattr(self, name)!r}"
                 )
-        for filters in self.conv_filters:
-            _require_integer("conv_filters", filters, minimum=1, maximum=MAX_WIDTH)
+        check(self)
+        if not isinstance(self.init, str) or not self.init:
+            raise UsageError(
+                f"`init` must be shared, own or a weights file; received init={self.init!r}"
+            )
         if not self.conv_filters:
             raise UsageError("`conv_filters` must name at least one block; received ()")
         if len(self.dropout_rates) != len(self.conv_filters) + 1:
@@ -155,13 +128,16 @@ def preset(variant: str, **changes: Any) -> Recipe:
     Raises:
         UsageError: unknown variant or field, or a value out of range.
     """
-    if variant not in VARIANTS:
-        raise UsageError(
-            f"`variant` must be one of {', '.join(VARIANTS)}; received variant={variant!r}"
-        )
-    return recipe_from_dict(
-        {"variant": variant, "dropout_rates": DROPOUT_RATES[variant], **changes}
-    )
+    return recipe_from_dict(overridden({}, {"variant": variant, **changes}))
+
+
+def overridden(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `fields` with `changes`; another variant brings its own dropout rates."""
+    variant = changes.get("variant", fields.get("variant", "base"))
+    rates_fit = "dropout_rates" in fields and fields.get("variant", variant) == variant
+    if rates_fit or variant not in VARIANTS:
+        return {**fields, **changes}
+    return {**fields, "dropout_rates": DROPOUT_RATES[variant], **changes}
 
 
 def recipe_from_dict(fields: dict[str, Any]) -> Recipe:
@@ -197,57 +173,6 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
     write_text(path, yaml.safe_dump(fields, sort_keys=False))
 
 
-class _LoaderWithoutAliases(yaml.SafeLoader):
-    """A few lines of aliases can stand for gigabytes, and a recipe needs none."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse an alias; else do as SafeLoader does."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("a recipe has no aliases")
-        return super().compose_node(parent, index)
-
-    def fetch_flow_collection_start(self, token_class: Any) -> None:
-        """Refuse brackets in brackets, on which PyYAML spends the square of their depth."""
-        if self.flow_level >= MAX_NESTING:
-            raise yaml.YAMLError("a recipe is not nested so deeply")
-        super().fetch_flow_collection_start(token_class)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a field that is named twice; else do as SafeLoader does."""
-        fields = super().construct_mapping(node, deep)
-        if len(fields) < len(node.value):
-            raise yaml.YAMLError("a recipe names a field twice")
-        return fields
-
-    def construct_number(self, node: yaml.ScalarNode) -> int:
-        """Refuse a number so long that Python would not print it; else do as SafeLoader does."""
-        number = self.construct_yaml_int(node)
-        if number.bit_length() > MAX_INTEGER_BITS:
-            raise yaml.YAMLError(f"a number of {number.bit_length()} bits is too long")
-        return number
-
-
-_LoaderWithoutAliases.add_constructor(
-    "tag:yaml.org,2002:int", _LoaderWithoutAliases.construct_number
-)
-
-
-def read_recipe_fields(path: Path) -> dict[str, Any]:
-    """Read the fields that a YAML recipe sets; the rest keep their defaults.
-
-    Raises:
-        UsageError: no such file, too large, not YAML, or not a mapping.
-    """
-    try:
-        fields = yaml.load(read_limited(path, MAX_RECIPE_BYTES).decode(), _LoaderWithoutAliases)
-    except (OSError, yaml.YAMLError, RecursionError, *UNCAUGHT_BY_YAML) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"cannot read the recipe {path}: {reason}") from error
-    if not isinstance(fields, dict):
-        raise UsageError(f"the recipe {path} must be a mapping of fields to values")
-    return fields
-
-
 def _as_field(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_as_field(name, item) for item in value)
@@ -271,18 +196,3 @@ def _rounded(name: str, value: float) -> float:
         return nearest_float32(float(value))
     except OverflowError as error:
         raise UsageError(f"`{name}` must fit in float32; received {name}={value!r}") from error
-
-
-def _require_integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> None:
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if not is_integer or value < minimum:
-        raise UsageError(
-            f"`{name}` must be an integer of at least {minimum}; received {name}={value!r}"
-        )
-    if maximum is not None and value > maximum:
-        raise UsageError(f"`{name}` must be at most {maximum}; received {name}={value!r}")
-
-
-def _require_number(name: str, value: Any, low: float, high: float, words: str) -> None:
-    if not isinstance(value, float) or not low < value < high:
-        raise UsageError(f"`{name}` must be {words}; received {name}={value!r}")

@@ -1,58 +1,45 @@
 """One run, from the data to the record: what both trainers do around their framework."""
 
 import dataclasses
-import itertools
 import os
 import shlex
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from ladder.files import is_unfinished
 from ladder.interpreters import STARTED_BY
-from pipeline.datasets import Dataset, find_dataset_again, load_dataset
-from pipeline.engines import ENGINES, SHARED_PACKAGES
-from pipeline.environment import (
-    describe_machine,
-    package_versions,
-)
+from pipeline.datasets import find_dataset_again, load_dataset
+from pipeline.engines import ENGINES
+from pipeline.environment import describe_machine, package_versions
 from pipeline.errors import RunError, Terminated, UsageError
 from pipeline.evaluation import evaluate_logits
-from pipeline.execution import Execution, computed
+from pipeline.execution import Execution
 from pipeline.implementation import Implementation, environment_of, no_keras_home, within_quota
 from pipeline.journal import Journal, Startup
 from pipeline.network import first_weights
 from pipeline.preprocess import PreparedData, explained, fitted, prepare
 from pipeline.processes import this_process
-from pipeline.ranks import follow, joined
 from pipeline.recipe import Recipe, recipe_from_dict, recipe_to_dict, write_recipe
 from pipeline.record import (
     LOG,
     PLOTS,
     PREDICTIONS,
     RECIPE,
-    RECORD,
     REPORT,
     Record,
     device_of,
-    read_record,
     write_predictions,
     write_record,
 )
+from pipeline.run_folder import claimed
 from pipeline.terminal import noise_to, say
-from pipeline.tracking import SAMPLES, require_loggers, start_trackers
 
 Array = np.ndarray[Any, Any]
-LOCK = ".lock"
-EARLY_FILES = {LOCK, LOG, RECIPE}
-"""What a run has written before its first record; a kill in these seconds leaves only these."""
 
 
 def run_training(
@@ -81,8 +68,15 @@ def run_training(
     reason = ENGINES[engine].why_not()
     if reason is not None:
         raise UsageError(f"{engine} cannot run here: {reason}")
-    require_loggers(execution.loggers)
-    before = record_to_resume(run_dir) if run_dir and resume else None
+    if set(execution.loggers) != {"csv"}:
+        from pipeline.tracking import require_loggers
+
+        require_loggers(execution.loggers)
+    before = None
+    if run_dir and resume:
+        from pipeline.resume import record_to_resume, resumed
+
+        before = record_to_resume(run_dir)
     dataset = load_dataset(find_dataset_again(before.dataset if before else {}, data_dir))
     recipe = fitted(recipe, dataset)
     data = prepare(dataset, recipe)
@@ -91,12 +85,13 @@ def run_training(
     if this_process().rank:
         if before and before.status == "complete" and before.recipe == recipe_to_dict(recipe):
             return before  # rank 0 says so
-        return follow(
-            engine, load_implementation, recipe, execution, data, run_dir if resume else None
-        )
+        from pipeline.ranks import follow
+
+        folder_of_run = run_dir if resume else None
+        return follow(engine, load_implementation, recipe, execution, data, weights, folder_of_run)
     named = run_dir or Path("runs") / time.strftime(f"{engine}-{recipe.variant}-%Y%m%d-%H%M%S")
-    with _claimed(named, resume, is_named=run_dir is not None) as folder:
-        record = _resumed(folder, engine, recipe, execution, dataset) if resume else None
+    with claimed(named, resume, is_named=run_dir is not None) as folder:
+        record = resumed(folder, engine, recipe, execution, dataset) if resume else None
         if record is not None and record.status == "complete":
             say(f"{folder} is complete: {_headline(record)}; --epochs with more goes on")
             return record
@@ -105,7 +100,8 @@ def run_training(
         has_lines = execution.show_progress and engine != "lightning"
         write_recipe(folder / RECIPE, recipe)
         write_record(folder, record)  # from here on there is something to go on with
-        journal = Journal(folder, record, len(data.train), _mute if has_lines else say, startup)
+        tell = (lambda line: None) if has_lines else say
+        journal = Journal(folder, record, len(data.train), tell, startup)
         say(f"{engine} {recipe.variant}: {folder}")
         for line in explained(dataset, recipe):
             say(line)
@@ -139,8 +135,13 @@ def _train_and_predict(
     execution = within_quota(execution)
     resolved = impl.configure(recipe, execution)
     _settle_device(journal, resolved)
-    device = str(resolved.get("device"))
-    with joined(impl, recipe, execution, data, device, journal.run_dir, journal):
+    together: AbstractContextManager[Any] = nullcontext()
+    if this_process().size > 1:
+        from pipeline.ranks import joined
+
+        device = str(resolved.get("device"))
+        together = joined(impl, recipe, execution, data, device, journal.run_dir, journal)
+    with together:
         _start_tracking(execution, journal, data)
         for result in (PREDICTIONS, REPORT):  # of fewer epochs, where a run goes on to more
             (journal.run_dir / result).unlink(missing_ok=True)
@@ -170,7 +171,8 @@ def _start_tracking(execution: Execution, journal: Journal, data: PreparedData) 
     """Open what `--logger` asks for besides CSV; the pictures that it takes come first."""
     if set(execution.loggers) == {"csv"}:
         return
-    from pipeline.plots import plot_class_samples
+    from pipeline.sample_plot import plot_class_samples
+    from pipeline.tracking import SAMPLES, start_trackers
 
     plots = journal.run_dir / PLOTS
     plots.mkdir(exist_ok=True)
@@ -191,91 +193,6 @@ def _tracking_ended(journal: Journal) -> Iterator[None]:
                 journal.trackers.end(journal.record)
 
 
-def record_to_resume(run_dir: Path) -> Record:
-    """Return the record by which a run goes on.
-
-    Raises:
-        UsageError: there is none.
-        RunError: it is broken.
-    """
-    if not (run_dir / RECORD).is_file():
-        raise UsageError(f"cannot resume: {run_dir} holds no {RECORD}; start without --resume")
-    return read_record(run_dir)
-
-
-def _made(run_dir: Path) -> Path:
-    """Make a folder for a new run, with a number behind its name where another run has that."""
-    for number in itertools.count(1):
-        folder = run_dir if number == 1 else run_dir.with_name(f"{run_dir.name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            if not os.path.lexists(folder):  # what is in the way is a part of its path
-                raise
-    raise AssertionError("there is always another number")
-
-
-@contextmanager
-def _claimed(run_dir: Path, resume: bool, is_named: bool) -> Iterator[Path]:
-    """Hold the run folder against a second run; leave it as it was if the call was wrong."""
-    was_empty = False
-    try:
-        created = not is_named or not run_dir.exists()
-        if not is_named:
-            run_dir = _made(run_dir)
-        if not resume and not (run_dir / LOCK).exists():  # not a run's: don't even lock it
-            _require_empty(run_dir)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run_dir / LOCK, timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise UsageError(f"{run_dir} is in use by another run") from error
-    except OSError as error:
-        raise RunError(f"cannot write to {run_dir}: {error.strerror or error}") from error
-    try:
-        for left in filter(is_unfinished, run_dir.rglob(".*")):  # of a run that was killed
-            left.unlink()
-        if not resume:
-            _require_empty(run_dir)
-            was_empty = True
-        yield run_dir
-    except UsageError:
-        if created:
-            shutil.rmtree(run_dir, ignore_errors=True)
-        elif was_empty:
-            _empty(run_dir)
-        raise
-    except BrokenPipeError:  # nobody reads stdout any more
-        raise
-    except OSError as error:
-        raise RunError(f"cannot write to {run_dir}: {error.strerror or error}") from error
-    finally:
-        lock.release()
-
-
-def _empty(run_dir: Path) -> None:
-    for path in run_dir.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name != LOCK:
-            path.unlink()
-
-
-def is_early(paths: Iterable[Path]) -> bool:
-    """Return whether `paths` are all that a run leaves which was ended before its first record."""
-    names = {path.name for path in paths if not is_unfinished(path)}
-    return LOCK in names and (names == {LOCK} or RECIPE in names) and names <= EARLY_FILES
-
-
-def _require_empty(run_dir: Path) -> None:
-    found = list(run_dir.iterdir()) if run_dir.is_dir() else []
-    if found and not is_early(found):
-        raise UsageError(
-            f"{run_dir} is not empty; choose another --run-dir, or add --resume to go on in it"
-        )
-
-
 def _new_record(
     engine: str, recipe: Recipe, execution: Execution, data: PreparedData, data_folder: Path
 ) -> Record:
@@ -283,7 +200,7 @@ def _new_record(
         status="running",
         engine=engine,
         variant=recipe.variant,
-        command=_called(),
+        command=called(),
         recipe=recipe_to_dict(recipe),
         execution={**dataclasses.asdict(execution), "loggers": list(execution.loggers)},
         dataset={"folder": str(data_folder.absolute()), **data.described()},
@@ -292,61 +209,9 @@ def _new_record(
     )
 
 
-def _resumed(
-    run_dir: Path, engine: str, recipe: Recipe, execution: Execution, dataset: Dataset
-) -> Record:
-    record = record_to_resume(run_dir)
-    wanted = recipe_to_dict(recipe)
-    same_length = {**record.recipe, "num_epochs": recipe.num_epochs}
-    for name, before, now in (
-        ("engine", record.engine, engine),
-        ("recipe", same_length, wanted),
-        ("execution", computed(record.execution), computed(dataclasses.asdict(execution))),
-        ("packages", *_used_packages(record)),
-    ):
-        if before != now:
-            raise UsageError(f"cannot resume {run_dir}: {difference(name, before, now)}")
-    if record.dataset["fingerprint"] != dataset.fingerprint:
-        raise UsageError(
-            f"cannot resume {run_dir}: it was trained on {record.dataset['name']}, received "
-            f"{dataset.name} from {dataset.folder}; name the folder of its data by --data-dir"
-        )
-    if recipe.num_epochs < len(record.history):
-        raise UsageError(
-            f"cannot resume {run_dir}: it has trained {len(record.history)} epochs, received "
-            f"num_epochs={recipe.num_epochs}; name at least as many, or start a new run"
-        )
-    is_longer = record.recipe != wanted
-    if record.status == "complete" and not is_longer:
-        return record
-    return dataclasses.replace(
-        record,
-        status="running",
-        failure=None,
-        test={},
-        recipe=wanted,
-        command=_called() if is_longer else record.command,
-        dataset={**record.dataset, "folder": str(dataset.folder.absolute())},
-    )
-
-
-def _called() -> list[str]:
+def called() -> list[str]:
+    """Return the command of this process, without Python and the script's folder."""
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
-
-
-def _used_packages(record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the versions that a run's engine used, then and now."""
-    names = (*ENGINES[record.engine].packages, *SHARED_PACKAGES)
-    then, now = record.environment.get("packages", {}), package_versions()
-    return {name: then.get(name) for name in names}, {name: now.get(name) for name in names}
-
-
-def difference(name: str, before: Any, now: Any) -> str:
-    """Say what differs between a run and a call to resume it."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
-        return difference(key, before.get(key), now.get(key))
-    return f"its `{name}` was {before!r}, received {name}={now!r}"
 
 
 @contextmanager
@@ -380,10 +245,6 @@ def _resume_flags(run_dir: Path) -> str:
     if "--resume" not in sys.argv:
         flags += " --resume"
     return flags
-
-
-def _mute(line: str) -> None:
-    pass
 
 
 def _headline(record: Record) -> str:

@@ -6,12 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from ladder.files import read_limited, write_text
+from ladder.reading import read_json
+from pipeline.errors import RunError
+from pipeline.run_folder import held
 
-from ladder.files import read_json, read_limited, write_text
-from pipeline.errors import RunError, UsageError
-
-LOCK = ".lock"
 MAX_BYTES = 64 * 1024 * 1024
 
 
@@ -89,21 +88,8 @@ def claimed(folder: Path, what: str) -> Iterator[None]:
         RunError: it can't be written to, or not any more.
         KeyboardInterrupt: from within; how to go on is added.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise UsageError(f"{folder} is in use by another {what}") from error
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise type(error)("to go on: the same call") from None
-    except BrokenPipeError:  # nobody reads stdout any more
-        raise
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
-    finally:
-        lock.release()
+    with held(folder, what):
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            raise type(error)("to go on: the same call") from None

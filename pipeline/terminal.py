@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,22 +49,3 @@ def open_missing_streams() -> None:
 def say(line: str) -> None:
     """Print a line to stdout at once."""
     print(line, flush=True)
-
-
-@contextmanager
-def last_line(text: Callable[[], str]) -> Iterator[Callable[[str], None]]:
-    """Yield what prints a line; on a terminal `text()` and the time stay below all lines."""
-    if not sys.stdout.isatty():
-        yield say
-        return
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, transient=True) as progress:
-        task = progress.add_task(text())
-
-        def say_above(line: str) -> None:
-            progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
-            progress.update(task, description=text())
-
-        yield say_above

@@ -41,11 +41,8 @@ class Tracker(Protocol):
 class Trackers:
     """The trackers of a run. One that fails is left out, with a line, and training goes on."""
 
-    def __init__(self, trackers: Sequence[Tracker] = (), say: Callable[[str], None] = print):
+    def __init__(self, trackers: Sequence[Tracker], say: Callable[[str], None] = print):
         self._all, self._working, self._say = list(trackers), list(trackers), say
-
-    def __bool__(self) -> bool:
-        return bool(self._all)
 
     def begin(self, record: Record) -> None:
         """Tell each that training begins."""

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from ladder.reading import built
 from pipeline.datasets import FASHION_MNIST
 from pipeline.errors import RunError
 from pipeline.evaluation import evaluate_logits
 from pipeline.launch import Outcome
 from pipeline.recipe import VARIANTS, preset, recipe_to_dict
 from pipeline.record import Record, device_of, series
-from reporting.reading import built
 
 DATA = "comparison.json"
 SCHEMA = 1

@@ -12,8 +12,8 @@ from rich import box
 from rich.table import Table
 
 from ladder.files import write_json, write_text
-from pipeline.environment import told_commit
 from pipeline.launch import Outcome
+from pipeline.origin import told_commit
 from pipeline.plots import Curve, pictures, plot_curves
 from pipeline.record import series
 from reporting.comparison import DATA, GAP_OPENS_ABOVE, Comparison, DropoutEffect, Run, change

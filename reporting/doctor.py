@@ -12,9 +12,10 @@ from typing import Any
 
 from pipeline.datasets import FASHION_MNIST, find_dataset, load_dataset
 from pipeline.devices import PROBE_SECONDS, Finding, ask, examine_engine
-from pipeline.engines import DEFAULT_ENGINES, ENGINES, versions_in_use
+from pipeline.engines import DEFAULT_ENGINES, ENGINES
 from pipeline.environment import describe_machine
 from pipeline.errors import UsageError
+from pipeline.origin import versions_in_use
 from pipeline.workers import end_children, workers
 
 THREAD_VARIABLES = (

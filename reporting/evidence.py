@@ -9,22 +9,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ladder.reading import Kind, built, read_json
 from pipeline.datasets import Dataset, find_dataset_again, load_dataset
 from pipeline.errors import RunError, UsageError
 from pipeline.evaluation import Evaluation, evaluate_logits
 from pipeline.launch import Outcome
-from pipeline.record import (
-    LAYERS,
-    RECORD,
-    Layer,
-    Record,
-    read_layers,
-    read_predictions,
-    read_record,
-)
+from pipeline.record import LAYERS, RECORD, Layer, Record
+from pipeline.recorded import read_layers, read_predictions, read_record
 from reporting.comparison import DATA as COMPARISON_JSON
 from reporting.comparison import Run, run_of
-from reporting.reading import Kind, read_as
 from reporting.repeated import Ratio, Spread
 
 LADDER_JSON, FAULTS_JSON, BENCHMARK_JSON = "ladder.json", "faults.json", "benchmark.json"
@@ -72,6 +65,7 @@ class CompleteRun(TrainedRun):
     labels: Array
 
 
+MAX_JSON_BYTES = 16 * 1024 * 1024
 SomeRun = TypeVar("SomeRun", bound=TrainedRun)
 
 
@@ -406,6 +400,18 @@ def gather(
         certificates=_read_in(Certificates, sources.certificates, CERTIFICATE_JSON),
         sources=sources,
     )
+
+
+def read_as(kind: type[Kind], path: Path) -> Kind:
+    """Read a JSON file as the dataclass `kind`; fields that it does not have are passed over.
+
+    Raises:
+        RunError: missing, too large, not JSON, or a field is missing or of the wrong type.
+    """
+    try:
+        return built(kind, read_json(path, MAX_JSON_BYTES))
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {path}: {error}") from error
 
 
 def _read_in(kind: type[Kind], source: Source | None, name: str) -> Kind | None:

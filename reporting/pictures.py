@@ -7,16 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pipeline.plots import (
-    BLUE,
-    CYCLE,
-    GREY,
-    VERMILLION,
-    clear_frame,
-    layout,
-    outside_legend,
-    save,
-)
+from pipeline.plots import BLUE, CYCLE, GREY, VERMILLION, clear_frame, layout, outside_legend, save
 
 
 def plot_class_histogram(

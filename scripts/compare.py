@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.command import OneLineParser, execution_of, guarded
+from pipeline.engines import DEFAULT_ENGINES, ENGINES
 from pipeline.errors import RunError, UsageError
 from pipeline.execution import Execution
 from pipeline.flags import add_flags, as_words, chosen, given
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from pipeline.launch import Job, Outcome
     from pipeline.session import Session
 
-ENGINE_NAMES = ("keras-tensorflow", "lightning", "keras-jax", "keras-torch")
 NUM_EPOCHS = 5
 SO_FAR = "comparison-so-far.json"
 """There until every run is complete: the same call goes on with what lies in the folder."""
@@ -31,9 +31,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 a run failed or an accuracy is out of range, 2 wrong call, "
         "130 interrupted, 143 terminated.",
     )
-    parser.add_argument(
-        "--engines", metavar="A,B", help=f"of {', '.join(ENGINE_NAMES)} (the first two)"
-    )
+    parser.add_argument("--engines", metavar="A,B", help=f"of {', '.join(ENGINES)} (the first two)")
     parser.add_argument("--variants", metavar="A,B", default=",".join(VARIANTS), help="(both)")
     parser.add_argument("--output-dir", type=Path, metavar="D", default=Path("runs/compare"))
     parser.add_argument(
@@ -56,9 +54,7 @@ def chosen_engines(text: str | None) -> list[str]:
         UsageError: an unknown engine, one that was asked for, or given a Python of its own, and
             can't run, or none is left.
     """
-    from pipeline.engines import DEFAULT_ENGINES, ENGINES
-
-    names = list(DEFAULT_ENGINES) if text is None else chosen(text, ENGINE_NAMES, "--engines")
+    names = list(DEFAULT_ENGINES) if text is None else chosen(text, tuple(ENGINES), "--engines")
     reasons = {name: reason for name in names if (reason := ENGINES[name].why_not())}
     lines = [f"{name} cannot run here: {reason}" for name, reason in reasons.items()]
     is_asked_for = text is not None or any(ENGINES[name].find_python().named_by for name in reasons)
@@ -146,7 +142,8 @@ def settings_of(jobs: "list[Job]") -> dict[str, Any]:
 
 def session_of(folder: Path, jobs: "list[Job]", dataset: dict[str, Any]) -> "Session":
     """Return what tells a call whether it goes on with one that was stopped."""
-    from pipeline.environment import code_digest, cpu_name
+    from pipeline.environment import cpu_name
+    from pipeline.origin import code_digest
     from pipeline.session import Session
 
     identity = {
@@ -182,7 +179,7 @@ def earlier_runs(
 def say_plan(jobs: "list[Job]", kept: set[str], begun: set[str]) -> "Forecast":
     """Say what will be done and, as far as it was measured here, how long it takes."""
     from pipeline.forecast import Forecast
-    from pipeline.record import read_record
+    from pipeline.recorded import read_record
 
     forecast = Forecast(jobs)
     for job in jobs:
@@ -217,10 +214,10 @@ def train_and_compare(
     """
     from rich.console import Console
 
-    from pipeline.engines import versions_in_use
     from pipeline.environment import describe_machine
+    from pipeline.forecast import last_line
     from pipeline.launch import run_jobs
-    from pipeline.terminal import last_line
+    from pipeline.origin import versions_in_use
     from reporting.comparison import compare, problems
     from reporting.comparison_page import tables, write_comparison
 

@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def show(arguments: argparse.Namespace) -> None:
-    from pipeline.record import read_record
+    from pipeline.recorded import read_record
     from pipeline.terminal import say
     from trained.conversion import convert
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.command import OneLineParser, main_of
+from pipeline.engines import ENGINES
 from pipeline.errors import RunError, UsageError
 from pipeline.flags import chosen
+from pipeline.recipe import VARIANTS
 from pipeline.terminal import say
 
 if TYPE_CHECKING:
@@ -15,8 +17,7 @@ if TYPE_CHECKING:
     from pipeline.datasets import Dataset
     from pipeline.session import Session
 
-ENGINE_NAMES = ("keras-tensorflow", "keras-jax", "keras-torch")
-VARIANTS = ("base", "dropout")
+ENGINE_NAMES = tuple(name for name in ENGINES if name != "lightning")
 DTYPES = ("float64", "float32")
 SHORT_REPLAYS = 4
 ROOMS = ("pipeline", "ladder", "keras_impl", "lightning_impl", "parity_tests", "portproof/src")
@@ -136,7 +137,6 @@ def prove_devices(arguments: argparse.Namespace) -> None:
     from ladder.engines import EngineError
     from parity_tests.processes import PROCESSES_JSON, prove_processes, require_engines
     from pipeline.datasets import find_dataset, load_dataset
-    from pipeline.engines import ENGINES
     from pipeline.session import claimed
 
     words = arguments.processes.split(",")
@@ -177,8 +177,9 @@ def prove(
     """
     from parity_tests.climbs import new_climber
     from parity_tests.engine_room import EngineRoom
-    from pipeline.environment import code_digest, cpu_name
+    from pipeline.environment import cpu_name
     from pipeline.memory import return_freed_memory
+    from pipeline.origin import code_digest
     from pipeline.session import Session
 
     identity = {"data": dataset.fingerprint, "cpu": cpu_name(), "code": code_digest(ROOMS)}
@@ -277,7 +278,6 @@ class Proof:
         """Plant every mutant whose engine can run here."""
         from parity_tests.catalogue import MUTANTS
         from parity_tests.standard import MUTANTS_PAGE, prove_mutants, short_mutants
-        from pipeline.engines import ENGINES
 
         runnable = {name for name, engine in ENGINES.items() if not engine.why_not()}
         mutants = [mutant for mutant in MUTANTS if mutant.engine in runnable]
@@ -306,7 +306,6 @@ class Proof:
         from parity_tests.planting import other_engine
         from parity_tests.replays import REPLAYS
         from parity_tests.standard import REPLAYS_PAGE, prove_replays
-        from pipeline.engines import ENGINES
 
         replays = [
             each

@@ -13,7 +13,8 @@ import numpy as np
 from pipeline.datasets import load_dataset
 from pipeline.environment import cpu_name, package_versions
 from pipeline.execution import Execution
-from pipeline.recipe import preset, read_recipe_fields, recipe_from_dict, recipe_to_dict
+from pipeline.recipe import preset, recipe_from_dict, recipe_to_dict
+from pipeline.recipe_file import read_recipe_fields
 from pipeline.record import Layer, Record, write_predictions, write_record
 
 CLASS_NAMES = tuple("abcdefghij")

@@ -23,9 +23,10 @@ from PIL import Image
 from safetensors.numpy import save
 
 from benchmark.difference import read_older
+from ladder.arrays import read_arrays
 from ladder.checks import Gap, Report
 from ladder.compare import Difference
-from ladder.exchange import Question, Trace, read_arrays, read_question, read_trace
+from ladder.exchange import Question, Trace, read_question, read_trace
 from ladder.exchange import write_question as write_question_file
 from ladder.exchange import write_trace as write_trace_file
 from ladder.following import read_rows
@@ -39,8 +40,10 @@ from pipeline.fetch import SourceError
 from pipeline.forms import NPZ_NAMES, read_csv, read_npz
 from pipeline.idx import TEST_IMAGES, TEST_LABELS, read_idx
 from pipeline.network import read_weights, shared_first_weights
-from pipeline.recipe import preset, read_recipe_fields, recipe_from_dict, recipe_to_dict
-from pipeline.record import read_layers, read_predictions, read_record, series
+from pipeline.recipe import preset, recipe_from_dict, recipe_to_dict
+from pipeline.recipe_file import read_recipe_fields
+from pipeline.record import series
+from pipeline.recorded import read_layers, read_predictions, read_record
 from pipeline.session import Session, read_kept
 from reporting.comparison import comparison_from_json
 from tests.fabricated import LAYERS, make_record

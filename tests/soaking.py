@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.record import BEST_WEIGHTS, RECORD, read_record
+from pipeline.record import BEST_WEIGHTS, RECORD
+from pipeline.recorded import read_record
 
 NUM_KILLS = int(os.environ.get("SOAK_KILLS", "2"))
 """Kills of each kind of run; `make soak` asks for more."""

@@ -96,17 +96,9 @@ def test_a_configs_own_rates_stand(tmp_path):
         recipe("--config", path)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"variant": "wide"}, "`variant` must be one of base, dropout; received variant='wide'"),
-        ({"epochs": 3}, "a recipe has no field `epochs`"),
-        ({"num_epochs": 0}, "`num_epochs` must be an integer of at least 1"),
-    ],
-)
-def test_a_wrong_config_is_a_wrong_call(fields, message, tmp_path):
-    with pytest.raises(UsageError, match=message):
-        recipe("--config", config(tmp_path, **fields))
+def test_a_wrong_config_is_a_wrong_call(tmp_path):
+    with pytest.raises(UsageError, match="a recipe has no field `epochs`"):
+        recipe("--config", config(tmp_path, epochs=3))
 
 
 WRONG_CALLS = [
@@ -127,7 +119,7 @@ WRONG_CALLS = [
     (["--init", ""], "`init` must be shared, own or a weights file; received init=''"),
     (["--init", "/nonexistent"], "cannot read /nonexistent as safetensors"),
     (["--init", "/"], "cannot read / as safetensors"),
-    (["--threads", "0"], "`num_threads` must be between 1 and 1024; received num_threads=0"),
+    (["--threads", "0"], "`num_threads` must be an integer of at least 1; received num_threads=0"),
     (["--config", "/nonexistent"], "cannot read the recipe /nonexistent"),
     (["--config", "/"], "cannot read the recipe /"),
     (["--data-dir", "/nonexistent"], "the data folder /nonexistent (--data-dir) does not exist"),

@@ -297,7 +297,9 @@ def test_all_runs_get_the_device_that_each_engine_sees(monkeypatch, capsys, seen
 
 def chosen_engines(text, monkeypatch, missing):
     reasons = dict.fromkeys(missing, "not installed: something")
-    monkeypatch.setattr("ladder.engines.Engine.why_not", lambda engine: reasons.get(engine.name))
+    monkeypatch.setattr(
+        "ladder.interpreters.Engine.why_not", lambda engine: reasons.get(engine.name)
+    )
     return runpy.run_path(str(SCRIPT))["chosen_engines"](text)
 
 

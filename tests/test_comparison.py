@@ -10,13 +10,7 @@ from rich.console import Console
 from pipeline.errors import RunError
 from pipeline.launch import Outcome
 from pipeline.recipe import preset, recipe_to_dict
-from reporting.comparison import (
-    compare,
-    comparison_from_json,
-    opening_epoch,
-    problems,
-    run_of,
-)
+from reporting.comparison import compare, comparison_from_json, opening_epoch, problems, run_of
 from reporting.comparison_page import PICTURES, render_markdown, tables, write_comparison
 from tests.fabricated import CLASS_NAMES, TEST_LABELS, make_logits, make_record
 from tests.golden import check_page

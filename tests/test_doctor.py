@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ladder.engines import Engine
+from ladder.interpreters import Engine
 from pipeline.devices import ask, examine_engine
 from pipeline.engines import DEFAULT_ENGINES, ENGINES
 from reporting import doctor
@@ -87,7 +87,7 @@ def test_a_report_can_be_read_by_people(full_report):
     ("code", "problem"),
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed with SIGSEGV"),
-        ("import time; time.sleep(60)", "no answer in 1 s"),
+        ("import time; time.sleep(60)", "gave no answer in 1 s"),
         ("raise OSError('no driver')", "exited with 1: OSError: no driver"),
         ("import os; os._exit(0)", "exited with 0"),
         ("report = 1; raise SystemExit(3)", "exited with 3"),

@@ -1,12 +1,12 @@
-import os
 import subprocess
 import sys
 
 import psutil
 import pytest
 
-from ladder.engines import STARTED_BY, Engine, EngineError, answer
+from ladder.engines import EngineError, answer
 from ladder.exchange import Question, read_trace, write_question
+from ladder.interpreters import Engine
 from pipeline.engines import ENGINES
 
 # A whole engine: it answers with the variable it was started with.
@@ -74,31 +74,11 @@ def test_jax_has_float64_where_it_is_asked_for_alone():
     assert "JAX_ENABLE_X64" not in ENGINES["keras-jax"].environment("32")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's prctl")
-def test_an_engine_whose_starter_ended_before_it_could_ask_ends_by_itself():
-    """As while it imports a framework, which takes seconds."""
-    program = (
-        "from ladder.engines import end_with_parent as end; end(); import os; print(os.environ)"
-    )
-
-    def code_where(starter):
-        environ = {**os.environ, STARTED_BY: str(starter)}
-        command = [sys.executable, "-c", program]
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-        assert STARTED_BY not in done.stdout
-        return done.returncode
-
-    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as starter:
-        starter.stdout.read()  # it has ended, and is not waited for
-        assert code_where(starter.pid) == 1
-    assert code_where(starter.pid) == 1
-    assert code_where(os.getpid()) == 0
-
-
 PARENT = """
 import subprocess, sys, time
-child = "from ladder.engines import end_with_parent as end; end(); print(1, flush=True)"
-started = subprocess.Popen([sys.executable, "-c", child + "; import time; time.sleep(60)"])
+from ladder.engines import leashed
+child = "import time; print(1, flush=True); time.sleep(60)"
+started = subprocess.Popen(leashed([sys.executable, "-c", child]))
 print(started.pid, flush=True)
 time.sleep(60)
 """

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import environment
+from pipeline import environment, origin
 from tests.programs import run_python
 
 AGE = """
@@ -38,23 +38,23 @@ def test_a_clock_that_cannot_be_read_is_none(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(environment.psutil, "cpu_freq", refuse)
-    assert environment.cpu_mhz() is None
+    assert origin.cpu_mhz() is None
     monkeypatch.setattr(environment.psutil, "cpu_freq", lambda: None)
-    assert environment.cpu_mhz() is None
+    assert origin.cpu_mhz() is None
     clock = SimpleNamespace(current=2500.0, max=0.0)
     monkeypatch.setattr(environment.psutil, "cpu_freq", lambda: clock)
-    assert environment.cpu_mhz() == {"current": 2500.0, "max": None}
+    assert origin.cpu_mhz() == {"current": 2500.0, "max": None}
 
 
 def test_other_sources_have_another_digest(monkeypatch, tmp_path):
-    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(origin, "ROOT", tmp_path)
     (tmp_path / "room").mkdir()
     found = set()
     for content in ("a = 1", "a = 2", "a = 2"):
         (tmp_path / "room" / "module.py").write_text(content)
-        environment.code_digest.cache_clear()
-        found.add(environment.code_digest(("room",)))
-    environment.code_digest.cache_clear()
+        origin.code_digest.cache_clear()
+        found.add(origin.code_digest(("room",)))
+    origin.code_digest.cache_clear()
     assert len(found) == 2
 
 
@@ -103,7 +103,7 @@ def test_a_result_says_which_code_it_came_from(monkeypatch, tmp_path):
     found = git("rev-parse", "HEAD")
     machine = environment.describe_machine()
     assert machine["commit"] == found
-    assert environment.told_commit(machine) == f"; commit {found[:12]}"
+    assert origin.told_commit(machine) == f"; commit {found[:12]}"
     (environment.ROOT / "a.py").write_text("2")
-    assert environment.told_commit(environment.describe_machine()) == f"; commit {found[:12]}+"
-    assert environment.told_commit({}) == ""
+    assert origin.told_commit(environment.describe_machine()) == f"; commit {found[:12]}+"
+    assert origin.told_commit({}) == ""

@@ -5,17 +5,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from ladder import exchange
-from ladder.exchange import (
-    Question,
-    Trace,
-    read_arrays,
-    read_question,
-    read_trace,
-    write_arrays,
-    write_question,
-    write_trace,
-)
+from ladder import arrays
+from ladder.arrays import read_arrays, write_arrays
+from ladder.exchange import Question, Trace, read_question, read_trace, write_question, write_trace
 
 ARRAYS = {
     "weights.a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -124,7 +116,7 @@ def test_missing_oversized_and_folders_are_refused(tmp_path, monkeypatch):
     write_arrays(tmp_path / "a", ARRAYS)
     with pytest.raises(ValueError, match="larger than the 10 bytes allowed"):
         read_arrays(tmp_path / "a", max_bytes=10)
-    assert exchange.MAX_BYTES < 2**40
+    assert arrays.MAX_BYTES < 2**40
 
 
 @pytest.mark.parametrize(

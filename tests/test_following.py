@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ladder.exchange import read_arrays
+from ladder.arrays import read_arrays
 from ladder.following import EnoughSeenError, Follower, group_gaps, horizon, state_path
 from pipeline.masks import keep_mask
 

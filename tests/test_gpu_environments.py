@@ -13,15 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from ladder.exchange import read_arrays
+from ladder.arrays import read_arrays
 from pipeline.devices import examine_engine
-from pipeline.engines import (
-    ENGINES,
-    GPU_ENVIRONMENTS,
-    engine_versions,
-    python_variable,
-    trainer_arguments,
-)
+from pipeline.engines import ENGINES, GPU_ENVIRONMENTS, python_variable, trainer_arguments
+from pipeline.origin import engine_versions
 from reporting.doctor import LIBRARIES_QUESTION
 
 ROOT = Path(__file__).parents[1]

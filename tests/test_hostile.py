@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.recipe import MAX_RECIPE_BYTES
+from pipeline.recipe_file import MAX_RECIPE_BYTES
 from tests.edits import EDITS, HYPOTHESIS, edited
 from tests.parsers import PARSERS, QUESTION_WORDS, RECORD, as_json, enveloped, tried, with_header
 

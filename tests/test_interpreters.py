@@ -9,20 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from ladder import interpreters
-from ladder.engines import Engine, answer
+from ladder import probe
+from ladder.engines import answer
 from ladder.exchange import Question, read_trace, write_question
-from ladder.interpreters import STARTED_AS, Interpreter, InterpreterError
+from ladder.interpreters import STARTED_AS, Engine, Interpreter, InterpreterError
 from pipeline import engines
-from pipeline.engines import (
-    ENGINES,
-    engine_versions,
-    interpreter_of,
-    python_variable,
-    versions_in_use,
-)
+from pipeline.engines import ENGINES, interpreter_of, python_variable
 from pipeline.environment import PACKAGES, package_versions
 from pipeline.errors import UsageError
+from pipeline.origin import engine_versions, versions_in_use
 from tests.programs import run_python
 
 ROOT = Path(__file__).parents[1]
@@ -144,7 +139,7 @@ def test_a_probe_imports_no_framework_and_is_made_once(tmp_path, monkeypatch):
     assert python.why_not(("keras", "torch", "numpy")) is None
     assert count.read_text() == "x\n"
     done = subprocess.run(
-        [shim, "-c", interpreters.PROBE, json.dumps([["keras", "torch", "tensorflow"], []])],
+        [shim, "-c", probe.PROBE, json.dumps([["keras", "torch", "tensorflow"], []])],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from filelock import FileLock
 
+from ladder.engines import leashed
 from pipeline import launch
 from pipeline.errors import UsageError
 from pipeline.execution import Execution
@@ -17,7 +18,6 @@ from pipeline.launch import (
     LOCK,
     Job,
     check_replaceable,
-    leashed,
     read_outcome,
     remove_run,
     reusable_record,

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.datasets import IDX_FILES, load_dataset
 from pipeline.drawn import draw_dataset
-from pipeline.record import read_record
+from pipeline.recorded import read_record
 from tests.programs import run_python
 
 ROOT = Path(__file__).parents[1]

@@ -117,8 +117,8 @@ def test_bfloat16_which_numpy_lacks_is_refused(tmp_path):
         read_weights(tmp_path / "w", SMALL)
     # TensorFlow, JAX and ONNX bring a package that teaches NumPy such types.
     program = (
-        "import sys, ml_dtypes, pathlib, ladder.exchange as exchange\n"
-        "exchange.read_arrays(pathlib.Path(sys.argv[1]))"
+        "import sys, ml_dtypes, pathlib, ladder.arrays as arrays\n"
+        "arrays.read_arrays(pathlib.Path(sys.argv[1]))"
     )
     done = run_python("-c", program, tmp_path / "w", cwd=Path(__file__).parents[1])
     assert "as safetensors: a is bfloat16, which NumPy itself lacks" in done.stderr

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.record import LAST_WEIGHTS, read_predictions
+from pipeline.record import LAST_WEIGHTS
+from pipeline.recorded import read_predictions
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("pipeline", "ladder", "keras_impl", "lightning_impl", "scripts")

@@ -69,7 +69,7 @@ def verdict(left, right, route, *_):
     """Return a verdict with all kinds of values in it."""
     places = (
         Difference("conv1.kernel[0, 1]", 0.25, math.nan, "gap inf"),
-        Difference("logits.kernel", (128, 10), (10, 128), "shapes"),
+        Difference("logits.kernel", [128, 10], [10, 128], "shapes"),
         Difference("optimizer", {"name": "adam", "betas": [0.9, 0.999]}, "missing"),
         Difference("batches", True, None, gap=1e-7, ulps=math.inf),
     )

@@ -6,14 +6,8 @@ import pytest
 import yaml
 
 from pipeline.errors import UsageError
-from pipeline.recipe import (
-    nearest_float32,
-    preset,
-    read_recipe_fields,
-    recipe_from_dict,
-    recipe_to_dict,
-    write_recipe,
-)
+from pipeline.recipe import nearest_float32, preset, recipe_from_dict, recipe_to_dict, write_recipe
+from pipeline.recipe_file import read_recipe_fields
 
 # The tutorial's numbers, as docs/architecture.md states them.
 TUTORIAL = {

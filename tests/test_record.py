@@ -6,17 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from pipeline import record as record_module
+from pipeline import recorded
 from pipeline.errors import RunError
-from pipeline.record import (
-    read_layers,
-    read_predictions,
-    read_record,
-    series,
-    write_layers,
-    write_predictions,
-    write_record,
-)
+from pipeline.record import series, write_layers, write_predictions, write_record
+from pipeline.recorded import read_layers, read_predictions, read_record
 from tests.fabricated import LAYERS, TEST_LABELS, make_logits, make_record, write_run
 
 
@@ -46,21 +39,21 @@ def damaged(**changes):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[]", "must hold a JSON object"),
+        ("[]", "must be a JSON object"),
         (damaged(schema=2), "has schema 2; this version reads 1"),
         (damaged(extra=1), r"unexpected or missing fields \['extra'\]"),
         (json.dumps({"schema": 1}), "unexpected or missing fields"),
         (damaged(status="done"), "unknown status 'done'"),
-        (damaged(parameters="many"), "`parameters` has the wrong type str"),
+        (damaged(parameters="many"), "parameters has a wrong type: 'many'"),
         (damaged(history=[{"epoch": 1}]), "row 1 of `history`"),
         (damaged(history=[make_record().history[0] | {"more": 1}]), "row 1 of `history`"),
         (
             damaged(history=[make_record().history[0] | {"validation_seconds": "1"}]),
-            "`history.validation_seconds` must be a number",
+            "history.validation_seconds has a wrong type: '1'",
         ),
         (damaged(history=make_record().history[1:]), "row 1 of `history` is not that of epoch 1"),
-        (damaged(test={"loss": "low"}), "`test.loss` must be a number"),
-        (damaged(timing={"train_seconds": True}), "`timing.train_seconds` must be a number"),
+        (damaged(test={"loss": "low"}), "test.loss has a wrong type: 'low'"),
+        (damaged(timing={"train_seconds": True}), "timing.train_seconds has a wrong type: True"),
     ],
 )
 def test_damaged_and_foreign_records_are_refused(content, message, tmp_path):
@@ -114,19 +107,19 @@ def damaged_layers(**changes):
         ('{"schema": true, "layers": []}', "has schema True"),
         ('{"schema": 1}', r"unexpected or missing fields \['layers'\]"),
         ('{"schema": 1, "layers": []}', "at least one layer"),
-        ('{"schema": 1, "layers": {"a": 1}}', "must be a list"),
-        ('{"schema": 1, "layers": [["a"]]}', "layer 1 must have the fields name, output_shape,"),
-        (damaged_layers(extra=1), "layer 2 must have the fields"),
-        (damaged_layers(name="a"), "two layers have the same name"),
-        (damaged_layers(name=""), "`name` of layer 2 must be a word"),
-        (damaged_layers(type=3), "`type` of layer 2 must be a word"),
-        (damaged_layers(output_shape=10), "`output_shape` of layer 2 must be a list of sizes"),
-        (damaged_layers(output_shape=[0]), "`output_shape` of layer 2"),
-        (damaged_layers(output_shape=[None, 10]), "`output_shape` of layer 2"),
-        (damaged_layers(parameters=-1), "`parameters` of layer 2 must be a count"),
-        (damaged_layers(parameters=1.0), "`parameters` of layer 2"),
-        (damaged_layers(parameters=True), "`parameters` of layer 2"),
-        (damaged_layers(parameters=2**53 + 1), "`parameters` of layer 2"),
+        ('{"schema": 1, "layers": {"a": 1}}', "layers has a wrong type or length"),
+        ('{"schema": 1, "layers": [["a"]]}', r"layers\[0\] must be a JSON object"),
+        (damaged_layers(extra=1), r"layers\[1\]: unexpected or missing fields \['extra'\]"),
+        (damaged_layers(name="a"), "each by another name"),
+        (damaged_layers(name=""), "a layer has a name, a type and sizes"),
+        (damaged_layers(type=3), r"layers\[1\].type has a wrong type: 3"),
+        (damaged_layers(output_shape=10), r"layers\[1\].output_shape has a wrong type"),
+        (damaged_layers(output_shape=[0]), r"sizes; received .*output_shape=\(0,\)"),
+        (damaged_layers(output_shape=[None, 10]), r"output_shape\[0\] has a wrong type: None"),
+        (damaged_layers(parameters=-1), "sizes; received .*parameters=-1"),
+        (damaged_layers(parameters=1.0), r"layers\[1\].parameters has a wrong type: 1.0"),
+        (damaged_layers(parameters=True), r"layers\[1\].parameters has a wrong type: True"),
+        (damaged_layers(parameters=2**53 + 1), "sizes; received .*parameters=9007"),
     ],
 )
 def test_damaged_and_foreign_layers_are_refused(content, message, tmp_path):
@@ -147,6 +140,6 @@ def test_oversized_files_are_refused(limit, read, tmp_path, monkeypatch):
     write_run(tmp_path, make_record())
     write_layers(tmp_path, LAYERS)
     assert read(tmp_path)
-    monkeypatch.setattr(record_module, limit, 100)
+    monkeypatch.setattr(recorded, limit, 100)
     with pytest.raises(RunError, match="larger than the 100 bytes"):
         read(tmp_path)

@@ -8,7 +8,8 @@ from filelock import FileLock
 
 from pipeline.drawn import draw_dataset
 from pipeline.errors import Terminated
-from pipeline.session import LOCK, Session, claimed
+from pipeline.run_folder import LOCK
+from pipeline.session import Session, claimed
 from tests.disks import small_disk
 from tests.programs import run_python
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.session import LOCK
+from pipeline.run_folder import LOCK
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 CALLS = {

@@ -9,7 +9,8 @@ import numpy as np
 from ladder.engines import EngineError, answer
 from ladder.serve import Server
 from pipeline.engines import ENGINES
-from pipeline.record import BEST_WEIGHTS, EPOCH_METRICS, LAST_WEIGHTS, read_predictions, read_record
+from pipeline.record import BEST_WEIGHTS, EPOCH_METRICS, LAST_WEIGHTS
+from pipeline.recorded import read_predictions, read_record
 from tests.programs import run_python
 
 ROOT = Path(__file__).parents[1]

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from ladder.arrays import check_shapes
 from ladder.compare import Tolerance
-from ladder.exchange import Trace, check_shapes
+from ladder.exchange import Trace
 from ladder.files import write_bytes
 from ladder.subject import tagged
 from pipeline.datasets import find_dataset_again, load_dataset
-from pipeline.engines import engine_versions, trainer_arguments
+from pipeline.engines import trainer_arguments
 from pipeline.environment import describe_machine
 from pipeline.errors import RunError, UsageError
 from pipeline.network import check_weights, parameter_shapes, write_weights
+from pipeline.origin import engine_versions
 from pipeline.preprocess import LabeledImages, prepare
 from pipeline.recipe import Recipe, recipe_to_dict, write_recipe
 from pipeline.record import (
@@ -30,7 +32,7 @@ from pipeline.record import (
     write_predictions,
     write_record,
 )
-from pipeline.run import LOCK
+from pipeline.run_folder import LOCK
 from trained.run_folder import TrainedRun, ask_engine, read_run
 
 Array = np.ndarray[Any, Any]

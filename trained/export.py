@@ -16,7 +16,7 @@ from pipeline.engines import ENGINES
 from pipeline.errors import RunError, UsageError
 from pipeline.preprocess import rescale
 from pipeline.recipe import Recipe
-from pipeline.record import read_predictions
+from pipeline.recorded import read_predictions
 from trained.conversion import LOGITS, logit_gap, test_images_of
 from trained.run_folder import TrainedRun, ask_engine
 

@@ -1,6 +1,5 @@
 """A trained model, as its run folder holds it, and asking its engine in a process of its own."""
 
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +13,11 @@ from ladder.exchange import Question, Trace, read_trace, write_question
 from ladder.subject import tagged
 from pipeline.engines import ENGINES
 from pipeline.errors import RunError, UsageError
+from pipeline.implementation import no_keras_home
 from pipeline.network import read_weights
 from pipeline.recipe import Recipe, recipe_from_dict, recipe_to_dict
-from pipeline.record import LAST_WEIGHTS, RECORD, Record, read_record
+from pipeline.record import LAST_WEIGHTS, RECORD, Record
+from pipeline.recorded import read_record
 
 Array = np.ndarray[Any, Any]
 HOURS = 3600.0
@@ -72,12 +73,9 @@ def ask_engine(
     """
     words = {"recipe": recipe_to_dict(recipe), **settings}
     question = Question((ask,), words, arrays)
-    with tempfile.TemporaryDirectory(prefix="ask-") as folder:
+    with tempfile.TemporaryDirectory(prefix="ask-") as folder, no_keras_home():
         asked, answered = Path(folder, "question"), Path(folder, "trace")
         write_question(asked, question)
-        # Some of what a `keras.json` may say makes `import keras` fail.
-        os.environ["KERAS_HOME"] = folder
-        os.environ.pop("KERAS_NNX_ENABLED", None)
         try:
             precision = recipe.precision
             answer(ENGINES[engine], asked, answered, precision=precision, timeout_seconds=HOURS)

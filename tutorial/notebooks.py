@@ -12,7 +12,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-from ladder.files import read_json
+from ladder.reading import read_json
 from pipeline.engines import KERAS_TENSORFLOW, LIGHTNING
 from pipeline.environment import describe_machine, package_versions
 from pipeline.errors import RunError, UsageError

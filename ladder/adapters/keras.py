@@ -15,7 +15,7 @@ from ladder.adapters.keras_described import (
     optimizer_kind,
     weights_of,
 )
-from ladder.exchange import Array, Arrays
+from ladder.arrays import Array, Arrays
 from ladder.subject import Facts, segment
 
 CHUNK = 500

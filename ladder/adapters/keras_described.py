@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ladder.exchange import Array
+from ladder.arrays import Array
 from ladder.subject import Facts, snake_case
 
 

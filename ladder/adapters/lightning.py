@@ -19,7 +19,7 @@ from ladder.adapters.lightning_layers import (
     trace_layers,
     weight_out,
 )
-from ladder.exchange import Array, Arrays
+from ladder.arrays import Array, Arrays
 from ladder.subject import Facts, segment
 
 CHUNK = 500

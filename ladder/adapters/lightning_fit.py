@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from torchmetrics import Metric
 
-from ladder.exchange import Array
+from ladder.arrays import Array
 
 
 @contextmanager

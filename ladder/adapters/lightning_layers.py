@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ladder.exchange import Array
+from ladder.arrays import Array
 from ladder.subject import Facts, snake_case
 
 

@@ -8,13 +8,7 @@ the reference's. Of the network, its loss and its optimizer portproof names the 
 
 from importlib import import_module
 
-from ladder.causes.registry import (
-    KNOWN_CAUSES,
-    Diagnosis,
-    Evidence,
-    UnexaminableError,
-    diagnose,
-)
+from ladder.causes.registry import KNOWN_CAUSES, Diagnosis, Evidence, UnexaminableError, diagnose
 
 __all__ = ["KNOWN_CAUSES", "Diagnosis", "Evidence", "UnexaminableError", "diagnose"]
 

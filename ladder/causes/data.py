@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ladder.arrays import Array
 from ladder.causes.fits import number
 from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, detects
-from ladder.exchange import Array, Trace
+from ladder.exchange import Trace
 
 RUNGS = ("data", "training")
 Row = Mapping[str, Any]

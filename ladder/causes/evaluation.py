@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax, softmax
 
+from ladder.arrays import Array
 from ladder.causes.fits import agree, fit, is_near, number
 from ladder.causes.reading import batch_size, under
 from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, detects
-from ladder.exchange import Array, Trace
+from ladder.exchange import Trace
 
 RUNGS = ("evaluation", "training")
 METRIC_SHARE = {np.dtype(np.float64): 1e-6, np.dtype(np.float32): 1e-4}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ladder.exchange import Array
+from ladder.arrays import Array
 
 
 @dataclass(frozen=True)

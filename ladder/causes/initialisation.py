@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from ladder.arrays import Array
 from ladder.causes.fits import size_of
 from ladder.causes.reading import join
 from ladder.causes.registry import Diagnosis, Evidence, UnexaminableError, detects
-from ladder.exchange import Array
 from ladder.statistics import Draws, compare_draws, draws_of, fitting_distributions, kernel_of
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 from scipy.special import softmax
 
+from ladder.arrays import Array
 from ladder.causes.fits import is_near, size_of
 from ladder.causes.registry import Diagnosis, Evidence, Rank, detects
-from ladder.exchange import Array
 
 OWN_ARRAYS = {
     "layers": ("forced.", "point."),

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from ladder.arrays import Array, Arrays
 from ladder.causes.registry import Evidence
-from ladder.exchange import Array, Arrays
 
 
 def under(prefix: str, arrays: Arrays) -> dict[str, Array]:

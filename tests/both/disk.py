@@ -7,9 +7,10 @@ import shutil
 
 import pytest
 
-from ladder.exchange import read_arrays
+from ladder.arrays import read_arrays
 from ladder.files import is_unfinished
-from pipeline.record import BEST_WEIGHTS, LAST_WEIGHTS, RECORD, read_predictions, read_record
+from pipeline.record import BEST_WEIGHTS, LAST_WEIGHTS, RECORD
+from pipeline.recorded import read_predictions, read_record
 from tests.disks import small_disk
 from tests.training import without_seconds
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from pipeline.record import EPOCH_METRICS, PREDICTIONS, read_predictions, read_record
+from pipeline.record import EPOCH_METRICS, PREDICTIONS
+from pipeline.recorded import read_predictions, read_record
 
 # Sums over shares round otherwise than over batches; measured 2e-15 after 72 steps with Lightning,
 # and after 48 with Keras.

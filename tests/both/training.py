@@ -7,7 +7,8 @@ reported, once in each folder.
 import numpy as np
 import pytest
 
-from pipeline.record import BEST_WEIGHTS, read_layers, read_predictions
+from pipeline.record import BEST_WEIGHTS
+from pipeline.recorded import read_layers, read_predictions
 from tests.training import check_tracked, check_validation_seconds, mlflow_runs
 
 

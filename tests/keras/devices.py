@@ -30,7 +30,7 @@ import pipeline.run  # noqa: E402, F401
 from keras_impl import devices, processes, train  # noqa: E402
 from keras_impl.watch import synchronise  # noqa: E402
 from keras_impl.weights import export_training_state  # noqa: E402
-from ladder.exchange import write_arrays  # noqa: E402
+from ladder.arrays import write_arrays  # noqa: E402
 from pipeline import run_report  # noqa: E402
 from pipeline.command import trainer_main  # noqa: E402
 
@@ -72,21 +72,30 @@ class Steps(keras.callbacks.Callback):
         self.counts.append(int(keras.ops.convert_to_numpy(self.model._loss_tracker.count)))
 
 
+def num_shares(model):
+    """Return how many devices share a batch."""
+    if BACKEND == "jax":
+        return keras.distribution.distribution().device_mesh.devices.size
+    return model.distribute_strategy.num_replicas_in_sync
+
+
 def whole_steps(planted):
     """Let each step of a model see other batches: `planted` makes them of a batch's parts."""
-    share_steps = train.share_steps
+    share_steps = devices.share_steps
 
-    def share(model, num_devices):
-        share_steps(model, num_devices)
+    def share(model):
+        share_steps(model)
         for name in ("train_step", "test_step"):
             step = getattr(model, name)
 
             def mutated(*given, step=step):
-                return step(*given[:-1], tuple(planted(part, num_devices) for part in given[-1]))
+                return step(
+                    *given[:-1], tuple(planted(part, num_shares(model)) for part in given[-1])
+                )
 
             setattr(model, name, mutated)
 
-    train.share_steps = share
+    devices.share_steps = share
 
 
 def padded():
@@ -131,11 +140,11 @@ def whole_batches():
 
 def sum_for_mean():
     """Gradients are added up of losses that are means already, each of a whole batch."""
-    share_steps = train.share_steps
+    share_steps = devices.share_steps
 
-    def share(model, num_devices):
-        optimizer = model.optimizer
-        share_steps(model, num_devices)
+    def share(model):
+        optimizer, num_devices = model.optimizer, num_shares(model)
+        share_steps(model)
         name = "apply_gradients" if BACKEND == "tensorflow" else "stateless_apply"
         original = getattr(optimizer, name)
 
@@ -146,7 +155,7 @@ def sum_for_mean():
 
         setattr(optimizer, name, summed)
 
-    train.share_steps = share
+    devices.share_steps = share
 
 
 def unweighted_shares():
@@ -174,10 +183,10 @@ def dealt_whole():
 
     In training alone: predictions of too many images would end the run by themselves.
     """
-    share_steps = train.share_steps
+    share_steps = devices.share_steps
 
-    def share(model, num_devices):
-        share_steps(model, num_devices)
+    def share(model):
+        share_steps(model)
         fit, layouts = model.fit, keras.distribution.distribution()
 
         def dealt(*given, **options):
@@ -187,7 +196,7 @@ def dealt_whole():
 
         model.fit = dealt
 
-    train.share_steps = share
+    devices.share_steps = share
 
 
 MUTANTS = {

@@ -12,8 +12,7 @@ from keras.utils import set_random_seed as set_seed
 from keras_impl import settings, weights
 from keras_impl.fast import STEPS_PER_EXECUTION as STEPS_AT_ONCE
 from keras_impl.fast import steps_per_execution as steps_at_once
-from keras_impl.model import build_model
-from keras_impl.tracking import layers_of
+from keras_impl.model import build_model, layers_of
 from keras_impl.train import predict_logits, train
 from keras_impl.watch import AtSeams, Follow, InjectMasks, NoteMasks
 from keras_impl.weights import load_weights

@@ -16,7 +16,7 @@ import json, sys
 from pathlib import Path
 import keras, numpy as np
 import keras_impl.data as data_module, keras_impl.train as training
-from keras_impl import fast
+from keras_impl import device_batches, fast
 from pipeline.answers import scratch_journal
 from pipeline.datasets import load_dataset
 from pipeline.execution import Execution
@@ -52,7 +52,7 @@ for on_gpu in (True, False):
         real = jax.lax.scan
         jax.lax.scan = lambda *a: real(*a, reverse=True)
     if on_gpu and fault == "order":
-        data_module.DeviceBatches.__getitem__ = lambda self, index: self.gather(
+        device_batches.DeviceBatches.__getitem__ = lambda self, index: self.gather(
             self.images, self.labels, self.rescaled,
             self.batches.positions(0)[: len(self.batches.positions(index))], num_classes=10)
     training.configure(recipe, execution)
@@ -82,7 +82,7 @@ for precision in ("32", "64"):
     images = prepare(load_dataset(Path(data_dir)), recipe).train
     for batches_of in (training_batches, evaluation_batches):
         batches = batches_of(images, recipe)
-        host, device = data_module.KerasBatches(batches), data_module.DeviceBatches(batches)
+        host, device = data_module.KerasBatches(batches), device_batches.DeviceBatches(batches)
         for epoch in (0, 3):
             batches.set_epoch(epoch)
             for index in range(len(host)):

@@ -5,13 +5,10 @@ import numpy as np
 import pytest
 
 from keras_impl.data import batch_source
-from keras_impl.fast import pools_first
 from keras_impl.model import build_model
+from keras_impl.torch_backend import pools_first
 from keras_impl.train import compile_model
-from keras_impl.weights import (
-    export_training_state,
-    load_training_state,
-)
+from keras_impl.weights import export_training_state, load_training_state
 from pipeline.batches import evaluation_batches
 from pipeline.network import parameter_shapes
 from pipeline.preprocess import LabeledImages

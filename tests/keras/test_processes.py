@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from keras_impl import settings
+from keras_impl import jax_backend
 from keras_impl.devices import require_devices
-from ladder.exchange import read_arrays
+from ladder.arrays import read_arrays
 from pipeline.drawn import draw_dataset
 from pipeline.errors import UsageError
 from pipeline.processes import Ranks
-from pipeline.record import LAST_WEIGHTS, read_record
+from pipeline.record import LAST_WEIGHTS
+from pipeline.recorded import read_record
 from tests.both.several import NUM_TEST, NUM_TRAIN, NUM_VALIDATION, differences, metrics, same_state
 from tests.programs import run_python
 
@@ -265,8 +266,8 @@ def test_ranks_of_jax_take_cores_of_their_own(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: bound.append(cores))
     for ranks, threads in ((Ranks(), 2), (Ranks(1, 2, 1, 2), 2), (Ranks(1, 2, 1, 2), 3)):
-        monkeypatch.setattr(settings, "this_process", lambda ranks=ranks: ranks)
-        settings._limit_cores(threads)
+        monkeypatch.setattr(jax_backend, "this_process", lambda ranks=ranks: ranks)
+        jax_backend._limit_cores(threads)
     assert bound == [[0, 1], [2, 3], [3, 0, 1]]
 
 

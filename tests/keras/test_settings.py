@@ -7,7 +7,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from keras_impl import settings
+from keras_impl import jax_backend, tensorflow_backend
 from pipeline.errors import UsageError
 from pipeline.execution import Execution
 from tests.programs import run_python
@@ -26,14 +26,14 @@ def tensorflow(monkeypatch):
 
 @pytest.mark.parametrize("device", ["auto", "gpu"])
 def test_tensorflow_takes_one_gpu_and_no_more_memory_than_it_needs(tensorflow, device):
-    resolved = settings._configure_tensorflow(Execution(device=device))
+    resolved = tensorflow_backend.configure(Execution(device=device))
     tensorflow.config.set_visible_devices.assert_called_once_with(["first"], "GPU")
     tensorflow.config.experimental.set_memory_growth.assert_called_once_with("first", True)
     assert (resolved["device"], resolved["gpu"]) == ("gpu", "H200")
 
 
 def test_tensorflow_takes_no_gpu_where_the_cpu_is_asked_for(tensorflow):
-    resolved = settings._configure_tensorflow(Execution(device="cpu"))
+    resolved = tensorflow_backend.configure(Execution(device="cpu"))
     tensorflow.config.set_visible_devices.assert_called_once_with([], "GPU")
     tensorflow.config.experimental.set_memory_growth.assert_not_called()
     assert (resolved["device"], resolved["gpu"]) == ("cpu", None)
@@ -42,7 +42,7 @@ def test_tensorflow_takes_no_gpu_where_the_cpu_is_asked_for(tensorflow):
 def test_a_gpu_that_tensorflow_does_not_see_is_missed(tensorflow):
     tensorflow.config.list_physical_devices.return_value = []
     with pytest.raises(UsageError, match="sees no GPU here"):
-        settings._configure_tensorflow(Execution(device="gpu"))
+        tensorflow_backend.configure(Execution(device="gpu"))
 
 
 @pytest.mark.parametrize("own", [None, "true"])
@@ -62,7 +62,7 @@ def test_jax_takes_memory_as_it_needs_it_unless_told(monkeypatch, own):
         config=MagicMock(), default_backend=default_backend, devices=lambda: [gpu]
     )
     monkeypatch.setitem(sys.modules, "jax", jax)
-    resolved = settings._configure_jax(Execution())
+    resolved = jax_backend.configure(Execution())
     assert seen["preallocates"] == (own or "false")
     assert (resolved["device"], resolved["gpu"]) == ("gpu", "H200")
 
@@ -70,11 +70,11 @@ def test_jax_takes_memory_as_it_needs_it_unless_told(monkeypatch, own):
 PLACED = """
 import os, sys
 os.environ |= {"KERAS_BACKEND": "torch", "KERAS_TORCH_DEVICE": "meta"}
-from keras_impl import settings
+from keras_impl import torch_backend
 from pipeline.execution import Execution
 import keras, torch
 if sys.argv[1] == "configured":
-    settings._configure_torch(Execution(plain=True))
+    torch_backend.configure(Execution(plain=True))
 print(keras.ops.ones(1).device)
 """
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from safetensors.numpy import save
 
-from ladder.exchange import digest, read_arrays
+from ladder.arrays import digest, read_arrays
 from tests.both.training import (  # noqa: F401
     check_a_loss_that_is_not_a_number,
     check_damaged_checkpoints,

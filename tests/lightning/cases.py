@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lightning_impl.train import read_checkpoint
+from lightning_impl.checkpoint import read_checkpoint
 from pipeline.drawn import draw_dataset
 from tests.both.several import NUM_TEST, NUM_TRAIN, NUM_VALIDATION, differences, metrics
 

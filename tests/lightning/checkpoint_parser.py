@@ -8,7 +8,7 @@ from collections import OrderedDict
 import numpy as np
 import torch
 
-from lightning_impl.train import read_checkpoint
+from lightning_impl.checkpoint import read_checkpoint
 from tests.parsers import Parser
 
 DTYPES = {

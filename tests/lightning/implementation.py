@@ -6,7 +6,7 @@ import torch
 from lightning import Callback
 from torch import manual_seed as set_seed
 
-from lightning_impl import settings, tracking
+from lightning_impl import model, settings
 from lightning_impl.fast import STEPS_PER_BATCH as STEPS_AT_ONCE
 from lightning_impl.model import build_model
 from lightning_impl.train import predict_logits, train
@@ -52,7 +52,7 @@ def built_in(recipe, dtype):
 
 
 def layers_of(network):
-    return tracking.layers_of(network, 28)
+    return model.layers_of(network, 28)
 
 
 def logits(network, images):

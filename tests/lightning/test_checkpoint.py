@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_impl.train import read_checkpoint
+from lightning_impl.checkpoint import read_checkpoint
 from tests.edits import EDITS, HYPOTHESIS, edited
 from tests.lightning.checkpoint_parser import CHECKPOINT
 from tests.parsers import tried

@@ -6,7 +6,8 @@ import socket
 import pytest
 
 from pipeline.drawn import draw_dataset
-from pipeline.record import LAST_WEIGHTS, read_record
+from pipeline.record import LAST_WEIGHTS
+from pipeline.recorded import read_record
 from tests.both.several import same_state
 from tests.lightning.cases import Ranks, case
 

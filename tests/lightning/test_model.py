@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from lightning_impl.fast import make_fast
-from lightning_impl.model import Classifier, build_model
-from lightning_impl.tracking import layers_of
+from lightning_impl.model import Classifier, build_model, layers_of
 from lightning_impl.weights import export_weights
 from pipeline.recipe import preset
 from tests.both.model import (  # noqa: F401

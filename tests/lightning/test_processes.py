@@ -14,7 +14,7 @@ from pipeline.datasets import load_dataset
 from pipeline.network import first_weights
 from pipeline.preprocess import prepare
 from pipeline.recipe import preset
-from pipeline.record import read_record
+from pipeline.recorded import read_record
 from tests.both.several import NUM_TRAIN, NUM_VALIDATION
 from tests.lightning.cases import Ranks, case
 

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
+from ladder.reading import built
 from reporting import charts
 from reporting.evidence import Ladder
-from reporting.reading import built
 from reporting.sections import parity
 from tests.page import paged
 

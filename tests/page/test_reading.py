@@ -19,9 +19,9 @@ from reporting.evidence import (
     find_runs,
     gather,
     latest_comparison,
+    read_as,
     read_runs,
 )
-from reporting.reading import read_as
 from reporting.sections import benchmark, parity, summary
 from reporting.sections import made as made_section
 from tests.page import paged

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ladder.reading import built
 from pipeline.datasets import load_dataset
 from pipeline.record import write_predictions
 from reporting import samples
 from reporting.evidence import Evidence, Ladder, Source, Sources
-from reporting.reading import built
 from reporting.sections import data, evaluation, model, parity, summary, training
 from tests.page import paged
 from tests.page.paged import page_of, section

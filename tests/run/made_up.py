@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.errors import UsageError
 from pipeline.network import shared_first_weights
 from pipeline.recipe import preset
-from pipeline.run import LOCK
+from pipeline.run_folder import LOCK
 from tests.fabricated import LAYERS
 
 NUM_EPOCHS = 3

@@ -7,8 +7,8 @@ import pytest
 from filelock import FileLock
 
 from pipeline.command import trainer_main
-from pipeline.record import read_record
-from pipeline.run import LOCK
+from pipeline.recorded import read_record
+from pipeline.run_folder import LOCK
 from tests.run.made_up import FILES, content, fake_implementation, refusing
 
 

@@ -12,8 +12,10 @@ from pipeline.environment import package_versions
 from pipeline.errors import UsageError
 from pipeline.network import read_weights
 from pipeline.processes import this_process
-from pipeline.recipe import preset, read_recipe_fields, recipe_to_dict
-from pipeline.record import read_record, write_record
+from pipeline.recipe import preset, recipe_to_dict
+from pipeline.recipe_file import read_recipe_fields
+from pipeline.record import write_record
+from pipeline.recorded import read_record
 from tests.run.made_up import VAL_LOSSES, content, fake_implementation, interrupted_at, refusing
 
 
@@ -185,14 +187,14 @@ def test_a_seed_behind_the_saved_recipes_back_is_refused(start, interrupted):
 
 
 def test_other_versions_are_refused(start, interrupted, monkeypatch):
-    monkeypatch.setattr("pipeline.run.package_versions", lambda: {"torch": "1.0"})
+    monkeypatch.setattr("pipeline.resume.package_versions", lambda: {"torch": "1.0"})
     with pytest.raises(UsageError, match=r"its `\w+` was .*, received \w+="):
         start(fake_implementation(), resume=True)
 
 
 def test_a_version_that_the_engine_does_not_use_is_no_matter(start, interrupted, monkeypatch):
     others = {**package_versions(), "jax": "0.1", "tensorflow": None}
-    monkeypatch.setattr("pipeline.run.package_versions", lambda: others)
+    monkeypatch.setattr("pipeline.resume.package_versions", lambda: others)
     assert start(fake_implementation(), resume=True).status == "complete"
 
 

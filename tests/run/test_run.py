@@ -14,7 +14,8 @@ from pipeline.datasets import load_dataset
 from pipeline.journal import Journal
 from pipeline.network import read_weights, shared_first_weights
 from pipeline.recipe import preset
-from pipeline.record import EPOCH_METRICS, read_layers, read_predictions, read_record
+from pipeline.record import EPOCH_METRICS
+from pipeline.recorded import read_layers, read_predictions, read_record
 from tests.fabricated import LAYERS, make_record
 from tests.run.made_up import FILES, NUM_EPOCHS, VAL_LOSSES, fake_implementation, interrupted_at
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ladder.exchange import digest, read_arrays, write_arrays
+from ladder.arrays import digest, read_arrays, write_arrays
 from pipeline.drawn import draw_dataset
 from pipeline.errors import RunError, UsageError
-from pipeline.record import LAST_WEIGHTS, RECORD, read_predictions, read_record, series
+from pipeline.record import LAST_WEIGHTS, RECORD, series
+from pipeline.recorded import read_predictions, read_record
 from tests.training import Trainings
 from trained import conversion
 from trained.conversion import LOGITS, convert, logit_gap

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from ladder import interpreters
-from ladder.exchange import read_arrays, write_arrays
+from ladder.arrays import read_arrays, write_arrays
 from pipeline.datasets import load_dataset
 from pipeline.errors import RunError, UsageError
-from pipeline.record import LAST_WEIGHTS, read_predictions
+from pipeline.record import LAST_WEIGHTS
+from pipeline.recorded import read_predictions
 from trained.export import FILES, FORMS, export, write_about
 from trained.run_folder import read_run
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ladder.exchange import read_arrays, write_arrays
+from ladder.arrays import read_arrays, write_arrays
 from pipeline.datasets import load_dataset
 from pipeline.errors import UsageError
-from pipeline.record import RECORD, read_predictions
+from pipeline.record import RECORD
+from pipeline.recorded import read_predictions
 from trained.prediction import printable
 from trained.run_folder import predict, read_run
 

@@ -1,28 +1,66 @@
-"""JSON of results, read into dataclasses with checks."""
+"""JSON, read with limits, and its values as what annotations say, dataclasses above all."""
 
 import dataclasses
+import json
+import math
 import types
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ladder.files import read_json
-from pipeline.errors import RunError
+from ladder.files import read_limited
 
-MAX_JSON_BYTES = 16 * 1024 * 1024
 Kind = TypeVar("Kind")
 
 
-def read_as(kind: type[Kind], path: Path) -> Kind:
-    """Read a JSON file as the dataclass `kind`; fields that it does not have are passed over.
+def read_json(path: Path, max_bytes: int) -> Any:
+    """Read what JSON itself, and this project, would write to `path`.
 
     Raises:
-        RunError: missing, too large, not JSON, or a field is missing or of the wrong type.
+        OSError: it cannot be read.
+        ValueError: larger than `max_bytes`, not JSON, nested too deeply, or with a name twice, a
+            number that is not finite as a double, or half a character.
+    """
+    return parse_json(read_limited(path, max_bytes).decode())
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON; what Python takes beyond it is refused.
+
+    Raises:
+        ValueError: as `read_json`.
     """
     try:
-        return built(kind, read_json(path, MAX_JSON_BYTES))
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {path}: {error}") from error
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_float=_number,
+            parse_int=_integer,
+            parse_constant=_number,
+        )
+        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no character
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object names a field twice")
+    return found
+
+
+def _number(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits:.20} is not a finite number")
+    return value
+
+
+def _integer(digits: str) -> int:
+    _number(digits)  # so that it can be counted with as a double
+    return int(digits)
 
 
 def built(kind: type[Kind], value: Any, place: str = "", *, is_whole: bool = False) -> Kind:
@@ -42,10 +80,11 @@ def _built(kind: Any, value: Any, place: str, is_whole: bool) -> Any:
         return _built_dataclass(kind, value, place, is_whole)
     if origin is types.UnionType:
         return _built_union(arguments, value, place, is_whole)
-    if origin is tuple and isinstance(value, list):
-        kinds = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+    if origin in (tuple, list) and isinstance(value, list):
+        is_any_length = origin is list or arguments[-1] is ...
+        kinds = arguments[:1] * len(value) if is_any_length else arguments
         if len(kinds) == len(value):
-            return tuple(
+            return origin(
                 _built(one, item, f"{place}[{number}]", is_whole)
                 for number, (one, item) in enumerate(zip(kinds, value, strict=True))
             )
