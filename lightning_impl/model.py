@@ -12,7 +12,6 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_impl.fast import Batch, make_fast, steps_of, take_steps
 from lightning_impl.optimizer import KerasAdam
-from lightning_impl.settings import rank_and_size
 from pipeline.batches import dropout_seed
 from pipeline.network import feature_map_shape
 from pipeline.recipe import Recipe
@@ -156,13 +155,8 @@ class Classifier(L.LightningModule):
         torch.manual_seed(dropout_seed(self.recipe.seed, self.current_epoch, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean loss, or that of each step; log loss and accuracy over the epoch.
-
-        Of one of several processes it is the share's sum, scaled as DDP's mean wants it.
-        """
-        if rank_and_size()[1] > 1:
-            loss = self._train_share(batch, batch_idx)
-        elif self.automatic_optimization:
+        """Return the mean loss, or that of each step; log loss and accuracy over the epoch."""
+        if self.automatic_optimization:
             loss = self._train_loss(batch)
         elif self.captured_training is not None:
             loss = self.captured_training.train(batch, self.train_loss, self.train_accuracy)
@@ -172,10 +166,8 @@ class Classifier(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean loss, or that of each step, or a share's sum; log as in training."""
-        if rank_and_size()[1] > 1:
-            loss = self._share_loss(batch, self.val_loss, self.val_accuracy)
-        elif self.automatic_optimization:
+        """Return the mean loss, or that of each step; log as in training."""
+        if self.automatic_optimization:
             loss = self._val_loss(batch)
         elif self.captured_evaluation is not None:
             loss = self.captured_evaluation.evaluate(batch, self.val_loss, self.val_accuracy)
@@ -216,26 +208,6 @@ class Classifier(L.LightningModule):
         mean_loss.update(loss, len(images))
         accuracy.update(logits, one_hot.argmax(dim=1))
         return loss
-
-    def _train_share(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return this rank's summed loss, scaled so that DDP's mean is that of the whole batch."""
-        loader = self.trainer.train_dataloader
-        assert loader is not None
-        num_images = loader.dataset.batches.size(batch_idx)
-        total = self._share_loss(batch, self.train_loss, self.train_accuracy)
-        return total * (self.trainer.world_size / num_images)
-
-    def _share_loss(
-        self, batch: Batch, mean_loss: EpochMean, accuracy: MulticlassAccuracy
-    ) -> Tensor:
-        """Return the summed loss of this rank's share of a batch, which may be empty."""
-        images, one_hot = batch
-        logits = self(images)
-        total = functional.cross_entropy(logits, one_hot, reduction="sum")
-        if len(images):
-            mean_loss.update(total / len(images), len(images))
-            accuracy.update(logits, one_hot.argmax(dim=1))
-        return total
 
     def _log_epoch(
         self, prefix: str, batch_idx: int, mean_loss: EpochMean, accuracy: MulticlassAccuracy

@@ -23,7 +23,11 @@ from lightning.fabric.plugins.environments import (
 )
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
+from torch.nn import functional
+from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_impl.fast import Batch
+from lightning_impl.model import Classifier, EpochMean
 from pipeline.errors import RunError, UsageError
 from pipeline.processes import Ranks, this_process
 from pipeline.ranks import require_same, why_lost
@@ -51,6 +55,30 @@ def devices_options() -> dict[str, Any]:
         # Lightning's own would deal whole batches, and repeat some so that all have as many.
         "use_distributed_sampler": False,
     }
+
+
+class SharedClassifier(Classifier):
+    """The module of one of several processes: of each batch it takes its share."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the share's summed loss, scaled so that DDP's mean is that of the whole batch."""
+        loader = self.trainer.train_dataloader
+        assert loader is not None
+        num_images = loader.dataset.batches.size(batch_idx)
+        total = super().training_step(batch, batch_idx)
+        return total * (self.trainer.world_size / num_images)
+
+    def _measured_loss(
+        self, batch: Batch, mean_loss: EpochMean, accuracy: MulticlassAccuracy
+    ) -> Tensor:
+        """Return the summed loss of this rank's share of a batch, which may be empty."""
+        images, one_hot = batch
+        logits = self(images)
+        total = functional.cross_entropy(logits, one_hot, reduction="sum")
+        if len(images):
+            mean_loss.update(total / len(images), len(images))
+            accuracy.update(logits, one_hot.argmax(dim=1))
+        return total
 
 
 class OwnSigterm(L.Callback):

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import lightning as L
@@ -50,7 +51,9 @@ def train(
     """
     captured = captures(recipe, execution)
     steps = steps_per_batch(execution, callbacks, captured)
-    module = Classifier(recipe, not execution.plain, steps, captured and steps > 1)
+    processes = _processes()
+    classifier = processes.SharedClassifier if processes else Classifier
+    module: Classifier = classifier(recipe, not execution.plain, steps, captured and steps > 1)
     if recipe.precision == "64":
         module.double()
     if weights is not None:
@@ -68,7 +71,7 @@ def train(
             JournalCallback(journal, recipe),
             *_checkpoints(journal.run_dir),
             *callbacks,
-            *_own_sigterm(),
+            *([processes.OwnSigterm()] if processes else []),
         ],
     )
     with _interrupts_of(trainer), _restoring(journal):
@@ -111,12 +114,13 @@ def predict_logits(
     model: Classifier, images: LabeledImages, recipe: Recipe, execution: Execution
 ) -> Array:
     """Return the logits (N, classes) of `images`, dropout off."""
+    processes = _processes()
     trainer = L.Trainer(
         **_trainer_options(recipe, execution),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
-        callbacks=_own_sigterm(),
+        callbacks=[processes.OwnSigterm()] if processes else [],
     )
     with _interrupts_of(trainer):
         batches = trainer.predict(
@@ -125,11 +129,7 @@ def predict_logits(
         )
     assert batches is not None
     parts = [batch for batch in batches if isinstance(batch, torch.Tensor)]
-    if rank_and_size()[1] > 1:
-        from lightning_impl.processes import gathered
-
-        parts = gathered(parts)
-    logits = torch.cat(parts)
+    logits = torch.cat(processes.gathered(parts) if processes else parts)
     return logits.to(torch.float64 if recipe.precision == "64" else torch.float32).cpu().numpy()
 
 
@@ -207,9 +207,10 @@ def _interrupts_of(trainer: L.Trainer) -> Iterator[None]:
 
 
 def _trainer_options(recipe: Recipe, execution: Execution) -> dict[str, Any]:
+    processes, alone = _processes(), {"devices": 1, "plugins": [LightningEnvironment()]}
     return {
         "accelerator": accelerator(execution),
-        **_devices_options(),
+        **(processes.devices_options() if processes else alone),
         "precision": PRECISIONS[recipe.precision],
         # Else a SLURM job takes any hpc_ckpt_*.ckpt in the working folder for its own.
         "default_root_dir": os.devnull,
@@ -217,20 +218,13 @@ def _trainer_options(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     }
 
 
-def _devices_options() -> dict[str, Any]:
+def _processes() -> ModuleType | None:
+    """Return what a training of several processes takes besides; None for one by itself."""
     if rank_and_size()[1] == 1:
-        return {"devices": 1, "plugins": [LightningEnvironment()]}
-    from lightning_impl.processes import devices_options
+        return None
+    from lightning_impl import processes
 
-    return devices_options()
-
-
-def _own_sigterm() -> list[L.Callback]:
-    if rank_and_size()[1] == 1:
-        return []
-    from lightning_impl.processes import OwnSigterm
-
-    return [OwnSigterm()]
+    return processes
 
 
 def _checkpoints(run_dir: Path) -> list[ModelCheckpoint]:

@@ -50,15 +50,16 @@ def replaced(owner, name):
 
 
 def sum_for_mean():
-    @replaced(Classifier, "_train_share")
+    @replaced(processes.SharedClassifier, "training_step")
     def planted(original, self, batch, batch_idx):
         return original(self, batch, batch_idx) * self.trainer.world_size
 
 
 def unweighted_shares():
-    @replaced(Classifier, "_train_share")
+    @replaced(processes.SharedClassifier, "training_step")
     def planted(original, self, batch, batch_idx):
-        total = self._share_loss(batch, self.train_loss, self.train_accuracy)
+        size = self.trainer.train_dataloader.dataset.batches.size(batch_idx)
+        total = original(self, batch, batch_idx) * size / self.trainer.world_size
         return total / max(len(batch[0]), 1)
 
 
@@ -117,7 +118,7 @@ def metrics_of_rank_zero():
 def generator_shared_with_the_loader():
     """An epoch's order is drawn by the generator that dropout draws by, for a rank's own share."""
 
-    @replaced(Classifier, "_train_share")
+    @replaced(processes.SharedClassifier, "training_step")
     def drawn(original, self, batch, batch_idx):
         torch.rand(len(batch[0]))
         return original(self, batch, batch_idx)
