@@ -143,9 +143,9 @@ def load_dataset(folder: Path) -> Dataset:
     try:
         return _load(folder)
     except UsageError as error:
-        if not _is_ours(folder):
-            raise
-        raise UsageError(f"{error}; {_remedy(folder)}") from error
+        if remedy := _remedy(folder):
+            raise UsageError(f"{error}; {remedy}") from error
+        raise
 
 
 def _load(place: Path) -> Dataset:
@@ -173,7 +173,7 @@ def _load(place: Path) -> Dataset:
     foreign = [
         file for file, digest in zip(IDX_FILES, digests, strict=True) if digest != file.sha256
     ]
-    if foreign and _is_ours(folder):
+    if foreign and _remedy(folder):
         path = find_file(folder, foreign[0])
         raise UsageError(f"{path} is not Fashion-MNIST's (SHA-256 of the unpacked file)")
     fingerprint = hashlib.sha256("".join(digests).encode()).hexdigest()
@@ -276,12 +276,9 @@ def _existing_folder(folder: Path, flag: str) -> Path:
     raise UsageError(f"the data folder {folder} ({flag}) {problem}")
 
 
-def _is_ours(folder: Path) -> bool:
-    """Tell whether only Fashion-MNIST itself may lie in `folder`."""
-    return folder.absolute() in (cache_dir().absolute(), DEBIAN_DIR)
-
-
-def _remedy(folder: Path) -> str:
+def _remedy(folder: Path) -> str | None:
+    """Return what puts a folder right that is for Fashion-MNIST alone; None for any other."""
     if folder.absolute() == DEBIAN_DIR:
         return "reinstall Debian's package dataset-fashion-mnist"
-    return f"run `{FETCH_COMMAND}` to replace it"
+    is_cache = folder.absolute() == cache_dir().absolute()
+    return f"run `{FETCH_COMMAND}` to replace it" if is_cache else None

@@ -9,21 +9,16 @@ from typing import Any, get_args
 from pipeline.errors import UsageError
 
 
-def setting(default: Any, least: float, most: float = math.inf) -> Any:
-    """Return a dataclass's field that `check` holds to limits: see there."""
-    return dataclasses.field(default=default, metadata={"limits": (least, most)})
-
-
 def flag(
     default: Any,
-    name: str,
+    name: str = "",
     words: str = "",
     *,
     metavar: str = "N",
     choices: tuple[str, ...] = (),
     limits: tuple[float, float] | None = None,
 ) -> Any:
-    """Return a dataclass's field that the flag `name` sets; `words` are its help.
+    """Return a dataclass's field that the flag `name` sets, if there is one; `words` are its help.
 
     What the flag takes follows from the field's type: a number, a word, nothing for a truth value,
     and for a tuple some of `choices`, with commas or one by one. `check` holds it to its limits.
@@ -142,7 +137,7 @@ def chosen(text: str, known: tuple[str, ...], flag: str) -> list[str]:
 
 
 def _flags(settings: type) -> Iterator[dataclasses.Field[Any]]:
-    return (field for field in dataclasses.fields(settings) if "name" in field.metadata)
+    return (field for field in dataclasses.fields(settings) if field.metadata.get("name"))
 
 
 def _is_tuple(field: dataclasses.Field[Any]) -> bool:

@@ -11,7 +11,7 @@ import yaml
 
 from ladder.files import write_text
 from pipeline.errors import UsageError
-from pipeline.flags import check, flag, setting
+from pipeline.flags import check, flag
 
 VARIANTS = ("base", "dropout")
 PRECISIONS = ("32", "64", "bf16")
@@ -56,20 +56,20 @@ class Recipe:
 
     variant: str = flag("base", "--variant", "network", choices=VARIANTS)
     """`base`, or `dropout`: the same network with the dropout layers."""
-    image_size: int = setting(28, 1, MAX_IMAGE_SIZE)
+    image_size: int = flag(28, limits=(1, MAX_IMAGE_SIZE))
     """Height and width that images are resized to, in pixels."""
-    num_classes: int = setting(10, 1, MAX_WIDTH)
-    validation_fraction: float = setting(0.2, 0, 1)
+    num_classes: int = flag(10, limits=(1, MAX_WIDTH))
+    validation_fraction: float = flag(0.2, limits=(0, 1))
     """Share of the 60,000 training images that validates."""
-    split_seed: int = setting(13, *SEEDS)
+    split_seed: int = flag(13, limits=SEEDS)
     """`random_state` of scikit-learn's `train_test_split`."""
-    conv_filters: tuple[int, ...] = setting((32, 64, 128), 1, MAX_WIDTH)
+    conv_filters: tuple[int, ...] = flag((32, 64, 128), limits=(1, MAX_WIDTH))
     """Output channels of the convolution in each block."""
-    kernel_size: int = setting(3, 1, MAX_WIDTH)
+    kernel_size: int = flag(3, limits=(1, MAX_WIDTH))
     # Above 2, Keras's "same" pads both sides of a pool and torch's ceil_mode only the end.
-    pool_size: int = setting(2, 1, 2)
-    hidden_units: int = setting(128, 1, MAX_WIDTH)
-    negative_slope: float = setting(nearest_float32(0.1), 0, 1)
+    pool_size: int = flag(2, limits=(1, 2))
+    hidden_units: int = flag(128, limits=(1, MAX_WIDTH))
+    negative_slope: float = flag(nearest_float32(0.1), limits=(0, 1))
     """LeakyReLU's slope below zero."""
     dropout_rates: tuple[float, ...] = DROPOUT_RATES["base"]
     """Share of values dropped after each block's pool and, last, before the logits."""
@@ -78,9 +78,9 @@ class Recipe:
     learning_rate: float = flag(
         nearest_float32(1e-3), "--learning-rate", "Adam's", metavar="X", limits=(0, math.inf)
     )
-    beta_1: float = setting(nearest_float32(0.9), 0, 1)
-    beta_2: float = setting(nearest_float32(0.999), 0, 1)
-    epsilon: float = setting(nearest_float32(1e-7), 0)
+    beta_1: float = flag(nearest_float32(0.9), limits=(0, 1))
+    beta_2: float = flag(nearest_float32(0.999), limits=(0, 1))
+    epsilon: float = flag(nearest_float32(1e-7), limits=(0, math.inf))
     """Adam's ε, outside the bias correction as in Keras's formula."""
     batch_size: int = flag(64, "--batch-size", "images a step", limits=(1, math.inf))
     num_epochs: int = flag(20, "--epochs", "epochs to train, in all", limits=(1, math.inf))
