@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from ladder.compare import compare_arrays
+from parity_tests.seeds import Rows
 from parity_tests.tolerances import EPOCH_BASE_FLOAT32, EPOCH_DROPOUT
 from pipeline.drawn import write_first_images
 from pipeline.evaluation import evaluate_logits
-from pipeline.recipe import preset
+from pipeline.recipe import preset, recipe_to_dict
 from pipeline.record import EPOCH_METRICS
 from reporting.comparison import EXPECTED_TEST_ACCURACY, comparison_from_json, expected_range
 
@@ -23,6 +25,20 @@ RESULTS = Path(__file__).resolve().parent.parent / "results" / "compare-20-epoch
 def is_in_range(accuracy, variant, num_epochs):
     low, high = EXPECTED_TEST_ACCURACY[variant, num_epochs]
     return low <= accuracy <= high
+
+
+@pytest.mark.parametrize(("variant", "loss"), [("base", 0.034), ("dropout", 0.023)])
+def test_ranges_after_five_epochs_are_those_of_many_seeds(variant, loss):
+    rows = Rows(RESULTS.parent / "equivalence" / "runs.sqlite").read()
+    wanted = recipe_to_dict(preset(variant, num_epochs=5, seed=0))
+    runs = [row for row in rows if {**row.recipe, "seed": 0} == wanted]
+    accuracies = [row.metrics["accuracy"] for row in runs]
+    assert len(accuracies) >= 60
+    moments = np.mean(accuracies), np.std(accuracies, ddof=1)
+    fitted = stats.pearson3(stats.skew(accuracies, bias=False), *moments)
+    low, high = EXPECTED_TEST_ACCURACY[variant, 5]
+    assert fitted.cdf(low) + fitted.sf(high) <= 0.001
+    assert fitted.cdf(low + loss) >= 0.99  # what it catches
 
 
 @pytest.mark.slow

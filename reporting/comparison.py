@@ -28,12 +28,14 @@ GAP_OPENS_ABOVE = 0.02
 EXPECTED_TEST_ACCURACY: dict[tuple[str, int], tuple[float, float]] = {
     ("base", 1): (0.855, 0.905),
     ("dropout", 1): (0.820, 0.885),
-    ("base", 5): (0.890, 0.925),
-    ("dropout", 5): (0.885, 0.920),
+    ("base", 5): (0.885, 0.925),
+    ("dropout", 5): (0.885, 0.915),
     ("base", 20): (0.905, 0.925),
     ("dropout", 20): (0.915, 0.935),
 }
-"""By variant and epochs, for the default recipe (any seed) on Fashion-MNIST itself."""
+"""By variant and epochs, for the default recipe (any seed) on Fashion-MNIST itself.
+
+Of 5 epochs from the seeds' runs (docs/parity.md); of others from a few."""
 
 
 @dataclass(frozen=True)
