@@ -47,7 +47,7 @@ def valid_pool() -> None:
 @mutant(
     "architecture",
     "layers.conv1.output_shape.0",
-    "unmatched kernel (512, 128), bias",
+    "padding [0, 0] | [1, 1]",
     difference=by.PADDING,
     quick=False,
 )
@@ -59,7 +59,10 @@ def valid_convolution() -> None:
 
 
 @mutant(
-    "architecture", "layers.conv1.output_shape.0", "unmatched kernel (512, 128), bias", quick=False
+    "architecture",
+    "layers.conv1.output_shape.0",
+    "padding [0, 1] | [1, 1], strides 2 | 1",
+    quick=False,
 )
 def strided_convolution() -> None:
     """The first convolution moves by two pixels."""
@@ -164,7 +167,7 @@ def cosine_schedule() -> None:
     compile_with("optimizers.Adam", learning_rate=keras.optimizers.schedules.CosineDecay(1e-3, 100))
 
 
-@mutant("initialisation", "conv1.bias", "frozen kernel, bias | none", difference=by.FROZEN)
+@mutant("initialisation", "conv1.bias", "frozen bias, kernel | none", difference=by.FROZEN)
 def frozen_layer() -> None:
     """The first convolution is frozen."""
     after_building(lambda model: setattr(model.get_layer("conv1"), "trainable", False))

@@ -170,7 +170,7 @@ def frozen_bias() -> None:
     choose_parameters(lambda parameters: [one for one in parameters if one.ndim > 1])
 
 
-@mutant("gradients", "gradient.", "frozen none | kernel, bias", difference=by.FROZEN)
+@mutant("gradients", "gradient.", "frozen none | bias, kernel", difference=by.FROZEN)
 def frozen_layer() -> None:
     """The first convolution is frozen."""
     after_building(lambda network: network.conv1.requires_grad_(False))
