@@ -26,7 +26,7 @@ from parity_tests.mutants.keras_patches import (
 # Gradients that are not the forward pass's.
 
 
-@mutant("gradients", "gradient.", "zero no output changes with it | ", quick=False)
+@mutant("gradients", "gradient.", "no gradient comes back to it in Keras", quick=False)
 def stopped_gradient() -> None:
     """`stop_gradient` cuts the first block off."""
     run_instead(

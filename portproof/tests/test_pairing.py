@@ -85,6 +85,13 @@ def test_weights_that_no_gradient_reaches_are_not_in_vain_where_they_change_outp
     assert not any(d.what == "zero" and d.effect != "none" for d in found.differences)
 
 
+def test_a_gradient_that_comes_back_on_one_side_alone_is_named() -> None:
+    found = verdict("quantised", "quantised_stopped", "6", upto="gradients")
+    (difference,) = found.failures
+    assert difference.what == "gradients"
+    assert difference.cause == "no gradient comes back to it in the suspect"
+
+
 @pytest.mark.parametrize(
     ("port", "what"),
     [("stepping", []), pytest.param("stepping_on", ["between"], marks=slow)],

@@ -70,12 +70,13 @@ class Sharing(nn.Module):
 
 
 class Quantised(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, is_stopped: bool = False) -> None:
         super().__init__()
         self.first, self.book, self.out = nn.Linear(6, 4), nn.Embedding(5, 4), nn.Linear(4, 3)
+        self.is_stopped = is_stopped
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.first(x)
+        x = self.first(x).detach() if self.is_stopped else self.first(x)
         apart = self.book.weight.square().sum(1) - 2 * x @ self.book.weight.T
         out: torch.Tensor = self.out(x + (self.book(apart.argmin(-1)) - x).detach())
         return out
@@ -92,6 +93,10 @@ class Saturated(nn.Module):
 
 def quantised() -> nn.Module:
     return Quantised()
+
+
+def quantised_stopped() -> nn.Module:
+    return Quantised(is_stopped=True)
 
 
 def saturated() -> nn.Module:

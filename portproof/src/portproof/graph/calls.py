@@ -87,6 +87,17 @@ class Graph:
     """Weights that are computed from parameters in a way that cannot be inverted."""
     about: dict[str, Any] = field(default_factory=dict)
 
+    def reached(self) -> set[int]:
+        """Return the calls that lead to an output."""
+        open_ends = [p for o in self.outputs for p in o.preds if isinstance(p, int)]
+        found: set[int] = set()
+        while open_ends:
+            i = open_ends.pop()
+            if i not in found:
+                found.add(i)
+                open_ends += [p for p in self.calls[i].preds if isinstance(p, int)]
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Return the graph as JSON holds it."""
         return asdict(self)

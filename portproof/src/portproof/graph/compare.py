@@ -286,7 +286,7 @@ class Judge:
         """
         largest = 0.0
         a_train, b_train = self.replays.left_train, self.replays.right_train
-        reached = self._reached()
+        reached = self.left.reached()
         otherwise = self._otherwise()
         self.found.otherwise = set(otherwise)
         # Where gates are saturated, what is left of a gradient is the rounding of 1 - y.
@@ -318,21 +318,30 @@ class Judge:
             leaf = a_train.get(f"leaf.{i}")
             if leaf is None or f"leaf.{j}" not in b_train:
                 continue
-            if not leaf.any():
+            other = fitted(b_train[f"leaf.{j}"], leaf.shape)
+            if not (leaf.any() or other.any()):
                 if i in reached:
                     self._still(a.kind, "no output changes with it", place, acts(i),
                                 "what follows it is not compared")  # fmt: skip
                 continue
             after = [sizes.get(n, 0.0) for n, c in enumerate(self.left.calls) if i in c.preds]
             unit = max([typical, *after])
-            behind = gap(leaf, fitted(b_train[f"leaf.{j}"], leaf.shape), unit)
+            behind = gap(leaf, other, unit)
             if behind.within(gaps.LOCAL_GRADIENT):
                 largest = max(largest, behind.size)
             elif not self._follows_a_difference(i):
-                self.add("gradients", "behind " + a.kind, ("", ""), "training", _at(place, behind))
+                self._behind(a.kind, bool(leaf.any()), bool(other.any()), _at(place, behind))
         self._training_outputs()
         self._unmoved(reached, acts)
         self.found.gradient, self.found.whole_gradient = largest, self.whole()
+
+    def _behind(self, kind: str, ours: bool, theirs: bool, place: Place) -> None:
+        """Note gradients that differ behind a call; of one side none may come back at all."""
+        sides = ("" if ours else "no gradient", "" if theirs else "no gradient")
+        found = self.add("gradients", "behind " + kind, sides, "training", place)
+        if not (ours and theirs):
+            side = "suspect" if ours else "reference"
+            found.cause = f"no gradient comes back to it in the {side}"
 
     def _otherwise(self) -> dict[int, Gap]:
         """Return calls that agree in evaluation and give something else in training mode."""
@@ -448,17 +457,6 @@ class Judge:
     def _largest(self, arrays: Arrays, what: str, call: Call) -> float:
         found = [arrays.get(f"{what}|{call.key}|{role}") for role in call.roles]
         return max((float(np.abs(f).max()) for f in found if f is not None and f.size), default=0.0)
-
-    def _reached(self) -> set[int]:
-        """Return the reference's calls that lead to an output."""
-        open_ends = [p for o in self.left.outputs for p in o.preds if isinstance(p, int)]
-        reached: set[int] = set()
-        while open_ends:
-            i = open_ends.pop()
-            if i not in reached:
-                reached.add(i)
-                open_ends += [p for p in self.left.calls[i].preds if isinstance(p, int)]
-        return reached
 
     def _follows_a_difference(self, i: int) -> bool:
         """Return whether the next calls that are compared behind this one differ already."""
