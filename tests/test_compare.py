@@ -105,7 +105,7 @@ def test_another_dtype_is_a_difference(dtypes):
 
 
 def test_shapes_come_before_values():
-    assert arrays([[1.0]], [1.0]) == ["x: (1, 1) against (1,) (shapes)"]
+    assert arrays([[1.0]], [1.0]) == ["x: [1, 1] against [1] (shapes)"]
 
 
 def test_a_missing_array_is_named():

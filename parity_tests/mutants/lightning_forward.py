@@ -79,8 +79,12 @@ def conv_without_padding() -> None:
 @mutant("gradients", "gradient.", UNKNOWN, variant="dropout")
 def swapped_rates() -> None:
     """The rates of the third and the last dropout are exchanged."""
-    rates = {0.4: 0.3, 0.3: 0.4}
-    build_layers_with("Dropout", lambda rate: nn.Dropout(rates.get(round(rate, 6), rate)))
+
+    class Exchanged(nn.Dropout):
+        def __init__(self, rate: float) -> None:
+            super().__init__({0.4: 0.3, 0.3: 0.4}.get(round(rate, 6), rate))
+
+    build_layers_with("Dropout", Exchanged)
 
 
 @mutant("optimizer", "step.1.", "ε beside √v in Keras's Adam", difference=by.EPSILON)

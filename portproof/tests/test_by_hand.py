@@ -60,3 +60,11 @@ def test_two_rules_of_one_optimizer_are_told_apart() -> None:
     causes = [str(d.cause) for d in verdict.declarations if d.is_rule]
     texts = ("ε within the root in Keras's RMSprop", "part of RMSprop's velocity in Keras")
     assert all(text in cause for text, cause in zip(texts, causes, strict=True)), causes
+
+
+@pytest.mark.slow
+def test_a_rule_of_the_frameworks_excuses_no_other_epsilon_in_the_same_step() -> None:
+    keras, torch = PAIRS / "in_keras.py", PAIRS / "trained_torch.py"
+    names = f"{keras}:momentum_warmed_up", f"{torch}:momentum_warmed_up_other_epsilon"
+    (found,) = check(*names, ["6"], batches=f"{keras}:batches").failures
+    assert "it is 0.001 | 0.01" in str(found.cause)

@@ -439,6 +439,10 @@ def test_blocks_of_several_widths_are_told_by_where_the_program_cuts() -> None:
     behind = graph(one, dense("behind", (3, 3), ["0[1:4]"]))
     split, _ = split_fused(behind, graph(*heads))
     assert [c.preds for c in split.calls] == [["input0"], ["input0"], [1]]
+    more = dense("more", (4, 7), ["input0"], siblings="t1")
+    assert [p.widths for p in split_fused(graph(one), graph(*heads, more))[1]] == [(1, 3)] * 2
+    again = dataclasses.replace(one, cuts=[])  # its weights are whole here
+    assert split_fused(graph(one, again), graph(*heads))[1] == [Part(0), Part(1)]
     one.cuts = [[1, 2], [0, 1]]  # a column is left
     assert split_fused(graph(one), graph(*heads))[1] == [Part(0)]
 

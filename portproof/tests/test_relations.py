@@ -78,4 +78,4 @@ def test_a_cut_is_told_by_the_numbers() -> None:
         [1, 2], [3, 1], None, None, None,
     ]  # fmt: skip
     assert cuts_of(x, [x[:, :2]], 1) == [[0, 2]]
-    assert cuts_of(x, [x[:, :2]], None) == [None]
+    assert cuts_of(x, [x[:, :2]], None) == cuts_of(x, [x[:, :2]], 3) == [None]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from portproof.graph.calls import Graph
+from portproof.graph.fused import whole_key
 from portproof.graph.steps import PLACED, SWITCHES, placed
 
 Remedy = tuple[str, dict[str, Any]]
@@ -65,8 +66,8 @@ class Causes:
     def rules(self) -> set[str]:
         """Causes that are the frameworks' and no port's."""
         other = placed(self.left, self.right)
-        named = {VELOCITY.format(name) for name in ("SGD", "RMSprop")}
-        return {CLIPPED, SPARSE, IN_SINGLE, *named, *([other[0]] if other and other[1] else [])}
+        same = {other[0], VELOCITY.format("RMSprop")} if other and other[1] else set()
+        return {CLIPPED, SPARSE, IN_SINGLE, VELOCITY.format("SGD"), *same}
 
     def of_epsilon(self) -> Iterator[Remedy]:
         """Yield where ε stands, if the two optimizers have it in different places."""
@@ -87,7 +88,9 @@ class Causes:
             yield VELOCITY.format("SGD"), {"velocity": True}
         yield from self.of_epsilon()
         if "RMSprop" in kinds and (other := placed(self.left, self.right)):
-            yield VELOCITY.format("RMSprop"), {"velocity": True, **self._placed(other[2])}
+            text = VELOCITY.format("RMSprop")
+            text = text if other[1] else f"{text}; and {other[0]}"  # another ε is no rule
+            yield text, {"velocity": True, **self._placed(other[2])}
         if self.is_port and self.is_rounded:
             if any(self.left.calls[i].kind == "embedding" for i in self.pairs):
                 yield SPARSE, {"reference": {"dense": True}}
@@ -138,16 +141,7 @@ class Causes:
         decay = mine.get("weight_decay") and own.get("weight_decay")
         if self.is_port and decay and not own.get("decoupled"):
             yield COUPLED, {"options": {"decoupled": True}}
-        if decay and self.is_torch and "spared" in ours:
-            told = [key.rpartition("|")[2] for key in ours["spared"]]
-            words = f"all but {', '.join(dict.fromkeys(told))}" if told else "all weights"
-            keys = {f"{self.left.calls[i].key}|": f"{self.right.calls[j].key}|"
-                    for i, j in self.pairs.items()}  # fmt: skip
-            spared = [keys[key.removesuffix(role)] + role
-                      for key, role in zip(ours["spared"], told, strict=True)
-                      if key.removesuffix(role) in keys]  # fmt: skip
-            text = f"weight decay is of {words} in the reference"
-            yield text, {"spared": spared, "decay": taken["weight_decay"]}
+        yield from self._of_decay(ours, theirs, taken)
         counts = [training.get("accumulated", 1) for training in (ours, theirs)]
         if counts[0] != counts[1]:
             text = f"batches per step {counts[0]} | {counts[1]}"
@@ -165,6 +159,29 @@ class Causes:
             names = ours["rule"], theirs.get("rule")
             text = MORE.format(names[0]) if names[0] == names[1] else OTHERWISE.format(*names)
             yield text, how
+
+    def _of_decay(
+        self, ours: Mapping[str, Any], theirs: Mapping[str, Any], options: Mapping[str, float]
+    ) -> Iterator[Remedy]:
+        """Yield that other weights decay, where the reference leaves some out or the suspect."""
+        if "spared" not in ours or "weight_decay=" not in theirs.get("optimizer", ""):
+            return
+        spared, mine = set(ours["spared"]), dict[str, dict[str, bool]]()
+        blocks: dict[str, set[bool]] = {}
+        for i, j in self.pairs.items():
+            a, b = self.left.calls[i], self.right.calls[j]
+            for role in a.roles.keys() & b.roles.keys():
+                is_spared = f"{whole_key(a.key)}|{role}" in spared
+                mine.setdefault(role, {})[a.owner] = is_spared
+                blocks.setdefault(f"{whole_key(b.key)}|{role}", set()).add(is_spared)
+        if any(len(each) > 1 for each in blocks.values()):  # of one weight in parts
+            return
+        words = [role if all(of.values()) else f"the {role} of {owner}"
+                 for role, of in sorted(mine.items()) for owner in of if of[owner]]  # fmt: skip
+        told = f"all but {', '.join(dict.fromkeys(words))}" if words else "all weights"
+        keys = [key for key, each in blocks.items() if each == {True}]
+        yield (f"weight decay is of {told} in the reference",
+               {"spared": keys, "decay": options["weight_decay"]})  # fmt: skip
 
 
 def _clipping(rule: Sequence[Any]) -> str:

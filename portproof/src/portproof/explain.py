@@ -8,6 +8,7 @@ suspect's. A cause is named only where it does so to rounding.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from portproof.graph.gaps import CALL, FLOAT32_HIGH, LOCAL_GRADIENT, Gap, fitted
 from portproof.graph.relations import relation
 from portproof.graph.verdict import Difference
 from portproof.search import (
+    MOST_TRIALS,
     SOFTMAX,
     in_turn,
     order,
@@ -217,35 +219,33 @@ def _stretches(
                     constants[name] = key
                 elif is_constant and base:
                     d.cause = f"{variants[base][0]} in {other}, with a constant in float32"
-    for d in [d for d in apart if d.cause is None]:
-        named = [n for n in sorted(own & bench.variants.keys()) if _mentions(d, n, bench, by_place)]
-        d.cause = _several(d, named, bench, side, seen, by_place, constants)
-        d.cause = d.cause or _searched(d, bench, left, pairs, seen, by_place)
+    unknown = [d for d in apart if d.cause is None]
+    tried: dict[tuple[tuple[str, str], ...], list[list[bool]]] = {}
+
+    def vanish(number: int, swaps: dict[str, str], is_own: bool) -> bool:
+        """Return whether an experiment gives one difference's numbers; each is made but once."""
+        key = tuple(sorted(swaps.items()))
+        if key not in tried and len(tried) < MOST_TRIALS:
+            found = bench.forced(swaps)
+            tried[key] = [[_vanishes(d, found, bench, seen, by_place, other) for d in unknown]
+                          for other in (True, False)]  # fmt: skip
+        return key in tried and tried[key][is_own][number]
+
+    names = in_turn(own & bench.variants.keys(), bench.graph, side)
+    for number, d in enumerate(unknown):
+        several = together(
+            {n: variants_of(n, bench.variants[n], bench.graph, side)
+             for n in names if _mentions(d, n, bench, by_place)},
+            partial(vanish, number),
+            Gap(d.gap or 0.0).within(FLOAT32_HIGH),
+        )  # fmt: skip
+        if several is None:
+            d.cause = _searched(d, bench, left, pairs, seen, by_place)
+            continue
+        text, swaps, d.is_rule = several
+        d.cause = f"{text[:1].upper()}{text[1:]} in {other}"
+        constants |= swaps if d.is_rule else {}
     _relations([d for d in apart if d.cause is None], bench, seen, by_place)
-
-
-def _several(
-    d: Difference,
-    names: list[str],
-    bench: Bench,
-    other: Graph,
-    seen: Replays,
-    by_place: Mapping[tuple[str, str], list[tuple[int, int]]],
-    constants: dict[str, str],
-) -> str | None:
-    """Search for constants in float32 in several functions of a stretch."""
-    found = together(
-        {name: variants_of(name, bench.variants[name], bench.graph, other) for name in names},
-        lambda swaps, own: _vanishes(d, bench.forced(swaps), bench, seen, by_place, not own),
-        Gap(d.gap or 0.0).within(FLOAT32_HIGH),
-    )
-    if found is None:
-        return None
-    text, swaps, d.is_rule = found
-    constants |= swaps if d.is_rule else {}
-    return (
-        f"{text[:1].upper()}{text[1:]} in {'the reference' if bench.is_suspect else 'the suspect'}"
-    )
 
 
 def _searched(

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from itertools import chain, islice, permutations, product
+from itertools import chain, combinations, islice, permutations, product
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -21,8 +21,10 @@ FACTORS = ("mul", "rmul", "div", "truediv")
 """Functions whose constants are tried one by one."""
 _Option = tuple[str, str, str, bool, str]
 """A function and one of its variants: key, text, whether it rounds a constant, and of what."""
-MOST_TRIALS = 60
-"""Of several causes at once."""
+MOST_TRIALS = 40
+"""Of several causes at once, in all stretches together."""
+MOST_CONSTANTS = 3
+"""In float32 in one stretch."""
 _DOUBLINGS = range(-8, 9)
 """Scales that are tried first, as powers of 2."""
 _LARGEST_SQUARE = 4096
@@ -71,31 +73,36 @@ def together(
     Returns:
         The cause in words, the variants, and whether they are constants alone.
     """
-    options = [(name, key, *of[key]) for name, of in variants.items() for key in of]
-    rounding = [[None, *(o for o in options if o[0] == name and o[3])] for name in variants]
-    trials: list[list[_Option]] = []
-    for chosen in product(*rounding):
-        constants = [o for o in chosen if o is not None]
-        taken = {name for name, *_ in constants}
-        is_told = is_small or any(o[4] for o in constants)
-        trials += [constants] if is_told and len(constants) > 1 else []
-        trials += [[o, *constants] for o in options if taken and not o[3] and o[0] not in taken]
-    trials.sort(key=lambda them: (not all(o[3] for o in them), len(them)))
-    for them in trials[:MOST_TRIALS]:
+    for them in _trials(variants, is_small):
         swaps = {name: key for name, key, *_ in them}
         if not vanishes(swaps, False):
             continue
         bases = {name: base for name, _, _, is_constant, base in them if is_constant and base}
         is_rule = all(o[3] for o in them) and (not bases or vanishes(bases, True))
         texts = [o[2] if is_rule or not o[4] else variants[o[0]][o[4]][0] for o in them]
-        words = [
-            text.rstrip(",")
-            if n == 0 or text[1:2].isupper()
-            else f"{text[:1].lower()}{text[1:].rstrip(',')}"
-            for n, text in enumerate(texts)
-        ]
+        words = [text.rstrip(",") for text in texts]
+        words[1:] = [w if w[1:2].isupper() else w[:1].lower() + w[1:] for w in words[1:]]
         return ", and ".join(words), swaps, is_rule
     return None
+
+
+def _trials(
+    variants: Mapping[str, Mapping[str, tuple[str, bool, str]]], is_small: bool
+) -> Iterator[list[_Option]]:
+    """Yield constants that may act together, few first; then each other variant beside some."""
+    options = [(name, key, *of[key]) for name, of in variants.items() for key in of]
+    rounding = {name: [o for o in options if o[0] == name and o[3]] for name in variants}
+
+    def constants(size: int) -> Iterator[tuple[_Option, ...]]:
+        for names in combinations(rounding, size):
+            yield from product(*(rounding[name] for name in names))
+
+    for size in range(2, MOST_CONSTANTS + 1):
+        yield from (list(c) for c in constants(size) if is_small or any(o[4] for o in c))
+    for size in range(1, MOST_CONSTANTS):
+        for chosen in constants(size):
+            taken = {name for name, *_ in chosen}
+            yield from ([o, *chosen] for o in options if not o[3] and o[0] not in taken)
 
 
 def variants_of(

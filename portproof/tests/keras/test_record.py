@@ -263,3 +263,21 @@ def test_a_functional_model_runs_in_the_order_in_which_it_was_written() -> None:
     graph = Graph.from_dict(opened.describe([np.ones((2, 4))]))
     assert [c.owner for c in graph.calls] == ["a", "b", "twice", "c", "twice"]
     assert np.array_equal(model(np.ones((2, 4))), before)
+
+
+def owners(model):
+    opened, _ = open_model(model)
+    return [c.owner for c in Graph.from_dict(opened.describe([np.ones((2, 4))])).calls]
+
+
+def test_an_order_that_moves_statistics_or_cannot_run_is_left_to_keras():
+    x = keras.Input((4,))
+    norm = layers.BatchNormalization(name="norm")
+    short = layers.Dense(3, name="c")(norm(layers.Dense(4, name="a")(x)))
+    long = layers.Dense(3, name="d")(layers.Dense(4)(norm(layers.Dense(4, name="b")(x))))
+    stateful = owners(keras.Model(x, layers.Add()([short, long])))
+    assert stateful.index("b") < stateful.index("a")  # by depths: statistics move twice
+    x = keras.Input((4,))
+    y = layers.Dense(3, name="first")(layers.Dense(4)(layers.Dense(4)(x)))
+    keras.backend.clear_session()  # numbers begin anew
+    assert owners(keras.Model(x, layers.Dense(2, name="last")(y)))[2:] == ["first", "last"]

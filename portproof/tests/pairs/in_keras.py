@@ -261,6 +261,14 @@ def momentum_by_root():
     return model
 
 
+def momentum_warmed_up():
+    """The same from a rate of zero on: its first step moves nothing."""
+    model = regression()
+    rate = keras.optimizers.schedules.PolynomialDecay(0.0, 4, 0.0625)
+    model.compile(keras.optimizers.RMSprop(rate, momentum=0.5, epsilon=1e-3), "mse")
+    return model
+
+
 def momentum_as_written():
     """A momentum and a rate that float32 does not hold."""
     model = regression()

@@ -68,6 +68,18 @@ class ByRoot(Momentum):
         return torch.optim.RMSprop(self.parameters(), 0.0625, 0.9, 1e-3, momentum=0.5)
 
 
+class WarmedUp(ByRoot):
+    def configure_optimizers(self):
+        options = {"lr": 0.0625, "alpha": 0.9, "eps": 1e-2, "momentum": 0.5}
+        optimizer = torch.optim.RMSprop(self.parameters(), **options)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 4)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def momentum_warmed_up_other_epsilon():
+    return WarmedUp()
+
+
 def momentum_by_root():
     return ByRoot()
 

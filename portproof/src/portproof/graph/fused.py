@@ -6,7 +6,7 @@ one call, and arrays are split and joined on the way.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,7 +32,7 @@ class Part:
     widths: tuple[int, ...] = ()
 
     @property
-    def name(self) -> str:
+    def suffix(self) -> str:
         """What the key of a call's block ends with."""
         return f"{self.number}/{len(self.widths)};"
 
@@ -69,13 +69,13 @@ def split_fused(graph: Graph, other: Graph) -> tuple[Graph, list[Part]]:
             fused[sign].append(i)
     others = Counter(signature(c) for c in other.calls)
     own = Counter(signature(c) for c in graph.calls)
+    stems = _stems(other)
     widths = {
         i: cut
-        for i, (call, cut) in enumerate((c, _cut(c)) for c in graph.calls)
-        if cut
-        and own[signature(call)] > others[signature(call)]
-        and _stem(call, cut) in _stems(other)
-    }
+        for i, call in enumerate(graph.calls)
+        if (cut := _cut(call)) and own[signature(call)] > others[signature(call)]
+        and any(Counter(cut) <= known for known in stems[_stem(call)])
+    }  # fmt: skip
     for sign, places_of in fused.items():
         count, blocks = wanted[sign[0], _kernel(sign)]
         last = {graph.calls[i].siblings: i for i in places_of}  # keys and values, behind queries
@@ -88,6 +88,11 @@ def split_fused(graph: Graph, other: Graph) -> tuple[Graph, list[Part]]:
         )
         width = _kernel(sign)[-1] // count
         widths |= dict.fromkeys(first[: max(own[sign] - others[sign], 0)], (width,) * count)
+    cuts: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+    for i, call in enumerate(graph.calls):
+        cuts[call.key].add(widths.get(i, ()))
+    # Weights are in parts in each of their calls, or in none.
+    widths = {i: cut for i, cut in widths.items() if len(cuts[graph.calls[i].key]) == 1}
     parts: list[Part] = []
     places: dict[int, list[int]] = {}
     for i in range(len(graph.calls)):
@@ -114,19 +119,27 @@ def _cut(call: Call) -> tuple[int, ...]:
     return widths if is_whole and len(set(widths)) > 1 else ()
 
 
-def _stem(call: Call, widths: Iterable[int]) -> tuple[object, ...]:
+def _stem(call: Call) -> tuple[object, ...]:
     """Return what a call cut into blocks has in common with calls that are these blocks."""
     sign = signature(call)
-    return sign[0], _kernel(sign)[:-1], tuple(sorted(widths))
+    return sign[0], _kernel(sign)[:-1]
 
 
-def _stems(graph: Graph) -> set[tuple[object, ...]]:
-    """Return what calls that read one tensor have in common with one call of them all."""
-    groups: dict[tuple[object, ...], list[Call]] = defaultdict(list)
+def _stems(graph: Graph) -> dict[tuple[object, ...], list[Counter[int]]]:
+    """Return the widths of calls that read one tensor, by what they have in common."""
+    groups: dict[tuple[object, ...], Counter[int]] = defaultdict(Counter)
     for c in graph.calls:
         if c.siblings and _is_matrix(c):
-            groups[c.siblings, *_stem(c, [])].append(c)
-    return {_stem(calls[0], [c.roles["kernel"][-1] for c in calls]) for calls in groups.values()}
+            groups[c.siblings, _stem(c)][c.roles["kernel"][-1]] += 1
+    found: dict[tuple[object, ...], list[Counter[int]]] = defaultdict(list)
+    for (_, stem), widths in groups.items():
+        found[stem].append(widths)  # type: ignore[index]
+    return found
+
+
+def whole_key(key: str) -> str:
+    """Return the key of a call, whichever block of it one means."""
+    return re.sub(r"\d+/\d+;$", "", key)
 
 
 def _named(owner: str, blocks: list[str]) -> int:
@@ -183,7 +196,7 @@ def _part_of(
     return replace(
         call,
         owner=f"{call.owner}[{part.number + 1} of {len(part.widths)}]",
-        key=f"{call.key}{part.name}",
+        key=f"{call.key}{part.suffix}",
         preds=preds,
         roles=roles,
         out_shape=[*call.out_shape[:-1], width],
@@ -224,7 +237,7 @@ class Split(Mapping[str, np.ndarray]):
             part = self._keys.get(key)
             if part is None or part.number is None:
                 return name, None
-            return f"{what}|{key.removesuffix(part.name)}|{role}", part
+            return f"{what}|{key.removesuffix(part.suffix)}|{role}", part
         what, _, number = name.rpartition(".")
         if what in ("final", "input"):
             return name, None
@@ -257,6 +270,6 @@ def joined_weights(
                 found[f"{call.key}|{role}"] = weights[f"{call.key}|{role}"]
             elif part.number == 0:
                 keys = [f"{graph.calls[i + n].key}|{role}" for n in range(len(part.widths))]
-                key = call.key.removesuffix(part.name)
+                key = call.key.removesuffix(part.suffix)
                 found[f"{key}|{role}"] = np.concatenate([weights[k] for k in keys], -1)
     return found

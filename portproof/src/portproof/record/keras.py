@@ -1,6 +1,7 @@
 """Record and replay any Keras 3 model, on the backend that Keras runs on."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -87,17 +88,33 @@ def open_model(
 def run_as_written(model: Any) -> None:
     """Let functional models run in the order in which they were written, not by depths.
 
-    Of calls that look alike the order tells which is which. It is the numbers in the names that
-    Keras gives symbolic tensors; where there are none, depths remain.
+    Of calls that look alike the order tells which is which. It is read from the numbers in the
+    names of Keras's symbolic tensors. Depths remain where these give no order, and where a layer
+    that is used twice has a state: moving statistics depend on the order.
     """
     for each in model._flatten_layers():
         nodes = [n for same in getattr(each, "_nodes_by_depth", {}).values() for n in same]
         names = {id(n): re.fullmatch(r"keras_tensor(?:_(\d+))?", n.outputs[0].name)
                  for n in nodes if not n.is_input}  # fmt: skip
-        if nodes and all(names.values()):
-            numbers = {key: int(name[1] or 0) for key, name in names.items() if name}
-            nodes.sort(key=lambda n: numbers.get(id(n), -1))
+        numbers = {key: int(name[1] or 0) for key, name in names.items() if name}
+        uses = Counter(id(n.operation) for n in nodes)
+        is_stateful = any(
+            uses[id(n.operation)] > 1 and getattr(n.operation, "non_trainable_variables", ())
+            for n in nodes
+        )
+        nodes.sort(key=lambda n: numbers.get(id(n), -1))
+        if len(numbers) == len(names) and not is_stateful and _is_computable(nodes):
             each._nodes_by_depth = {len(nodes) - n: [node] for n, node in enumerate(nodes)}
+
+
+def _is_computable(nodes: Sequence[Any]) -> bool:
+    """Return whether each node takes what those before it give."""
+    made: set[int] = set()
+    for node in nodes:
+        if not node.is_input and not {id(x) for x in node.input_tensors} <= made:
+            return False
+        made |= {id(x) for x in node.outputs}
+    return bool(nodes)
 
 
 class KerasModel:

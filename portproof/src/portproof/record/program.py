@@ -236,13 +236,16 @@ def cuts_of(
     """
 
     def place(out: np.ndarray) -> list[int] | None:
-        if axis is None or out.ndim != x.ndim or x.ndim < 2:
+        if axis is None or axis >= x.ndim or out.ndim != x.ndim or x.ndim < 2:
             return None
         whole, part = (np.moveaxis(a, axis, -1) for a in (x, out))
         size, more = part.shape[-1], whole.shape[-1] - part.shape[-1]
         if more <= 0 or part.shape[:-1] != whole.shape[:-1]:
             return None
-        starts = (n for n in range(more + 1) if np.array_equal(whole[..., n : n + size], part))
+        row, own = (a.reshape(-1, a.shape[-1])[0] for a in (whole[:1], part[:1]))
+        starts = (n for n in np.flatnonzero(row[: more + 1] == own[0]).tolist()
+                  if np.array_equal(row[n : n + size], own)
+                  and np.array_equal(whole[..., n : n + size], part))  # fmt: skip
         start = next(starts, None)
         return None if start is None else [start, size]
 

@@ -52,7 +52,8 @@ def open_model(
         SetUpError: it holds lazy parameters that no call has made yet, or none at all, or
             functions that cannot be seen.
     """
-    if any(isinstance(m, torch.jit.ScriptModule) for m in module.modules()):
+    scripted = [m for m in module.modules() if isinstance(m, torch.jit.ScriptModule)]
+    if any(True for m in scripted for _ in m.parameters()):
         raise SetUpError("what TorchScript runs cannot be seen; return the module it was made of")
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
         raise SetUpError("the module has lazy parameters; run it once before returning it")

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from portproof.adapter import adapter_of, is_tried
 from portproof.graph.calls import Call, note_first_taker
 from portproof.record.inferred import Inferred
-from portproof.record.program import Blocks, Sink, cuts_of, drops, factors, reorder
+from portproof.record.program import Blocks, Sink, drops, factors, reorder
 from portproof.record.role import Role, role_of
 from portproof.record.torch_bare import BARE, cut_into_patches, with_bare_weights
 from portproof.record.torch_calls import (
@@ -49,6 +49,7 @@ from portproof.record.torch_names import Names
 from portproof.record.torch_tags import (
     Tag,
     after,
+    cut_off,
     dropout_of,
     function_name,
     id_of,
@@ -151,8 +152,7 @@ class Recorder(TorchFunctionMode):
         xs = [t for t in tensors if not self.names.is_weight(t)]
         if name in RECURRENT and weights:
             return recurrent(self, name, func, args, kwargs)
-        spec = self._spec(func, args, kwargs, weights, xs)
-        if spec is not None:
+        if (spec := self._spec(func, args, kwargs, weights, xs)) is not None:
             return self._weighted(spec, func, args, kwargs, xs)
         if name in DROPOUTS and xs:
             p, is_on = dropout_of(args, kwargs)
@@ -168,7 +168,7 @@ class Recorder(TorchFunctionMode):
             put_tag(x, tag)
         tags = [after(func, args, kwargs, xs, o) if xs else Tag(weights=True) for o in outs]
         for (x, tag), made in zip(before, tags[:1], strict=False) if len(before) == 1 else ():
-            cuts = cuts_of(x.detach().numpy(), [o.detach().numpy() for o in outs], tag.channel)
+            cuts = cut_off(x, [] if self.replay.train else outs, tag) or [None] * len(outs)
             blocks = note_first_taker(self.calls, tag.preds, len(tag.ops), made.ops, cuts)
             tags = [replace(t, preds=b or t.preds) for t, b in zip(tags, blocks, strict=True)]
         for o, tag in zip(outs, tags, strict=True):

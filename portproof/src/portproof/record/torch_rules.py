@@ -42,14 +42,15 @@ def place_epsilon(
 
 
 def spare_decay(stack: ExitStack, spared: Sequence[torch.nn.Parameter], decay: float) -> None:
-    """Let optimizers decay all weights by `decay` but those in `spared`, which they leave."""
+    """Let optimizers decay weights by `decay`, whatever a group says, and those in `spared` not."""
     add, ids = torch.optim.Optimizer.add_param_group, {id(p) for p in spared}
 
     def add_in_parts(self: Any, group: dict[str, Any]) -> None:
         given = group["params"]
         params = [given] if isinstance(given, torch.Tensor) else list(given)
         for is_spared, own in ((False, decay), (True, 0.0)):
-            part = [p for p in params if (id(p) in ids) == is_spared]
+            part = [p for p in params
+                    if (id(p[1] if isinstance(p, tuple) else p) in ids) == is_spared]  # fmt: skip
             if part:
                 add(self, {**group, "params": part, "weight_decay": own})
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from portproof.graph.calls import Op, Pred
-from portproof.record.program import drops
+from portproof.record.program import cuts_of, drops
 from portproof.record.torch_calls import DROPOUTS, FAMILIES, NO_OPERATION
 
 MAX_OPS = 40
@@ -103,6 +103,15 @@ def dropout_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, bo
     rate = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
     is_on = kwargs.get("training", kwargs.get("train", args[2] if len(args) > 2 else True))
     return float(rate), bool(is_on)
+
+
+def cut_off(x: torch.Tensor, outs: list[torch.Tensor], tag: Tag) -> list[list[int] | None]:
+    """Return which columns of what one call gives the results of an operation are, if they are."""
+    is_part = [o.ndim == x.ndim and o.shape != x.shape and o.dtype == x.dtype for o in outs]
+    if tag.ops or len(tag.preds) != 1 or not any(is_part):
+        return [None] * len(outs)
+    numbers = [t.detach().resolve_conj().resolve_neg().numpy() for t in (x, *outs)]
+    return cuts_of(numbers[0], numbers[1:], tag.channel)
 
 
 def after(
