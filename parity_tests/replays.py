@@ -146,7 +146,7 @@ REPLAYS: tuple[Replay, ...] = (
         pair="strided",
         engine="keras-tensorflow",
         mutant="decayed-biases",
-        cause="of themselves besides in the reference (weight decay)",
+        cause="weight decay is of all weights in the reference",
         rung="update",
     ),
     Replay(

@@ -1,5 +1,6 @@
 """What may let trainings part, each with what takes it away: nothing here is tried yet."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -164,8 +165,13 @@ class Causes:
         self, ours: Mapping[str, Any], theirs: Mapping[str, Any], options: Mapping[str, float]
     ) -> Iterator[Remedy]:
         """Yield that other weights decay, where the reference leaves some out or the suspect."""
-        if "spared" not in ours or "weight_decay=" not in theirs.get("optimizer", ""):
+        number, mine_alone = r"[\d.e+-]+", options.get("weight_decay")
+        told = re.search(rf"weight_decay=({number}(?: or {number})*)", theirs.get("optimizer", ""))
+        others = {float(v) for v in told[1].split(" or ")} - {0.0} if told else set()
+        if "spared" not in ours or not mine_alone or len(others) != 1:
             return
+        if not math.isclose(mine_alone, others.pop(), rel_tol=SINGLE):
+            return  # another decay
         spared, mine = set(ours["spared"]), dict[str, dict[str, bool]]()
         blocks: dict[str, set[bool]] = {}
         for i, j in self.pairs.items():
@@ -178,10 +184,10 @@ class Causes:
             return
         words = [role if all(of.values()) else f"the {role} of {owner}"
                  for role, of in sorted(mine.items()) for owner in of if of[owner]]  # fmt: skip
-        told = f"all but {', '.join(dict.fromkeys(words))}" if words else "all weights"
+        which = f"all but {', '.join(dict.fromkeys(words))}" if words else "all weights"
         keys = [key for key, each in blocks.items() if each == {True}]
-        yield (f"weight decay is of {told} in the reference",
-               {"spared": keys, "decay": options["weight_decay"]})  # fmt: skip
+        yield (f"weight decay is of {which} in the reference",
+               {"spared": keys, "decay": mine_alone})  # fmt: skip
 
 
 def _clipping(rule: Sequence[Any]) -> str:

@@ -196,8 +196,10 @@ def placed(left: Graph, right: Graph) -> tuple[str, bool, float] | None:
         if len(own) == 1 and other:
             (value,) = own
             text, is_same = PLACED[name].format(name), other == own
-            told = " or ".join(f"{each:g}" for each in sorted(other))
-            return text if is_same else f"{text}, and it is {value:g} | {told}", is_same, value
+            is_near = f"{value:g}" in {f"{each:g}" for each in other}
+            mine, *told = (repr(v) if is_near else f"{v:g}" for v in (value, *sorted(other)))
+            words = f"{text}, and it is {mine} | {' or '.join(told)}"
+            return text if is_same else words, is_same, value
     return None
 
 
