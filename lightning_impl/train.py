@@ -219,7 +219,7 @@ def _trainer_options(recipe: Recipe, execution: Execution) -> dict[str, Any]:
 
 
 def _processes() -> ModuleType | None:
-    """Return what a training of several processes takes besides; None for one by itself."""
+    """Return the module for trainings of several processes; None in one by itself."""
     if rank_and_size()[1] == 1:
         return None
     from lightning_impl import processes

@@ -277,7 +277,7 @@ def _existing_folder(folder: Path, flag: str) -> Path:
 
 
 def _remedy(folder: Path) -> str | None:
-    """Return what puts a folder right that is for Fashion-MNIST alone; None for any other."""
+    """Return how to mend a folder that the project fills or Debian does; None for any other."""
     if folder.absolute() == DEBIAN_DIR:
         return "reinstall Debian's package dataset-fashion-mnist"
     is_cache = folder.absolute() == cache_dir().absolute()

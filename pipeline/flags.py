@@ -51,7 +51,7 @@ def check(settings: Any) -> None:
 
 
 def _wanted(value: Any, is_real: bool, least: float, most: float) -> str | None:
-    """Return what a value must be; None where it is that."""
+    """Return the requirement that a value does not meet, in words; None where it meets all."""
     if is_real:
         is_between = isinstance(value, float) and least < value < most
         words = "above 0" if most == math.inf else f"between {least} and {most}, both excluded"

@@ -62,10 +62,10 @@ def together(
     vanishes: Callable[[dict[str, str], bool], bool],
     is_small: bool,
 ) -> tuple[str, dict[str, str], bool] | None:
-    """Return what acts together in a stretch: constants in float32, and one variant beside them.
+    """Find constants in float32 that act together in a stretch, and one variant beside them.
 
     Args:
-        variants: of each function there: what it is, whether it rounds a constant, and of what.
+        variants: of each function there: the text, whether it rounds a constant, and its base.
         vanishes: whether functions replaced by variants give the other side's numbers; or, where
             that is asked, the side's own.
         is_small: whether the gap may be of constants alone.

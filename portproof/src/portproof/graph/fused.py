@@ -120,7 +120,7 @@ def _cut(call: Call) -> tuple[int, ...]:
 
 
 def _stem(call: Call) -> tuple[object, ...]:
-    """Return what a call cut into blocks has in common with calls that are these blocks."""
+    """Return the kind and the input sizes that a call and its blocks have in common."""
     sign = signature(call)
     return sign[0], _kernel(sign)[:-1]
 
