@@ -195,7 +195,8 @@ def _stretches(
         return
     other = "the reference" if bench.is_suspect else "the suspect"
     side = left if bench.is_suspect else right
-    for name in in_turn(own & bench.variants.keys(), bench.graph, side):
+    names = in_turn(own & bench.variants.keys(), bench.graph, side)
+    for name in names:
         variants = variants_of(name, bench.variants[name], bench.graph, side)
         # Constants are the usual reason, and the rest is a long list; neither writes in place.
         ordered = sorted(variants.items(), key=lambda v: (v[0] != NOT_IN_PLACE, not v[1][1]))
@@ -231,7 +232,6 @@ def _stretches(
                           for other in (True, False)]  # fmt: skip
         return key in tried and tried[key][is_own][number]
 
-    names = in_turn(own & bench.variants.keys(), bench.graph, side)
     for number, d in enumerate(unknown):
         several = together(
             {n: variants_of(n, bench.variants[n], bench.graph, side)

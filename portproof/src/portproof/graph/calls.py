@@ -53,7 +53,7 @@ class Call:
     """Where what it gives is cut at once: the first column of each block, and how many."""
 
     def place(self, role: str) -> str:
-        """Return what holds a role's numbers; a layer and one that reads its weight share it."""
+        """Return the name of a role's weight; two layers that read one weight have the same."""
         held = dict(part.partition("=")[::2] for part in self.key.split(";"))
         block = "".join(name for name in held if "/" in name)  # of a call read as several
         return held[role] + block if role in held else f"{self.key}|{role}"

@@ -146,7 +146,7 @@ def _share_one_bias(a: Call, b: Call) -> bool:
 
 
 def _for_role(a: Call, b: Call, role: str, carried: Carried) -> np.ndarray | None:
-    """Return what a role of the suspect gets, or None where the reference has nothing for it."""
+    """Return the weight to carry over to a role of the suspect; None if the reference has none."""
     own = carried.left.get(f"{a.key}|{role}") if role in a.roles else None
     if not _share_one_bias(a, b) or role not in ("bias", "recurrent_bias"):
         return own

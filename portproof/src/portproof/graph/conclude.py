@@ -130,7 +130,7 @@ def _awake(left: Graph, right: Graph) -> list[Difference]:
 
 
 def _losses(training: Mapping[str, str]) -> list[str]:
-    """Return what was taken out of losses before they were compared."""
+    """Return notes on penalties that were subtracted from losses before the comparison."""
     notes = []
     if shift := training.get("shift"):
         notes.append(
@@ -188,7 +188,7 @@ def _keys(left: Graph, right: Graph) -> list[Difference]:
 
 
 def _settled(judged: Judged) -> tuple[Gap, Gap | None] | None:
-    """Return what is left of the gaps once the frameworks' rules are equal; None without any."""
+    """Return the gaps with the frameworks' rules made equal; None where there are no such rules."""
     if not judged.settled and judged.whole_settled is None:
         return None
     ends = judged.settled or judged.outputs

@@ -37,7 +37,7 @@ _FEWEST = 4
 
 
 def relation(reference: np.ndarray, suspect: np.ndarray) -> str | None:
-    """Return what one of two arrays is of the other, reproduced to rounding; None: not found."""
+    """Return the operation that makes one array from the other, to rounding; None: not found."""
     with np.errstate(over="ignore", invalid="ignore"):
         for name, step in _STEPS.items():
             if reference.shape == suspect.shape and reference.ndim > 1:

@@ -94,7 +94,7 @@ def judge_conversion(
 
 
 def _misplaced(wanted: np.ndarray, seen: np.ndarray, was: np.ndarray, others: Arrays) -> str | None:
-    """Return what a conversion put there instead, if that is known."""
+    """Return which other weight a conversion put there, or in which layout, if that is known."""
     if gap(was, seen).within(SINGLE):
         return "it was left as it was"
     for name, other in others.items():

@@ -222,7 +222,7 @@ def _formula(kind: str, x: np.ndarray, by_role: Arrays, settings: Mapping[str, A
 def _centred(
     kind: str, x: np.ndarray, settings: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what a norm divides, and the variance by which it does."""
+    """Return the centred input of a norm and the variance that it is divided by the root of."""
     center = x - x.mean(-1, keepdims=True) if kind == "layer_norm" else x
     n = x.shape[-1] - (settings.get("variance") is not None)
     return center, (center**2).sum(-1, keepdims=True) / max(n, 1)

@@ -46,7 +46,7 @@ def own_variables(layer: Any) -> list[Any]:
 
 
 def kind_of(layer: Any) -> str | None:
-    """Return what a layer is; None where it owns no weights, or its parts own them."""
+    """Return the kind of a layer; None where it owns no weights, or its parts own them."""
     adapter = adapter_of(layer)
     if adapter is not None:
         return adapter.kind
