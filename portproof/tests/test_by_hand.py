@@ -52,6 +52,25 @@ def test_a_training_of_the_users_own_is_followed_to_its_end(
     assert [d.cause for d in verdict.failures] == ([cause] if what else [])
 
 
+@pytest.mark.parametrize(
+    ("port", "what"),
+    [
+        ("in_one", []),
+        pytest.param("by_name", [], marks=slow),
+        pytest.param("in_order", [], marks=slow),
+        pytest.param("by_name_turned", ["loss"], marks=slow),
+    ],
+)
+def test_inputs_may_go_in_by_name(port: str, what: list[str]) -> None:
+    keras, torch = PAIRS / "by_hand_keras.py", PAIRS / "by_hand_torch.py"
+    of = {
+        "batches": f"{keras}:ratings_by_name",
+        "suspect_batches": f"{keras}:ratings_by_name_turned",
+    }
+    verdict = check(f"{keras}:recommending_by_name", f"{torch}:{port}", [], **of)
+    assert [d.what for d in verdict.failures] == what, str(verdict)
+
+
 @pytest.mark.slow
 def test_two_rules_of_one_optimizer_are_told_apart() -> None:
     files = [PAIRS / f"{name}.py:momentum_by_root" for name in ("in_keras", "trained_torch")]

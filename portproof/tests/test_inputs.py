@@ -12,6 +12,7 @@ from portproof.graph.inputs import EDGE_ROWS, WIDE, InputSpec
         ("10", (10,), None),
         ("int20000:128", (128,), 20000),
         ("int20000pad:128", (128,), 20000),
+        ("words=int20000:128", (128,), 20000),
     ],
 )
 def test_inputs_are_read(text, shape, classes) -> None:

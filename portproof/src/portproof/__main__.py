@@ -28,7 +28,8 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="SIZES",
         help="sizes behind the batch axis, channels last: 64,64,3; integers below 20000: "
-        "int20000:128, or int20000pad:128 where 0 stands behind alone; once for each input",
+        "int20000:128, or int20000pad:128 where 0 stands behind alone; once for each input, "
+        "with its name if it goes in by name: ids=int20000:128",
     )
     one.add_argument("--upto", choices=DEPTHS,
                      help="how far (gradients; steps where there are --batches)")  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 from portproof.graph.align import nearest
 from portproof.graph.calls import Graph
 from portproof.graph.conclude import conclude, is_at
-from portproof.graph.inputs import InputSpec
+from portproof.graph.inputs import InputSpec, inputs_of_batch
 from portproof.graph.verdict import Difference, PortError, Verdict
 from portproof.passes import run_passes
 from portproof.programs import CheckError, Program, answers, environments
@@ -60,8 +60,9 @@ def check(
             returns a Keras 3 model, an `nn.Module` or a LightningModule.
         suspect: the same for the port.
         inputs: for each input its sizes behind the batch axis, channels last: `64,64,3`; for
-            integers below 20000 `int20000:128`; `int20000pad:128` where 0 stands behind alone.
-            Where there are none, they are like those of `batches`.
+            integers below 20000 `int20000:128`; `int20000pad:128` where 0 stands behind alone;
+            `ids=int20000:128` for one that goes in by name. Where there are none, they are like
+            those of `batches`.
         upto: `forward`, `gradients` (training mode: gradients and moving statistics), or `steps`
             (training by `fit` and `Trainer.fit` with the models' own losses and optimizers); by
             default `steps` with `batches` and `gradients` without.
@@ -117,6 +118,9 @@ def check(
         specs = [InputSpec.parse(text) for text in inputs]
     except ValueError as error:
         raise CheckError(str(error)) from error
+    names = [spec.name for spec in specs]
+    if any(names) and ("" in names or len(set(names)) < len(names)):
+        raise CheckError("--input: give each input a name of its own, or none")
     asked = list(DEPTHS[: DEPTHS.index(upto) + 1])
     began = time.monotonic()
     with ExitStack() as stack:
@@ -146,7 +150,7 @@ def check(
             functions["batches"] = file = left.path("batches")
             left.ask("batches", reference=batches, out=file)
             given = Stored(file)
-            specs = specs or [_like(given, i) for i in range(10_000) if f"x.0.{i}" in given]
+            specs = _in_order(specs, given)
             shares = [file]
             if count > 1 and suspect_batches is None:
                 shares = [save(right.path("share"), s) for s in even_shares(given, count)]
@@ -179,13 +183,26 @@ def _open(programs: Sequence[Program]) -> None:
         program.about = about
 
 
-def _like(batches: Stored, i: int) -> InputSpec:
+def _in_order(specs: Sequence[InputSpec], batches: Stored) -> list[InputSpec]:
+    """Return specifications in the order of the batches' inputs; like these where none is given.
+
+    Raises:
+        CheckError: their names are not those of the batches' inputs.
+    """
+    names = [name for name, _ in inputs_of_batch(batches, 0)]
+    if not specs:
+        return [_like(batches, i, name) for i, name in enumerate(names)]
+    if sorted(spec.name for spec in specs) != sorted(names) and any(names):
+        raise CheckError(f"--input: name them as --batches does: {', '.join(names)}")
+    return sorted(specs, key=lambda spec: names.index(spec.name)) if any(names) else list(specs)
+
+
+def _like(batches: Stored, i: int, name: str) -> InputSpec:
     """Return the specification of input `i` of the batches."""
-    arrays = [a for name, a in batches.items() if re.fullmatch(rf"x\.\d+\.{i}", name)]
+    arrays = [a for key, a in batches.items() if re.match(rf"x\.\d+\.{i}(\.|$)", key)]
     is_real = arrays[0].dtype.kind == "f"
-    return InputSpec(
-        arrays[0].shape[1:], None if is_real else 1 + max(1, *(int(a.max()) for a in arrays))
-    )
+    classes = None if is_real else 1 + max(1, *(int(a.max()) for a in arrays))
+    return InputSpec(arrays[0].shape[1:], classes, name=name)
 
 
 def _without_effect(

@@ -124,7 +124,8 @@ def _recorded(
         }
         files[rows] = save(str(folder / f"inputs-{rows}.npz"), drawn)
     for program in programs:
-        program.send("describe", given=files[ROWS])
+        named = [spec.name for spec in specs if spec.name]
+        program.send("describe", given=files[ROWS], named=named)
     sides = [
         Side(program, files, Graph.from_dict(program.answer()["graph"])) for program in programs
     ]

@@ -11,6 +11,7 @@ from portproof.causes import Causes, Remedy
 from portproof.graph.align import Alignment
 from portproof.graph.carry import Carried
 from portproof.graph.gaps import gap
+from portproof.graph.inputs import inputs_of_batch
 from portproof.graph.ranks import cause_of_gradients
 from portproof.graph.steps import (
     LOSS,
@@ -77,7 +78,8 @@ class Training:
         """
         outs = [side.program.path("batches") for side in self.ranks]
         for side, out in zip(self.ranks, outs, strict=True):
-            side.program.send("batches", reference=reference, out=out)
+            names = [name for name, _ in inputs_of_batch(Stored(self.batches), 0)]
+            side.program.send("batches", reference=reference, out=out, names=names)
         answers([side.program for side in self.ranks])
         given = [as_reference(self.of[1], Stored(out)) for out in outs]
         if not self.overrides:
@@ -326,7 +328,7 @@ class Training:
             except CheckError:  # a step that takes no share by itself; it explains nothing
                 return None
             shares.append(self._gradients(self.left.read(out), 0, 0))
-            rows.append(len(one["x.0.0"]))
+            rows.append(_rows(one)[0])
         processes = [self._gradients(arrays, k, 1) for arrays in theirs]
         if any(made.keys() != whole.keys() for made in (*shares, *processes)):
             return None
@@ -396,7 +398,7 @@ def _merged(kept: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
 def _rows(batches: Arrays) -> np.ndarray:
     """Return each batch's number of rows."""
     count = 1 + max(int(name.split(".")[1]) for name in batches)
-    return np.array([len(batches[f"x.{k}.0"]) for k in range(count)])
+    return np.array([len(inputs_of_batch(batches, k)[0][1]) for k in range(count)])
 
 
 def _one(file: str, k: int) -> dict[str, np.ndarray]:

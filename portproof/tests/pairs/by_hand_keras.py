@@ -111,6 +111,15 @@ def recommending() -> keras.Model:
     return model
 
 
+def recommending_by_name() -> keras.Model:
+    """The same by SGD, its inputs in a dictionary."""
+    ids = {name: keras.Input((), dtype="int32", name=name) for name in ("user", "item")}
+    rows = [layers.Embedding(n, 4)(x) for n, x in zip((5, 7), ids.values(), strict=True)]
+    model = keras.Model(ids, layers.Dense(1)(layers.Multiply()(rows)))
+    model.compile(keras.optimizers.SGD(0.0625), "mse")
+    return model
+
+
 def recurrent() -> keras.Model:
     x = keras.Input((5, 6))
     model = keras.Model(x, layers.Dense(1)(layers.LSTM(4)(x)))
@@ -122,6 +131,14 @@ def ratings() -> list[tuple[Any, Any]]:
     random = np.random.default_rng(0)
     return [([random.integers(0, 5, n), random.integers(0, 7, n)], random.normal(size=(n, 1)))
             for n in (8, 8, 3)]  # fmt: skip
+
+
+def ratings_by_name() -> list[tuple[Any, Any]]:
+    return [({"item": items, "user": users}, y) for (users, items), y in ratings()]
+
+
+def ratings_by_name_turned() -> list[tuple[Any, Any]]:
+    return [({"user": x["user"], "item": x["item"]}, y) for x, y in ratings_by_name()]
 
 
 def ratings_once():

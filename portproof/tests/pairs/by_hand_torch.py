@@ -196,6 +196,38 @@ class Recommending(L.LightningModule):
         return torch.optim.Adam(self.parameters(), 0.01, eps=1e-7)
 
 
+class ByName(Recommending):
+    def forward(self, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
+        return super().forward(user, item)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.mse_loss(self(**batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.0625)
+
+
+class ByNameTurned(ByName):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.mse_loss(self(batch[0]["user"], batch[0]["item"].flip(0)), batch[1])
+
+
+class InOne(ByName):
+    def forward(self, ids: dict[str, torch.Tensor]) -> torch.Tensor:  # type: ignore[override]
+        return super().forward(**ids)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.mse_loss(self(batch[0]), batch[1])
+
+
+class InOrder(ByName):
+    def forward(self, read: torch.Tensor, reader: torch.Tensor) -> torch.Tensor:
+        return super().forward(reader, read)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.mse_loss(self(batch[0]["item"], batch[0]["user"]), batch[1])
+
+
 class Recurrent(Network):
     def __init__(self) -> None:
         super().__init__()
@@ -212,3 +244,19 @@ def recommending() -> nn.Module:
 
 def recurrent() -> nn.Module:
     return Recurrent()
+
+
+def by_name() -> nn.Module:
+    return ByName()
+
+
+def by_name_turned() -> nn.Module:
+    return ByNameTurned()
+
+
+def in_one() -> nn.Module:
+    return InOne()
+
+
+def in_order() -> nn.Module:
+    return InOrder()

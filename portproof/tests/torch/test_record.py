@@ -297,6 +297,8 @@ def of_texts(): return [(x, ["a", "b"])]
 def without_inputs(): return [(x, y), ([], y)]
 def of_a_number(): return [(x, y), (1.0, y)]
 def without_rows(): return [(x, y), (x[:0].astype(int), y[:0])]
+def of_names(): return [({"b": x, "a.1": y}, y), ({"a.1": y, "b": x}, y)]
+def of_other_names(): return [({"b": x}, y), ({"a": x}, y)]
 """
 
 
@@ -313,6 +315,18 @@ def test_batches_are_taken_in_float64_with_several_targets_and_weights(tmp_path)
     for name in ("without_inputs", "of_a_number", "without_rows"):
         with pytest.raises(SetUpError, match=r"batch 2 needs inputs with one or more rows"):
             made_batches(f"{tmp_path}/batches.py:{name}")
+    with pytest.raises(SetUpError, match="batch 2 has other inputs than the first"):
+        made_batches(f"{tmp_path}/batches.py:of_other_names")
+
+
+def test_inputs_in_a_dictionary_keep_names_and_one_order(tmp_path) -> None:
+    (tmp_path / "batches.py").write_text(BATCHES)
+    batches = f"{tmp_path}/batches.py:of_names"
+    assert sorted(made_batches(batches)) == [
+        *("x.0.0.b", "x.0.1.a.1", "x.1.0.b", "x.1.1.a.1", "y.0", "y.1")
+    ]
+    (xs, *_), _ = batches_of(made_batches(batches, ["a.1", "b"]))
+    assert [x.shape for x in xs] == [(2,), (2, 3)]
 
 
 class Tied(nn.Module):

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,20 +24,25 @@ class InputSpec:
         shape: sizes behind the batch axis, channels last.
         classes: for integers 0 … classes - 1; None for real numbers.
         is_padded: whether zeros stand behind alone, as padding does.
+        name: of an input that goes in by name; empty where its place tells.
     """
 
     shape: tuple[int, ...]
     classes: int | None = None
     is_padded: bool = False
+    name: str = ""
 
     @classmethod
     def parse(cls, text: str) -> "InputSpec":
         """Read `64,64,3`, or `int20000:128` for integers below 20000, or `int20000pad:128`.
 
+        `ids=int20000:128` is an input that goes in by name.
+
         Raises:
             ValueError: it is none of these, or too large.
         """
-        kind, colon, sizes = text.rpartition(":")
+        name, _, what = text.rpartition("=")
+        kind, colon, sizes = what.rpartition(":")
         found = re.fullmatch(r"int(\d+)(pad)?", kind)
         try:
             shape = tuple(int(size) for size in sizes.split(",")) if sizes else ()
@@ -53,7 +59,7 @@ class InputSpec:
             raise ValueError(f"--input {text}: more than {LARGEST:,} numbers in one sample")
         if classes is not None and classes > MOST_CLASSES:
             raise ValueError(f"--input {text}: integers must be below {MOST_CLASSES + 1}")
-        return cls(shape, classes, bool(found and found[2]))
+        return cls(shape, classes, bool(found and found[2]), name)
 
     def draw(self, rows: int, rng: np.random.Generator) -> np.ndarray:
         """Return a usual batch: standard normal numbers, or integers, some rows with zeros behind.
@@ -120,4 +126,15 @@ class InputSpec:
         """Return it as a user writes it."""
         sizes = ",".join(map(str, self.shape))
         padded = "pad" if self.is_padded else ""
-        return sizes if self.classes is None else f"int{self.classes}{padded}:{sizes}"
+        kind = "" if self.classes is None else f"int{self.classes}{padded}:"
+        return f"{self.name}={kind}{sizes}" if self.name else f"{kind}{sizes}"
+
+
+def inputs_of_batch(arrays: Mapping[str, np.ndarray], k: int) -> list[tuple[str, np.ndarray]]:
+    """Return the inputs of batch `k` of `made_batches`, in order, each with its name or ""."""
+    found = [
+        (name.removeprefix(f"x.{k}.").partition("."), a)
+        for name, a in arrays.items()
+        if name.startswith(f"x.{k}.")
+    ]
+    return [(name, a) for (_, _, name), a in sorted(found, key=lambda each: int(each[0][0]))]

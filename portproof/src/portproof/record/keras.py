@@ -125,6 +125,7 @@ class KerasModel:
         self.options = options or {}
         self.recorder: Recorder
         self.turned: Sequence[int] = ()
+        self.named: Sequence[str] = ()
         self.example: list[np.ndarray] = []
         self._optimizers: dict[str, Any] | None = None
         """Of the model before its first training, by attribute."""
@@ -302,6 +303,8 @@ class KerasModel:
 
     def _structured(self, xs: list[Any]) -> Any:
         """Return inputs in the structure that the model takes."""
+        if self.named:
+            return dict(zip(self.named, xs, strict=True))
         structure = getattr(self.model, "input", None)
         if isinstance(structure, dict):
             if len(structure) != len(xs):

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from portproof.graph.inputs import inputs_of_batch
 from portproof.stored import Stored, Writer, save
 
 _NOT_THE_USERS = (
@@ -59,6 +60,8 @@ class Model(Protocol):
     """Of the last run: its `calls`."""
     turned: Sequence[int]
     """Outputs that have their channels behind the samples, though that was not seen."""
+    named: Sequence[str]
+    """Names of inputs that go in by name, in order; none where their places tell."""
 
     def describe(
         self,
@@ -300,10 +303,14 @@ def inputs_of(arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     return [arrays[f"x{i}"] for i in range(count)]
 
 
-def made_batches(reference: str) -> Arrays:
+def made_batches(reference: str, names: Sequence[str] = ()) -> Arrays:
     """Return what a user's function gives as batches: `x.k.i`, `y.k`, and weights, if any, `w.k`.
 
-    Several targets are `y.k.list.i`, or `y.k.dict.name`.
+    Inputs in a dictionary are `x.k.i.name`; several targets are `y.k.list.i`, or `y.k.dict.name`.
+
+    Args:
+        reference: `module:function`.
+        names: the order of inputs in a dictionary, if these are their names; else its own.
 
     Raises:
         SetUpError: it gives something else than inputs with rows, targets and perhaps weights.
@@ -313,11 +320,11 @@ def made_batches(reference: str) -> Arrays:
     try:
         for k, (xs, y, *more) in enumerate(made):
             if isinstance(xs, Mapping):
-                raise SetUpError(
-                    f"{reference}(): its inputs are a dictionary; give a list, in the model's order"
-                )
-            several = xs if isinstance(xs, list | tuple) else [xs]
-            found = {f"x.{k}.{i}": x for i, x in enumerate(several)}
+                names = names if set(names) == set(xs) else list(xs)
+                found = {f"x.{k}.{i}.{name}": xs[name] for i, name in enumerate(names)}
+            else:
+                several = xs if isinstance(xs, list | tuple) else [xs]
+                found = {f"x.{k}.{i}": x for i, x in enumerate(several)}
             if isinstance(y, Mapping):
                 found |= {f"y.{k}.dict.{name}": part for name, part in y.items()}
             elif isinstance(y, list | tuple) and any(np.shape(part) for part in y):
@@ -334,9 +341,11 @@ def made_batches(reference: str) -> Arrays:
     if not arrays or any(a.dtype.kind not in "biuf" for a in arrays.values()):
         raise SetUpError(f"{reference}() must return batches of numbers, one or more")
     for k in range(1 + max(int(name.split(".")[1]) for name in arrays)):
-        inputs = [a for name, a in arrays.items() if name.startswith(f"x.{k}.")]
-        if not inputs or not all(a.ndim and len(a) for a in inputs):
+        inputs = inputs_of_batch(arrays, k)
+        if not inputs or not all(a.ndim and len(a) for _, a in inputs):
             raise SetUpError(f"{reference}(): batch {k + 1} needs inputs with one or more rows")
+        if [name for name, _ in inputs] != [name for name, _ in inputs_of_batch(arrays, 0)]:
+            raise SetUpError(f"{reference}(): batch {k + 1} has other inputs than the first")
     return arrays
 
 
@@ -359,7 +368,7 @@ def batches_of(arrays: Mapping[str, np.ndarray]) -> list[Batch]:
         several = named(f"y.{k}.dict.") or list(named(f"y.{k}.list.").values())
         y: Any = arrays.get(f"y.{k}", several)
         weights = [arrays[f"w.{k}"]] if f"w.{k}" in arrays else []
-        batches.append((list(named(f"x.{k}.").values()), y, weights))
+        batches.append(([x for _, x in inputs_of_batch(arrays, k)], y, weights))
     return batches
 
 
@@ -382,7 +391,8 @@ def serve(open_model: Callable[[str], tuple[Model, dict[str, Any]]]) -> None:
             if request["do"] == "open":
                 model, answer = open_model(request["reference"])
             elif request["do"] == "batches":
-                save(request["out"], made_batches(request["reference"]))
+                made = made_batches(request["reference"], request.get("names", ()))
+                save(request["out"], made)
                 answer = {}
             else:
                 assert model is not None
@@ -418,8 +428,8 @@ def _answer(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
     path, what = request.get("given"), request["do"]
     given: Mapping[str, np.ndarray] = Stored(path) if path else {}
     if what == "describe":
-        if "turned" in request:
-            model.turned = request["turned"]
+        model.turned = request.get("turned", model.turned)
+        model.named = request.get("named", model.named)
         opened, unfold = request.get("opened", {}), request.get("unfold", False)
         return {"graph": model.describe(inputs_of(given), opened, unfold)}
     if what == "fill":

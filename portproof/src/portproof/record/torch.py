@@ -1,5 +1,6 @@
 """Record and replay any torch module, whose functions that own weights are its calls."""
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from portproof.record.torch_variants import described
 
 OTHER_SHAPES = (RuntimeError, IndexError, ValueError)
 """What a module may raise that is handed on numbers of another shape."""
+IN_ORDER, BY_NAME, IN_ONE = "in order", "by name", "in one dictionary"
 OUTPUT_SEED = 10**6
 """Seeds of the factors of the outputs' sum, beyond those of any call."""
 
@@ -85,6 +87,9 @@ class TorchModel:
         self.axes: list[list[int]] = []
         """For each output, its axes in canonical order."""
         self.turned: Sequence[int] = ()
+        self.named: Sequence[str] = ()
+        self.fed = IN_ORDER
+        """How a call is given inputs that have names."""
         self.last: dict[int, int] = {}
         self.recorder: Recorder
         self.example: list[np.ndarray] = []
@@ -258,8 +263,11 @@ class TorchModel:
         Gradients, too, where the Trainer's arguments are overridden.
         """
 
-        def tensors(xs: list[np.ndarray]) -> list[torch.Tensor]:
-            return [self._tensor(x, i) for i, x in enumerate(xs)]
+        def tensors(xs: list[np.ndarray]) -> Any:
+            made = [self._tensor(x, i) for i, x in enumerate(xs)]
+            if self.named:
+                return dict(zip(self.named, made, strict=True))
+            return made[0] if len(made) == 1 else made
 
         weights = self._weights(self.recorder)
         told = {**self.options, **overrides}
@@ -313,8 +321,8 @@ class TorchModel:
         choices = [tuple(CHANNELS)[:ways] for ways in num_ways]
         problem: Exception | None = None
         misfits = []
-        for layout in itertools.product(*choices):
-            self.layout = layout
+        for fed, *layout in itertools.product(self._ways(), *choices):
+            self.fed, self.layout = fed, tuple(layout)
             for m in self.module.modules():
                 detach(m)
             try:
@@ -326,13 +334,23 @@ class TorchModel:
                     problem = error
                 continue
             if not recorder.misfit:
-                return layout
-            misfits.append(layout)
+                return self.layout
+            misfits.append((self.fed, self.layout))
         if misfits:
-            return misfits[0]
+            self.fed, found = misfits[0]
+            return found
         assert problem is not None
         hint = ", channels last or first" if max(num_ways) > 1 else ""
         raise not_taken("module", inputs, hint, problem)
+
+    def _ways(self) -> list[str]:
+        """Return how inputs may be given: by name if the module has these, in one dictionary."""
+        if not self.named:
+            return [IN_ORDER]
+        takes = inspect.signature(self.module.forward).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in takes.values()) or set(self.named) <= set(takes):
+            return [BY_NAME]
+        return [IN_ONE, IN_ORDER]
 
     def _run(
         self, inputs: list[np.ndarray], replay: Replay
@@ -349,7 +367,10 @@ class TorchModel:
             channel = CHANNELS[self.layout[i]] or x.ndim - 1
             put_tag(x, Tag(frozenset([f"input{i}"]), channel=channel))
         with torch.set_grad_enabled(replay.train), _wrapped(self.module, recorder), recorder:
-            out = self.module(*xs)
+            named = dict(zip(self.named, xs, strict=False))
+            ways: Any = {IN_ORDER: (xs, {}), BY_NAME: ([], named), IN_ONE: ([named], {})}
+            args, kwargs = ways[self.fed]
+            out = self.module(*args, **kwargs)
         outs = outputs_of(out)
         for i in self.turned:
             put_tag(outs[i], replace(tag_of(outs[i]), channel=1))

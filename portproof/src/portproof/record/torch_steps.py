@@ -100,7 +100,7 @@ def train(
         batches: inputs, targets and weights, as the user's function gave them.
         weights: returns canonical weights by `key|role`.
         gradients: returns those to them.
-        tensors: gives inputs the layout that the module takes.
+        tensors: gives inputs the layout and structure that the module's step takes.
         swaps: functions that are computed in another way.
 
     Returns:
@@ -149,7 +149,7 @@ def train(
     def taken(batch: Any, index: int) -> Any:
         return _double(own["on_after_batch_transfer"](batch, index))
 
-    data: Any = _Given([_one_or_all(tensors(list(xs))), *(_tensors(part) for part in (y, *more))]
+    data: Any = _Given([tensors(list(xs)), *(_tensors(part) for part in (y, *more))]
                        for xs, y, more in batches)  # fmt: skip
     validation = options.get("val_dataloaders")
     asked = {k: v for k, v in options.items() if k not in _NOT_A_TRAINERS}
@@ -328,10 +328,6 @@ class _Given(list[Any]):
 def _hold_still(parameters: Iterable[nn.Parameter]) -> None:
     for parameter in parameters:
         parameter.grad = None
-
-
-def _one_or_all(inputs: list[torch.Tensor]) -> Any:
-    return inputs[0] if len(inputs) == 1 else inputs
 
 
 class _Summed(torch.autograd.Function):
