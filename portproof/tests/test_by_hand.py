@@ -14,6 +14,8 @@ DECAY = ("ε beside √v in Keras's AdamW, beside √(v/(1 − β₂ᵗ)) in tor
          "all but bias in the reference")  # fmt: skip
 OVER_SAMPLES = ("with class weights the loss is a mean over samples in the reference, and not "
                 "divided by the sum of their weights")  # fmt: skip
+L2 = ("L2 adds 0.02 × all but bias to their gradients in the reference; the suspect's weight "
+      "decay is 0.01 or 0")  # fmt: skip
 slow = pytest.mark.slow
 
 
@@ -35,6 +37,11 @@ slow = pytest.mark.slow
         pytest.param("adagrad", "adagrad_from_zero", "batches", "update", ADAGRAD, marks=slow),
         pytest.param("decayed", "decayed", "batches", None, None, marks=slow),
         pytest.param("decayed", "decayed_whole", "batches", "update", DECAY, marks=slow),
+        pytest.param("squared", "squared", "batches", None, None, marks=slow),
+        pytest.param("squared", "squared_half", "batches", "update", L2, marks=slow),
+        pytest.param("squared", "squared_half_in_loss", "batches", "loss",
+                     "the suspect adds half the penalties of the reference's regularisers",
+                     marks=slow),
         pytest.param("nadam", "nadam", "batches", None, None, marks=slow),
         pytest.param("nadam", "nadam_slower", "batches", "update", "momentum_decay 1 | 0.004",
                      marks=slow),

@@ -444,7 +444,7 @@ def test_epochs_weights_schedules_metrics_and_several_targets(
     [
         ("drawing", None, ""),
         ("drawing_cut_first", None, ""),
-        ("drawing_decayed_less", "update", "lose 0.000625 of themselves besides in the ref"),
+        ("drawing_decayed_less", "update", "L2 adds 0.02 × all but bias, the kernel of"),
     ],
 )
 def test_maps_channels_first_and_penalties_that_the_optimizer_takes_over(

@@ -95,8 +95,9 @@ class Causes:
         if self.is_port and self.is_rounded:
             if any(self.left.calls[i].kind == "embedding" for i in self.pairs):
                 yield SPARSE, {"reference": {"dense": True}}
-            if any(f"{name}=" in told for name in ROUNDED):
-                yield IN_SINGLE, {"single": ROUNDED}
+            options = self.left.about.get("training", {}).get("options", {})
+            if names := [name for name in ROUNDED if options.get(name) and f"{name}=" in told]:
+                yield IN_SINGLE, {"single": names}
 
     def of_updates(self) -> Iterator[Remedy]:
         """Yield what may let weights part behind losses that agree."""
@@ -143,6 +144,7 @@ class Causes:
         if self.is_port and decay and not own.get("decoupled"):
             yield COUPLED, {"options": {"decoupled": True}}
         yield from self._of_decay(ours, theirs, taken)
+        yield from self._of_squares(ours, theirs)
         counts = [training.get("accumulated", 1) for training in (ours, theirs)]
         if counts[0] != counts[1]:
             text = f"batches per step {counts[0]} | {counts[1]}"
@@ -165,14 +167,41 @@ class Causes:
         self, ours: Mapping[str, Any], theirs: Mapping[str, Any], options: Mapping[str, float]
     ) -> Iterator[Remedy]:
         """Yield that other weights decay, where the reference leaves some out or the suspect."""
-        number, mine_alone = r"[\d.e+-]+", options.get("weight_decay")
-        told = re.search(rf"weight_decay=({number}(?: or {number})*)", theirs.get("optimizer", ""))
-        others = {float(v) for v in told[1].split(" or ")} - {0.0} if told else set()
+        mine_alone = options.get("weight_decay")
+        others = {float(v) for v in _decays(theirs).split(" or ") if v} - {0.0}
         if "spared" not in ours or not mine_alone or len(others) != 1:
             return
         if not math.isclose(mine_alone, others.pop(), rel_tol=SINGLE):
             return  # another decay
-        spared, mine = set(ours["spared"]), dict[str, dict[str, bool]]()
+        if found := self._decaying(set(ours["spared"])):
+            which, keys = found
+            yield (f"weight decay is of {which} in the reference",
+                   {"spared": keys, "decay": mine_alone})  # fmt: skip
+
+    def _of_squares(self, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Remedy]:
+        """Yield what the reference's L2 adds to gradients, as decay in the suspect's optimizer."""
+        added = ours.get("squared", {})
+        keys = {f"{whole_key(c.key)}|{r}" for c in self.left.calls for r in c.roles}
+        found = self._decaying(keys - added.keys()) if len(set(added.values())) == 1 else None
+        if self.is_port and found:
+            (share,) = set(added.values())
+            other = _decays(theirs) or "0"
+            other += "" if " or " in other else ", of all weights" if float(other) else ""
+            other += " beside the gradient" if theirs["options"].get("decoupled") else ""
+            text = (f"L2 adds {share:g} × {found[0]} to their gradients in the reference; the "
+                    f"suspect's weight decay is {other}")  # fmt: skip
+            yield text, {"spared": found[1], "decay": share, "options": {"decoupled": False}}
+
+    def _decaying(self, spared: set[str]) -> tuple[str, list[str]] | None:
+        """Return which weights decay, in words, and the suspect's others.
+
+        Args:
+            spared: the reference's others.
+
+        Returns:
+            None where one of the suspect's is of both.
+        """
+        mine = dict[str, dict[str, bool]]()
         blocks: dict[str, set[bool]] = {}
         for i, j in self.pairs.items():
             a, b = self.left.calls[i], self.right.calls[j]
@@ -181,13 +210,18 @@ class Causes:
                 mine.setdefault(role, {})[a.owner] = is_spared
                 blocks.setdefault(f"{whole_key(b.key)}|{role}", set()).add(is_spared)
         if any(len(each) > 1 for each in blocks.values()):  # of one weight in parts
-            return
+            return None
         words = [role if all(of.values()) else f"the {role} of {owner}"
                  for role, of in sorted(mine.items()) for owner in of if of[owner]]  # fmt: skip
         which = f"all but {', '.join(dict.fromkeys(words))}" if words else "all weights"
-        keys = [key for key, each in blocks.items() if each == {True}]
-        yield (f"weight decay is of {which} in the reference",
-               {"spared": keys, "decay": mine_alone})  # fmt: skip
+        return which, [key for key, each in blocks.items() if each == {True}]
+
+
+def _decays(training: Mapping[str, Any]) -> str:
+    """Return the weight decays of an optimizer's groups, as `0.02 or 0.0`."""
+    number = r"[\d.e+-]+"
+    told = re.search(rf"weight_decay=({number}(?: or {number})*)", training.get("optimizer", ""))
+    return told[1] if told else ""
 
 
 def _clipping(rule: Sequence[Any]) -> str:

@@ -180,6 +180,35 @@ def two_outputs() -> nn.Module:
     return TwoOutputs()
 
 
+class Squared(Network):
+    """Its optimizer decays kernels, or else its loss holds so many times the squares of them."""
+
+    def __init__(self, decay: float = 0.0, share: float = 0.0) -> None:
+        super().__init__()
+        self.decay, self.share = decay, share
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        squares = sum(layer.weight.square().sum() for layer in (self.body, self.head))
+        return F.mse_loss(self(batch[0]), batch[1]) + self.share * squares
+
+    def configure_optimizers(self) -> Any:
+        kernels = {"params": [self.body.weight, self.head.weight], "weight_decay": self.decay}
+        biases = {"params": [self.body.bias, self.head.bias]}
+        return torch.optim.SGD([kernels, biases], 0.0625, momentum=0.9)
+
+
+def squared() -> nn.Module:
+    return Squared(decay=0.02)
+
+
+def squared_half() -> nn.Module:
+    return Squared(decay=0.01)
+
+
+def squared_half_in_loss() -> nn.Module:
+    return Squared(share=0.005)
+
+
 class Recommending(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()

@@ -80,6 +80,7 @@ def first_apart(
                 detail += f"; the suspect's is {shift:.6g} more in each step, which moves nothing"
             where = [Place(place, place, apart.size)]
             found = Difference("loss", "training", *sides, "training", where, detail=detail)
+            found.cause = _penalised(mine[k], other[k], penalty)
             return (k, 0), found
         moved = moved_apart(left, right, alignment, k, *arrays)
         if moved:
@@ -89,6 +90,15 @@ def first_apart(
             found.cause = _proportional(left, right, alignment, k, arrays)
             return (k, 1), found
     return _ended(left, right, alignment, len(mine), *arrays)
+
+
+def _penalised(mine: float, other: float, penalty: float) -> str | None:
+    """Return that a loss holds twice the reference's penalties of weights, or half of them."""
+    for words, factor in (("twice", 2.0), ("half", 0.5)):
+        wanted = np.array([mine + (factor - 1) * penalty])
+        if penalty and gap(wanted, np.array([other])).within(LOSS):
+            return f"the suspect adds {words} the penalties of the reference's regularisers"
+    return None
 
 
 def _ended(

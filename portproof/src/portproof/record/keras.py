@@ -182,18 +182,25 @@ class KerasModel:
                 "regularised": kinds.regularised(self.model._flatten_layers()),
                 "drops in evaluation": list(recorder.awake),
                 "precision": ", ".join(_ASKED),
-                "training": keras_steps.described(self.model) | self._spared(),
+                "training": keras_steps.described(self.model) | self._decaying(),
             },
         ).to_dict()
 
-    def _spared(self) -> dict[str, list[str]]:
-        """Return the weights that weight decay leaves out, if there is one."""
+    def _decaying(self) -> dict[str, Any]:
+        """Return the weights that weight decay leaves out, if there is one, and those with L2.
+
+        The latter with how many times themselves it adds to their gradients.
+        """
         optimizer: Any = getattr(self.model, "optimizer", None)
-        if not getattr(optimizer, "weight_decay", None):
-            return {}
-        roles = self._roles(self.recorder).items()
-        return {"spared": [key for key, role in roles if not role.is_statistic
-                           and not optimizer._use_weight_decay(role.variable)]}  # fmt: skip
+        weights = {key: role.variable for key, role in self._roles(self.recorder).items()
+                   if not role.is_statistic}  # fmt: skip
+        found: dict[str, Any] = {
+            "squared": {key: 2 * float(v.regularizer.l2) for key, v in weights.items()
+                        if getattr(v.regularizer, "l2", 0) and not getattr(v.regularizer, "l1", 0)}
+        }  # fmt: skip
+        if getattr(optimizer, "weight_decay", None):
+            found["spared"] = [k for k, v in weights.items() if not optimizer._use_weight_decay(v)]
+        return found
 
     def readers(self) -> dict[str, Callable[[], np.ndarray]]:
         """Return readers of canonical weights, by `key|role`; each reads the present numbers."""
