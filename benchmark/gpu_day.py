@@ -35,8 +35,8 @@ from pipeline.terminal import say
 from reporting.markdown import table
 
 ROOMS = (
-    "benchmark", "pipeline", "ladder", "reporting", "parity_tests", "keras_impl", "lightning_impl",
-    "scripts", "tests",
+    "benchmark", "pipeline", "ladder", "portproof/src", "reporting", "parity_tests", "keras_impl",
+    "lightning_impl", "scripts", "tests",
 )  # fmt: skip
 RECORD, PAGE = "gpu-day.json", "gpu-day.md"
 MAX_BYTES = 16 * 1024 * 1024

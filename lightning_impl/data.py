@@ -30,7 +30,10 @@ class TorchBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 class EpochSampler(Sampler[int]):
-    """Walks through the batches; the Trainer calls `set_epoch` of each loader's sampler."""
+    """Walks through the batches in turn, in an order of samples that the loader's set shares.
+
+    The Trainer calls `set_epoch` of each loader's sampler, which reorders these batches.
+    """
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches

@@ -28,7 +28,7 @@ from ladder.subject import (
 from pipeline.batches import batch_dtype, training_batches
 from pipeline.datasets import load_dataset
 from pipeline.execution import Execution
-from pipeline.fed import FedBatches, set_order
+from pipeline.fed import FedBatches, order_digests
 from pipeline.journal import Journal
 from pipeline.network import first_weights, parameter_shapes
 from pipeline.preprocess import LabeledImages, PreparedData, prepare, rescale
@@ -283,7 +283,7 @@ def answer_batches(side: Side, question: Question, recipe: Recipe) -> Answer:
     data = data_of(question, recipe)
     model, _ = trained(side, question, recipe, data, None, [side.Watch(fed)])
     side.predict_logits(model, data.test, recipe, execution_of(question))
-    return Answer({"batches": fed.rows, "set_order": set_order(data, recipe)})
+    return Answer({"batches": fed.rows, "set_order": order_digests(data, recipe)})
 
 
 def answer_training(side: Side, question: Question, recipe: Recipe) -> Answer:

@@ -24,7 +24,7 @@ class FedBatches:
         self.rows.append(batch_row(stage, images_nhwc, one_hot))
 
 
-def set_order(data: PreparedData, recipe: Recipe) -> list[str]:
+def order_digests(data: PreparedData, recipe: Recipe) -> list[str]:
     """Return a digest of each training image in the order in which the set lies."""
     batches = evaluation_batches(data.train, recipe)
     return [_digest(image)[:16] for index in range(len(batches)) for image in batches[index][0]]

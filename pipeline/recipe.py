@@ -112,10 +112,10 @@ class Recipe:
                 raise UsageError(
                     f"`dropout_rates` must lie in [0, 1); received {self.dropout_rates!r}"
                 )
-        if any(self.dropout_rates) != (self.variant == "dropout"):
+        if any(self.dropout_rates) == (self.variant == "base"):
             raise UsageError(
-                "`dropout_rates` must be zero in the base variant and not all zero in the "
-                f"dropout variant; received variant={self.variant!r}, "
+                "`dropout_rates` must be zero in the base variant and not all zero in "
+                f"others; received variant={self.variant!r}, "
                 f"dropout_rates={self.dropout_rates!r}"
             )
 

@@ -127,7 +127,7 @@ def test_what_yaml_reads_as_a_word_is_a_number_all_the_same(tmp_path):
 
 
 def test_dropout_without_rates_is_refused():
-    with pytest.raises(UsageError, match="not all zero in the dropout variant"):
+    with pytest.raises(UsageError, match="not all zero in others"):
         preset("dropout", dropout_rates=(0.0, 0.0, 0.0, 0.0))
 
 
