@@ -158,7 +158,8 @@ class _Replicas:
         return self._counted(images, one_hot, logits, self.losses(one_hot, logits))
 
     def _counted(self, images: Any, one_hot: Any, logits: Any, losses: Any) -> dict[str, Any]:
-        self.model._loss_tracker.update_state(losses)  # a loss for each image of the share
+        loss, *_ = self.model.metrics
+        loss.update_state(losses)  # one for each image of the share
         return dict(self.model.compute_metrics(images, one_hot, logits))
 
     def _drawn_whole(self, draw: Callable[..., Any]) -> Callable[..., Any]:

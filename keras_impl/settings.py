@@ -16,8 +16,8 @@ DTYPE_POLICIES = {"32": "float32", "64": "float64", "bf16": "mixed_bfloat16"}
 def configure(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     """Set Keras and its backend up for one run and return what they resolved to.
 
-    Every setting that `~/.keras/keras.json` can change is set here, so that its content does not
-    matter; the backend itself comes from `KERAS_BACKEND`.
+    Settings of `~/.keras/keras.json` are set here, so that its content does not matter; the backend
+    comes from `KERAS_BACKEND`, and `no_keras_home` keeps `nnx_enabled` out.
 
     Raises:
         UsageError: a GPU is asked for and there is none, or fewer than asked for, threads can't be
@@ -51,8 +51,8 @@ def _keep_float64() -> None:
     """Let float64 times float64 be float64 on every backend.
 
     Except on TensorFlow, Keras's type promotion turns it into float32
-    (`BIT64_TO_BIT32_DTYPE` in keras/src/backend/common/dtypes.py), so that a Dense layer under
-    floatx float64 computes in float32.
+    (`BIT64_TO_BIT32_DTYPE` in keras/src/backend/common/dtypes.py): under floatx float64 a mean, and
+    on torch a Dense layer too, is then computed in float32.
     """
     from keras.src.backend.common import dtypes
 

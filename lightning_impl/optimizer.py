@@ -22,6 +22,8 @@ class KerasAdam(torch.optim.Adam):
 
     The second is the first when torch's ε at step t is ε/√(1−β₂ᵗ), so that is what it is given:
     3.2e-6 at the first step for Keras's 1e-7. Every torch kernel, the fused ones too, stays in use.
+
+    torch wraps the `step` of each class: hooks on steps run twice here once a plain Adam was made.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ def configure(recipe: Recipe, execution: Execution) -> dict[str, Any]:
     torch.backends.cuda.matmul.allow_tf32 = execution.tf32
     torch.backends.cudnn.allow_tf32 = execution.tf32
     torch.use_deterministic_algorithms(execution.deterministic)
-    # Else each `torch.empty` is filled, for the sake of programs that read what nobody has written.
+    # Else deterministic mode fills each `torch.empty`, for programs that read what nobody wrote.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(recipe.seed)
     return {

@@ -26,6 +26,7 @@ DEFAULTS = [
     (keras.Model.fit, "epochs", 1),
     (keras.Model.fit, "shuffle", True),
     (keras.callbacks.EarlyStopping, "patience", 0),
+    (keras.callbacks.EarlyStopping, "mode", "auto"),
     (keras.callbacks.EarlyStopping, "monitor", "val_loss"),
     (keras.callbacks.EarlyStopping, "restore_best_weights", False),
     (keras.callbacks.ModelCheckpoint, "monitor", "val_loss"),

@@ -33,6 +33,7 @@ DEFAULTS = [
     (L.Trainer, "use_distributed_sampler", True),
     (EarlyStopping, "monitor", inspect.Parameter.empty),
     (EarlyStopping, "patience", 3),
+    (EarlyStopping, "mode", "min"),
     (ModelCheckpoint, "monitor", None),
     (ModelCheckpoint, "save_top_k", 1),
     (L.seed_everything, "workers", False),

@@ -50,7 +50,7 @@ def use_float64() -> None:
     keras.config.set_dtype_policy("float64")
     from keras.src.backend.common import dtypes
 
-    # On every backend but TensorFlow Keras takes float64 times float64 for float32.
+    # Else means are taken in float32 on every backend but TensorFlow, on torch products too.
     dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
     if keras.backend.backend() == "tensorflow":
         from portproof.record.keras_exact import use_exact_constants
