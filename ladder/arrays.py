@@ -44,6 +44,14 @@ def read_arrays(path: Path, max_bytes: int = MAX_BYTES) -> tuple[dict[str, Array
         raise ValueError(f"cannot read {path} as safetensors: {error}") from error
 
 
+def under(prefix: str, arrays: Arrays) -> dict[str, Array]:
+    """Return the arrays whose names begin with `prefix` and a dot, by what follows the dot."""
+    start = f"{prefix}."
+    return {
+        name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)
+    }
+
+
 def digest(arrays: Arrays, words: str) -> str:
     """Return the SHA-256 of words and named arrays, in hexadecimal digits."""
     sha256 = hashlib.sha256(words.encode())

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ladder.arrays import Array
+from ladder.arrays import Array, under
 from ladder.causes.evaluation import drops_some
 from ladder.compare import (
     EXACT,
@@ -123,7 +123,7 @@ def _architecture(side: Trace) -> dict[str, Any]:
 
 def check_initialisation(pair: Pair) -> Report:
     """Compare the distributions of first weights."""
-    left, right = (_of(side, "own.") for side in (pair.left, pair.right))
+    left, right = (under("own", side.arrays) for side in (pair.left, pair.right))
     if not left or not right:
         return Report(findings=(Difference("own", len(left), len(right), "arrays"),))
     differences = compare_initialisation(left, right)
@@ -246,7 +246,7 @@ def check_evaluation(pair: Pair) -> Report:
 def _recomputed(pair: Pair, side: Trace) -> list[Difference]:
     """Compare an engine's last validation metrics with those that follow from its own logits."""
     logits = side.arrays.get("validation_logits")
-    classes = validation_classes(side)
+    classes = side.arrays.get("validation_classes")
     if logits is None or classes is None:
         return [Difference("validation_logits", "there", "missing", side.engine)]
     if len(classes) != len(logits):
@@ -267,18 +267,6 @@ def _recomputed(pair: Pair, side: Trace) -> list[Difference]:
             for difference in compare_arrays({name: left}, {name: right}, tolerance)
         ]
     return found
-
-
-def validation_classes(side: Trace) -> Array | None:
-    """Return the classes of the validation images: those told, or fed in the last epoch."""
-    if "validation_classes" in side.arrays:
-        return side.arrays["validation_classes"]
-    rows = [row for row in side.facts.get("batches", []) if row["stage"] == "validation"]
-    epochs = len(side.facts.get("history", []))
-    if not rows or epochs == 0 or len(rows) % epochs or "classes" not in rows[0]:
-        return None
-    last = rows[-len(rows) // epochs :]
-    return np.array([label for row in last for label in row["classes"]])
 
 
 def cross_entropy(logits: Array, classes: Array) -> float:
@@ -417,14 +405,6 @@ def _nearest(gaps: Mapping[str, tuple[float, Gap]]) -> tuple[Gap, ...]:
     """Return the gaps that are the largest shares of their limits, in the order given."""
     kept = sorted(gaps, key=lambda name: gaps[name][0], reverse=True)[:MAX_GAPS]
     return tuple(gap for name, (_, gap) in gaps.items() if name in kept)
-
-
-def _of(side: Trace, prefix: str) -> dict[str, Array]:
-    return {
-        key.removeprefix(prefix): array
-        for key, array in side.arrays.items()
-        if key.startswith(prefix)
-    }
 
 
 def _number(value: Any) -> float:

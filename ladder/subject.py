@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ladder.arrays import Array, Arrays
+from ladder.arrays import Array, Arrays, under
 from ladder.exchange import Question
 
 Facts = dict[str, Any]
@@ -68,7 +68,7 @@ def answer_subject(question: Question, subject: Subject) -> tuple[Facts, dict[st
     arrays: dict[str, Array] = {}
     failed: dict[str, str] = {}
     asks = [ask for ask in question.asks if ask in ASKS]
-    weights = arrays_under(question, "weights")
+    weights = under("weights", question.arrays)
     if weights and attempt(failed, asks, lambda: subject.load_weights(weights)) is FAILED:
         asks = [ask for ask in asks if ask == "layers"]
         failed = {name: text for name, text in failed.items() if name not in asks}
@@ -101,16 +101,6 @@ def attempt(failed: dict[str, str], names: Sequence[str], compute: Callable[[], 
 def error_words(error: Exception) -> str:
     """Return an error's kind and message, cut where it is long."""
     return f"{type(error).__name__}: {error}"[:1000]
-
-
-def arrays_under(question: Question, prefix: str) -> dict[str, Array]:
-    """Return the question's arrays `<prefix>.*` by what follows the dot."""
-    start = f"{prefix}."
-    return {
-        name.removeprefix(start): array
-        for name, array in question.arrays.items()
-        if name.startswith(start)
-    }
 
 
 def tagged(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -147,7 +137,7 @@ def _points(question: Question, subject: Subject, failed: dict[str, str]) -> Ans
 
 
 def _forced(question: Question, subject: Subject, failed: dict[str, str]) -> Answer:
-    inputs, names = arrays_under(question, "input"), question.settings["points"]
+    inputs, names = under("input", question.arrays), question.settings["points"]
     values: dict[str, Array] = {}
     for name in names:
         one = {name: scaled(inputs[name])}

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ladder.arrays import under
 from ladder.exchange import Question, Trace, read_question, write_trace
 from ladder.following import EnoughSeenError, Follower
 from ladder.subject import (
@@ -20,7 +21,6 @@ from ladder.subject import (
     FAILED,
     Subject,
     answer_subject,
-    arrays_under,
     attempt,
     error_words,
     tagged,
@@ -226,7 +226,7 @@ def answer_own_weights(side: Side, question: Question, recipe: Recipe) -> Answer
 def carrying(side: Side, question: Question, recipe: Recipe) -> BuiltSubject:
     """Build the model and carry the question's weights in."""
     subject = side.built_subject(recipe, execution_of(question))
-    subject.load_weights(arrays_under(question, "weights"))
+    subject.load_weights(under("weights", question.arrays))
     return subject
 
 
@@ -257,7 +257,7 @@ def answer_state(side: Side, question: Question, recipe: Recipe) -> Answer:
 
 def answer_adopt(side: Side, question: Question, recipe: Recipe) -> Answer:
     """Write a training state into a run's checkpoint, and answer from that file."""
-    settings, state = question.settings, arrays_under(question, "state")
+    settings, state = question.settings, under("state", question.arrays)
     run_dir, execution = Path(settings["run_dir"]), execution_of(question)
     side.adopt(recipe, execution, run_dir, state, settings["epochs"], settings["best_val_loss"])
     return answer_state(side, question, recipe)
@@ -265,7 +265,7 @@ def answer_adopt(side: Side, question: Question, recipe: Recipe) -> Answer:
 
 def answer_export(side: Side, question: Question, recipe: Recipe) -> Answer:
     """Write the model with the question's weights as a file of the form that is asked for."""
-    settings, weights = question.settings, arrays_under(question, "weights")
+    settings, weights = question.settings, under("weights", question.arrays)
     side.export_model(settings["form"], Path(settings["path"]), recipe, weights)
     return Answer()
 
@@ -469,4 +469,4 @@ def followed_run(
 
 def start_of(question: Question, recipe: Recipe) -> dict[str, Array] | None:
     """Return the weights to start from: the question's, or else what the recipe names."""
-    return arrays_under(question, "weights") or first_weights(recipe)
+    return under("weights", question.arrays) or first_weights(recipe)

@@ -61,6 +61,7 @@ def make_trace(question, engine="left"):
         "trained.dense.kernel": KERNEL * 1.2,
         "trained_logits": logits,
         "validation_logits": logits,
+        "validation_classes": CLASSES,
     }
     for step in (1, 2):
         arrays[f"step.{step}.weight.dense.kernel"] = KERNEL * (1 + step / 10)

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ladder.arrays import check_shapes
+from ladder.arrays import check_shapes, under
 from ladder.compare import Tolerance
-from ladder.exchange import Trace
 from ladder.files import write_bytes
 from ladder.subject import tagged
 from pipeline.datasets import find_dataset_again, load_dataset
@@ -104,7 +103,7 @@ def convert(
     found = ask_engine(
         run.record.engine, "state", recipe, {"images": test.images}, run_dir=str(source.resolve())
     )
-    epochs, state = int(found.facts["epochs"]), _state_of(found)
+    epochs, state = int(found.facts["epochs"]), under("state", found.arrays)
     _check_state(state, recipe, epochs, run)
     record = _converted_record(run, recipe, engine, epochs)
     try:
@@ -115,7 +114,7 @@ def convert(
                 run_dir=str(target.resolve()), epochs=epochs,
                 best_val_loss=min(series(record, "val_loss")),
             )  # fmt: skip
-            _require_same_bits(state, _state_of(adopted))
+            _require_same_bits(state, under("state", adopted.arrays))
             logits = found.arrays["logits"], adopted.arrays["logits"]
             gap, allowed = logit_gap(*logits, LOGITS[recipe.precision])
             write_recipe(target / RECIPE, recipe)
@@ -180,14 +179,6 @@ def _require_free(run: TrainedRun, target: Path) -> None:
         ) from error
     except OSError:
         pass  # nobody writes to what is read-only
-
-
-def _state_of(trace: Trace) -> Arrays:
-    return {
-        name.removeprefix("state."): array
-        for name, array in trace.arrays.items()
-        if name.startswith("state.")
-    }
 
 
 def _check_state(state: Arrays, recipe: Recipe, epochs: int, run: TrainedRun) -> None:

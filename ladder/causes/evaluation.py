@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax, softmax
 
-from ladder.arrays import Array
+from ladder.arrays import Array, under
 from ladder.causes.fits import agree, fit, is_near, number
-from ladder.causes.reading import batch_size, under
 from ladder.causes.registry import Diagnosis, Evidence, Rank, UnexaminableError, detects
 from ladder.exchange import Trace
 
@@ -25,33 +24,14 @@ def _history(trace: Trace) -> Sequence[Mapping[str, Any]]:
     return list(history)
 
 
-def _validation_classes(trace: Trace, evidence: Evidence, count: int) -> Array:
-    """Return the validation set's classes: the question's, those told, or those that were fed."""
-    places = [
-        (evidence.question.arrays, "labels.validation"),
-        (evidence.question.arrays, "validation_labels"),
-        (trace.arrays, "validation_classes"),
-    ]
-    for arrays, name in places:
-        if name in arrays:
-            return np.asarray(arrays[name])
-    rows = [row for row in trace.facts.get("batches") or [] if row["stage"] == "validation"]
-    classes = [label for row in rows for label in row["classes"]]
-    if len(classes) < count or count == 0:
-        raise UnexaminableError("the validation labels are not known")
-    return np.array(classes[:count])
-
-
 def _by_batch(trace: Trace, evidence: Evidence) -> tuple[dict[str, Array], Array]:
     """Return a side's loss and accuracy of each validation batch, and the batches' sizes."""
     if "validation_logits" not in trace.arrays:
         raise UnexaminableError("no validation logits")
     logits = np.asarray(trace.arrays["validation_logits"], np.float64)
-    classes = _validation_classes(trace, evidence, len(logits))
-    size = (evidence.question.settings.get("training") or {}).get("batch_size")
-    size = size or batch_size(evidence)
-    if size is None:
-        raise UnexaminableError("the batch size is not known")
+    classes = np.asarray(trace.arrays["validation_classes"])
+    settings = evidence.question.settings
+    size = {**settings["recipe"], **settings["training"]}["batch_size"]
     losses = -log_softmax(logits, axis=-1)[np.arange(len(logits)), classes]
     hits = (logits.argmax(-1) == classes).astype(np.float64)
     starts = range(0, len(logits), size)

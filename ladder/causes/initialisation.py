@@ -1,10 +1,11 @@
 """Causes in the framework's own first weights."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ladder.arrays import Array
 from ladder.causes.fits import size_of
-from ladder.causes.reading import join
 from ladder.causes.registry import Diagnosis, Evidence, UnexaminableError, detects
 from ladder.statistics import Draws, compare_draws, draws_of, fitting_distributions, kernel_of
 
@@ -65,7 +66,13 @@ def bias_not_zero(evidence: Evidence) -> Diagnosis | None:
     if not drawn:
         return None
     largest = max(size_of(draw) for draw in right[drawn[0]])
-    words = f"{join(drawn)}: not zero at first, up to {largest:.3g} in {drawn[0]}"
+    words = f"{_join(drawn)}: not zero at first, up to {largest:.3g} in {drawn[0]}"
     fitting = fitting_distributions(right[drawn[0]], kernel_of(drawn[0], right))
     words += f"; {fitting[0]} fits" if fitting else ""
-    return Diagnosis("bias-not-zero", join(drawn, most=8), words)
+    return Diagnosis("bias-not-zero", _join(drawn, most=8), words)
+
+
+def _join(names: Sequence[str], most: int = 4) -> str:
+    """Return names as one text, the rest counted."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -197,7 +197,7 @@ LOGITS = DRAW.normal(size=(21, 4)) * 3
 LABELS = DRAW.integers(4, size=21)
 LOSSES = -log_softmax(LOGITS, axis=1)[np.arange(21), LABELS]
 BATCHES = [LOSSES[i : i + 8].mean() for i in range(0, 21, 8)]
-EVALUATION = Question((), {"batch_size": 8}, {"labels.validation": LABELS})
+EVALUATION = Question((), {"recipe": {"batch_size": 8}, "training": {}}, {})
 
 
 MEAN_LOSS = LOSSES.mean()
@@ -205,8 +205,8 @@ MEAN_LOSS = LOSSES.mean()
 
 def evaluated(loss=MEAN_LOSS, earlier=1.7, logits=LOGITS, trained_logits=LOGITS):
     history = [{"val_loss": earlier}, {"val_loss": loss}]
-    arrays = {"validation_logits": logits, "trained_logits": trained_logits,
-              "trained.a.kernel": np.arange(4.0)}  # fmt: skip
+    arrays = {"validation_logits": logits, "validation_classes": LABELS,
+              "trained_logits": trained_logits, "trained.a.kernel": np.arange(4.0)}  # fmt: skip
     return Trace("", "", {"history": history, "layers": [{"name": "d", "rate": 0.5}]}, arrays)
 
 
@@ -300,7 +300,7 @@ def test_an_accuracy_that_never_changes_is_not_called_the_last_batchs(shown, cau
         Trace("", "", {"history": [{"val_accuracy": value} for value in values]}, arrays)
         for values in ((0.5, hits), shown)
     ]
-    question = Question((), {"batch_size": 3}, {})
+    question = Question((), {"recipe": {"batch_size": 4}, "training": {"batch_size": 3}}, {})
     assert [found.cause for found in named("evaluation", *sides, question)] == cause
 
 
