@@ -1,17 +1,10 @@
 """Train the Fashion-MNIST CNN with Lightning; see --help."""
 
 import sys
-from types import ModuleType
+from functools import partial
+from importlib import import_module
 
 from pipeline.command import trainer_main
 
-
-def load_implementation() -> ModuleType:
-    """Import the implementation, and with it the framework, once the call has been found right."""
-    from lightning_impl import train
-
-    return train
-
-
 if __name__ == "__main__":
-    sys.exit(trainer_main("lightning", load_implementation))
+    sys.exit(trainer_main("lightning", partial(import_module, "lightning_impl.train")))

@@ -5,7 +5,6 @@ A program that is measured: `varied_keras.py ALTERNATIVE`, then the flags of
 """
 
 import sys
-from types import ModuleType
 from typing import Any
 
 import keras
@@ -27,11 +26,6 @@ def xla() -> None:
 ALTERNATIVES = {each.__name__: each for each in (xla,)}
 
 
-def load_implementation() -> ModuleType:
-    """Return the implementation; it is loaded already."""
-    return train
-
-
 if __name__ == "__main__":
     ALTERNATIVES[sys.argv[1]]()
-    sys.exit(trainer_main("keras", load_implementation, sys.argv[2:]))
+    sys.exit(trainer_main("keras", lambda: train, sys.argv[2:]))

@@ -6,7 +6,6 @@ A program that is measured: `varied_lightning.py ALTERNATIVE`, then the flags of
 
 import json
 import sys
-from types import ModuleType
 
 import torch
 
@@ -57,16 +56,11 @@ ALTERNATIVES = {each.__name__: each for each in (nchw, autotune, eager, events)}
 pairs: list[list[torch.cuda.Event]] = []
 
 
-def load_implementation() -> ModuleType:
-    """Return the implementation; it is loaded already."""
-    return train
-
-
 def main() -> int:
     """Train."""
     alternative, *arguments = sys.argv[1:]
     ALTERNATIVES[alternative]()
-    code = trainer_main("lightning", load_implementation, arguments)
+    code = trainer_main("lightning", lambda: train, arguments)
     if pairs and not code:
         torch.cuda.synchronize()
         seconds = [first.elapsed_time(last) / 1000 for first, last in pairs]
