@@ -13,53 +13,37 @@ from pipeline.tracking import SAMPLES, epochs_of, test_metrics
 TENSORBOARD_FOLDER = Path("logs", "tensorboard")
 
 
-def keep_tensorflow_out() -> None:
-    """Tell TensorBoard to use its own stub instead of an installed TensorFlow.
-
-    The presence of a module `tensorboard.compat.notf` is TensorBoard's own switch for it
-    (tensorboard/compat/__init__.py). Without it, writing a scalar from a torch process would
-    import TensorFlow, and that process would crash.
-    """
-    name = "tensorboard.compat.notf"
-    sys.modules.setdefault(name, types.ModuleType(name))
-
-
-class EventFile:
-    """An event file in a folder: scalars, pictures and a graph.
+class TensorBoardTracker:
+    """An event file in the run's folder; tags are the columns of `history.csv`, steps its epochs.
 
     It begins with the mark of a session's start at step 0, at which readers forget what earlier
     files in the folder hold: a run that goes on writes its epochs so far again.
     """
 
-    def __init__(self, folder: Path) -> None:
-        keep_tensorflow_out()
+    name = "tensorboard"
+
+    def __init__(self, run_dir: Path) -> None:
+        # TensorBoard's own switch (tensorboard/compat/__init__.py) to use its stub instead of an
+        # installed TensorFlow. Without it, writing a scalar from a torch process would import
+        # TensorFlow, and that process would crash.
+        notf = "tensorboard.compat.notf"
+        sys.modules.setdefault(notf, types.ModuleType(notf))
         from tensorboard.compat.proto.event_pb2 import SessionLog
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+        self.run_dir = run_dir
+        folder = run_dir / TENSORBOARD_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = EventFileWriter(str(folder))
         self._add(0, session_log=SessionLog(status=SessionLog.START))
 
-    def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one value for each name at `step`; float32, as the format has it."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
+    def begin(self, record: Record) -> None:
+        """Write the sample images at step 0, and the epochs of a resumed run."""
+        self._write_picture(0, self.run_dir / PLOTS / f"{SAMPLES}.png")
+        for epoch, metrics in epochs_of(record):
+            self.log_epoch(epoch, metrics)
 
-        entries = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._add(step, summary=Summary(value=entries))
-
-    def write_picture(self, step: int, name: str, path: Path) -> None:
-        """Write the PNG file at `path`."""
-        from PIL import Image
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        with Image.open(path) as picture:
-            width, height = picture.size
-        image = Summary.Image(
-            height=height, width=width, colorspace=4, encoded_image_string=path.read_bytes()
-        )
-        self._add(step, summary=Summary(value=[Summary.Value(tag=name, image=image)]))
-
-    def write_graph(self, layers: Sequence[Layer]) -> None:
+    def log_graph(self, layers: Sequence[Layer]) -> None:
         """Write `layers` as a graph in which each feeds the next, whatever the batch's size."""
         from tensorboard.compat.proto.graph_pb2 import GraphDef
 
@@ -73,46 +57,37 @@ class EventFile:
                 shape.dim.add(size=size)
         self._add(0, graph_def=graph.SerializeToString())
 
-    def close(self) -> None:
-        """Write what is left and end the writer's thread."""
+    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Write one value for each name at the step `epoch`; float32, as the format has it."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        entries = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
+        self._add(epoch, summary=Summary(value=entries))
+
+    def end(self, record: Record) -> None:
+        """Write the test's metrics and the run's pictures at the step of the last epoch."""
+        if record.status == "complete":
+            step = len(record.history)
+            self.log_epoch(step, test_metrics(record))
+            for path in sorted((self.run_dir / PLOTS).glob("*.png")):
+                if path.stem != SAMPLES:
+                    self._write_picture(step, path)
         self._writer.close()
+
+    def _write_picture(self, step: int, path: Path) -> None:
+        """Write the PNG file at `path` under its own name."""
+        from PIL import Image
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        with Image.open(path) as picture:
+            width, height = picture.size
+        image = Summary.Image(
+            height=height, width=width, colorspace=4, encoded_image_string=path.read_bytes()
+        )
+        self._add(step, summary=Summary(value=[Summary.Value(tag=path.stem, image=image)]))
 
     def _add(self, step: int, **content: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 
         self._writer.add_event(Event(wall_time=time.time(), step=step, **content))
         self._writer.flush()  # so that a live TensorBoard sees it, and a kill loses nothing
-
-
-class TensorBoardTracker:
-    """Event files in the run's folder; tags are the columns of `history.csv`, steps its epochs."""
-
-    name = "tensorboard"
-
-    def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
-        self.events = EventFile(run_dir / TENSORBOARD_FOLDER)
-
-    def begin(self, record: Record) -> None:
-        """Write the sample images at step 0, and the epochs of a resumed run."""
-        self.events.write_picture(0, SAMPLES, self.run_dir / PLOTS / f"{SAMPLES}.png")
-        for epoch, metrics in epochs_of(record):
-            self.log_epoch(epoch, metrics)
-
-    def log_graph(self, layers: Sequence[Layer]) -> None:
-        """Write the graph."""
-        self.events.write_graph(layers)
-
-    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Write the scalars."""
-        self.events.write_scalars(epoch, metrics)
-
-    def end(self, record: Record) -> None:
-        """Write the test's metrics and the run's pictures at the step of the last epoch."""
-        if record.status == "complete":
-            step = len(record.history)
-            self.events.write_scalars(step, test_metrics(record))
-            for path in sorted((self.run_dir / PLOTS).glob("*.png")):
-                if path.stem != SAMPLES:
-                    self.events.write_picture(step, path.stem, path)
-        self.events.close()

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import tracking
 from pipeline.errors import UsageError
-from pipeline.event_files import EventFile
+from pipeline.event_files import TENSORBOARD_FOLDER, TensorBoardTracker
 from pipeline.mlflow_runs import MLFLOW_RUN, MlflowTracker
 from pipeline.recipe import shortest
 from pipeline.record import EPOCH_METRICS, Layer
@@ -100,17 +100,17 @@ def test_a_missing_extra_is_named_before_anything_is_done(name, extra, monkeypat
 
 def test_a_second_session_takes_the_place_of_the_first(tmp_path):
     for offset in (0, 1):
-        events = EventFile(tmp_path)
-        events.write_graph([Layer("image", "Input", (28,), 0), Layer("hidden", "Dense", (8,), 9)])
+        tracker = TensorBoardTracker(tmp_path)
+        tracker.log_graph([Layer("image", "Input", (28,), 0), Layer("hidden", "Dense", (8,), 9)])
         for step in (1, 2):
-            events.write_scalars(step, {"loss": step + offset})
+            tracker.log_epoch(step, {"loss": step + offset})
         if offset == 0:  # killed while it wrote
-            path = next(tmp_path.iterdir())
+            path = next((tmp_path / TENSORBOARD_FOLDER).iterdir())
             path.write_bytes(path.read_bytes()[:-5])
             path.rename(path.with_name(path.name.replace("tfevents.", "tfevents.0")))
         else:
-            events.close()
-    found = tracked_events(tmp_path)
+            tracker.end(make_record(status="interrupted"))
+    found = tracked_events(tmp_path / TENSORBOARD_FOLDER)
     assert found["scalars"] == {"loss": [[1, 2.0], [2, 3.0]]}
     assert found["graph"] == [["image", "Input", []], ["hidden", "Dense", ["image"]]]
 
