@@ -21,8 +21,7 @@ from parity_tests.equivalence import (
     judge_spreads,
     rejection_rate,
 )
-from parity_tests.seeds import COMPLETE, FAILED, Design, Plan, Row, matching
-from pipeline.recipe import Recipe
+from parity_tests.seeds import COMPLETE, FAILED, Design, Plan, Row, matching, sides_of
 
 TRIALS = 4_000
 """Simulated certificates; a rate of 0.9 is then known to 0.01."""
@@ -101,7 +100,7 @@ def certify(plan: Plan, design: Design, rows: Sequence[Row]) -> Certificate:
     """
     sides = [
         [row for row in matching(rows, plan, engine, recipe) if row.seed < design.seeds]
-        for engine, recipe in _sides(plan, design)
+        for engine, recipe in sides_of(plan, design)
     ]
     versions = _most_common_versions(*sides)
     chosen = [
@@ -174,26 +173,6 @@ def judgements_of(
     return tuple(found)
 
 
-def halves_say_equivalent(
-    plan: Plan, values: Sequence[float], num_splits: int, seed: int = 0
-) -> float:
-    """Return how often two random halves of one implementation's seeds are called equivalent.
-
-    `values` are its accuracies, at least six; judged unpaired. What to expect is the power at half
-    the seeds.
-    """
-    random = np.random.default_rng(seed)
-    half = len(values) // 2
-    shuffled = random.permuted(np.tile(np.asarray(values), (num_splits, 1)), axis=1)
-    return rejection_rate(
-        shuffled[:, :half],
-        shuffled[:, half : 2 * half],
-        margin=plan.margins["accuracy"],
-        level=plan.level,
-        is_paired=False,
-    )
-
-
 def simulated_rate(
     plan: Plan, difference: float, deviation: float, n: int, *, is_paired: bool
 ) -> float:
@@ -228,13 +207,6 @@ def seeds_for_power(plan: Plan, deviation: float, *, is_paired: bool) -> int | N
 def to_dict(certificate: Certificate) -> dict[str, Any]:
     """Return the certificate as plain values for JSON."""
     return {**dataclasses.asdict(certificate), "sentence": certificate.sentence}
-
-
-def _sides(plan: Plan, design: Design) -> tuple[tuple[str, Recipe], tuple[str, Recipe]]:
-    return (
-        (plan.reference, design.reference_recipe),
-        (design.suspect, design.suspect_recipe),
-    )
 
 
 def _pairs(reference: Iterable[Row], suspect: Iterable[Row]) -> list[tuple[Row, Row]]:

@@ -9,7 +9,7 @@ both tests reject (up to the bootstrap's own approximation, which is shown besid
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -119,12 +119,10 @@ def judge_spreads(
         level=level,
         is_paired=False,
     )
-    return Judgement(
-        **{
-            **vars(judged),
-            "means": (float(first.std(ddof=1)), float(second.std(ddof=1))),
-            "deviations": (math.nan, math.nan),
-        }
+    return replace(
+        judged,
+        means=(float(first.std(ddof=1)), float(second.std(ddof=1))),
+        deviations=(math.nan, math.nan),
     )
 
 
@@ -149,7 +147,7 @@ def judge_churn(
         verdict = EQUIVALENT
     else:
         verdict = DIFFERENT if judged.interval[0] >= margin else UNDECIDED
-    return Judgement(**{**vars(judged), "p_value": p_value, "verdict": verdict})
+    return replace(judged, p_value=p_value, verdict=verdict)
 
 
 def churn(first: Array, second: Array) -> float:

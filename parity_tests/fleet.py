@@ -70,24 +70,19 @@ def run_task(work: Work, task: Task) -> Row:
     work.runs_dir.mkdir(parents=True, exist_ok=True)
     write_recipe(work.runs_dir / f"{task.name}.yaml", task.recipe)
     log = work.runs_dir / f"{task.name}.log"
-    reason = ""
-    for _ in range(TRIES):
+    num_trials, returncode, reason = 0, 0, ""
+    while True:
         try:
             row = row_of(work.plan, task, job.run_dir)
-        except RunError:
+        except RunError as error:
+            if num_trials == TRIES or returncode == 2:
+                raise RunError(f"{task.name}: {reason}") from error
+            num_trials += 1
             returncode = _train(work, job, log)
             reason = f"exit code {returncode}: {_last_lines(log)}"
-            if returncode == 2:
-                break
         else:
             _forget(work, task)
             return row
-    try:
-        row = row_of(work.plan, task, job.run_dir)
-    except RunError as error:
-        raise RunError(f"{task.name}: {reason}") from error
-    _forget(work, task)
-    return row
 
 
 def _train(work: Work, job: Job, log: Path) -> int:

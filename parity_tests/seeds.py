@@ -6,7 +6,7 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,11 @@ def _design(name: str, design: dict[str, Any], fields: dict[str, Any]) -> Design
     )
 
 
+def sides_of(plan: Plan, design: Design) -> tuple[tuple[str, Recipe], tuple[str, Recipe]]:
+    """Return the reference's and the suspect's engine and recipe."""
+    return (plan.reference, design.reference_recipe), (design.suspect, design.suspect_recipe)
+
+
 def tasks_of(plan: Plan, designs: Iterable[Design], num_seeds: int | None = None) -> list[Task]:
     """Return the runs that `designs` need, each once; the first seeds of every design first.
 
@@ -175,9 +180,8 @@ def tasks_of(plan: Plan, designs: Iterable[Design], num_seeds: int | None = None
     """
     wanted: dict[tuple[int, str], Task] = {}
     for design in designs:
-        sides = ((plan.reference, design.reference_recipe), (design.suspect, design.suspect_recipe))
         for seed in range(min(num_seeds or design.seeds, design.seeds)):
-            for engine, recipe in sides:
+            for engine, recipe in sides_of(plan, design):
                 task = Task(engine, dataclasses.replace(recipe, seed=seed))
                 wanted.setdefault((seed, task.name), task)
     return [wanted[key] for key in sorted(wanted, key=lambda key: key[0])]
@@ -289,29 +293,14 @@ class Rows:
         except (ValueError, TypeError, KeyError, zlib.error) as error:
             raise RunError(f"{self.path} is damaged: {error}") from error
 
-    def _opened(self) -> "_Opened":
-        return _Opened(self.path)
-
-
-class _Opened:
-    """A connection that commits at the end of its block, or leaves the file as it was."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> sqlite3.Connection:
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        """Open the file and commit at the end of the block, or leave the file as it was."""
         try:
-            self._database = sqlite3.connect(self._path, timeout=60)
+            with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
+                yield database
         except sqlite3.Error as error:
-            raise RunError(f"cannot open {self._path}: {error}") from error
-        return self._database
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        with closing(self._database):
-            if error is None:
-                self._database.commit()
-        if isinstance(error, sqlite3.Error):
-            raise RunError(f"cannot use {self._path} as a file of runs: {error}") from error
+            raise RunError(f"cannot use {self.path} as a file of runs: {error}") from error
 
 
 def _cells(row: Row, metrics: str) -> tuple[Any, ...]:
