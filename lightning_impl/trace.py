@@ -1,7 +1,6 @@
 """Answer questions about this implementation, from built modules and production training."""
 
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import nn
 
 import lightning_impl.train
 from ladder.adapters.lightning import LightningSubject
-from ladder.adapters.lightning_fit import AfterEachStep, StopAtStart, quiet
+from ladder.adapters.lightning_fit import AfterEachStep, StopAtStart
 from ladder.arrays import Array, Arrays
 from ladder.exchange import Question, read_question
 from lightning_impl.deploy import export_model, run_exported
@@ -65,15 +64,6 @@ class ImplementationSubject(LightningSubject):
             return None
         return [layer.name for layer in self.run_order]
 
-    def at_start(self, use: Callable[[L.Trainer, L.LightningModule], Any]) -> Any:
-        """Call `use` with production's Trainer before the first step; return the result."""
-        recipe, stop = self.recipe, StopAtStart(use)
-        data = blank_data(recipe)
-        with scratch_folder() as folder, quiet(), suppress(StopAtStart.Reached):
-            journal = scratch_journal(recipe, data, folder)
-            train(recipe, data, self.execution, journal, None, callbacks=[stop])
-        return stop.found
-
 
 def built_subject(recipe: Recipe, execution: Execution) -> ImplementationSubject:
     """Build the module as training does."""
@@ -105,7 +95,10 @@ def adopt(
         assert isinstance(module, Classifier)
         write_state(trainer, module, run_dir, state, epochs, best_val_loss)
 
-    built_subject(recipe, execution).at_start(write)
+    data = blank_data(recipe)
+    with scratch_folder() as folder, suppress(StopAtStart.Reached):
+        journal = scratch_journal(recipe, data, folder)
+        train(recipe, data, execution, journal, None, callbacks=[StopAtStart(write)])
 
 
 def joined(question: Question, execution: Execution) -> AbstractContextManager[Any]:

@@ -296,7 +296,7 @@ def answer_training(side: Side, question: Question, recipe: Recipe) -> Answer:
     execution, start = execution_of(question), start_of(question, recipe)
     num_steps = question.settings.get("steps", 0) if "steps" in question.asks else 0
     after = side.AfterEachStep(
-        lambda model: side.ImplementationSubject(model, recipe, execution), num_steps, stops=True
+        lambda model: side.ImplementationSubject(model, recipe, execution), num_steps
     )
 
     def masks_for(recipe: Recipe) -> list[Any]:

@@ -7,19 +7,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from ladder.adapters.keras_described import (
-    SLOTS,
-    call,
-    layer_row,
-    numpy_of,
-    optimizer_kind,
-    weights_of,
-)
+from ladder.adapters.keras_described import call, layer_row, numpy_of, weights_of
 from ladder.arrays import Array, Arrays
 from ladder.subject import Facts, segment
 
 CHUNK = 500
 """Images that are run through the model at once."""
+SLOTS = {"momentum": "m", "velocity": "v"}
+"""Names that both frameworks' slots have here."""
 
 
 class KerasSubject(ABC):
@@ -115,18 +110,16 @@ class KerasSubject(ABC):
         return {**weights, **self.slots()}
 
     def slots(self) -> dict[str, Array]:
-        """Return the optimizer's slots as `<kind>.<slot>.<param>`."""
-        optimizer = self.model.optimizer
-        kind = optimizer_kind(optimizer)
+        """Return the optimizer's slots as `adam.<slot>.<param>`; any optimizer here is an Adam."""
         owners = {
             f"{variable.path.replace('/', '_')}_": name for name, variable in self._parameters()
         }
         slots = {}
-        for variable in optimizer.variables:
+        for variable in self.model.optimizer.variables:
             for start, name in owners.items():
                 if variable.name.startswith(start):
-                    slot = SLOTS.get((kind, suffix := variable.name.removeprefix(start)), suffix)
-                    slots[f"{kind}.{slot}.{name}"] = numpy_of(variable)
+                    slot = variable.name.removeprefix(start)
+                    slots[f"adam.{SLOTS.get(slot, slot)}.{name}"] = numpy_of(variable)
         return slots
 
     def _parameters(self) -> list[tuple[str, keras.Variable]]:
@@ -150,18 +143,15 @@ class KerasSubject(ABC):
 class AfterEachStep(keras.callbacks.Callback):
     """Keep the subject's state after each of the first `num_steps` steps, with the step's loss.
 
-    `subject_of` makes a subject of the model that is trained; `stops` ends the fit there, by
-    raising `Reached`.
+    `subject_of` makes a subject of the model that is trained. `Reached` ends the fit.
     """
 
     class Reached(Exception):  # noqa: N818
         """The last step has been taken."""
 
-    def __init__(
-        self, subject_of: Any, num_steps: int | None = None, *, stops: bool = False
-    ) -> None:
+    def __init__(self, subject_of: Any, num_steps: int) -> None:
         super().__init__()
-        self.subject_of, self.num_steps, self.stops = subject_of, num_steps, stops
+        self.subject_of, self.num_steps = subject_of, num_steps
         self.states: list[dict[str, Array]] = []
         self._before = (0.0, 0.0)
 
@@ -171,13 +161,11 @@ class AfterEachStep(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Keep a copy of the state."""
-        if self.num_steps is not None and len(self.states) >= self.num_steps:
-            return
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # during an epoch, JAX's trainer keeps the state aside
         loss = np.asarray(self._own_loss())
         self.states.append({**self.subject_of(self.model).state(), "loss": loss})
-        if self.stops and len(self.states) == self.num_steps:
+        if len(self.states) == self.num_steps:
             raise self.Reached
 
     def _own_loss(self) -> float:

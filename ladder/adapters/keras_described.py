@@ -1,4 +1,4 @@
-"""What Keras's layers and optimizers are, as facts that frameworks share."""
+"""What Keras's layers are, as facts that frameworks share."""
 
 from typing import Any
 
@@ -49,18 +49,6 @@ def call(layer: keras.Layer, values: Any, training: bool) -> Any:
     """Call a layer in a mode; most take no such argument."""
     takes_it = layer._call_has_training_arg
     return layer(values, training=training) if takes_it else layer(values)
-
-
-def optimizer_kind(optimizer: keras.optimizers.Optimizer) -> str:
-    """Return `adam`, `sgd`, `rmsprop`, …; AdamW is Adam with a decoupled weight decay."""
-    return {"adamw": "adam"}.get(name := type(optimizer).__name__.lower(), name)
-
-
-SLOTS = {
-    ("adam", "momentum"): "m",
-    ("adam", "velocity"): "v",
-    ("adam", "velocity_hat"): "v_hat",
-}
 
 
 def numpy_of(values: Any) -> Array:

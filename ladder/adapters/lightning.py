@@ -24,21 +24,8 @@ from ladder.subject import Facts, segment
 
 CHUNK = 500
 """Images that are run through the module at once."""
-SLOTS = {
-    ("adam", "exp_avg"): "m",
-    ("adam", "exp_avg_sq"): "v",
-    ("adam", "max_exp_avg_sq"): "v_hat",
-    ("sgd", "momentum_buffer"): "momentum",
-}
+SLOTS = {"exp_avg": "m", "exp_avg_sq": "v", "max_exp_avg_sq": "v_hat"}
 """Names that both frameworks' slots have here."""
-
-
-def optimizer_kind(optimizer: torch.optim.Optimizer) -> str:
-    """Return `adam`, `sgd`, `rmsprop`, …; AdamW is Adam with a decoupled weight decay."""
-    for name in ("Adam", "SGD", "RMSprop"):
-        if isinstance(optimizer, getattr(torch.optim, name)):
-            return name.lower()
-    return type(optimizer).__name__.lower()
 
 
 class LightningSubject(ABC):
@@ -150,10 +137,9 @@ class LightningSubject(ABC):
         return {**weights, **self.slots(optimizer)}
 
     def slots(self, optimizer: torch.optim.Optimizer) -> dict[str, Array]:
-        """Return the optimizer's slots as `<kind>.<slot>.<param>`."""
-        kind = optimizer_kind(optimizer)
+        """Return the optimizer's slots as `adam.<slot>.<param>`; any that has some is an Adam."""
         return {
-            f"{kind}.{SLOTS.get((kind, slot), slot)}.{name}": weight_out(layer, value).copy()
+            f"adam.{SLOTS.get(slot, slot)}.{name}": weight_out(layer, value).copy()
             for name, layer, parameter in self._parameters()
             for slot, value in optimizer.state.get(parameter, {}).items()
             if isinstance(value, Tensor) and value.shape == parameter.shape and slot != "step"

@@ -1,7 +1,5 @@
-"""Watching a fit of Lightning: callbacks that keep its states, and what keeps it quiet."""
+"""Watching a fit of Lightning: callbacks that keep its states or end it early."""
 
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,51 +12,32 @@ from torchmetrics import Metric
 from ladder.arrays import Array
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Lightning's advice out of an answer."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 class StopAtStart(L.Callback):
     """End a fit before its first step, once `use` has been given the Trainer and its module."""
 
     class Reached(Exception):  # noqa: N818
         """The first step would be next."""
 
-    def __init__(self, use: Callable[[L.Trainer, L.LightningModule], Any]) -> None:
+    def __init__(self, use: Callable[[L.Trainer, L.LightningModule], None]) -> None:
         self.use = use
-        self.found: Any = None
-        """What it has returned."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let both be used, and stop."""
-        self.found = self.use(trainer, pl_module)
+        self.use(trainer, pl_module)
         raise self.Reached
 
 
 class AfterEachStep(L.Callback):
     """Keep the state after each of the first `num_steps` steps, with the step's loss.
 
-    `subject_of` makes a subject of the module that is trained; `stops` ends the fit there, by
-    raising `Reached`.
+    `subject_of` makes a subject of the module that is trained. `Reached` ends the fit.
     """
 
     class Reached(Exception):  # noqa: N818
         """The last step has been taken."""
 
-    def __init__(
-        self, subject_of: Any, num_steps: int | None = None, *, stops: bool = False
-    ) -> None:
-        self.subject_of, self.num_steps, self.stops = subject_of, num_steps, stops
+    def __init__(self, subject_of: Any, num_steps: int) -> None:
+        self.subject_of, self.num_steps = subject_of, num_steps
         self.states: list[dict[str, Array]] = []
 
     def on_train_batch_end(
@@ -70,12 +49,10 @@ class AfterEachStep(L.Callback):
         batch_idx: int,
     ) -> None:
         """Keep a copy of the state."""
-        if self.num_steps is not None and len(self.states) >= self.num_steps:
-            return
         state = self.subject_of(pl_module).state(trainer.optimizers[0])
         loss = np.asarray(loss_of(outputs).item())
         self.states.append({**state, "loss": loss})
-        if self.stops and len(self.states) == self.num_steps:
+        if len(self.states) == self.num_steps:
             raise self.Reached
 
 

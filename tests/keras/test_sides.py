@@ -49,7 +49,7 @@ def test_a_steps_loss_is_its_own_and_a_fit_can_stop(subject):
     targets = np.eye(10)[CLASSES]
     subject.model.optimizer.learning_rate = 0.0
     expected = [float(subject.gradients(IMAGES[p], CLASSES[p])[1]) for p in ([0, 1], [2, 3])]
-    after = AfterEachStep(lambda model: subject, 2, stops=True)
+    after = AfterEachStep(lambda model: subject, 2)
     fitted = {"batch_size": 2, "shuffle": False, "verbose": 0}
     subject.model.steps_per_execution = 1
     with pytest.raises(AfterEachStep.Reached):
