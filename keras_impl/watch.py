@@ -10,15 +10,15 @@ import numpy as np
 from keras_impl.fast import STEPS_PER_EXECUTION
 from keras_impl.weights import export_training_state, export_weights, load_training_state
 from ladder.following import Follower
-from pipeline.fed import FedBatches
+from pipeline.fed import batch_row
 from pipeline.masks import keep_mask, mask_factors
 from pipeline.recipe import Recipe
 
 
 class Watch(keras.callbacks.Callback):
-    """Note what each step of a model is given, by running the steps eagerly."""
+    """Add to `fed` what each step of a model is given, by running the steps eagerly."""
 
-    def __init__(self, fed: FedBatches) -> None:
+    def __init__(self, fed: list[dict[str, Any]]) -> None:
         super().__init__()
         self.fed = fed
 
@@ -33,7 +33,8 @@ class Watch(keras.callbacks.Callback):
     def _watched(self, stage: str, step: Any) -> Any:
         def watched(*arguments: Any) -> Any:
             images, one_hot = (keras.ops.convert_to_numpy(part) for part in arguments[-1])
-            self.fed.note("validation" if stage == "test" else stage, images, one_hot)
+            noted = "validation" if stage == "test" else stage
+            self.fed.append(batch_row(noted, images, one_hot))
             return step(*arguments)
 
         return watched

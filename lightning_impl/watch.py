@@ -12,15 +12,15 @@ from ladder.following import Follower
 from lightning_impl.fast import CAPTURED_STEPS_PER_BATCH, STEPS_PER_BATCH
 from lightning_impl.model import Classifier
 from lightning_impl.weights import export_training_state, export_weights, load_training_state
-from pipeline.fed import FedBatches
+from pipeline.fed import batch_row
 from pipeline.masks import keep_mask, mask_factors
 from pipeline.recipe import Recipe
 
 
 class Watch(L.Callback):
-    """Note what each step of a module is given."""
+    """Add to `fed` what each step of a module is given."""
 
-    def __init__(self, fed: FedBatches) -> None:
+    def __init__(self, fed: list[dict[str, Any]]) -> None:
         self.fed = fed
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -53,7 +53,7 @@ class Watch(L.Callback):
     def _note(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         images_nchw, one_hot = batch
         images_nhwc = images_nchw.permute(0, 2, 3, 1).numpy(force=True)
-        self.fed.note(stage, images_nhwc, one_hot.numpy(force=True))
+        self.fed.append(batch_row(stage, images_nhwc, one_hot.numpy(force=True)))
 
 
 class InjectMasks(L.Callback):

@@ -28,7 +28,7 @@ from ladder.subject import (
 from pipeline.batches import batch_dtype, training_batches
 from pipeline.datasets import load_dataset
 from pipeline.execution import Execution
-from pipeline.fed import FedBatches, order_digests
+from pipeline.fed import order_digests
 from pipeline.journal import Journal
 from pipeline.network import first_weights, parameter_shapes
 from pipeline.preprocess import LabeledImages, PreparedData, prepare, rescale
@@ -279,11 +279,12 @@ def answer_exported(side: Side, question: Question, recipe: Recipe) -> Answer:
 
 def answer_batches(side: Side, question: Question, recipe: Recipe) -> Answer:
     """Train, predict, and return a digest of each batch that a step was given."""
-    fed, recipe = FedBatches(), thinned(question, recipe)
+    recipe = thinned(question, recipe)
+    fed: list[dict[str, Any]] = []
     data = data_of(question, recipe)
     model, _ = trained(side, question, recipe, data, None, [side.Watch(fed)])
     side.predict_logits(model, data.test, recipe, execution_of(question))
-    return Answer({"batches": fed.rows, "set_order": order_digests(data, recipe)})
+    return Answer({"batches": fed, "set_order": order_digests(data, recipe)})
 
 
 def answer_training(side: Side, question: Question, recipe: Recipe) -> Answer:

@@ -1,7 +1,6 @@
 """What steps are fed: digests of their batches, and of the set in its own order."""
 
 import hashlib
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,6 @@ from pipeline.recipe import Recipe
 Array = np.ndarray[Any, Any]
 
 
-@dataclass
-class FedBatches:
-    """Keeps a digest of each batch that reached a step, with where it was fed."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def note(self, stage: str, images_nhwc: Array, one_hot: Array) -> None:
-        """Note a batch, images (B, H, W, 1) and labels (B, classes), of `stage`."""
-        self.rows.append(batch_row(stage, images_nhwc, one_hot))
-
-
 def order_digests(data: PreparedData, recipe: Recipe) -> list[str]:
     """Return a digest of each training image in the order in which the set lies."""
     batches = evaluation_batches(data.train, recipe)
@@ -33,6 +21,7 @@ def order_digests(data: PreparedData, recipe: Recipe) -> list[str]:
 def batch_row(stage: str, images_nhwc: Array, one_hot: Array) -> dict[str, Any]:
     """Return `stage`, size, shape, dtype, and digests of a batch's images and of its labels.
 
+    Images are (B, H, W, 1), labels (B, classes).
     `members` holds a digest for each image, `images` and `labels` one for all of the batch,
     `pixels` one of all its pixels in the order of their size;
     `classes` are the labels' class numbers, `mean` the images' mean to 6 digits.
