@@ -25,13 +25,14 @@ from ladder.files import write_json
 from ladder.following import ROWS, group_of, horizon, read_rows, state_path
 from parity_tests.catalogue import JAX, LIGHTNING, TENSORFLOW, TORCH
 from parity_tests.engine_room import EngineRoom
+from parity_tests.gaps import moved_by_one_ulp
 from parity_tests.kept import RESULT, kept_answer
 from pipeline.datasets import Dataset
 from pipeline.drawn import write_first_images, write_idx_set
 from pipeline.engines import ENGINES
-from pipeline.environment import describe_machine, usable_cores
+from pipeline.environment import usable_cores
 from pipeline.network import shared_first_weights
-from pipeline.origin import versions_in_use
+from pipeline.origin import origin_of
 from pipeline.recipe import Recipe, preset, recipe_to_dict
 from pipeline.workers import end_children, workers
 
@@ -210,20 +211,11 @@ def question_of(
             settings["stop_gap"] = PARTED
     if ends_with := [str(folder / name / RESULT) for name in followers]:
         settings["ends_with"] = ends_with
-    arrays = moved_weights(stage.recipe) if stage.moved_by_one_ulp else {}
-    return Question(("follow",), settings, arrays)
-
-
-def moved_weights(recipe: Recipe) -> dict[str, Array]:
-    """Return the shared first weights in float64, each moved up by one unit in the last place.
-
-    Zeros stay zeros. A bias that is the least number above zero would let a flat background be
-    above zero too, where LeakyReLU has another slope: no rounding, but another computation.
-    """
-    return {
-        f"weights.{name}": np.where(array == 0, 0.0, np.nextafter(array.astype(np.float64), np.inf))
-        for name, array in shared_first_weights(recipe).items()
-    }
+    if not stage.moved_by_one_ulp:
+        return Question(("follow",), settings, {})
+    weights = shared_first_weights(stage.recipe).items()
+    arrays = {f"weights.{name}": array.astype(np.float64) for name, array in weights}
+    return moved_by_one_ulp(Question(("follow",), settings, arrays), "up")
 
 
 def run_stage(
@@ -352,12 +344,7 @@ def prove_training(
     write_smaller_sets(dataset, folder)
     results = run_stages(runnable_stages(num_seeds, say), dataset.folder, folder, say)
     found = {
-        "origin": {
-            "command": command,
-            "dataset": dataset.name,
-            "machine": describe_machine(),
-            "packages": versions_in_use(),
-        },
+        "origin": origin_of(command, dataset=dataset.name),
         "stages": {name: {key: kept[key] for key in KEPT} for name, kept in results.items()},
         "test_images_after_each_epoch": {
             "of": SYNCHRONISED,

@@ -18,8 +18,7 @@ from parity_tests.engine_room import EngineRoom
 from parity_tests.terms import MEASURED, pooled
 from pipeline.datasets import find_dataset, load_dataset
 from pipeline.engines import ENGINES
-from pipeline.environment import describe_machine
-from pipeline.origin import versions_in_use
+from pipeline.origin import origin_of
 from pipeline.recipe import VARIANTS
 
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -38,8 +37,9 @@ PREFIXES = {
 def moved_by_one_ulp(question: Question, way: str) -> Question:
     """Return the question with each number but zero of its weights and inputs moved by one ulp.
 
-    `way` is `up`, `down` or `either`. A zero that became the least number above it would change
-    the slope of a LeakyReLU.
+    `way` is `up`, `down` or `either`. A bias that is the least number above zero would let a flat
+    background be above zero too, where LeakyReLU has another slope: no rounding, but another
+    computation.
     """
     random = np.random.default_rng(0)
 
@@ -79,12 +79,7 @@ def measure_gaps(
                     for rung, key, share in _shares(one, other):
                         found = gaps[engine][rung]
                         found[key] = max(found.get(key, 0.0), float(f"{share:.3g}"))
-    origin = {
-        "command": command,
-        "routes": [route.title for route in routes],
-        "machine": describe_machine(),
-        "packages": versions_in_use(),
-    }
+    origin = origin_of(command, routes=[route.title for route in routes])
     return {"origin": origin, "gaps": gaps}
 
 

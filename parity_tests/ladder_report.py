@@ -1,16 +1,10 @@
 """The ladder's verdicts side by side: a table for the terminal, Markdown and JSON for the file."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from ladder.rungs import RUNGS, RungResult, Verdict
-from ladder.verdict import verdict_lines, verdict_to_dict
+from ladder.verdict import verdict_lines
 from reporting.markdown import table
-
-
-def verdicts_to_dict(verdicts: Sequence[Verdict], **origin: Any) -> dict[str, Any]:
-    """Return verdicts as plain values, with where they come from."""
-    return {**origin, "climbs": [verdict_to_dict(verdict) for verdict in verdicts]}
 
 
 def matrices(verdicts: Sequence[Verdict]) -> Iterator[tuple[str, list[str], list[list[str]]]]:

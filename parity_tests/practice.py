@@ -165,7 +165,8 @@ class Practice:
             found |= judge(self._reference(mutant), network)
         if False in found.values():
             return found
-        training = self._answer(mutant.engine, self._training(recipe), mutant.name)
+        question = training_question(recipe, self.dataset.folder)
+        training = self._answer(mutant.engine, question, mutant.name)
         classes = self.dataset.test_labels.astype(np.int64)
         found[ACCURACY] = (
             None if training is None else has_expected_accuracy(training, classes, mutant.variant)
@@ -186,9 +187,6 @@ class Practice:
         images = np.ascontiguousarray(self.dataset.test_images[:NUM_IMAGES, ..., np.newaxis])
         classes = self.dataset.test_labels[:NUM_IMAGES].astype(np.int64)
         return network_question(recipe, images, classes)
-
-    def _training(self, recipe: Recipe) -> Question:
-        return training_question(recipe, self.dataset.folder)
 
     def _answer(self, engine: str, question: Question, mutant: str) -> Trace | None:
         try:

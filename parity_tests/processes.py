@@ -11,8 +11,7 @@ from parity_tests.questions import on_device
 from pipeline.datasets import Dataset
 from pipeline.drawn import write_first_images
 from pipeline.engines import ENGINES
-from pipeline.environment import describe_machine
-from pipeline.origin import versions_in_use
+from pipeline.origin import origin_of
 from pipeline.recipe import Recipe, preset, recipe_to_dict
 from pipeline.record import EPOCH_METRICS
 
@@ -64,13 +63,7 @@ def prove_processes(
                     if count > 1:
                         rows.append(_compared(name, engine, variant, runs[1], runs[count], count))
                         say(_words(rows[-1]))
-    origin = {
-        "command": command,
-        "dataset": dataset.name,
-        "device": device,
-        "machine": describe_machine(),
-        "packages": versions_in_use(),
-    }
+    origin = origin_of(command, dataset=dataset.name, device=device)
     write_json(output_dir / PROCESSES_JSON, {"origin": origin, "trainings": rows})
     return [f"parted: {_words(row)}" for row in rows if not row["passed"]]
 

@@ -7,10 +7,16 @@ from typing import Any
 from ladder.engines import EngineError
 from ladder.files import write_json, write_text
 from ladder.rungs import Verdict
-from ladder.verdict import conclusion, verdict_from_kept, verdict_lines, verdict_to_kept
+from ladder.verdict import (
+    conclusion,
+    verdict_from_kept,
+    verdict_lines,
+    verdict_to_dict,
+    verdict_to_kept,
+)
 from parity_tests.catalogue import LIGHTNING, Mutant
 from parity_tests.climbs import REFERENCE, Attempt, Climber, Route, climb_all
-from parity_tests.ladder_report import markdown, verdicts_to_dict
+from parity_tests.ladder_report import markdown
 from parity_tests.pages import mutants_page, replays_page
 from parity_tests.planting import Outcome, alternating, outcome_to_dict, plant_all
 from parity_tests.practice import Practice, checks_of
@@ -18,9 +24,8 @@ from parity_tests.replaying import Replayed, play, replayed_from_dict, replayed_
 from parity_tests.replays import Replay
 from pipeline.datasets import Dataset
 from pipeline.engines import ENGINES, KERAS_TENSORFLOW
-from pipeline.environment import describe_machine
 from pipeline.errors import RunError
-from pipeline.origin import versions_in_use
+from pipeline.origin import origin_of
 from pipeline.session import Session, read_kept
 from portproof import CheckError
 
@@ -125,27 +130,14 @@ def prove_ladder(
             for line in verdict_lines(verdict):
                 say(f"  {line}")
     if verdicts:
-        write_proof(output_dir, verdicts, lost, origin_of(command, dataset))
+        found = {
+            "origin": origin_of(command, dataset=dataset.name),
+            **({"no_verdict": lost} if lost else {}),
+            "climbs": [verdict_to_dict(verdict) for verdict in verdicts],
+        }
+        write_json(output_dir / LADDER_JSON, found)
+        write_text(output_dir / LADDER_PAGE, "\n".join([*markdown(verdicts, list(lost)), ""]))
     return verdicts, lost
-
-
-def write_proof(
-    output_dir: Path, verdicts: list[Verdict], lost: dict[str, str], origin: dict[str, Any]
-) -> None:
-    """Write the verdicts as JSON and as a Markdown page, and what has none."""
-    found = verdicts_to_dict(verdicts, origin=origin, **({"no_verdict": lost} if lost else {}))
-    write_json(output_dir / LADDER_JSON, found)
-    write_text(output_dir / LADDER_PAGE, "\n".join([*markdown(verdicts, list(lost)), ""]))
-
-
-def origin_of(command: str, dataset: Dataset) -> dict[str, Any]:
-    """Return where results come from: command, data set, machine and versions."""
-    return {
-        "command": command,
-        "dataset": dataset.name,
-        "machine": describe_machine(),
-        "packages": versions_in_use(),
-    }
 
 
 def prove_mutants(
@@ -191,7 +183,7 @@ def prove_mutants(
     outcomes.sort(key=lambda outcome: order[outcome.mutant.engine, outcome.mutant.name])
     rows = [outcome_to_dict(outcome) for outcome in outcomes]
     found: dict[str, Any] = {
-        **origin_of(command, dataset),
+        **origin_of(command, dataset=dataset.name),
         "faults": rows,
     }
     if (output_dir / PRACTICE_JSON).exists():
@@ -234,7 +226,7 @@ def prove_replays(
     if not replayed:
         return replayed, lost
     found = {
-        **origin_of(command, dataset),
+        **origin_of(command, dataset=dataset.name),
         "replays": [replayed_to_dict(each) for each in replayed],
     }
     write_json(output_dir / REPLAYS_JSON, found)

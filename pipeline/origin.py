@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 
 from pipeline.engines import ENGINES, SHARED_PACKAGES
-from pipeline.environment import PACKAGES, ROOT, package_versions
+from pipeline.environment import PACKAGES, ROOT, describe_machine, package_versions
 
 
 @cache
@@ -20,6 +20,11 @@ def code_digest(rooms: tuple[str, ...]) -> str:
         for path in sorted((ROOT / room).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def origin_of(command: str, **of: Any) -> dict[str, Any]:
+    """Return where results come from: the command, what they are `of`, machine and versions."""
+    return {"command": command, **of, "machine": describe_machine(), "packages": versions_in_use()}
 
 
 def told_commit(machine: Mapping[str, Any]) -> str:
