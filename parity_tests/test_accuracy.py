@@ -10,7 +10,7 @@ from scipy import stats
 
 from ladder.compare import compare_arrays
 from parity_tests.seeds import Rows
-from parity_tests.tolerances import EPOCH_BASE_FLOAT32, EPOCH_DROPOUT
+from parity_tests.terms import EPOCH_BASE_FLOAT32, EPOCH_DROPOUT
 from pipeline.drawn import write_first_images
 from pipeline.evaluation import evaluate_logits
 from pipeline.recipe import preset, recipe_to_dict

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ladder.compare import compare_arrays
-from parity_tests.tolerances import LOGITS_FLOAT32
+from parity_tests.terms import LOGITS_FLOAT32
 from pipeline.network import parameter_shapes, shared_first_weights
 from pipeline.recipe import preset
 
