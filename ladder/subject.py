@@ -24,6 +24,8 @@ class Subject(Protocol):
     behind a flattened map in H, W, C order. So are maps and flattened maps that go in or come out.
     """
 
+    model: Any
+
     def layer_table(self) -> list[Facts]:
         """Return a row for each layer: `name`, `kind`, `output_shape`, `parameters`."""
 
@@ -56,6 +58,15 @@ class Subject(Protocol):
 
         In training mode, or else in evaluation mode.
         """
+
+    def dropout_layers(self) -> list[str]:
+        """Return the names of the dropout layers, in order."""
+
+    def dropped(self, name: str, count: int, training: bool) -> Array:
+        """Return a dropout layer's output for `count` inputs of ones."""
+
+    def fast_order(self) -> list[str] | None:
+        """Return the layers in the order in which the fast path runs them; None for the table's."""
 
 
 def answer_subject(question: Question, subject: Subject) -> tuple[Facts, dict[str, Array]]:

@@ -49,21 +49,6 @@ class Answer:
     arrays: dict[str, Array] = field(default_factory=dict)
 
 
-class BuiltSubject(Subject, Protocol):
-    """An implementation's model as a subject, with what is asked about dropout besides."""
-
-    model: Any
-
-    def dropout_layers(self) -> list[str]:
-        """Return the names of the dropout layers, in order."""
-
-    def dropped(self, name: str, count: int, training: bool) -> Array:
-        """Return a dropout layer's output for `count` inputs of ones."""
-
-    def fast_order(self) -> list[str] | None:
-        """Return the layers in the order in which the fast path runs them; None for the table's."""
-
-
 class Side(Protocol):
     """What an implementation's `trace` module provides; models are its framework's.
 
@@ -74,7 +59,7 @@ class Side(Protocol):
     """Keeps the state after each step, by the subject that its first argument makes of a model."""
     AtSeams: Any
     Follow: Any
-    ImplementationSubject: Callable[[Any, Recipe, Execution], BuiltSubject]
+    ImplementationSubject: Callable[[Any, Recipe, Execution], Subject]
     InjectMasks: Any
     NoteMasks: Any
     Watch: Any
@@ -88,7 +73,7 @@ class Side(Protocol):
     def engine(self) -> str:
         """Return the engine's name."""
 
-    def built_subject(self, recipe: Recipe, execution: Execution) -> BuiltSubject:
+    def built_subject(self, recipe: Recipe, execution: Execution) -> Subject:
         """Build a model as training does."""
 
     def drawn_weights(self, recipe: Recipe) -> Weights:
@@ -162,7 +147,7 @@ def answer_network(side: Side, question: Question, recipe: Recipe) -> Answer:
     return Answer(facts, arrays)
 
 
-def injected(side: Side, subject: BuiltSubject, recipe: Recipe) -> Any:
+def injected(side: Side, subject: Subject, recipe: Recipe) -> Any:
     """Give the model's dropout layers masks from NumPy, and return what draws them."""
     masks = side.InjectMasks(recipe)
     masks.set_model(subject.model)
@@ -223,7 +208,7 @@ def answer_own_weights(side: Side, question: Question, recipe: Recipe) -> Answer
     return Answer(arrays=arrays)
 
 
-def carrying(side: Side, question: Question, recipe: Recipe) -> BuiltSubject:
+def carrying(side: Side, question: Question, recipe: Recipe) -> Subject:
     """Build the model and carry the question's weights in."""
     subject = side.built_subject(recipe, execution_of(question))
     subject.load_weights(under("weights", question.arrays))
