@@ -171,7 +171,7 @@ def _start_tracking(execution: Execution, journal: Journal, data: PreparedData) 
     """Open what `--logger` asks for besides CSV; the pictures that it takes come first."""
     if set(execution.loggers) == {"csv"}:
         return
-    from pipeline.sample_plot import plot_class_samples
+    from pipeline.plots import plot_class_samples
     from pipeline.tracking import SAMPLES, start_trackers
 
     plots = journal.run_dir / PLOTS

@@ -97,7 +97,7 @@ def write_pictures(output_dir: Path, dataset: Dataset, exploration: Exploration)
     Raises:
         UsageError: `output_dir` cannot be made or written to.
     """
-    from pipeline.sample_plot import plot_class_samples
+    from pipeline.plots import plot_class_samples
     from reporting.pictures import plot_class_histogram
 
     samples, classes = output_dir / SAMPLES, output_dir / CLASSES

@@ -6,10 +6,9 @@ import pytest
 from PIL import Image
 
 from pipeline.evaluation import evaluate_logits
-from pipeline.plots import Curve, plot_classified, plot_confusion, plot_curves
+from pipeline.plots import Curve, plot_class_samples, plot_classified, plot_confusion, plot_curves
 from pipeline.preprocess import LabeledImages
 from pipeline.run_report import write_run_report
-from pipeline.sample_plot import plot_class_samples
 from reporting.pictures import plot_class_changes, plot_class_histogram
 from tests.fabricated import CLASS_NAMES, TEST_LABELS, make_logits, make_record
 
