@@ -106,9 +106,7 @@ def usual_folders(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
     return (cache_dir(environ), DEBIAN_DIR, *torchvision, keras)
 
 
-def find_dataset_again(
-    recorded: Mapping[str, Any], data_dir: Path | None, environ: Mapping[str, str] = os.environ
-) -> Path:
+def find_dataset_again(recorded: Mapping[str, Any], data_dir: Path | None) -> Path:
     """Return the folder of the data that a run's record describes: `data_dir`, or the one recorded.
 
     Where that is gone, or the record is too old to name one, it is looked for as for a new run.
@@ -119,7 +117,7 @@ def find_dataset_again(
     folder = recorded.get("folder")
     if data_dir is None and isinstance(folder, str) and os.path.exists(folder):
         return Path(folder)
-    return find_dataset(data_dir, environ)
+    return find_dataset(data_dir)
 
 
 def find_file(folder: Path, file: IdxFile) -> Path | None:

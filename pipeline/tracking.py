@@ -89,11 +89,7 @@ def require_loggers(loggers: Sequence[str]) -> None:
 
 
 def start_trackers(
-    loggers: Sequence[str],
-    run_dir: Path,
-    record: Record,
-    say: Callable[[str], None],
-    environ: Mapping[str, str] = os.environ,
+    loggers: Sequence[str], run_dir: Path, record: Record, say: Callable[[str], None]
 ) -> Trackers:
     """Open the trackers among `loggers`; of a run that goes on, where it left off.
 
@@ -108,7 +104,7 @@ def start_trackers(
     if "mlflow" in loggers:
         from pipeline.mlflow_runs import MLFLOW_STORE, MlflowTracker
 
-        uri = environ.get("MLFLOW_TRACKING_URI")
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
         try:
             trackers.append(MlflowTracker(run_dir, record, uri))
         except Exception as error:  # MLflow, SQLAlchemy and requests each raise their own

@@ -69,19 +69,15 @@ report = {
 """
 
 
-def examine(
-    data_dir: Path | None = None,
-    environ: Mapping[str, str] = os.environ,
-    timeout_seconds: float = PROBE_SECONDS,
-) -> Finding:
+def examine(data_dir: Path | None) -> Finding:
     """Return all findings, ready for JSON; `ok` tells whether default engines and data are fine."""
     with workers(2, end_children) as pool:
         asked = {
-            name: pool.submit(examine_engine, engine, environ, timeout_seconds, LIBRARIES_QUESTION)
+            name: pool.submit(examine_engine, engine, extra=LIBRARIES_QUESTION)
             for name, engine in ENGINES.items()
         }
-        keras = pool.submit(examine_keras, environ, timeout_seconds)
-        data = examine_data(data_dir, environ)
+        keras = pool.submit(examine_keras, os.environ, PROBE_SECONDS)
+        data = examine_data(data_dir, os.environ)
         engines = {
             name: {"python": ENGINES[name].find_python().path, **answer.result()}
             for name, answer in asked.items()
@@ -90,7 +86,7 @@ def examine(
         "machine": {**describe_machine(), "gpu_driver": describe_gpu_driver()},
         "versions": versions_in_use(),
         "keras": keras.result(),
-        "threads": {name: environ.get(name) for name in THREAD_VARIABLES},
+        "threads": {name: os.environ.get(name) for name in THREAD_VARIABLES},
         "data": data,
         "engines": engines,
     }
