@@ -1,12 +1,11 @@
 """The shared batches, as Lightning takes them."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from lightning_impl.settings import rank_and_size
 from pipeline.batches import Batches, evaluation_batches, training_batches
@@ -29,24 +28,17 @@ class TorchBatches(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(images_nhwc).permute(0, 3, 1, 2), torch.from_numpy(one_hot)
 
 
-class EpochSampler(Sampler[int]):
+class EpochSampler(SequentialSampler):
     """Walks through the batches in turn, in an order of samples that the loader's set shares.
 
     The Trainer calls `set_epoch` of each loader's sampler, which reorders these batches.
     """
 
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
+    data_source: Batches
 
     def set_epoch(self, epoch: int) -> None:
         """Take the sample order of `epoch`."""
-        self.batches.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(len(self.batches)))
+        self.data_source.set_epoch(epoch)
 
 
 def batch_loader(
