@@ -47,7 +47,7 @@ def require_gpu(environ: Mapping[str, str] = os.environ) -> str:
                     "MIG is on, under which NVML tells of the whole GPU only; "
                     "measure on a GPU without it"
                 )
-            return _text(nvml.nvmlDeviceGetUUID(gpu))
+            return str(nvml.nvmlDeviceGetUUID(gpu))
     except UsageError:
         raise
     except Exception as error:  # NVML's own, for every way in which there is no GPU
@@ -71,7 +71,7 @@ def _selected(nvml: Any, environ: Mapping[str, str]) -> Any:
                 "give the UUID that `nvidia-smi -L` shows, or set CUDA_DEVICE_ORDER=PCI_BUS_ID"
             )
         return handles[int(first)]
-    found = [each for each in handles if first and _text(nvml.nvmlDeviceGetUUID(each)) == first]
+    found = [each for each in handles if first and nvml.nvmlDeviceGetUUID(each) == first]
     if not found:
         raise UsageError(f"CUDA_VISIBLE_DEVICES={visible} hides every GPU, or names none")
     return found[0]
@@ -91,9 +91,9 @@ def describe_gpu(uuid: str) -> dict[str, Any]:
     with _handle(uuid) as (nvml, gpu):
         driver_cuda = _told(nvml, "nvmlSystemGetCudaDriverVersion")
         return {
-            "name": _text(nvml.nvmlDeviceGetName(gpu)),
+            "name": nvml.nvmlDeviceGetName(gpu),
             "uuid": uuid,
-            "driver": _text(nvml.nvmlSystemGetDriverVersion()),
+            "driver": nvml.nvmlSystemGetDriverVersion(),
             "driver_cuda": driver_cuda
             and f"{driver_cuda // 1000:.0f}.{driver_cuda % 1000 // 10:.0f}",
             "memory_bytes": _memory(nvml, gpu, "total"),
@@ -237,10 +237,6 @@ def _memory(nvml: Any, gpu: Any, which: str) -> float | None:
         return float(getattr(nvml.nvmlDeviceGetMemoryInfo(gpu), which))
     except Exception:  # as in `_told`
         return None
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _told(

@@ -185,13 +185,7 @@ def uniform_p_value(values: Array, limit: float) -> float:
 
 
 def fans(shape: Sequence[int]) -> tuple[int, int]:
-    """Return (fan_in, fan_out) of a canonical kernel (H, W, in, out) or (in, out).
-
-    Raises:
-        ValueError: fewer than two axes.
-    """
-    if len(shape) < 2:
-        raise ValueError(f"`shape` must have two axes or more; received shape={tuple(shape)}")
+    """Return (fan_in, fan_out) of a canonical kernel (H, W, in, out) or (in, out)."""
     field = math.prod(shape[:-2])
     return field * shape[-2], field * shape[-1]
 

@@ -25,7 +25,7 @@ class FakeGpu(SimpleNamespace):
         return uuid[-1]
 
     def nvmlDeviceGetUUID(self, gpu):  # noqa: N802
-        return f"GPU-{gpu}".encode()
+        return f"GPU-{gpu}"
 
     def nvmlDeviceGetMigMode(self, gpu):  # noqa: N802
         return [self.mig, self.mig]
@@ -49,7 +49,7 @@ class FakeGpu(SimpleNamespace):
         return 70_000
 
     def nvmlDeviceGetName(self, gpu):  # noqa: N802
-        return b"Card"
+        return "Card"
 
     def nvmlSystemGetDriverVersion(self):  # noqa: N802
         return "1.2"

@@ -56,15 +56,7 @@ Detector = Callable[[Evidence], Found]
 KNOWN_CAUSES: set[str] = set()
 """Every id that a diagnosis can have."""
 # What strange traces raise, where a detector expects the form that the documents describe.
-UNEXAMINABLE: tuple[type[Exception], ...] = (
-    UnexaminableError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-    np.linalg.LinAlgError,
-)
+UNEXAMINABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _BY_RUNG: dict[str, list[tuple[Rank, frozenset[str], Detector]]] = defaultdict(list)
 """What recognises causes on a rung, with their ids."""
 
