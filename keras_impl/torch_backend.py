@@ -75,17 +75,14 @@ def pools_first(model: keras.Sequential) -> Iterator[None]:
     ]
     for activation, pool in pairs:
         assert activation.negative_slope > 0
-        activation.call, pool.call = _unchanged, _after(pool.call, activation.call)
+        pool.call = _after(pool.call, activation.call)
+        activation.call = lambda inputs: inputs
     try:
         yield
     finally:
         for pair in pairs:
             for layer in pair:
                 del layer.call  # back to the class's
-
-
-def _unchanged(inputs: Any) -> Any:
-    return inputs
 
 
 def _after(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:

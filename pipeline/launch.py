@@ -254,7 +254,13 @@ def check_replaceable(run_dir: Path) -> None:
     if not found:
         return
     if not is_early(found):
-        _require_record(run_dir)
+        try:
+            read_record(run_dir)
+        except RunError as error:
+            raise UsageError(
+                f"{run_dir} is in the way and is not certainly a run folder, so it is not deleted "
+                f"({error}); move it away or choose another --output-dir"
+            ) from error
     if run_dir / LOCK in found:
         with unlocked(run_dir, "run"):
             pass
@@ -273,16 +279,6 @@ def remove_run(run_dir: Path) -> None:
             shutil.rmtree(run_dir)
     except OSError as error:
         raise RunError(f"cannot replace {run_dir}: {error.strerror or error}") from error
-
-
-def _require_record(run_dir: Path) -> None:
-    try:
-        read_record(run_dir)
-    except RunError as error:
-        raise UsageError(
-            f"{run_dir} is in the way and is not certainly a run folder, so it is not deleted "
-            f"({error}); move it away or choose another --output-dir"
-        ) from error
 
 
 def _check_is_of(job: Job, record: Record) -> None:

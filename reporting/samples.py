@@ -19,8 +19,8 @@ LARGEST = 64
 Array = np.ndarray[Any, Any]
 
 
-def chosen(runs: Sequence[CompleteRun]) -> tuple[Array, int]:
-    """Return the positions of the images shown, and how many are wrong in or disputed by the runs.
+def chosen(runs: Sequence[CompleteRun]) -> Array:
+    """Return the positions of the images shown, in order.
 
     All that a run gets wrong or two runs call differently, as far as there is room, evenly by
     class; and the first images of each class that all get right.
@@ -33,7 +33,7 @@ def chosen(runs: Sequence[CompleteRun]) -> tuple[Array, int]:
         np.flatnonzero(~is_hard & (labels == label))[:CORRECT_OF_EACH_CLASS]
         for label in np.unique(labels)
     ]
-    return np.sort(np.concatenate([hard, *easy])), int(is_hard.sum())
+    return np.sort(np.concatenate([hard, *easy]))
 
 
 def _evenly(positions: Array, labels: Array, most: int) -> Array:
@@ -85,7 +85,7 @@ def class_strips(dataset: Dataset, per_class: int = 10) -> list[tuple[str, str]]
 
 def data_of(runs: Sequence[CompleteRun], dataset: Dataset) -> dict[str, Any]:
     """Return what the page's script shows: images, classes, runs, and an answer of each run."""
-    positions, num_hard = chosen(runs)
+    positions = chosen(runs)
     labels = runs[0].labels
     answers = []
     for run in runs:
@@ -111,5 +111,4 @@ def data_of(runs: Sequence[CompleteRun], dataset: Dataset) -> dict[str, Any]:
         "variants": [run.variant for run in runs],
         "answers": answers,
         "total": len(labels),
-        "hard": num_hard,
     }
