@@ -99,6 +99,8 @@ def explain_forward(
             d.cause = _normalised(left, right, here, seen, first)
     _stretches(bench, left, right, pairs, judged, seen, by_place, constants)
     judged.differences[:] = _joined(judged.differences)
+    own = [d for d in judged.differences if not d.is_rule]
+    judged.swapped = [d for d in own if any(_mentions(d, n, bench, by_place) for n in constants)]
     return constants
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from portproof.explain import Bench, explain_forward, explain_training
 from portproof.graph.align import Alignment, align, parameters_to_open
 from portproof.graph.calls import Graph
-from portproof.graph.carry import Carried, carry
+from portproof.graph.carry import Carried, carry, draw
 from portproof.graph.compare import Judge, Judged, Replays
 from portproof.graph.first import frozen_values, judge_first
 from portproof.graph.gaps import fitted
@@ -304,8 +304,9 @@ def _gradients(left: Side, right: Side, alignment: Alignment, replays: Replays) 
 def _acts(left: Side, carried: Carried, replays: Replays, i: int) -> bool:
     """Return whether the reference gives other outputs with other weights in a call."""
     call = left.graph.calls[i]
-    moved = {f"{call.key}|{role}": carried.left[f"{call.key}|{role}"] for role in call.roles}
-    left.fill({**carried.left, **{name: 1.5 * a + 0.1 for name, a in moved.items()}})
+    rng = np.random.default_rng(0)
+    others = {f"{call.key}|{role}": draw(role, tuple(n), rng) for role, n in call.roles.items()}
+    left.fill({**carried.left, **others})
     left.start(outputs_only=True)
     seen = left.seen()
     left.fill(carried.left)

@@ -365,12 +365,12 @@ class Training:
         return found
 
     def _notes(self, theirs: Sequence[Arrays]) -> list[str]:
-        if not self.overrides:
-            return []
-        sizes = np.stack([_rows(Stored(share)) for share in self.shares], 1).tolist()
-        texts = dict.fromkeys(" + ".join(map(str, rows)) for rows in sizes)
-        notes = [f"the suspect trained on {len(self.ranks)} processes; rows of their shares of a "
-                 f"batch: {', '.join(texts)}; losses are the processes' mean"]  # fmt: skip
+        notes = []
+        if self.overrides:
+            sizes = np.stack([_rows(Stored(share)) for share in self.shares], 1).tolist()
+            texts = dict.fromkeys(" + ".join(map(str, rows)) for rows in sizes)
+            notes = [f"the suspect trained on {len(self.ranks)} processes; rows of their shares of "
+                     f"a batch: {', '.join(texts)}; losses are the processes' mean"]  # fmt: skip
         last = max(min(len(a["losses"]) for a in (self.ours, *theirs)) - 1, 0)
         loose = [f"{a.owner} ({role})" for a, role in rounded(*self.of, last, self.ours, theirs[0])]
         if loose:

@@ -87,6 +87,22 @@ class Graph:
     """Weights that are computed from parameters in a way that cannot be inverted."""
     about: dict[str, Any] = field(default_factory=dict)
 
+    def with_gradient(self, arrays: Mapping[str, np.ndarray]) -> set[int]:
+        """Return the calls that a gradient of the outputs reaches.
+
+        Args:
+            arrays: gradients through the whole, `grad|key|role` and `input.0`. A call of frozen
+                weights has none, and counts by what comes before it.
+        """
+        found: set[int] = set()
+        for i, call in enumerate(self.calls):
+            own = [arrays[n] for role in call.roles if (n := f"grad|{call.key}|{role}") in arrays]
+            before = [p in found or bool(np.any(arrays.get(str(p).replace("input", "input."), 0)))
+                      for p in call.preds]  # fmt: skip
+            if any(g.any() for g in own) or (not own and any(before)):
+                found.add(i)
+        return found
+
     def reached(self) -> set[int]:
         """Return the calls that lead to an output."""
         open_ends = [p for o in self.outputs for p in o.preds if isinstance(p, int)]

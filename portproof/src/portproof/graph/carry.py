@@ -41,8 +41,11 @@ def draw(
         rng: that draws.
         scale: of kernels; a product of what a model computes may saturate with 1.
     """
-    if role in ("gamma", "moving_variance", "alpha"):
-        return rng.uniform(0.5, 1.5, shape) * (0.25 if role == "alpha" else 1.0)
+    if role == "moving_variance":
+        return rng.uniform(0.5, 1.5, shape)
+    if role in ("gamma", "alpha"):
+        signed = rng.uniform(0.5, 1.5, shape) * rng.choice([-1.0, 1.0], shape)
+        return signed * (0.25 if role == "alpha" else 1.0)
     if len(shape) <= 1:
         return rng.normal(0, 0.1, shape)
     if role in ("table", "beta", "value"):

@@ -65,6 +65,10 @@ class Judged:
     """Calls of the reference that agree in evaluation and not in training mode."""
     end_apart: list[int] = field(default_factory=list)
     """Outputs that are others behind the same last calls."""
+    swapped: list[Difference] = field(default_factory=list)
+    """Differences at functions that `settled` computes otherwise, so that it does not show them."""
+    unreached: set[tuple[str, str]] = field(default_factory=set)
+    """Owners of calls that no gradient of the outputs reaches, which so shows nothing there."""
 
 
 class Judge:
@@ -333,6 +337,9 @@ class Judge:
                 self._behind(a.kind, bool(leaf.any()), bool(other.any()), _at(place, behind))
         self._training_outputs()
         self._unmoved(reached, acts)
+        acting = self.left.with_gradient(self.replays.left_whole)
+        self.found.unreached = {(self.left.calls[i].owner, self.right.calls[j].owner)
+                                for i, j in self.pairs.items() if i not in acting}  # fmt: skip
         self.found.gradient, self.found.whole_gradient = largest, self.whole()
 
     def _behind(self, kind: str, ours: bool, theirs: bool, place: Place) -> None:

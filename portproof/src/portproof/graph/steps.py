@@ -329,19 +329,19 @@ def rounded(
 ) -> list[tuple[Call, str]]:
     """Return the reference's weights (call, role) whose moves hold rounding alone in both.
 
-    Their gradients, where those are noted, are zero by theory, as before a norm, and Adam divides
-    what rounding leaves of them by its own size. SGD does not.
+    Their gradients, which torch's side notes and Keras's does not, are zero by theory, as before a
+    norm, and Adam divides what rounding leaves of them by its own size. SGD does not.
     """
     if right.about.get("training", {}).get("optimizer", "").startswith("SGD("):
         return []
-    found = []
-    for i, j in sorted(alignment.pairs.items()):
-        a, b = left.calls[i], right.calls[j]
-        for role in sorted(a.roles.keys() & b.roles.keys()):
-            sizes = _size(a, role, k, ours), _size(b, role, k, theirs)
-            if 0 < max(sizes) <= WHOLE_GRADIENT:
-                found.append((a, role))
-    return found
+    pairs = [(left.calls[i], right.calls[j]) for i, j in sorted(alignment.pairs.items())]
+    roles = [(a, b, role) for a, b in pairs for role in sorted(a.roles.keys() & b.roles.keys())]
+    sizes = [[_size(a, role, k, ours) for a, _, role in roles],
+             [_size(b, role, k, theirs) for _, b, role in roles]]  # fmt: skip
+    noted = [of for of in sizes if np.isfinite(of).any()]
+    largest = np.max(noted, axis=0, initial=0.0) if noted else np.zeros(len(roles))
+    return [(a, role) for (a, _, role), size in zip(roles, largest, strict=True)
+            if 0 < size <= WHOLE_GRADIENT]  # fmt: skip
 
 
 def _size(call: Call, role: str, k: int, arrays: Arrays) -> float:

@@ -139,6 +139,9 @@ class Recorder:
         given = tensors((args, kwargs))
         if not given or any(isinstance(t, keras.KerasTensor) for t in given):
             return original(layer, *args, **kwargs)
+        if not self.replay.train:
+            with self.quiet():
+                kinds.look_closer(layer, original, args, kwargs)
         if not self.replay.train and len(given) == 1:
             self._infer(layer, original, given[0], args, kwargs)
         kind = kinds.kind_of(layer)
@@ -377,7 +380,8 @@ class Recorder:
             if is_made_of_parts:
                 self.put(o, self.tag(o))
                 continue
-            turned = [0, *op.dims] if isinstance(op, L.Permute) else None
+            is_permuted = isinstance(op, L.Permute) and not kinds.is_users(op)
+            turned = [0, *op.dims] if is_permuted else None
             found = layout(self.tag(xs[0]), xs[0], o, turned)
             padding = (xs[0], pads) if pads else None
             self.put(o, Tag(preds, tag.ops + label, dropped, padding, *found))

@@ -408,8 +408,16 @@ def serve(open_model: Callable[[str], tuple[Model, dict[str, Any]]]) -> None:
             traceback.print_exc()
             answer = {"error": one_line(error) + _place(error), "kind": "failure"}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
-        answers.write(json.dumps({**answer, "gb": peak / 1024**2}) + "\n")
+        answers.write(_line({**answer, "gb": peak / 1024**2}) + "\n")
         answers.flush()
+
+
+def _line(answer: Mapping[str, Any]) -> str:
+    """Return an answer in JSON; numbers of NumPy's are a user's settings."""
+    try:
+        return json.dumps(answer, default=float)
+    except (TypeError, ValueError) as error:
+        return json.dumps({"error": one_line(error), "kind": "failure", "gb": answer["gb"]})
 
 
 def _end_with(parent: int) -> None:

@@ -261,7 +261,7 @@ class TorchModel:
     ) -> Arrays:
         """Train with the module's own step and optimizer, dropout at 0; return weights by step.
 
-        Gradients, too, where the Trainer's arguments are overridden.
+        Gradients, too.
         """
 
         def tensors(xs: list[np.ndarray]) -> Any:
@@ -282,7 +282,7 @@ class TorchModel:
                 told,
                 [(xs, self._laid_out(targets), given) for xs, targets, given in batches],
                 self.weights,
-                self._gradients if overrides else dict,
+                self._gradients,
                 tensors,
                 swaps,
             )

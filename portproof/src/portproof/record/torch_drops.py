@@ -15,6 +15,8 @@ DROPPING = ("StochasticDepth", "DropPath", "DropConnect")
 _PROBABILITIES = ("drop_prob", "p", "drop_rate", "drop_path", "drop_path_rate", "prob", "rate")
 DRAWING = ("drop_connect", "drop_path", "stochastic_depth")
 """Functions that do, by their names where a module's code is written."""
+_ACTING: set[Any] = set()
+"""Functions of these names that do more than drop in training."""
 _NOT_THE_USERS = ("torch", "torchvision", "lightning", "pytorch_lightning")
 
 
@@ -44,7 +46,7 @@ def replaced(
     kept = [(space, name, space[name]) for space in spaces for name in DRAWING
             if inspect.isfunction(space.get(name))]  # fmt: skip
     for space, name, function in kept:
-        space[name] = partial(_other, function, dropped)
+        space[name] = partial(_other, function, dropped, not module.training)
     try:
         yield
     finally:
@@ -53,13 +55,25 @@ def replaced(
 
 
 def _other(
-    function: Any, dropped: Callable[[torch.Tensor, float], torch.Tensor], *args: Any, **kwargs: Any
+    function: Any,
+    dropped: Callable[[torch.Tensor, float], torch.Tensor],
+    is_evaluated: bool,
+    *args: Any,
+    **kwargs: Any,
 ) -> torch.Tensor:
-    """Stand in for a function; its first parameter, by position or name, is the tensor."""
+    """Stand in for a function; its first parameter, by position or name, is the tensor.
+
+    One that gives something else than this tensor in evaluation is left alone from then on.
+    """
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
     x = next(iter(bound.arguments.values()))
-    return dropped(x, _rate(bound.arguments))
+    if is_evaluated and function not in _ACTING:
+        made: torch.Tensor = function(*args, **kwargs)
+        if not (isinstance(made, torch.Tensor) and torch.equal(made, x)):
+            _ACTING.add(function)
+            return made
+    return function(*args, **kwargs) if function in _ACTING else dropped(x, _rate(bound.arguments))
 
 
 def _rate(arguments: Mapping[str, Any]) -> float:

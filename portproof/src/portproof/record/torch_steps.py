@@ -59,8 +59,8 @@ class NothingDropped(TorchFunctionMode):
     ) -> Any:
         func, args, kwargs, _ = in_float64(func, args, kwargs or {})
         name = function_name(func)
-        if name in DROPOUTS and args:
-            return args[0]
+        if name in DROPOUTS:
+            return args[0] if args else kwargs["input"]
         if name in RATES:
             names = RATES[name].split()
             args = tuple(0.0 if n.startswith("dropout") else a
