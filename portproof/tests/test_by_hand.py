@@ -37,6 +37,7 @@ slow = pytest.mark.slow
         pytest.param("adagrad", "adagrad_from_zero", "batches", "update", ADAGRAD, marks=slow),
         pytest.param("decayed", "decayed", "batches", None, None, marks=slow),
         pytest.param("decayed", "decayed_whole", "batches", "update", DECAY, marks=slow),
+        pytest.param("normed", "normed", "large", None, None, marks=slow),
         pytest.param("squared", "squared", "batches", None, None, marks=slow),
         pytest.param("squared", "squared_half", "batches", "update", L2, marks=slow),
         pytest.param("squared", "squared_half_in_loss", "batches", "loss",

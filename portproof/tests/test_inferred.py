@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from portproof.adapter import Adapter, adapter_of, is_tried
-from portproof.checking import check
+from portproof.checking import CheckError, check
 from portproof.record.inferred import infer, may_be_inferred
 
 PAIRS = Path(__file__).parent / "pairs"
@@ -176,3 +176,31 @@ def test_a_mistake_in_one_is_named(name: str, port: str, what: str, cause: str |
     verdict = checked(name, port, SIZES[name.partition("_")[0]])
     assert not verdict.passed
     assert (verdict.failures[0].what, verdict.failures[0].cause) == (what, cause), str(verdict)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "port", "sizes", "what"),
+    [
+        ("overridden", "overridden", "8,8,3", []),
+        ("overridden", "overridden_zeros", "8,8,3", ["between", "padding"]),
+        ("overridden", "overridden_whole", "8,8,3", ["between"]),
+        ("overridden", "overridden_dropping", "8,8,3", ["between"]),
+        ("hidden", "hidden", "6", []),
+        ("hidden", "hidden_by_tanh", "6", ["between"]),
+        ("rounded", "rounded", "6", []),
+        ("rounded", "rounded_by_tanh", "6", ["between"]),
+        ("rounded", "rounded_other_epsilon", "6", ["epsilon"]),
+    ],
+)
+def test_nothing_is_hidden_by_layers_that_are_overridden_by_constants_or_by_rounding(
+    name: str, port: str, sizes: str, what: list[str]
+) -> None:
+    verdict = checked(name, port, sizes)
+    assert sorted(d.what for d in verdict.failures) == what, str(verdict)
+
+
+@pytest.mark.slow
+def test_a_scale_whose_sign_is_lost_is_refused() -> None:
+    with pytest.raises(CheckError, match="did not keep what was put there: gamma"):
+        checked("overridden", "overridden_unsigned", "8,8,3")

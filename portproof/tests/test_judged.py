@@ -259,6 +259,15 @@ def test_batches_of_two_loaders_are_compared_channels_last() -> None:
     assert judge_batches(ours, {"x.0.0": x})[0].detail == "on one side alone: y.0"
 
 
+def test_columns_and_integers_of_batches_are_compared_beside_much_larger_ones() -> None:
+    seconds, ratios = 1.7e9 + np.arange(4.0), np.arange(4.0) / 4
+    ours = {"x.0.0": np.stack([seconds, ratios], 1), "y.0": 1_500_000 + np.arange(4)}
+    theirs = {"x.0.0": np.stack([seconds, 1 - ratios], 1), "y.0": ours["y.0"] + 1}
+    assert [found.kind for found in judge_batches(ours, theirs)] == ["inputs", "targets"]
+    near = {"x.0.0": ours["x.0.0"] + [[0.0, 1e-8]], "y.0": ours["y.0"]}
+    assert judge_batches(ours, near) == []
+
+
 def test_a_conversion_is_judged_by_where_it_puts_weights() -> None:
     left, right = recurrent(("kernel", "bias")), recurrent(("kernel", "bias", "recurrent_bias"))
     rng = np.random.default_rng(0)

@@ -158,3 +158,16 @@ def ratings_once():
 def sequences() -> list[tuple[Any, Any]]:
     random = np.random.default_rng(0)
     return [(random.normal(size=(n, 5, 6)), random.normal(size=(n, 1))) for n in (8, 8, 3)]
+
+
+def normed() -> keras.Model:
+    """A bias before a norm: its gradient is rounding, and Adam makes steps of it."""
+    model = keras.Sequential([
+        keras.Input((6,)), layers.Dense(8), layers.BatchNormalization(), layers.Dense(1)
+    ])  # fmt: skip
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    return model
+
+
+def large() -> list[tuple[Any, Any]]:
+    return [(x, 300 * y) for x, y in batches()]

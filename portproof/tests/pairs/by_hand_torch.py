@@ -289,3 +289,20 @@ def in_one() -> nn.Module:
 
 def in_order() -> nn.Module:
     return InOrder()
+
+
+class Normed(Network):
+    def __init__(self, rate: float = 0.01) -> None:
+        super().__init__()
+        self.norm, self.rate = nn.BatchNorm1d(8, eps=1e-3, momentum=0.01), rate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.norm(self.body(x)))
+        return out
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), self.rate, eps=1e-7)
+
+
+def normed() -> nn.Module:
+    return Normed()

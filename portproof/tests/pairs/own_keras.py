@@ -92,3 +92,46 @@ class Experts(keras.Model):
 
 def experts():
     return Experts()
+
+
+class Reflecting(layers.ZeroPadding2D):
+    """Pads by what lies inside."""
+
+    def call(self, x):
+        return ops.pad(x, [[0, 0], *map(list, self.padding), [0, 0]], mode="reflect")
+
+
+class Residual(layers.Dense):
+    def call(self, x):
+        return x + super().call(x)
+
+
+class Same(layers.Dense):
+    """Has a `call` of its own, which changes nothing."""
+
+    def call(self, x):
+        return super().call(x)
+
+
+def overridden():
+    return keras.Sequential([
+        keras.Input((8, 8, 3)), Reflecting(1), layers.Conv2D(4, 3), layers.GlobalAveragePooling2D(),
+        Residual(4, activation="tanh"), layers.LayerNormalization(epsilon=1e-5), Same(3),
+    ])  # fmt: skip
+
+
+class Rounded(layers.Layer):
+    def call(self, x):
+        return ops.round(2 * x)
+
+
+def hidden(*between):
+    """Two GELUs, and then, if asked for, numbers that let no gradient through."""
+    return keras.Sequential([
+        keras.Input((6,)), layers.Dense(8, activation="gelu"), layers.Dense(7, activation="gelu"),
+        layers.Dense(8), layers.LayerNormalization(epsilon=1e-3), *between, layers.Dense(3),
+    ])  # fmt: skip
+
+
+def rounded():
+    return hidden(Rounded())

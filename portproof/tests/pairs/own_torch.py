@@ -122,3 +122,77 @@ class Experts(nn.Module):
 
 def experts():
     return Experts()
+
+
+def drop_path(x, rate, training):
+    return x * x.new_empty(len(x), 1).bernoulli_(1 - rate) / (1 - rate) if training else x
+
+
+class Overridden(nn.Module):
+    def __init__(self, mistake=""):
+        super().__init__()
+        self.conv, self.dense = nn.Conv2d(3, 4, 3), nn.Linear(4, 4)
+        self.norm, self.last, self.mistake = nn.LayerNorm(4), nn.Linear(4, 3), mistake
+
+    def forward(self, x):
+        x = F.pad(x, (1, 1, 1, 1), mode="constant" if self.mistake == "zeros" else "reflect")
+        x = self.conv(x).mean((2, 3))
+        whole, y = self.mistake == "whole", self.dense(x)
+        x = torch.tanh(x + y) if whole else x + torch.tanh(y)
+        scale = self.norm.weight
+        scale = scale.abs() if self.mistake == "unsigned" else scale
+        x = F.layer_norm(x, (4,), scale, self.norm.bias)
+        return self.last(drop_path(x, 0.5, self.training or self.mistake == "dropping"))
+
+
+def overridden():
+    return Overridden()
+
+
+def overridden_zeros():
+    return Overridden("zeros")
+
+
+def overridden_whole():
+    return Overridden("whole")
+
+
+def overridden_unsigned():
+    return Overridden("unsigned")
+
+
+def overridden_dropping():
+    return Overridden("dropping")
+
+
+class Hidden(nn.Module):
+    def __init__(self, is_rounded=False, approximate="none", epsilon=1e-3):
+        super().__init__()
+        self.is_rounded, self.approximate = is_rounded, approximate
+        self.one, self.two, self.three = nn.Linear(6, 8), nn.Linear(8, 7), nn.Linear(7, 8)
+        self.norm, self.last = nn.LayerNorm(8, eps=epsilon), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = F.gelu(self.two(F.gelu(self.one(x))), approximate=self.approximate)
+        x = self.norm(self.three(x))
+        return self.last((2 * x).round() if self.is_rounded else x)
+
+
+def hidden():
+    return Hidden()
+
+
+def hidden_by_tanh():
+    return Hidden(approximate="tanh")
+
+
+def rounded():
+    return Hidden(True)
+
+
+def rounded_by_tanh():
+    return Hidden(True, "tanh")
+
+
+def rounded_other_epsilon():
+    return Hidden(True, epsilon=1e-5)

@@ -74,7 +74,7 @@ def carry(
         scale: of kernels.
         own: weights that both models start from, `first|key|role`.
     """
-    rng = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng([seed, 0])
     carried = Carried()
     held: dict[str, np.ndarray] = {}
     for call in left.calls:
