@@ -44,7 +44,7 @@ def draw(
     if role == "moving_variance":
         return rng.uniform(0.5, 1.5, shape)
     if role in ("gamma", "alpha"):
-        # Of both signs, in steps of 2⁻²⁰: a weight that is one less than its scale holds it exactly.
+        # Of both signs, in steps of 2⁻²⁰: a weight that is one less than its scale holds it.
         signs = rng.permutation(np.arange(np.prod(shape, dtype=int)) % 2 * 2.0 - 1).reshape(shape)
         signed = signs * rng.integers(2**19, 3 * 2**19, shape) / 2**20
         return signed * (0.25 if role == "alpha" else 1.0)
