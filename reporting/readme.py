@@ -15,14 +15,22 @@ COMPARISON = ROOT / "results" / "compare-20-epochs" / "comparison.json"
 CERTIFICATE = ROOT / "results" / "equivalence" / "certificate.json"
 BENCHMARK = ROOT / "results" / "benchmark-cpu" / "benchmark.md"
 
+SEEDS = {
+    "shared-base": "",
+    "shared-dropout": "",
+    "natural-base": ", each its own first weights",
+}
+"""Designs that the README tells of, and what is said of each."""
+
 
 def render(text: str) -> str:
     """Return a README's text with its marked parts made anew."""
     certificates = json.loads(CERTIFICATE.read_text())["certificates"]
     seeds = [
-        f"- {design['variant']}, {design['num_epochs']} epochs: {design['sentence']}"
+        f"- {design['variant']}, {design['num_epochs']} epochs{SEEDS[design['design']]}: "
+        f"{design['sentence']}"
         for design in certificates
-        if design["design"] in ("shared-base", "shared-dropout")
+        if design["design"] in SEEDS
     ]
     # Of the benchmark, the first table and what it was measured with, without its title.
     benchmark = BENCHMARK.read_text().partition("\n\n")[2].partition("\n### ")[0]
