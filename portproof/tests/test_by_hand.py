@@ -38,6 +38,7 @@ slow = pytest.mark.slow
         pytest.param("decayed", "decayed", "batches", None, None, marks=slow),
         pytest.param("decayed", "decayed_whole", "batches", "update", DECAY, marks=slow),
         pytest.param("normed", "normed", "large", None, None, marks=slow),
+        pytest.param("frozen", "still", "batches", None, None, marks=slow),
         pytest.param("squared", "squared", "batches", None, None, marks=slow),
         pytest.param("squared", "squared_half", "batches", "update", L2, marks=slow),
         pytest.param("squared", "squared_half_in_loss", "batches", "loss",
@@ -95,3 +96,12 @@ def test_a_rule_of_the_frameworks_excuses_no_other_epsilon_in_the_same_step() ->
     names = f"{keras}:momentum_warmed_up", f"{torch}:momentum_warmed_up_other_epsilon"
     (found,) = check(*names, ["6"], batches=f"{keras}:batches").failures
     assert "it is 0.001 | 0.01" in str(found.cause)
+
+
+@pytest.mark.slow
+def test_a_part_in_evaluation_mode_trains_so() -> None:
+    keras, torch = PAIRS / "by_hand_keras.py", PAIRS / "by_hand_torch.py"
+    names = f"{keras}:trained", f"{torch}:still_by_mistake"
+    found = check(*names, [], batches=f"{keras}:batches").failures
+    assert [d.what for d in found] == ["training mode", "gradients", "loss"]
+    assert "by moving statistics in the suspect" in str(found[0].cause)

@@ -171,3 +171,19 @@ def normed() -> keras.Model:
 
 def large() -> list[tuple[Any, Any]]:
     return [(x, 300 * y) for x, y in batches()]
+
+
+def frozen() -> keras.Model:
+    """Its norm takes the moving statistics in training, too."""
+    norm = layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(8), norm, layers.Dense(1)])
+    norm.trainable = False
+    model.compile(keras.optimizers.SGD(0.0625), "mse")
+    return model
+
+
+def trained() -> keras.Model:
+    model = frozen()
+    model.layers[1].trainable = True
+    model.compile(keras.optimizers.SGD(0.0625), "mse")
+    return model

@@ -306,3 +306,30 @@ class Normed(Network):
 
 def normed() -> nn.Module:
     return Normed()
+
+
+class BuiltStill(Network):
+    """`Trainer.fit` leaves what is in evaluation mode as it is."""
+
+    def __init__(self, is_frozen: bool) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8).eval().requires_grad_(not is_frozen)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.norm(self.body(x)))
+        return out
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        assert self.logger is not None
+        self.logger.log_metrics({"step": batch_idx})
+        return super().training_step(batch, batch_idx)
+
+
+def still() -> tuple[nn.Module, dict[str, Any]]:
+    callbacks = L.pytorch.callbacks
+    found = [callbacks.ModelCheckpoint(), callbacks.LearningRateMonitor()]
+    return BuiltStill(is_frozen=True), {"callbacks": found}
+
+
+def still_by_mistake() -> nn.Module:
+    return BuiltStill(is_frozen=False)

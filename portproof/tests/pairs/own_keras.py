@@ -135,3 +135,48 @@ def hidden(*between):
 
 def rounded():
     return hidden(Rounded())
+
+
+class Mixed(layers.Layer):
+    """Its rate is of no dropout."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = rate
+
+    def call(self, x):
+        return x * (1 - self.rate) + self.rate * ops.flip(x, -1)
+
+
+def mixed():
+    return keras.Sequential([keras.Input((6, 4)), layers.Dense(8), Mixed(0.3), layers.Dense(2)])
+
+
+def attending():
+    x = keras.Input((6, 4))
+    return keras.Model(x, layers.MultiHeadAttention(2, 2, dropout=0.1)(x, x))
+
+
+class Kept(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.supports_masking, self.dense = True, layers.Dense(3)
+
+    def call(self, x, mask=None):
+        y = self.dense(x)
+        return y if mask is None else y * ops.cast(mask[:, None], y.dtype)
+
+
+class Masked(keras.Model):
+    """Hands a mask on by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.each, self.last = layers.TimeDistributed(Kept()), layers.Dense(2)
+
+    def call(self, x):
+        return self.last(self.each(x, mask=ops.any(ops.not_equal(x, 0), -1)))
+
+
+def masked():
+    return Masked()

@@ -196,3 +196,57 @@ def rounded_by_tanh():
 
 def rounded_other_epsilon():
     return Hidden(True, epsilon=1e-5)
+
+
+class Mix(nn.Module):
+    def __init__(self, in_training):
+        super().__init__()
+        self.in_training = in_training
+
+    def forward(self, x):
+        is_mixed = self.in_training or not self.training
+        return 0.7 * x + 0.3 * x.flip(-1) if is_mixed else x
+
+
+def mixed():
+    return nn.Sequential(nn.Linear(4, 8), Mix(True), nn.Linear(8, 2))
+
+
+def mixed_in_evaluation():
+    return nn.Sequential(nn.Linear(4, 8), Mix(False), nn.Linear(8, 2))
+
+
+class Attending(nn.Module):
+    def __init__(self, is_awake=False):
+        super().__init__()
+        self.attention, self.is_awake = nn.MultiheadAttention(4, 2, 0.1, batch_first=True), is_awake
+
+    def forward(self, x):
+        self.attention.train(self.training or self.is_awake)
+        return self.attention(x, x, x)[0]
+
+
+def attending():
+    return Attending()
+
+
+def attending_awake():
+    return Attending(True)
+
+
+class Unmasked(nn.Module):
+    def __init__(self, is_masked=True):
+        super().__init__()
+        self.dense, self.last, self.is_masked = nn.Linear(4, 3), nn.Linear(3, 2), is_masked
+
+    def forward(self, x):
+        y = self.dense(x)
+        return self.last(y * (x != 0).any(-1, keepdim=True) if self.is_masked else y)
+
+
+def masked():
+    return Unmasked()
+
+
+def masked_not():
+    return Unmasked(False)

@@ -409,7 +409,11 @@ def _nothing_dropped(model: Any) -> Iterator[None]:
             own = layer.call
             vars(layer)["call"] = lambda *a, own=own, **k: own(*a, **{**k, "training": False})
             augmenting.append(layer)
+        is_known = type(layer).__module__.startswith("keras")
+        is_known = is_known or bool(re.search("drop|depth|noise", type(layer).__name__.lower()))
         for name in _RATES:
+            if name in ("rate", "stddev") and not is_known:
+                continue  # it may be anything
             if isinstance(getattr(type(layer), name, None), property):
                 continue  # an attention's rate is that of a Dropout layer within it
             value = getattr(layer, name, None)

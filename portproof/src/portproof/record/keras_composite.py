@@ -101,7 +101,9 @@ def recurrent(
             for rate, what in ((layer.dropout, ""), (layer.recurrent_dropout, "recurrent")):
                 recorder.calls[-1].drops += drops(rate, what)
             box["tag"] = Tag(frozenset([len(recorder.calls) - 1]))
-            return y[:, -1], y, [y[:, -1], *states[1:]]
+            # Behind padding an output may be zero where the state stays.
+            state = states[0] if layer.zero_output_for_mask else y[:, -1]
+            return y[:, -1], y, [state, *states[1:]]
         finally:
             layer.return_sequences = asked
 

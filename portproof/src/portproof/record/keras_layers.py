@@ -130,8 +130,11 @@ def has_parts(layer: Any) -> bool:
     return bool(list(layer._flatten_layers(include_self=False)))
 
 
-def is_the_same_at_each_step(layer: Any, x: Any) -> bool:
+def is_the_same_at_each_step(layer: Any, args: Any, kwargs: Any) -> bool:
     """Return whether a TimeDistributed layer has neither a mask nor statistics that steps move."""
+    if args[1:] or kwargs.get("mask") is not None:
+        return False
+    x = tensors((args, kwargs))[0]
     norms = [part for part in layer._flatten_layers() if isinstance(part, L.BatchNormalization)]
     is_plain = isinstance(layer.layer, L.Dense | L.Embedding)  # these heed no mask
     return is_plain or (not norms and keras.src.backend.get_keras_mask(x) is None)

@@ -350,7 +350,7 @@ class Recorder:
         xs = tensors((args, kwargs))
         if any(isinstance(t, keras.KerasTensor) for t in xs):
             return original(op, *args, **kwargs)
-        if isinstance(op, L.TimeDistributed) and kinds.is_the_same_at_each_step(op, xs[0]):
+        if isinstance(op, L.TimeDistributed) and kinds.is_the_same_at_each_step(op, args, kwargs):
             return time_distributed(self, op, xs[0])
         is_made_of_parts = isinstance(op, L.Layer) and (
             kinds.has_parts(op) or any(id(v) in self._bare for v in kinds.own_variables(op))

@@ -26,7 +26,7 @@ from portproof.record.program import (
     replayed,
 )
 from portproof.record.role import Role
-from portproof.record.torch_drops import nothing_dropped, probabilities, replaced
+from portproof.record.torch_drops import nothing_dropped, probabilities, put_to_training, replaced
 from portproof.record.torch_live import is_inferable, outputs_of
 from portproof.record.torch_names import Names, differentiate, gradients, name_calls
 from portproof.record.torch_recorder import Recorder, Replay
@@ -76,9 +76,11 @@ class TorchModel:
             # By itself ε is that of the numbers' kind, which is float64 from here on.
             if isinstance(m, nn.RMSNorm) and m.eps is None and m.weight is not None:
                 m.eps = torch.finfo(m.weight.dtype).eps
+        # What was built in evaluation mode stays so in `Trainer.fit`; other loops call `train()`.
+        is_fitted = hasattr(module, "training_step") and module.training
+        self.still = [m for m in module.modules() if is_fitted and not m.training]
         self.module = module.double().eval()
-        self.options = dict(options or {})
-        """The user's own for a Trainer."""
+        self.options = dict(options or {})  # the user's own for a Trainer
         asked = str(self.options.pop("precision", None) or "32")
         if asked.removesuffix("-true") not in ("32", "64"):
             self.precision.add(f"precision={asked}")
@@ -155,7 +157,7 @@ class TorchModel:
         self, inputs: list[np.ndarray], recorder: Recorder, outputs: list[Output]
     ) -> None:
         """Note the dropout rates that functions are told in training mode alone."""
-        self.module.train()
+        put_to_training(self.module, self.still)
         try:
             with _unmoved(self.module):
                 trained, outs, _ = self._run(inputs, Replay())
@@ -276,7 +278,7 @@ class TorchModel:
             names = {self.names.owner(weights[key]) for key in told.get(option, ())}
             found = [p for name, p in self.names.parameters.items() if name in names]
             told |= {option: found} if option in told else {}
-        with nothing_dropped(self.module):
+        with nothing_dropped(self.module, self.still):
             return torch_steps.train(
                 self.module,
                 told,
@@ -433,7 +435,7 @@ class TorchModel:
         xs = [self._tensor(x, i) for i, x in enumerate(inputs)]
         xs = [x.requires_grad_() if x.is_floating_point() else x for x in xs]
         self.module.zero_grad(set_to_none=True)
-        with nothing_dropped(self.module):
+        with nothing_dropped(self.module, self.still):
             recorder, outs, _ = self._forward([x.view_as(x) for x in xs], replay)
             for i, out in enumerate(outs):
                 if not out.is_floating_point():

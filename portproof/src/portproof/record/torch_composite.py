@@ -100,8 +100,8 @@ def recurrent(
             given.append(back)
         x = given[0] if directions == 1 else torch.cat(given, -1)
         tag = after(torch.cat, (), {}, given, x) if directions > 1 else tag_of(given[0])
-        is_dropped = bound["train"] and layer + 1 < bound["num_layers"]  # between layers alone
-        rates = drops(float(bound["dropout"]) if is_dropped else 0.0)
+        rates = drops(bound["dropout"] * (bound["train"] and layer + 1 < bound["num_layers"]))
+        recorder.awake += rates if recorder.evaluates else ()
         put_tag(x, replace(tag, drops=(*tag.drops, *rates)))
     whole = [torch.cat(kept) if len(kept) > 1 else kept[0] for kept in lasts]
     for t, kept in zip(whole, lasts, strict=True):
@@ -136,6 +136,7 @@ def attention(
     """Run torch's attention with q, k and v as matrices of their own, each a call."""
     bound = bind(MULTI_HEAD_ATTENTION, args, kwargs)
     rate, bound["dropout_p"] = float(bound.get("dropout_p") or 0), 0.0
+    recorder.awake += drops(rate if recorder.evaluates and bound.get("training", True) else 0.0)
     if not bound.get("use_separate_proj_weight"):
         parts = bound["in_proj_weight"].chunk(3)
         bound["use_separate_proj_weight"] = True

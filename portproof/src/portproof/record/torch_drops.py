@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -86,14 +86,26 @@ def _rate(arguments: Mapping[str, Any]) -> float:
     return 0.0
 
 
+def put_to_training(module: nn.Module, still: Sequence[nn.Module]) -> None:
+    """Put a module into training mode, but for what of it stays in evaluation mode."""
+    module.train()
+    for m in still:
+        m.training = False
+
+
 @contextmanager
-def nothing_dropped(module: nn.Module) -> Iterator[None]:
-    """Put a module into training mode, dropping nothing; put it back to evaluation behind."""
+def nothing_dropped(module: nn.Module, still: Sequence[nn.Module] = ()) -> Iterator[None]:
+    """Put a module into training mode, dropping nothing; put it back to evaluation behind.
+
+    Args:
+        module: all of it.
+        still: what of it stays in evaluation mode, as it was built.
+    """
     rates = probabilities(module)
     kept = [getattr(m, name) for m, name in rates]
     for m, name in rates:
         setattr(m, name, 0.0)
-    module.train()
+    put_to_training(module, still)
     try:
         with replaced(module, lambda x, _: x):
             yield

@@ -156,10 +156,10 @@ class Recorder(TorchFunctionMode):
             return self._weighted(spec, func, args, kwargs, xs)
         if name in DROPOUTS and xs:
             p, is_on = dropout_of(args, kwargs)
-            if is_on and self.evaluates:
-                self.awake += drops(p, DROPOUTS[name])
+            self.awake += drops(p * (is_on and self.evaluates), DROPOUTS[name])
             out = xs[0].view_as(xs[0])
-            put_tag(out, after(func, args, kwargs, xs, out))
+            drops_ever = is_on or self.evaluates
+            put_tag(out, after(func, args, kwargs, xs, out) if drops_ever else tag_of(xs[0]))
             return out
         before = [(x, tag_of(x)) for x in xs]
         out = self._swapped(name, func)(*args, **kwargs)
@@ -213,12 +213,12 @@ class Recorder(TorchFunctionMode):
         finally:
             self.busy = busy
 
-    def dropping(self, forward: Any, rate: float, x: torch.Tensor) -> torch.Tensor:
-        """Stand in for what a module does that drops samples at a rate."""
-        with self.quiet():
-            made = forward(x)
-        put_tag(made, tag_of(x))
-        return self.dropped(made, rate)
+    def dropping(self, forward: Any, rate: float, x: torch.Tensor, *others: Any) -> Any:
+        """Stand in for what a module does that drops samples at a rate, and perhaps adds others."""
+        with contextlib.nullcontext() if others else self.quiet():
+            made = forward(x, *others)
+        put_tag(made, tag_of(made if others else x))
+        return made if others else self.dropped(made, rate)
 
     def dropped(self, x: torch.Tensor, rate: float) -> torch.Tensor:
         """Return the same numbers, with the rate at which training drops samples noted."""

@@ -151,12 +151,13 @@ def train(
 
     data: Any = _Given([tensors(list(xs)), *(_tensors(part) for part in (y, *more))]
                        for xs, y, more in batches)  # fmt: skip
-    validation = options.get("val_dataloaders")
-    asked = {k: v for k, v in options.items() if k not in _NOT_A_TRAINERS}
-    asked["callbacks"] = [*options.get("callbacks", []), _setting(lightning, options)]
+    callbacks = [*_kept(lightning, options), _setting(lightning, options)]
+    asked = {k: v for k, v in options.items() if k not in _NOT_A_TRAINERS} | {
+        "callbacks": callbacks
+    }
     usual = {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0}
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-             "enable_model_summary": False}  # fmt: skip
+    quiet = {"logger": lightning.loggers.logger.DummyLogger(), "enable_checkpointing": False,
+             "enable_progress_bar": False, "enable_model_summary": False}  # fmt: skip
     count = asked["devices"] if isinstance(asked.get("devices"), int) else 1
     if count > 1:  # a strategy takes no second Trainer
         asked["strategy"] = copy.copy(asked.get("strategy", "ddp"))
@@ -170,12 +171,18 @@ def train(
         if count > 1 and (starts or trainer.world_size != count):
             raise SetUpError(f"its strategy does not join {count} processes that are there, "
                              "as strategy='ddp' does")  # fmt: skip
-        trainer.fit(module, data, validation)
+        trainer.fit(module, data, options.get("val_dataloaders"))
     found.update({f"step.{len(losses)}|{key}": a for key, a in weights().items()})
     found |= {"losses": np.array(losses), "unsaid": np.array(unsaid)}
     found["called"] = np.array(sorted(mode.losses), dtype=np.str_)
     found["rates"] = np.array([rates.get(k, np.nan) for k in range(len(losses))])
     return found | metrics(epochs)
+
+
+def _kept(lightning: Any, options: Mapping[str, Any]) -> list[Any]:
+    """Return the user's callbacks without those that write checkpoints, unless these are on."""
+    unwanted = () if options.get("enable_checkpointing") else lightning.callbacks.Checkpoint
+    return [c for c in options.get("callbacks", []) if not isinstance(c, unwanted)]
 
 
 def _setting(lightning: Any, options: Mapping[str, Any]) -> Any:
@@ -319,10 +326,7 @@ def _set_options(optimizer: Any, options: Mapping[str, Any]) -> None:
 
 
 class _Given(list[Any]):
-    """Batches in memory; as no DataLoader they are not dealt out by a sampler of Lightning's.
-
-    A class of its own, for Lightning takes the items of a plain list as several loaders.
-    """
+    """Batches in memory: no DataLoader, which a sampler deals out, and no list, of loaders."""
 
 
 def _hold_still(parameters: Iterable[nn.Parameter]) -> None:
