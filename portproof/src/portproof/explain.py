@@ -89,11 +89,9 @@ def explain_forward(
         by_place.setdefault(place, []).append((i, j))
     constants: dict[str, str] = {}
     for d in judged.differences:
-        if d.gap is None or d.cause is not None:
+        if d.gap is None or d.cause is not None or d.what == "between":
             continue
         here = [p for place in d.places for p in by_place.get((place.left, place.right), [])]
-        if d.what == "between":
-            continue
         d.cause = _settings(bench, left, right, here[:MAX_PLACES], seen)
         if d.cause is None and d.what == BY:
             d.cause = _normalised(left, right, here, seen, first)

@@ -67,8 +67,8 @@ class Judged:
     """Outputs that are others behind the same last calls."""
     swapped: list[Difference] = field(default_factory=list)
     """Differences at functions that `settled` computes otherwise, so that it does not show them."""
-    unreached: set[tuple[str, str]] = field(default_factory=set)
-    """Owners of calls that no gradient of the outputs reaches, which so shows nothing there."""
+    hidden: set[int] = field(default_factory=set)
+    """Calls of the reference that no gradient of the outputs reaches, which so shows nothing."""
 
 
 class Judge:
@@ -288,10 +288,8 @@ class Judge:
             acts: whether other weights of a call of the reference would give other outputs; asked
                 where no gradient says so.
         """
-        largest = 0.0
         a_train, b_train = self.replays.left_train, self.replays.right_train
-        reached = self.left.reached()
-        otherwise = self._otherwise()
+        largest, reached, otherwise = 0.0, self.left.reached(), self._otherwise()
         self.found.otherwise = set(otherwise)
         # Where gates are saturated, what is left of a gradient is the rounding of 1 - y.
         sizes = {i: float(np.abs(leaf).max()) for i in self.pairs
@@ -337,15 +335,13 @@ class Judge:
                 self._behind(a.kind, bool(leaf.any()), bool(other.any()), _at(place, behind))
         self._training_outputs()
         self._unmoved(reached, acts)
-        acting = self.left.with_gradient(self.replays.left_whole)
-        self.found.unreached = {(self.left.calls[i].owner, self.right.calls[j].owner)
-                                for i, j in self.pairs.items() if i not in acting}  # fmt: skip
+        self.found.hidden = {*self.pairs} - self.left.with_gradient(self.replays.left_whole)
         self.found.gradient, self.found.whole_gradient = largest, self.whole()
 
     def _behind(self, kind: str, ours: bool, theirs: bool, place: Place) -> None:
         """Note gradients that differ behind a call; of one side none may come back at all."""
-        sides = ("" if ours else "no gradient", "" if theirs else "no gradient")
-        found = self.add("gradients", "behind " + kind, sides, "training", place)
+        words = ("" if ours else "no gradient", "" if theirs else "no gradient")
+        found = self.add("gradients", "behind " + kind, words, "training", place)
         if not (ours and theirs):
             side = "suspect" if ours else "reference"
             found.cause = f"no gradient comes back to it in the {side}"

@@ -37,11 +37,13 @@ def conclude(
     whole = judged.whole_settled or judged.whole_gradient
     # Saturated outputs hide what is inside; gradients, relative to their own size, do not.
     if agree and whole is not None and whole.within(gaps.WHOLE_GRADIENT):
+        hidden = {(left.calls[i].owner, right.calls[alignment.pairs[i]].owner)
+                  for i in judged.hidden}  # fmt: skip
         are_seen = all(g.within(gaps.END_TO_END) for g in judged.outputs.values())
         inside = [d for d in differences
                   if d.gap is not None and d.effect == "output" and not d.is_rule
                   and (are_seen or all(d is not other for other in judged.swapped))
-                  and judged.unreached.isdisjoint((p.left, p.right) for p in d.places)]  # fmt: skip
+                  and hidden.isdisjoint((p.left, p.right) for p in d.places)]  # fmt: skip
         where = {(p.left, p.right) for d in inside for p in d.places}
         # What such a call gives means something else: what is behind it is fed otherwise too.
         inside += [d for d in differences

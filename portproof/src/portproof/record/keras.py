@@ -409,7 +409,7 @@ def _nothing_dropped(model: Any) -> Iterator[None]:
             own = layer.call
             vars(layer)["call"] = lambda *a, own=own, **k: own(*a, **{**k, "training": False})
             augmenting.append(layer)
-        is_known = type(layer).__module__.startswith("keras")
+        is_known = type(layer).__module__.partition(".")[0] in ("keras", "keras_hub", "keras_cv")
         is_known = is_known or bool(re.search("drop|depth|noise", type(layer).__name__.lower()))
         for name in _RATES:
             if name in ("rate", "stddev") and not is_known:
