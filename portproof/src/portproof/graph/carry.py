@@ -76,7 +76,7 @@ def carry(
         scale: of kernels.
         own: weights that both models start from, `first|key|role`.
     """
-    rng = np.random.default_rng([seed, 0])
+    rng = np.random.default_rng([seed, 2])  # no number of rows
     carried = Carried()
     held: dict[str, np.ndarray] = {}
     for call in left.calls:
