@@ -13,7 +13,7 @@ from ladder.subject import Facts, segment
 
 CHUNK = 500
 """Images that are run through the model at once."""
-SLOTS = {"momentum": "m", "velocity": "v"}
+SLOTS = {"momentum": "m", "velocity": "v", "velocity_hat": "v_hat"}
 """Names that both frameworks' slots have here."""
 
 

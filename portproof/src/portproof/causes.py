@@ -187,7 +187,7 @@ class Causes:
             (share,) = set(added.values())
             other = _decays(theirs) or "0"
             other += "" if " or " in other else ", of all weights" if float(other) else ""
-            other += " beside the gradient" if theirs["options"].get("decoupled") else ""
+            other += " beside the gradient" if theirs.get("options", {}).get("decoupled") else ""
             text = (f"L2 adds {share:g} × {found[0]} to their gradients in the reference; the "
                     f"suspect's weight decay is {other}")  # fmt: skip
             yield text, {"spared": found[1], "decay": share, "options": {"decoupled": False}}

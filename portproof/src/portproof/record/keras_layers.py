@@ -254,7 +254,7 @@ def settings_of(layer: Any, kind: str, shape: tuple[int, ...], pads: Any) -> dic
 
 
 def _activations(layer: Any, kind: str) -> dict[str, Any]:
-    """Return what a recurrent layer has in place of torch's fixed activations."""
+    """Return a recurrent layer's activations, where they are not those that torch fixes."""
     name = getattr(layer.cell.activation, "__name__", "?")
     if kind == "rnn":
         return {"activation": name}
@@ -305,7 +305,7 @@ def deconv_settings(layer: Any, shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def zero_padding(layer: Any) -> Any:
-    """Return what a ZeroPadding layer adds, (before, behind) by axis; None for other layers."""
+    """Return a ZeroPadding layer's numbers of zeros, (before, behind) by axis; else None."""
     if getattr(layer, "data_format", None) == "channels_first" or is_users(layer):
         return None
     if isinstance(layer, L.ZeroPadding2D | L.ZeroPadding3D):
@@ -377,7 +377,7 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def regularised(layers: list[keras.Layer]) -> list[str]:
-    """Return what regularisers and constraints layers have, as `layer: L2`."""
+    """Return the regularisers and constraints of layers, as `layer: L2`."""
     return [
         f"{layer.name}: {type(value).__name__}"
         for layer in layers

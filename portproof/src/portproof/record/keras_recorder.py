@@ -242,7 +242,7 @@ class Recorder:
                 self._bare.pop(id(v), None)
 
     def _handed_on(self, made: Any, y: Any, out: Any) -> Any:
-        """Return what a layer of several outputs gives, `out` in place of `y`, its first."""
+        """Return the outputs of a layer, `out` in place of `y`, the first."""
         for other in tensors(made)[1:]:
             self.put(other, self.tag(out))
         return keras.tree.map_structure(lambda v: out if v is y else v, made)
@@ -468,7 +468,7 @@ def _each_direction(op: Any) -> Iterator[None]:
 
 
 def _drops(op: Any) -> tuple[str, ...]:
-    """Return what a layer drops, and at what rate; of an augmentation its name."""
+    """Return a layer's dropout rate and the parts that it drops; an augmentation's name."""
     if kinds.augments(op):
         return (type(op).__name__,)
     what = next(DROPPING[c.__name__] for c in type(op).__mro__ if c.__name__ in DROPPING)

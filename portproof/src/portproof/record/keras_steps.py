@@ -151,7 +151,7 @@ def _rate(optimizer: Any) -> float:
 
 
 def _penalty(model: Any) -> float:
-    """Return what regularisers of weights add to the loss."""
+    """Return the sum of the weights' regularisation penalties."""
     regularised = [v for v in model.trainable_variables if v.regularizer is not None]
     return sum(float(keras.ops.convert_to_numpy(v.regularizer(v))) for v in regularised)
 

@@ -263,7 +263,7 @@ def reorder(role: Any, order: np.ndarray, axis: int = 0) -> None:
 
 
 def drops(rate: float, what: str = "") -> tuple[str, ...]:
-    """Return what drops at a rate, as graphs hold it; nothing at a rate of 0.
+    """Return a dropout rate with the parts that it drops, as in graphs; nothing at a rate of 0.
 
     Args:
         rate: the share.
@@ -304,7 +304,7 @@ def inputs_of(arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 
 
 def made_batches(reference: str, names: Sequence[str] = ()) -> Arrays:
-    """Return what a user's function gives as batches: `x.k.i`, `y.k`, and weights, if any, `w.k`.
+    """Return the batches of a user's function: `x.k.i`, `y.k`, and weights, if any, `w.k`.
 
     Inputs in a dictionary are `x.k.i.name`; several targets are `y.k.list.i`, or `y.k.dict.name`.
 
