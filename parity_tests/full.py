@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -25,12 +26,15 @@ from ladder.files import write_json
 from ladder.following import ROWS, group_of, horizon, read_rows, state_path
 from parity_tests.catalogue import JAX, LIGHTNING, TENSORFLOW, TORCH
 from parity_tests.engine_room import EngineRoom
+from parity_tests.fleet import Pool
 from parity_tests.gaps import moved_by_one_ulp
 from parity_tests.kept import RESULT, kept_answer
+from parity_tests.ray_fleet import ClusterPool, cores
 from pipeline.datasets import Dataset
 from pipeline.drawn import write_first_images, write_idx_set
 from pipeline.engines import ENGINES
 from pipeline.environment import usable_cores
+from pipeline.errors import RunError
 from pipeline.network import shared_first_weights
 from pipeline.origin import origin_of
 from pipeline.recipe import Recipe, preset, recipe_to_dict
@@ -57,7 +61,6 @@ SYNCHRONISED = "base-0-keras-tensorflow-synchronised"
 PARTED = 1e-3
 """Gap of weights past which a run is followed no further."""
 TRAINING_JSON = "training.json"
-ROOT = Path(__file__).resolve().parent.parent
 KEPT = ("stage", "steps")
 FREE = (f"base-0-{TENSORFLOW}", f"dropout-0-{TENSORFLOW}")
 FREE_LIMITS = {1: 1e-14, FREE_EPOCHS: 1e-12}
@@ -226,6 +229,8 @@ def run_stage(
     Raises:
         EngineError: the engine cannot run here or died.
     """
+    if not folder.is_dir():
+        raise EngineError(f"{folder} is not here: the cluster's machines must share it")
     run_dir = folder / stage.name
     question = question_of(stage, data_dir, folder, followers)
     kept = kept_answer(stage.engine, question, run_dir, stage.recipe.precision)
@@ -245,22 +250,26 @@ def stage_to_dict(stage: Stage) -> dict[str, Any]:
 
 
 def run_stages(
-    stages: Iterable[Stage], data_dir: Path, folder: Path, say: Callable[[str], None]
+    stages: Iterable[Stage],
+    data_dir: Path,
+    folder: Path,
+    say: Callable[[str], None],
+    is_on_cluster: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Carry stages out and return their results by name.
+    """Carry stages out, here or on the cluster that is connected, and return results by name.
 
-    One more at a time than there are cores: one that follows waits now and then.
+    One more at a time than there are cores: one that follows waits now and then. The cluster's
+    machines must share `folder`.
 
     Raises:
         EngineError: an engine cannot run here or died; the stages that do not follow it, straight
             or by another, are finished first.
     """
     waiting = {stage.name: stage for stage in stages}
-    followers: dict[str, list[str]] = {name: [] for name in waiting}
-    for stage in waiting.values():
-        if stage.follows:
-            followers[stage.follows].append(stage.name)
-    num_slots = usable_cores() + 1
+    followers = {
+        name: [stage.name for stage in waiting.values() if stage.follows == name]
+        for name in waiting
+    }
     results: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     running: dict[Future[dict[str, Any]], str] = {}
@@ -268,26 +277,23 @@ def run_stages(
     watcher = threading.Thread(target=_tell_progress, args=(waiting.copy(), folder, say, stop))
     watcher.start()
     try:
-        with workers(num_slots, end_children) as pool:
+        with _places(is_on_cluster) as (pool, num_slots):
             while waiting or running:
-                while len(running) < num_slots:
+                for stage in list(waiting.values()):
                     begun = {None, *results, *running.values()}
-                    ready = [stage for stage in waiting.values() if stage.follows in begun]
-                    if not ready:
-                        break
-                    stage = waiting.pop(ready[0].name)
-                    follow = followers[stage.name]
-                    future = pool.submit(run_stage, stage, data_dir, folder, follow)
-                    running[future] = stage.name
-                if not running and failed:
+                    if len(running) < num_slots and stage.follows in begun:
+                        follow = followers[waiting.pop(stage.name).name]
+                        future = pool.submit(run_stage, stage, data_dir, folder, follow)
+                        running[future] = stage.name
+                assert running or failed, f"stages wait for each other: {', '.join(waiting)}"
+                if not running:
                     break
-                assert running, f"stages wait for each other: {', '.join(waiting)}"
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     name = running.pop(future)
                     try:
                         results[name] = future.result()
-                    except EngineError as error:
+                    except (EngineError, RunError) as error:
                         failed[name] = str(error)
                         say(f"{name}: {error}")
                         continue
@@ -301,6 +307,14 @@ def run_stages(
     if failed:
         raise EngineError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
     return results
+
+
+@contextmanager
+def _places(is_on_cluster: bool) -> Iterator[tuple[Pool, int]]:
+    if is_on_cluster:  # half a processor each: there is room for one that is begun again, too
+        return (yield ClusterPool(num_cpus=0.5), cores() + 1)
+    with workers(usable_cores() + 1, end_children) as pool:
+        yield pool, usable_cores() + 1
 
 
 def _tell_progress(
@@ -332,6 +346,7 @@ def prove_training(
     num_seeds: int,
     say: Callable[[str], None],
     command: str,
+    is_on_cluster: bool = False,
 ) -> list[str]:
     """Follow whole trainings, write `training.json`, and return which targets were missed.
 
@@ -342,7 +357,9 @@ def prove_training(
     """
     folder = output_dir / "training"
     write_smaller_sets(dataset, folder)
-    results = run_stages(runnable_stages(num_seeds, say), dataset.folder, folder, say)
+    results = run_stages(
+        runnable_stages(num_seeds, say), dataset.folder, folder, say, is_on_cluster
+    )
     found = {
         "origin": origin_of(command, dataset=dataset.name),
         "stages": {name: {key: kept[key] for key in KEPT} for name, kept in results.items()},

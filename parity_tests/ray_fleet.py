@@ -1,4 +1,4 @@
-"""The runs of `parity_tests/fleet.py` as tasks of a Ray cluster (extra `ray`).
+"""Work as tasks of a Ray cluster (extra `ray`): runs, as `parity_tests/fleet.py` has them.
 
 Each machine of the cluster needs this checkout at the same path, its environment and the data set;
 a run that was under way goes on from its last epoch where the output folder is shared, too.
@@ -7,17 +7,17 @@ a run that was under way goes on from its last epoch where the output folder is 
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from parity_tests.fleet import ROOT, RUN_BYTES, TRIES, Result, Work, run_task
+from ladder.engines import EngineError
+from parity_tests.fleet import ROOT, RUN_BYTES, TRIES
 from pipeline.errors import RunError, UsageError
 
-if TYPE_CHECKING:
-    from parity_tests.seeds import Row, Task
-
+T = TypeVar("T")
 LOCAL = "local"
 CONNECT_SECONDS = 5
 QUIET = {
@@ -87,36 +87,58 @@ def device_of(wanted: str) -> str:
     return "gpu" if has_gpu and wanted != "cpu" else "cpu"
 
 
-def run_on_cluster(work: Work, tasks: Sequence["Task"]) -> Iterator[Result]:
-    """Yield each task's row as it ends; as many run at once as the cluster has room for.
-
-    A run whose machine is lost is begun again, or gone on with, on another one.
-    """
+def cores(of_smallest_machine: bool = False) -> int:
+    """Return how many processors the cluster has, or the smallest of its machines that has any."""
     import ray
-    from ray.exceptions import RayError
 
-    remote = ray.remote(
-        num_cpus=work.num_threads,
-        num_gpus=int(work.device == "gpu"),
-        memory=RUN_BYTES,
-        max_retries=TRIES - 1,
-    )(_run)
-    under_way = {remote.remote(work, task): task for task in tasks}
-    while under_way:
-        (ended,), _ = ray.wait(list(under_way), num_returns=1)
-        task = under_way.pop(ended)
-        try:
-            yield task, ray.get(ended)
-        except RayError as error:
-            yield task, RunError(f"{task.name}: {_line(error)}")
+    machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    return int(min(filter(None, machines), default=1) if of_smallest_machine else sum(machines))
 
 
-def _run(work: Work, task: "Task") -> "Row | RunError":
-    """Run a task on a machine of the cluster; what it raises comes back as a value."""
+class ClusterPool:
+    """A `parity_tests.fleet.Pool` of the cluster that this process is connected to.
+
+    Work is begun where `num_cpus` and, with `device` `gpu`, a GPU are free. Where its machine is
+    lost, it is begun again on another one.
+    """
+
+    def __init__(self, num_cpus: float, device: str = "cpu") -> None:
+        import ray
+
+        self._remote = ray.remote(
+            num_cpus=num_cpus,
+            num_gpus=int(device == "gpu"),
+            memory=RUN_BYTES,
+            max_retries=TRIES - 1,
+        )(_done)
+
+    def submit(self, work: Callable[..., T], /, *arguments: Any) -> Future[T]:
+        """Begin `work` as soon as there is room for it.
+
+        The future raises a RunError for work whose machines were lost.
+        """
+        future: Future[T] = Future()
+
+        def settle(ended: Future[Any]) -> None:
+            try:
+                result, error = ended.result()
+            except Exception as lost:
+                result, error = None, RunError(_line(lost))
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        self._remote.remote(work, *arguments).future().add_done_callback(settle)
+        return future
+
+
+def _done(work: Callable[..., T], *arguments: Any) -> tuple[T | None, Exception | None]:
+    """Do `work`; an error that the project raises comes back as a value, without Ray's trace."""
     try:
-        return run_task(work, task)
-    except RunError as error:
-        return error
+        return work(*arguments), None
+    except (RunError, EngineError) as error:
+        return None, error
 
 
 def _line(error: BaseException) -> str:

@@ -110,7 +110,7 @@ def run_jobs(
             forecast.end(job)
         job.run_dir.parent.stat()  # the next trainer would make it anew
         outcome = read_outcome(job, returncode)
-        say(f"{heading}: {_headline(outcome)}")
+        say(f"{heading}: {headline(outcome)}")
         outcomes.append(outcome)
     return outcomes
 
@@ -287,7 +287,8 @@ def _check_is_of(job: Job, record: Record) -> None:
         raise RunError(f"{job.run_dir / RECORD} is not of {job.name} with this call's recipe")
 
 
-def _headline(outcome: Outcome) -> str:
+def headline(outcome: Outcome) -> str:
+    """Say in a line what came of a run."""
     if outcome.record is None:
         return f"failed: {outcome.reason}"
     test, timing = outcome.record.test, outcome.record.timing

@@ -95,7 +95,7 @@ class Difference:
     validation_accuracy: float | None
     train_accuracy: float | None
     epoch_seconds_ratio: float | None
-    """The second's seconds an epoch divided by the first's; None where their devices differ."""
+    """The second's seconds an epoch divided by the first's; None where their machines differ."""
     agreement: float
     """Share of the test images to which both give the same class."""
 
@@ -272,7 +272,9 @@ def _difference(first: Complete, second: Complete) -> Difference:
     names = ("test_accuracy", "test_loss", "validation_accuracy", "train_accuracy")
     (one_outcome, one), (two_outcome, two) = first, second
     ratio = None
-    if one.device == two.device and one.epoch_seconds and two.epoch_seconds:
+    records = one_outcome.record, two_outcome.record
+    cpus = {record.environment.get("cpu") for record in records if record}
+    if one.device == two.device and len(cpus) == 1 and one.epoch_seconds and two.epoch_seconds:
         ratio = two.epoch_seconds / one.epoch_seconds
     answers = [np.argmax(outcome.logits, axis=1) for outcome in (one_outcome, two_outcome)]
     return Difference(

@@ -15,6 +15,8 @@ from pipeline.recipe import VARIANTS, Recipe, preset
 from pipeline.terminal import say
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pipeline.forecast import Forecast
     from pipeline.launch import Job, Outcome
     from pipeline.session import Session
@@ -40,6 +42,12 @@ def parser() -> argparse.ArgumentParser:
         help="keep earlier runs of the same call, also where that was not stopped",
     )
     parser.add_argument("--data-dir", type=Path, metavar="D", help="folder of the four IDX files")
+    parser.add_argument(
+        "--on",
+        metavar="ADDRESS",
+        help="a Ray cluster, a machine or `--threads` of one a run: ray://HOST:PORT, HOST:PORT, or "
+        "local for one of this machine",
+    )
     recipe = parser.add_argument_group("what is computed")
     add_flags(recipe, Recipe, without=("variant",), num_epochs=NUM_EPOCHS)
     machine = parser.add_argument_group("how it runs")
@@ -79,11 +87,19 @@ def planned(arguments: argparse.Namespace) -> "list[Job]":
     engines = chosen_engines(arguments.engines)
     variants = chosen(arguments.variants, VARIANTS, "--variants")
     recipes = {variant: preset(variant, **fields) for variant in variants}
-    devices = common_device(engines, arguments.device or "auto")
-    if devices.note:
-        say(devices.note)
-    settings["device"] = devices.device
-    execution = dataclasses.replace(execution_of(arguments), device=devices.device)
+    gpus: Mapping[str, str | None] = {}  # those of a cluster are named in the records
+    if arguments.on:
+        from parity_tests.ray_fleet import device_of
+
+        settings["device"] = device_of(arguments.device or "auto")
+        arguments.output_dir = arguments.output_dir.resolve()
+        arguments.data_dir = arguments.data_dir and arguments.data_dir.resolve()
+    else:
+        devices = common_device(engines, arguments.device or "auto")
+        if devices.note:
+            say(devices.note)
+        settings["device"], gpus = devices.device, devices.gpus
+    execution = dataclasses.replace(execution_of(arguments), device=settings["device"])
     flags = as_words(fields, Recipe) + as_words(settings, Execution)
     if arguments.data_dir:
         flags += ["--data-dir", str(arguments.data_dir)]
@@ -94,7 +110,7 @@ def planned(arguments: argparse.Namespace) -> "list[Job]":
             execution=execution,
             flags=tuple(flags),
             run_dir=arguments.output_dir / f"{engine}-{variant}",
-            gpu=devices.gpus[engine],
+            gpu=gpus.get(engine),
         )
         for engine in engines
         for variant in variants
@@ -196,11 +212,17 @@ def say_plan(jobs: "list[Job]", kept: set[str], begun: set[str]) -> "Forecast":
 
 
 def conduct(arguments: argparse.Namespace, scripts_dir: Path) -> None:
+    from contextlib import ExitStack
+
     from pipeline.session import claimed
 
-    jobs = planned(arguments)
-    jobs, dataset = check_data(arguments, jobs)
-    with claimed(arguments.output_dir, "comparison"):
+    with ExitStack() as stack:
+        if arguments.on:
+            from parity_tests.ray_fleet import cluster
+
+            stack.enter_context(cluster(arguments.on))
+        jobs, dataset = check_data(arguments, planned(arguments))
+        stack.enter_context(claimed(arguments.output_dir, "comparison"))
         train_and_compare(arguments, jobs, dataset, scripts_dir)
 
 
@@ -214,7 +236,6 @@ def train_and_compare(
     """
     from rich.console import Console
 
-    from pipeline.environment import describe_machine
     from pipeline.forecast import last_line
     from pipeline.launch import run_jobs
     from pipeline.origin import versions_in_use
@@ -224,15 +245,21 @@ def train_and_compare(
     session = session_of(arguments.output_dir, jobs, dataset)
     kept, begun = earlier_runs(jobs, dataset, arguments.reuse or session.was_begun)
     session.begin()
-    forecast = say_plan(jobs, kept, begun)
-    with last_line(lambda: str(forecast)) as say_above:
-        outcomes = run_jobs(jobs, scripts_dir, say_above, forecast, kept, begun)
+    if arguments.on:
+        outcomes = train_on_cluster(jobs, scripts_dir, dataset["fingerprint"], kept)
+    else:
+        forecast = say_plan(jobs, kept, begun)
+        with last_line(lambda: str(forecast)) as say_above:
+            outcomes = run_jobs(jobs, scripts_dir, say_above, forecast, kept, begun)
     comparison = compare(
         outcomes,
         command=["python", "scripts/compare.py", *sys.argv[1:]],
         settings=settings_of(jobs),
         dataset=dataset,
-        environment={**describe_machine(), "packages": versions_in_use(job.engine for job in jobs)},
+        environment={
+            **machine_of(outcomes),
+            "packages": versions_in_use(job.engine for job in jobs),
+        },
     )
     page = write_comparison(arguments.output_dir, comparison, outcomes)
     for table in tables(comparison):
@@ -247,6 +274,31 @@ def train_and_compare(
         session.finish()
     if found:
         raise RunError("\n  ".join(["not as it should be:", *found]))
+
+
+def train_on_cluster(
+    jobs: "list[Job]", scripts_dir: Path, fingerprint: str, kept: set[str]
+) -> "list[Outcome]":
+    """Train on the cluster: each run has the threads it asks for, or a machine to itself."""
+    from parity_tests.fleet import run_jobs_in
+    from parity_tests.ray_fleet import ClusterPool, cores
+
+    num_cpus = jobs[0].execution.num_threads or cores(of_smallest_machine=True)
+    say(f"trainings: {len(jobs)}, of which {len(kept)} stand; processors of each: {num_cpus}")
+    pool = ClusterPool(num_cpus, jobs[0].execution.device)
+    return run_jobs_in(pool, jobs, scripts_dir, fingerprint, say, kept)
+
+
+def machine_of(outcomes: "list[Outcome]") -> dict[str, Any]:
+    """Describe the machine of the runs, the first of several, with the processors of all."""
+    from pipeline.environment import describe_machine
+
+    here = describe_machine()
+    found = [outcome.record.environment for outcome in outcomes if outcome.record]
+    if not found:
+        return here
+    cpus = ", ".join(dict.fromkeys(each["cpu"] for each in found))
+    return here | {name: found[0][name] for name in here if name in found[0]} | {"cpu": cpus}
 
 
 def write_report(

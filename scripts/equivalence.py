@@ -90,10 +90,11 @@ def train(
     """Carry out the runs that have no row yet; a lost one is said and stays missing."""
     from contextlib import ExitStack
 
-    from parity_tests.fleet import Work, places, run_here
-    from parity_tests.ray_fleet import cluster, run_on_cluster
+    from parity_tests.fleet import Work, places, run_tasks
+    from parity_tests.ray_fleet import ClusterPool, cluster
     from parity_tests.seeds import missing_tasks, tasks_of
     from pipeline.datasets import find_dataset, load_dataset
+    from pipeline.workers import end_children, workers
 
     data_dir = find_dataset(arguments.data_dir)
     fingerprint = load_dataset(data_dir).fingerprint
@@ -114,12 +115,14 @@ def train(
         )
         if tasks and arguments.on:
             say(f"on {arguments.on}; threads of each: {arguments.threads}")
-            keep(rows, run_on_cluster(work, tasks), len(tasks))
+            cluster_pool = ClusterPool(arguments.threads, device)
+            keep(rows, run_tasks(cluster_pool, work, tasks), len(tasks))
         elif tasks:
             # Runs on one GPU would take each other's time and memory.
             at_once = arguments.at_once or (1 if device == "gpu" else places(arguments.threads))
             say(f"{at_once} at once; threads of each: {arguments.threads}")
-            keep(rows, run_here(work, tasks, at_once), len(tasks))
+            pool = stack.enter_context(workers(at_once, end_children))
+            keep(rows, run_tasks(pool, work, tasks), len(tasks))
 
 
 def place(arguments: argparse.Namespace, engines: set[str], fingerprint: str) -> tuple[str, str]:

@@ -73,6 +73,12 @@ def parser() -> argparse.ArgumentParser:
         help="with --mutants: also what usual checks see of each, an epoch of training a mutant",
     )
     parser.add_argument(
+        "--on",
+        metavar="ADDRESS",
+        help="with --full: follow the whole trainings on a Ray cluster whose machines share the "
+        "output folder: ray://HOST:PORT, HOST:PORT, or local for one of this machine",
+    )
+    parser.add_argument(
         "--output-dir", type=Path, metavar="D", help="(runs/proof; with --short runs/proof-short)"
     )
     parser.add_argument("--data-dir", type=Path, metavar="D", help="folder of the four IDX files")
@@ -88,6 +94,8 @@ def takes_all(arguments: argparse.Namespace) -> bool:
 
 
 def conduct(arguments: argparse.Namespace) -> None:
+    from contextlib import ExitStack
+
     from pipeline.datasets import find_dataset, load_dataset
     from pipeline.session import claimed
 
@@ -95,6 +103,8 @@ def conduct(arguments: argparse.Namespace) -> None:
         raise UsageError(f"`--seeds` must be at least 1; received {arguments.seeds}")
     if arguments.practice and not (arguments.mutants or arguments.full):
         raise UsageError("`--practice` goes with `--mutants`")
+    if arguments.on and not arguments.full:
+        raise UsageError("`--on` goes with `--full`")
     if arguments.short and not takes_all(arguments):
         raise UsageError("`--short` has its own variants, precisions and seed")
     if arguments.device != "cpu" and (
@@ -123,7 +133,12 @@ def conduct(arguments: argparse.Namespace) -> None:
     if arguments.output_dir is None:
         arguments.output_dir = Path("runs/proof-short" if arguments.short else "runs/proof")
     dataset = load_dataset(find_dataset(arguments.data_dir))
-    with claimed(arguments.output_dir, "proof"):
+    with ExitStack() as stack:
+        stack.enter_context(claimed(arguments.output_dir, "proof"))
+        if arguments.on:
+            from parity_tests.ray_fleet import cluster
+
+            stack.enter_context(cluster(arguments.on))
         prove(arguments, dataset, engines, variants, dtypes)
 
 
@@ -336,8 +351,9 @@ class Proof:
                 self.failures += prove_one_epoch(self.dataset, arguments.output_dir, say)
             else:
                 num_seeds = max(arguments.seeds, NUM_SEEDS)
+                folder, is_on_cluster = arguments.output_dir.resolve(), bool(arguments.on)
                 self.failures += prove_training(
-                    self.dataset, arguments.output_dir, num_seeds, say, command()
+                    self.dataset, folder, num_seeds, say, command(), is_on_cluster
                 )
         except EngineError as error:
             self.lost.append(str(error))

@@ -140,7 +140,7 @@ def train(script: str):
     begun = dataclasses.replace(record, status="running", history=record.history[:1])
     if mode == "slow":
         (run_dir.parent / f"{run_dir.name} {os.getpid()}").touch()
-        time.sleep(2)
+        time.sleep(6)
     if mode in ("complete", "slow") or (mode == "killed once" and arguments.resume):
         train_whole(run_dir, record)
     elif mode == "nan":

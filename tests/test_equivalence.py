@@ -40,6 +40,7 @@ from pipeline.datasets import load_dataset
 from pipeline.drawn import draw_dataset
 from pipeline.errors import RunError, UsageError
 from pipeline.recipe import recipe_to_dict
+from pipeline.workers import end_children, workers
 from tests.fabricated import TEST_LABELS, make_record, write_run, write_trainers
 from tests.programs import run_python
 
@@ -271,9 +272,14 @@ def work(plan, tmp_path):
     return fleet.Work(plan, tmp_path / "runs", tmp_path / "data", fingerprint, 1, "cpu", scripts)
 
 
+def run_here(work, tasks):
+    with workers(2, end_children) as pool:
+        yield from fleet.run_tasks(pool, work, tasks)
+
+
 def test_runs_end_as_rows_and_leave_nothing(work, plan):
     tasks = tasks_of(plan, [plan.designs["shared-base"]], num_seeds=2)
-    results = dict(fleet.run_here(work, tasks, 2))
+    results = dict(run_here(work, tasks))
     assert {task.name for task in results} == {task.name for task in tasks}
     assert {row.seed: row.metrics["accuracy"] for row in results.values()} == {0: 1.0, 1: 0.995}
     (machine,) = {row.machine for row in results.values()}
@@ -293,56 +299,10 @@ def test_a_killed_run_goes_on_a_failed_one_counts_and_a_refused_one_is_lost(
     row = fleet.run_task(work, task)
     assert (row.status, row.reason) == (FAILED, "the loss became nan in epoch 1, step 7")
     monkeypatch.setenv("FAKE_TRAINER", "refused")
-    ((lost, error),) = fleet.run_here(work, [task], 1)
+    ((lost, error),) = run_here(work, [task])
     assert lost == task
     assert "exit code 2: " in str(error)
     assert str(error).endswith("no such thing")
-
-
-# Two machines of one processor each; one is lost while both are at work.
-CLUSTER = """
-import sys, threading, time
-from pathlib import Path
-from ray.cluster_utils import Cluster
-from pipeline.errors import UsageError
-from parity_tests import fleet, ray_fleet
-from parity_tests.seeds import Rows, read_plan, tasks_of
-
-root = Path(sys.argv[1])
-plan = read_plan()
-work = fleet.Work(plan, root / "runs", root / "data", sys.argv[2], 1, "cpu", root / "scripts")
-made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-nodes = [made.add_node(num_cpus=1) for _ in range(2)]
-
-def lose_one():
-    while len(list(work.runs_dir.glob("* *"))) < 2:
-        time.sleep(0.05)
-    made.remove_node(nodes[1], allow_graceful=False)
-
-with ray_fleet.cluster(made.address):
-    assert ray_fleet.device_of("auto") == "cpu"
-    try:
-        ray_fleet.device_of("gpu")
-    except UsageError as error:
-        assert "no machine of the cluster has a GPU" in str(error)
-    else:
-        raise AssertionError
-    threading.Thread(target=lose_one).start()
-    tasks = tasks_of(plan, [plan.designs["shared-base"]], num_seeds=2)
-    results = dict(ray_fleet.run_on_cluster(work, tasks))
-    print(Rows(root / "runs.sqlite").add(results.values()), len(tasks))
-made.shutdown()
-"""
-
-
-@pytest.mark.slow
-def test_a_cluster_that_loses_a_machine_ends_with_all_rows(work, plan, tmp_path):
-    program = ("-c", CLUSTER, work.scripts.parent, work.fingerprint)
-    done = run_python(*program, cwd=SCRIPT.parents[1], env={"FAKE_TRAINER": "slow"})
-    # Ray's own lines about the lost machine come when they come, behind ours as well.
-    assert "4 4" in done.stdout.splitlines(), done.stdout + done.stderr
-    begun = [path.name.rpartition(" ")[0] for path in work.runs_dir.glob("* *")]
-    assert len(begun) > len(set(begun)) == 4  # one was lost and begun again
 
 
 @pytest.mark.slow
