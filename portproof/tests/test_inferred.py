@@ -146,7 +146,7 @@ def checked(name: str, port: str, sizes: str, **options: object):
     return check(f"{PAIRS}/own_keras.py:{name}", f"{PAIRS}/own_torch.py:{port}", [sizes], **options)
 
 
-SIZES = {"own": "6,8", "maps": "4,4,8", "frames": "3,6,6,2", "experts": "6"}
+SIZES = {"own": "6,8", "celled": "5,6", "maps": "4,4,8", "frames": "3,6,6,2", "experts": "6"}
 
 
 @pytest.mark.slow
@@ -170,6 +170,7 @@ def test_a_port_by_hand_passes(name: str, backend: str) -> None:
         ("own_before", "own", "between", None),
         ("maps", "maps_not_scaled", "between", "Attention scaled by 1/√d in the reference"),
         ("frames", "frames_averaged", "between", "The maximum in the reference"),
+        ("celled", "celled_turned", "order", "the same outputs, in another order"),
     ],
 )
 def test_a_mistake_in_one_is_named(name: str, port: str, what: str, cause: str | None) -> None:
@@ -204,6 +205,16 @@ def test_nothing_is_hidden_by_layers_that_are_overridden_by_constants_or_by_roun
 ) -> None:
     verdict = checked(name, port, sizes)
     assert sorted(d.what for d in verdict.failures) == what, str(verdict)
+
+
+@pytest.mark.slow
+def test_what_samples_that_are_kept_are_multiplied_by_is_told() -> None:
+    verdict = checked("celled", "celled_undivided", "5,6")
+    (dropped,) = [d for d in verdict.declarations if d.what == "dropout"]
+    assert (dropped.left, dropped.right) == (
+        "0.25 of samples",
+        "0.25 of samples, the others times 1",
+    )
 
 
 @pytest.mark.slow

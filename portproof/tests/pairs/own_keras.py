@@ -180,3 +180,24 @@ class Masked(keras.Model):
 
 def masked():
     return Masked()
+
+
+class DropPath(layers.Layer):
+    def __init__(self, rate):
+        super().__init__()
+        self.rate, self.seed = rate, keras.random.SeedGenerator(1)
+
+    def call(self, x, training=None):
+        if not training:
+            return x
+        drawn = keras.random.uniform((ops.shape(x)[0], 1), seed=self.seed, dtype=x.dtype)
+        return x * ops.floor(1 - self.rate + drawn) / (1 - self.rate)
+
+
+def celled():
+    """A layer of one cell, an activation with weights, samples dropped, outputs in a dictionary."""
+    x = steps = keras.Input((5, 6))
+    x = layers.RNN(layers.GRUCell(4))(x)
+    x = layers.Add()([x, DropPath(0.25)(layers.Dense(4, activation=layers.PReLU())(x))])
+    ends = {"share": layers.Dense(3, activation="softmax")(x), "logit": layers.Dense(2)(x)}
+    return keras.Model(steps, ends)

@@ -250,3 +250,43 @@ def masked():
 
 def masked_not():
     return Unmasked(False)
+
+
+class DropPath(nn.Module):
+    def __init__(self, rate, is_divided):
+        super().__init__()
+        self.rate, self.is_divided = rate, is_divided
+
+    def forward(self, x):
+        x = drop_path(x, self.rate, self.training)
+        return x if self.is_divided or not self.training else x * (1 - self.rate)
+
+
+class Celled(nn.Module):
+    def __init__(self, is_divided=True, is_turned=False):
+        super().__init__()
+        self.steps, self.more, self.act = (
+            nn.GRU(6, 4, batch_first=True),
+            nn.Linear(4, 4),
+            nn.PReLU(4),
+        )
+        self.share, self.logit = nn.Linear(4, 3), nn.Linear(4, 2)
+        self.path, self.is_turned = DropPath(0.25, is_divided), is_turned
+
+    def forward(self, x):
+        x = self.steps(x)[0][:, -1]
+        x = x + self.path(self.act(self.more(x)))
+        ends = self.logit(x), self.share(x).softmax(-1)
+        return ends[::-1] if self.is_turned else ends
+
+
+def celled():
+    return Celled()
+
+
+def celled_undivided():
+    return Celled(is_divided=False)
+
+
+def celled_turned():
+    return Celled(is_turned=True)

@@ -235,25 +235,30 @@ class Judge:
 
     def _outputs(self) -> None:
         left, free, forced = self.replays.left, self.replays.free, self.replays.forced
-        rows = len(left["final.0"])
-        several = len(self.left.outputs) > 1
-        for k in range(len(self.left.outputs)):
-            name = f"final.{k}"
-            label = f"output {k}" if several else "output"
+        rows, num = len(left["final.0"]), len(self.left.outputs)
+        names = [f"final.{k}" for k in range(num)]
+        turned = gaps.turned([left[name] for name in names], [forced[name] for name in names])
+        if turned:
+            sides = (", ".join(map(str, range(num))), ", ".join(map(str, turned)))
+            said = self.add("order", "outputs", sides, "output", Place("the last call", "outputs"))
+            said.cause = "the same outputs, in another order"
+        for k, name in enumerate(names):
+            label = self._label(k)
             for batch, a, b in [(f"batch of {rows}", left, free), *self.replays.smaller]:
                 self.found.outputs[f"{label}, {batch}"] = gap(a[name], b[name])
-            ours, theirs = self.left.outputs[k], self.right.outputs[k]
+            ours, theirs = self.left.outputs[k], self.right.outputs[turned[k] if turned else k]
             end = gap(left[name], forced[name])
             place = Place("the last call", label)
             sides = (ops_text(ours.between), ops_text(theirs.between))
             if not end.within(gaps.CALL):
                 self.found.end_apart.append(k)
-                self.add("between", "before the " + label, sides, "output", _at(place, end))
+                if not turned:
+                    self.add("between", "before the " + label, sides, "output", _at(place, end))
             else:
                 self.found.rounding = max(self.found.rounding, end.size)
             if not (left[name] - left[name][:1]).any():
-                same = ("the same for every sample", "")
-                self.add("zero", label, same, "output", place, "it compares nothing")
+                sides = ("the same for every sample", "")
+                self.add("zero", label, sides, "output", place, "it compares nothing")
             self._drops("before the " + label, ours.drops, theirs.drops, place)
 
     def outputs_settled(self) -> None:
@@ -274,12 +279,11 @@ class Judge:
         for k in range(len(self.left.outputs)):
             whole = gap(left[f"final.{k}"], free[f"final.{k}"])
             if not whole.within(gaps.END_TO_END):
-                return (
-                    "the last call",
-                    f"output {k}" if len(self.left.outputs) > 1 else "output",
-                    whole,
-                )
+                return "the last call", self._label(k), whole
         return None
+
+    def _label(self, k: int) -> str:
+        return f"output {k}" if len(self.left.outputs) > 1 else "output"
 
     def gradients(self, acts: Callable[[int], bool] = lambda _: False) -> None:
         """Judge training mode: what calls give, gradients to weights and outputs, statistics.
@@ -375,7 +379,7 @@ class Judge:
         """Judge what comes behind the last calls in training mode, fed the same numbers."""
         ours, theirs = self.replays.left_train, self.replays.right_train
         for k in range(len(self.left.outputs)):
-            label = f"output {k}" if len(self.left.outputs) > 1 else "output"
+            label = self._label(k)
             mine, other = ours.get(f"final.{k}"), theirs.get(f"final.{k}")
             if mine is None or other is None or k in self.found.end_apart:
                 continue
@@ -490,10 +494,6 @@ def short(value: Any) -> str:
     """Return a setting in few characters: one number where all axes have the same."""
     if isinstance(value, list) and value and all(v == value[0] for v in value):
         return short(value[0]) if not isinstance(value[0], list) else json.dumps(value[0])
-    return (
-        "–"
-        if value is None
-        else f"{value:.6g}"
-        if isinstance(value, float)
-        else json.dumps(value, ensure_ascii=False)
-    )
+    if value is None:
+        return "–"
+    return f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)

@@ -1,6 +1,7 @@
 """How far two arrays are apart, and what a gap of that size can be."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +78,22 @@ def gap(reference: np.ndarray, suspect: np.ndarray, largest: float = 0.0) -> Gap
 
 def _shape(a: np.ndarray) -> str:
     return "(" + ", ".join(map(str, a.shape)) + ")"
+
+
+def turned(reference: Sequence[np.ndarray], suspect: Sequence[np.ndarray]) -> list[int]:
+    """Return at which place of `suspect` each array of `reference` stands.
+
+    Returns:
+        Nothing where each stands at its own, or one at none.
+    """
+    places = list(range(len(reference)))
+    if len(suspect) != len(reference) or len(reference) < 2:
+        return []
+    found = [
+        next((m for m in [k, *places] if gap(a, suspect[m]).within(CALL)), -1)
+        for k, a in enumerate(reference)
+    ]
+    return found if found != places and sorted(found) == places else []
 
 
 def fitted(array: np.ndarray, shape: tuple[int, ...] | list[int]) -> np.ndarray:

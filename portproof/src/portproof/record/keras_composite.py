@@ -65,6 +65,8 @@ def separable(recorder: "Recorder", layer: Any, x: Any) -> Any:
     )
     if layer.activation is None or layer.activation is keras.activations.linear:
         return z
+    if isinstance(layer.activation, L.Layer) and layer.activation.weights:
+        return layer.activation(z)
     tag = recorder.tag(z)
     with recorder.quiet():
         out = layer.activation(z)
@@ -98,8 +100,8 @@ def recurrent(
             y = recorder.call(
                 layer.path or layer.name, kind, settings, live, sequences, [sequences], outputs
             )
-            for rate, what in ((layer.dropout, ""), (layer.recurrent_dropout, "recurrent")):
-                recorder.calls[-1].drops += drops(rate, what)
+            recorder.calls[-1].drops += drops(layer.cell.dropout)
+            recorder.calls[-1].drops += drops(layer.cell.recurrent_dropout, "recurrent")
             box["tag"] = Tag(frozenset([len(recorder.calls) - 1]))
             # Behind padding an output may be zero where the state stays.
             state = states[0] if layer.zero_output_for_mask else y[:, -1]

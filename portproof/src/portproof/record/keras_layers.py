@@ -1,5 +1,6 @@
 """Which Keras layers own weights, in which roles, with which settings; and what the others do."""
 
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,6 +13,7 @@ from portproof.graph.calls import Op
 from portproof.graph.gaps import CALL, gap
 from portproof.record.inferred import may_be_inferred
 from portproof.record.keras_live import numbers, tensors
+from portproof.record.program import drops, factor
 from portproof.record.role import Role, role_of
 
 Array = np.ndarray
@@ -35,6 +37,21 @@ KINDS: list[tuple[Any, str]] = [
     (L.SimpleRNN, "rnn"),
     (L.PReLU, "prelu"),
 ]
+CELLS = {L.LSTMCell: "lstm", L.GRUCell: "gru", L.SimpleRNNCell: "rnn"}
+"""What a layer of one such cell is."""
+DROPPING = {
+    "Dropout": "",
+    "SpatialDropout1D": "of channels",
+    "SpatialDropout2D": "of channels",
+    "SpatialDropout3D": "of channels",
+    "AlphaDropout": "alpha",
+    "GaussianDropout": "gaussian",
+    "GaussianNoise": "noise",
+    "StochasticDepth": "of samples",
+    "DropPath": "of samples",
+}
+"""What a layer drops, by the name of its class; single numbers where nothing is said."""
+SAMPLES = 64
 HOLDS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 """For layers with a `call` of the user's own, whether they give what Keras's class gives."""
 # Layers of keras-hub that do with a weight what could be done outside of them.
@@ -53,6 +70,42 @@ def own_variables(layer: Any) -> list[Any]:
 def is_users(layer: Any) -> bool:
     """Return whether the `call` of a layer is not Keras's."""
     return not layer.call.__module__.startswith("keras.")
+
+
+def drops_of(layer: Any, xs: list[Any]) -> tuple[str, ...] | None:
+    """Return a layer's dropout rate and the parts that it drops; an augmentation's name.
+
+    Args:
+        layer: any.
+        xs: the tensors that it takes.
+
+    Returns:
+        None of a layer that does neither.
+    """
+    if augments(layer):
+        return (type(layer).__name__,)
+    what = next((DROPPING[c.__name__] for c in type(layer).__mro__ if c.__name__ in DROPPING), None)
+    if what is None:
+        return None
+    shape = getattr(layer, "noise_shape", None)
+    if not what and shape:
+        whole = [size == 1 for size in shape[1:]]
+        what = "of samples" if all(whole) else "of channels" if all(whole[:-1]) else "of blocks"
+    names = ("rate", "drop_path_rate", "drop_prob", "stddev")
+    rates = [getattr(layer, name) for name in names if getattr(layer, name, None) is not None]
+    rate = rates[0] if rates else 0.0
+    if rate and what == "of samples" and xs and is_users(layer):
+        what += times(partial(layer.call, training=True), rate, len(xs[0].shape))
+    return drops(rate, what)
+
+
+def times(call: Any, rate: float, num_axes: int) -> str:
+    """Say what samples that are kept are multiplied by; nothing where it is 1 / (1 − `rate`)."""
+    try:
+        made = numbers(call(keras.ops.ones((SAMPLES, *[1] * (num_axes - 1))))).ravel()
+    except Exception:  # it takes something else
+        return ""
+    return factor(made, rate) if len(made) == SAMPLES else ""
 
 
 def look_closer(layer: Any, original: Any, args: Any, kwargs: Any) -> None:
@@ -97,6 +150,8 @@ def kind_of(layer: Any) -> str | None:
     for classes, kind in KINDS:
         if isinstance(layer, classes) and HOLDS.get(layer, True):
             return kind
+    if type(layer) is L.RNN and type(layer.cell) in CELLS:
+        return CELLS[type(layer.cell)]
     if isinstance(layer, L.Normalization | keras.Model) or not own_variables(layer):
         return None
     is_open = type(layer).__name__ in OPEN or all(len(_core(v)) > 1 for v in own_variables(layer))

@@ -25,7 +25,6 @@ from portproof.record.program import (
     SetUpError,
     Sink,
     cuts_of,
-    drops,
     factors,
     reorder,
 )
@@ -33,18 +32,6 @@ from portproof.record.role import Role
 
 MAX_OPS = 40
 """Operations kept of a stretch: the last ones."""
-DROPPING = {
-    "Dropout": "",
-    "SpatialDropout1D": "of channels",
-    "SpatialDropout2D": "of channels",
-    "SpatialDropout3D": "of channels",
-    "AlphaDropout": "alpha",
-    "GaussianDropout": "gaussian",
-    "GaussianNoise": "noise",
-    "StochasticDepth": "of samples",
-    "DropPath": "of samples",
-}
-"""What a layer drops, by the name of its class; single numbers where nothing is said."""
 RECURRENT = ("lstm", "gru", "rnn")
 
 
@@ -194,15 +181,21 @@ class Recorder:
         y = tensors(made)[0]
         out = self.call(layer.path or layer.name, kind, settings, live, source, given, y)
         if own is not None and own is not keras.activations.linear:
-            mask = keras.src.backend.get_keras_mask(out)
-            tag = self.tag(out)
-            with self.quiet():
-                out = own(out)
-            self.put(out, replace(tag, ops=(kinds.activation(own),)))
-            self.calls[-1].then = kinds.activation(own).name
-            if mask is not None:
-                keras.src.backend.set_keras_mask(out, mask)
+            out = self._activated(own, out)
         return out if made is y else self._handed_on(made, y, out)
+
+    def _activated(self, own: Any, x: Any) -> Any:
+        """Return what a layer's activation makes of `x`; one with weights is a call by itself."""
+        if isinstance(own, L.Layer) and own.weights:
+            return own(x)
+        with self.quiet():
+            out = own(x)
+        self.put(out, replace(self.tag(x), ops=(kinds.activation(own),)))
+        self.calls[-1].then = kinds.activation(own).name
+        mask = keras.src.backend.get_keras_mask(x)
+        if mask is not None:
+            keras.src.backend.set_keras_mask(out, mask)
+        return out
 
     def _infer(self, layer: Any, original: Any, x: Any, args: Any, kwargs: Any) -> None:
         """Find out what a layer of the user's own is, by feeding it numbers and weights."""
@@ -357,9 +350,11 @@ class Recorder:
         )
         with nullcontext() if is_made_of_parts else self.quiet(), _each_direction(op):
             out = original(op, *args, **kwargs)
-        is_dropping = kinds.augments(op) or any(c.__name__ in DROPPING for c in type(op).__mro__)
-        if is_dropping and kwargs.get("training") is True and self.expected is None:
-            self.awake += _drops(op)
+        with self.quiet():
+            drops = kinds.drops_of(op, xs)
+        is_dropping = drops is not None
+        if drops and kwargs.get("training") is True and self.expected is None:
+            self.awake += drops
         if is_dropping and xs and out is xs[0]:
             out = self._copy(out)  # it has a dropout behind it, and what else reads it has not
         outs = tensors(out)
@@ -369,7 +364,7 @@ class Recorder:
         label: tuple[Op, ...] = ()
         dropped = tag.drops
         if is_dropping:
-            dropped += _drops(op)
+            dropped += drops or ()
         elif not isinstance(op, L.InputLayer) and not any(o is x for o in outs for x in xs):
             label = (kinds.describe(op),)
         all_preds = self._first_taken(tag, xs, label, outs)
@@ -465,25 +460,6 @@ def _each_direction(op: Any) -> Iterator[None]:
     finally:
         for name in fused:
             del vars(op)[name]
-
-
-def _drops(op: Any) -> tuple[str, ...]:
-    """Return a layer's dropout rate and the parts that it drops; an augmentation's name."""
-    if kinds.augments(op):
-        return (type(op).__name__,)
-    what = next(DROPPING[c.__name__] for c in type(op).__mro__ if c.__name__ in DROPPING)
-    shape = getattr(op, "noise_shape", None)
-    if not what and shape:
-        whole = [size == 1 for size in shape[1:]]
-        what = "of samples" if all(whole) else "of channels" if all(whole[:-1]) else "of blocks"
-    return drops(_rate(op), what)
-
-
-def _rate(op: Any) -> float:
-    for name in ("rate", "drop_path_rate", "drop_prob", "stddev"):
-        if getattr(op, name, None) is not None:
-            return getattr(op, name)
-    return 0.0
 
 
 def _is_over(_: Any) -> Any:

@@ -272,6 +272,23 @@ def drops(rate: float, what: str = "") -> tuple[str, ...]:
     return (f"{rate:.6g} {what}".strip(),) if rate else ()
 
 
+def factor(made: np.ndarray, rate: float) -> str:
+    """Say what samples of ones that are kept were multiplied by, to stand behind what is dropped.
+
+    Args:
+        made: a number for each sample, 0 where it was dropped.
+        rate: share of samples that are dropped.
+
+    Returns:
+        Nothing where it is 1 / (1 − `rate`), or where it cannot be seen.
+    """
+    kept = made[made != 0]
+    is_known = 0 < len(kept) < len(made) and np.all(kept == kept[0])
+    if is_known and abs(float(kept[0]) * (1 - rate) - 1) > 1e-6:
+        return f", the others times {float(kept[0]):.6g}"
+    return ""
+
+
 def replayed(
     run: Callable[[Sink, bool], None],
     given: Mapping[str, np.ndarray],

@@ -15,7 +15,7 @@ from torch import nn
 
 from portproof.adapter import adapter_of, detach
 from portproof.graph.calls import CHANNELS, Graph, Output, order_of
-from portproof.record import torch_steps
+from portproof.record import torch_drops, torch_steps
 from portproof.record.program import (
     NOTHING_REAL,
     Arrays,
@@ -26,7 +26,6 @@ from portproof.record.program import (
     replayed,
 )
 from portproof.record.role import Role
-from portproof.record.torch_drops import nothing_dropped, probabilities, put_to_training, replaced
 from portproof.record.torch_live import is_inferable, outputs_of
 from portproof.record.torch_names import Names, differentiate, gradients, name_calls
 from portproof.record.torch_recorder import Recorder, Replay
@@ -157,7 +156,7 @@ class TorchModel:
         self, inputs: list[np.ndarray], recorder: Recorder, outputs: list[Output]
     ) -> None:
         """Note the dropout rates that functions are told in training mode alone."""
-        put_to_training(self.module, self.still)
+        torch_drops.put_to_training(self.module, self.still)
         try:
             with _unmoved(self.module):
                 trained, outs, _ = self._run(inputs, Replay())
@@ -278,7 +277,7 @@ class TorchModel:
             names = {self.names.owner(weights[key]) for key in told.get(option, ())}
             found = [p for name, p in self.names.parameters.items() if name in names]
             told |= {option: found} if option in told else {}
-        with nothing_dropped(self.module, self.still):
+        with torch_drops.nothing_dropped(self.module, self.still):
             return torch_steps.train(
                 self.module,
                 told,
@@ -435,7 +434,7 @@ class TorchModel:
         xs = [self._tensor(x, i) for i, x in enumerate(inputs)]
         xs = [x.requires_grad_() if x.is_floating_point() else x for x in xs]
         self.module.zero_grad(set_to_none=True)
-        with nothing_dropped(self.module, self.still):
+        with torch_drops.nothing_dropped(self.module, self.still):
             recorder, outs, _ = self._forward([x.view_as(x) for x in xs], replay)
             for i, out in enumerate(outs):
                 if not out.is_floating_point():
@@ -473,15 +472,15 @@ def _wrapped(module: nn.Module, recorder: Recorder) -> Iterator[None]:
     The latter return what they take in evaluation, and run no function that could be seen.
     """
     own = [m for m in module.modules() if adapter_of(m) is not None or is_inferable(m)]
-    dropping = [(m, name) for m, name in probabilities(module) if m not in own]
+    dropping = [(m, name) for m, name in torch_drops.probabilities(module) if m not in own]
     for m in own:
         forward = m.forward
         m.forward = lambda *args, m=m, f=forward, **kwargs: recorder.adapted(m, f, args, kwargs)
     for m, name in dropping:
         rate = float(getattr(m, name) or 0.0)
-        m.forward = partial(recorder.dropping, m.forward, rate)
+        m.forward = partial(recorder.dropping, m.forward, rate, partial(torch_drops.awake, m))
     try:
-        with replaced(module, recorder.dropped):
+        with torch_drops.replaced(module, recorder.dropped):
             yield
     finally:
         for m in own + [m for m, _ in dropping]:

@@ -10,6 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from portproof.record.program import factor
+
+Draws = Callable[[torch.Tensor], torch.Tensor]
+"""What drops samples, as it does in training."""
 DROPPING = ("StochasticDepth", "DropPath", "DropConnect")
 """Modules that drop whole samples by a probability of their own, by the names of their classes."""
 _PROBABILITIES = ("drop_prob", "p", "drop_rate", "drop_path", "drop_path_rate", "prob", "rate")
@@ -17,6 +21,9 @@ DRAWING = ("drop_connect", "drop_path", "stochastic_depth")
 """Functions that do, by their names where a module's code is written."""
 _ACTING: set[Any] = set()
 """Functions of these names that do more than drop in training."""
+_SAMPLES = 64
+_drawing: list[bool] = []
+"""Not empty while what drops samples is tried, and runs as it is."""
 _NOT_THE_USERS = ("torch", "torchvision", "lightning", "pytorch_lightning")
 
 
@@ -32,13 +39,13 @@ def probabilities(module: nn.Module) -> list[tuple[nn.Module, str]]:
 
 @contextmanager
 def replaced(
-    module: nn.Module, dropped: Callable[[torch.Tensor, float], torch.Tensor]
+    module: nn.Module, dropped: Callable[[torch.Tensor, float, Draws], torch.Tensor]
 ) -> Iterator[None]:
     """Let functions that drop samples do something else while the block runs.
 
     Args:
         module: whose code calls them.
-        dropped: takes what they take, and the rate.
+        dropped: takes what they take, the rate, and what does as they do in training.
     """
     names = {type(m).__module__ for m in module.modules()}
     spaces = [vars(sys.modules[name]) for name in sorted(names)
@@ -56,7 +63,7 @@ def replaced(
 
 def _other(
     function: Any,
-    dropped: Callable[[torch.Tensor, float], torch.Tensor],
+    dropped: Callable[[torch.Tensor, float, Draws], torch.Tensor],
     is_evaluated: bool,
     *args: Any,
     **kwargs: Any,
@@ -67,13 +74,51 @@ def _other(
     """
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
-    x = next(iter(bound.arguments.values()))
+    first, x = next(iter(bound.arguments.items()))
+    if _drawing:
+        return function(*args, **kwargs)
     if is_evaluated and function not in _ACTING:
         made: torch.Tensor = function(*args, **kwargs)
         if not (isinstance(made, torch.Tensor) and torch.equal(made, x)):
             _ACTING.add(function)
             return made
-    return function(*args, **kwargs) if function in _ACTING else dropped(x, _rate(bound.arguments))
+    if function in _ACTING:
+        return function(*args, **kwargs)
+
+    def draws(ones: torch.Tensor) -> torch.Tensor:
+        bound.arguments[first] = ones
+        if "training" in bound.arguments:
+            bound.arguments["training"] = True
+        return function(*bound.args, **bound.kwargs)
+
+    return dropped(x, _rate(bound.arguments), draws)
+
+
+def awake(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Return what a module makes of `x` in training mode, whatever its mode is."""
+    was = module.training
+    module.train()
+    try:
+        return type(module).forward(module, x)
+    finally:
+        module.train(was)
+
+
+def of_samples(draws: Draws, rate: float, num_axes: int) -> str:
+    """Say that samples are dropped, and what those kept are multiplied by.
+
+    Nothing is said of that where it is 1 / (1 − `rate`), or could not be seen.
+    """
+    _drawing.append(True)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made = draws(torch.ones(_SAMPLES, *[1] * (num_axes - 1))).flatten()
+    except Exception:
+        return "of samples"
+    finally:
+        _drawing.pop()
+    return "of samples" + (factor(made.numpy(), rate) if len(made) == _SAMPLES else "")
 
 
 def _rate(arguments: Mapping[str, Any]) -> float:
@@ -107,7 +152,7 @@ def nothing_dropped(module: nn.Module, still: Sequence[nn.Module] = ()) -> Itera
         setattr(m, name, 0.0)
     put_to_training(module, still)
     try:
-        with replaced(module, lambda x, _: x):
+        with replaced(module, lambda x, *_: x):
             yield
     finally:
         module.eval()

@@ -33,6 +33,7 @@ from portproof.record.torch_calls import (
     signature_of,
 )
 from portproof.record.torch_composite import attention, recurrent
+from portproof.record.torch_drops import Draws, of_samples
 from portproof.record.torch_live import (
     HOLE,
     Live,
@@ -213,21 +214,20 @@ class Recorder(TorchFunctionMode):
         finally:
             self.busy = busy
 
-    def dropping(self, forward: Any, rate: float, x: torch.Tensor, *others: Any) -> Any:
+    def dropping(self, forward: Any, rate: float, draws: Draws, x: Any, *others: Any) -> Any:
         """Stand in for what a module does that drops samples at a rate, and perhaps adds others."""
         with contextlib.nullcontext() if others else self.quiet():
             made = forward(x, *others)
         put_tag(made, tag_of(made if others else x))
-        return made if others else self.dropped(made, rate)
+        return made if others else self.dropped(made, rate, draws)
 
-    def dropped(self, x: torch.Tensor, rate: float) -> torch.Tensor:
+    def dropped(self, x: torch.Tensor, rate: float, draws: Draws) -> torch.Tensor:
         """Return the same numbers, with the rate at which training drops samples noted."""
         if self.busy:  # by a function of a module that is noted by itself
             return x
-        tag = tag_of(x)
         with self.quiet():
-            out = x.view_as(x)
-        put_tag(out, replace(tag, drops=(*tag.drops, *drops(rate, "of samples"))))
+            out, what = x.view_as(x), of_samples(draws, rate, x.ndim)
+        put_tag(out, replace(tag_of(x), drops=(*tag_of(x).drops, *drops(rate, what))))
         return out
 
     def _swapped(self, name: str, func: Any) -> Any:
