@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from portproof.explain import BIASED, Bench, explain_training
+from portproof.explain import BIASED, Bench, Explanation
 from portproof.graph import gaps
 from portproof.graph.align import align
 from portproof.graph.calls import Call, Graph, Output
@@ -124,7 +124,7 @@ def test_another_share_of_kept_statistics_is_named_where_it_gives_them(
     d = Difference("statistics", "batch_norm", role, role, "training", [place])
     bench = Bench(True, right, *[lambda *_: {}] * 4)
     first = {"a|moving_variance": before}
-    explain_training(bench, left, right, {0: 0}, Judged([d]), seen, first)
+    Explanation(bench, left, right, {0: 0}, Judged([d]), seen, first).training()
     assert d.cause == cause
 
 

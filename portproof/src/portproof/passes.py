@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from portproof.explain import Bench, explain_forward, explain_training
+from portproof.explain import Bench, Explanation
 from portproof.graph.align import Alignment, align, parameters_to_open
 from portproof.graph.calls import Graph
 from portproof.graph.carry import Carried, carry, draw
@@ -83,11 +83,12 @@ def run_passes(
     judge.add_all([], notes)
     bench = _bench(left, right, alignment.compared, replays.left)
     of = (left.graph, right.graph, alignment.compared, judge.found, replays, carried.left)
-    if bench is not None and (judge.found.calls_apart or judge.is_apart_between):
+    explanation = bench and Explanation(bench, *of)
+    if explanation and (judge.found.calls_apart or judge.is_apart_between):
         progress("trying causes")
-        constants = explain_forward(bench, *of)
+        constants = explanation.forward()
         if constants:
-            (right if bench.is_suspect else left).swaps = constants
+            (right if explanation.bench.is_suspect else left).swaps = constants
             _settle(left, right, replays)
     judge.outputs_settled()
     if "gradients" in asked:
@@ -95,8 +96,8 @@ def run_passes(
         _gradients(left, right, alignment, replays)
         judge.gradients(lambda i: _acts(left, carried, replays, i))
         judge.add_all(*judge_first(left.graph, right.graph, alignment, *first))
-        if bench is not None and judge.has_trained_otherwise:
-            rules = explain_training(bench, *of)
+        if explanation and judge.has_trained_otherwise:
+            rules = explanation.training()
             if rules:
                 right.swaps = {**right.swaps, **rules}
                 right.start(train=True)

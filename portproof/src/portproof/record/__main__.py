@@ -3,7 +3,8 @@
 import sys
 from typing import Any
 
-from portproof.record.program import Model, SetUpError, call_function, load_function, serve
+from portproof.record.model import Model
+from portproof.record.program import SetUpError, call_function, load_function, serve
 
 
 def open_model(reference: str) -> tuple[Model, dict[str, Any]]:

@@ -2,9 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -19,15 +18,8 @@ from portproof.record.keras_gradients import differentiate
 from portproof.record.keras_live import numbers
 from portproof.record.keras_recorder import Recorder, Replay
 from portproof.record.keras_watch import recording
-from portproof.record.program import (
-    NOTHING_REAL,
-    Arrays,
-    Batch,
-    SetUpError,
-    Sink,
-    not_taken,
-    replayed,
-)
+from portproof.record.model import Arrays, Batch, Model, Sink
+from portproof.record.program import NOTHING_REAL, SetUpError, not_taken
 from portproof.record.role import Role
 
 OUTPUT_SEED = 10**6
@@ -117,16 +109,15 @@ def _is_computable(nodes: Sequence[Any]) -> bool:
     return bool(nodes)
 
 
-class KerasModel:
+class KerasModel(Model):
     """A model that describes itself and replays."""
 
+    fails_by = (Exception,)
+
     def __init__(self, model: Any, options: dict[str, Any] | None = None) -> None:
+        super().__init__(options)
         self.model = model
-        self.options = options or {}
         self.recorder: Recorder
-        self.turned: Sequence[int] = ()
-        self.named: Sequence[str] = ()
-        self.example: list[np.ndarray] = []
         self._optimizers: dict[str, Any] | None = None
         """Of the model before its first training, by attribute."""
 
@@ -192,7 +183,7 @@ class KerasModel:
         The latter with how many times themselves it adds to their gradients.
         """
         optimizer: Any = getattr(self.model, "optimizer", None)
-        weights = {key: role.variable for key, role in self._roles(self.recorder).items()
+        weights = {key: role.variable for key, role in self.roles(self.recorder).items()
                    if not role.is_statistic}  # fmt: skip
         found: dict[str, Any] = {
             "squared": {key: 2 * float(v.regularizer.l2) for key, v in weights.items()
@@ -202,14 +193,9 @@ class KerasModel:
             found["spared"] = [k for k, v in weights.items() if not optimizer._use_weight_decay(v)]
         return found
 
-    def readers(self) -> dict[str, Callable[[], np.ndarray]]:
-        """Return readers of canonical weights, by `key|role`; each reads the present numbers."""
-        roles = self._roles(self.recorder).items()
-        return {key: partial(_read, role) for key, role in roles}
-
-    def weights(self) -> Arrays:
-        """Return canonical weights by `key|role`, as they are now."""
-        return {name: read() for name, read in self.readers().items()}
+    def _read(self, key: str, role: Role) -> np.ndarray:
+        a = numbers(role.variable)
+        return role.value(a if role.part is None else a[role.part])
 
     def native(self) -> Arrays:
         """Return weights as Keras has them, by path."""
@@ -221,7 +207,7 @@ class KerasModel:
 
     def fill(self, weights: Mapping[str, np.ndarray]) -> list[str]:
         """Put canonical weights in place, and return those that did not stay."""
-        roles = self._roles(self.recorder)
+        roles = self.roles(self.recorder)
         for key, role in roles.items():
             if key not in weights:
                 continue
@@ -235,18 +221,8 @@ class KerasModel:
         return [
             key
             for key, role in roles.items()
-            if key in weights and not np.array_equal(_read(role), weights[key])
+            if key in weights and not np.array_equal(self._read(key, role), weights[key])
         ]
-
-    def replay(
-        self,
-        inputs: list[np.ndarray],
-        how: Mapping[str, Any],
-        given: Mapping[str, np.ndarray],
-        found: Sink | None = None,
-    ) -> Any:
-        """Run the model and return what was seen; arguments as on the other side."""
-        return replayed(partial(self._replay, inputs, how, given), given, found, Exception)
 
     def _replay(
         self,
@@ -323,13 +299,6 @@ class KerasModel:
         tag = recorder.tag(t)
         return Output(sorted(tag.preds, key=str), list(tag.ops), list(tag.drops), list(t.shape))
 
-    def _roles(self, recorder: Recorder) -> dict[str, Role]:
-        return {
-            f"{call.key}|{name}": role
-            for call, live in zip(recorder.calls, recorder.live, strict=True)
-            for name, role in live.roles.items()
-        }
-
     def _train(self, inputs: list[np.ndarray], replay: Replay, found: Sink) -> None:
         """Run one training pass; put gradients of the sums and moved statistics into `found`."""
         for i, (call, live) in enumerate(zip(self.recorder.calls, self.recorder.live, strict=True)):
@@ -343,7 +312,7 @@ class KerasModel:
             if native is not None:
                 replay.leaves[i] = ops.convert_to_tensor(native)
         kept = [numbers(v) for v in self.model.non_trainable_variables]
-        roles = self._roles(self.recorder)
+        roles = self.roles(self.recorder)
         trained = {id(r.variable): r.variable for r in roles.values() if r.variable.trainable}
         boxes: list[Recorder] = []
 
@@ -393,11 +362,6 @@ class KerasModel:
     def _native_shape(self, index: int, wanted: np.ndarray) -> tuple[int, ...]:
         own = self.recorder.native_shapes[index]
         return own if self.recorder.live[index].is_weight else (len(wanted), *own[1:])
-
-
-def _read(role: Role) -> np.ndarray:
-    a = numbers(role.variable)
-    return role.value(a if role.part is None else a[role.part])
 
 
 @contextmanager

@@ -19,15 +19,8 @@ from portproof.record import keras_layers as kinds
 from portproof.record.inferred import infer
 from portproof.record.keras_composite import recurrent, separable, time_distributed
 from portproof.record.keras_live import Live, Tag, layout, numbers, tensors
-from portproof.record.program import (
-    Arrays,
-    Blocks,
-    SetUpError,
-    Sink,
-    cuts_of,
-    factors,
-    reorder,
-)
+from portproof.record.model import Arrays, Sink
+from portproof.record.program import Blocks, SetUpError, cuts_of, factors, reorder
 from portproof.record.role import Role
 
 MAX_OPS = 40

@@ -8,7 +8,8 @@ from unittest import mock
 import keras
 import numpy as np
 
-from portproof.record.program import Arrays, Batch, SetUpError, metrics
+from portproof.record.model import Arrays, Batch
+from portproof.record.program import SetUpError, metrics
 
 
 def train(

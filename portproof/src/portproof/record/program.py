@@ -20,12 +20,12 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from portproof.graph.inputs import inputs_of_batch
+from portproof.record.model import Arrays, Batch, Model
 from portproof.stored import Stored, Writer, save
 
 _NOT_THE_USERS = (
@@ -35,15 +35,8 @@ _NOT_THE_USERS = (
     "<frozen",
 )
 """What a line of the user's own code has in none of its file names."""
-Arrays = dict[str, np.ndarray]
-Sink = Arrays | Writer
-"""A destination of arrays by name."""
 Blocks = list[tuple[int | None, int]]
 """For each block of a call's features, a seed or None, and how many there are; 0: all."""
-Batch = tuple[list[np.ndarray], Any, list[np.ndarray]]
-"""Inputs, targets (an array, a list or a dictionary of them) and weights, if any, of one step."""
-
-
 ENOUGH = 20_000
 """Numbers of a weight by which its distribution is told."""
 NOTHING_REAL = "its outputs are no real numbers, which have no gradients; add --upto forward"
@@ -51,68 +44,6 @@ NOTHING_REAL = "its outputs are no real numbers, which have no gradients; add --
 
 class SetUpError(Exception):
     """What a user did that cannot work, in one line."""
-
-
-class Model(Protocol):
-    """One framework's model, able to describe itself and to replay."""
-
-    recorder: Any
-    """Of the last run: its `calls`."""
-    turned: Sequence[int]
-    """Outputs that have their channels behind the samples, though that was not seen."""
-    named: Sequence[str]
-    """Names of inputs that go in by name, in order; none where their places tell."""
-
-    def describe(
-        self,
-        inputs: list[np.ndarray],
-        opened: Mapping[str, Sequence[int]] = MappingProxyType({}),
-        unfold: bool = False,
-    ) -> dict[str, Any]:
-        """Return the graph of calls, as `portproof.graph.calls.Graph.to_dict`.
-
-        Args:
-            inputs: arrays of the shapes that are asked for.
-            opened: parameters of a module that are not a layer's but used by themselves, with the
-                shape that the other side's has.
-            unfold: whether features that a module cuts into maps stand in the order of these with
-                channels last.
-        """
-
-    def readers(self) -> dict[str, Callable[[], np.ndarray]]:
-        """Return readers of canonical weights, by `key|role`; each reads the present numbers."""
-
-    def native(self) -> Arrays:
-        """Return weights as the framework has them, by its own names."""
-
-    def convert(self, function: Callable[..., Any], weights: Arrays) -> None:
-        """Let a user's function fill the model with the other's weights."""
-
-    def fill(self, weights: Mapping[str, np.ndarray]) -> list[str]:
-        """Put canonical weights `key|role` in place; return those that did not stay."""
-
-    def replay(
-        self,
-        inputs: list[np.ndarray],
-        how: Mapping[str, Any],
-        given: Mapping[str, np.ndarray],
-        found: Sink | None = None,
-    ) -> Any:
-        """Run the model; put the arrays of each call into `found`, or into a new dictionary."""
-
-    def train(
-        self, batches: list[Batch], swaps: Mapping[str, str], overrides: Mapping[str, Any]
-    ) -> Arrays:
-        """Train with the user's own loss and optimizer, and return weights step by step.
-
-        Args:
-            batches: in order.
-            swaps: functions of torch that are computed in another way.
-            overrides: arguments of a Trainer that outdo the user's own.
-        """
-
-    def vary(self, trials: list[dict[str, Any]], given: Mapping[str, np.ndarray]) -> Arrays:
-        """Run single calls with other settings."""
 
 
 def load_function(reference: str) -> Callable[[], Any]:
@@ -287,31 +218,6 @@ def factor(made: np.ndarray, rate: float) -> str:
     if is_known and abs(float(kept[0]) * (1 - rate) - 1) > 1e-6:
         return f", the others times {float(kept[0]):.6g}"
     return ""
-
-
-def replayed(
-    run: Callable[[Sink, bool], None],
-    given: Mapping[str, np.ndarray],
-    found: Sink | None,
-    fails_by: type[Exception] | tuple[type[Exception], ...],
-) -> Any:
-    """Replay a model with the numbers that are handed on, or else with those of fitting shapes.
-
-    Args:
-        run: takes the destination, and whether numbers of other shapes are handed on too.
-        given: the numbers.
-        found: the destination; a new dictionary where there is none.
-        fails_by: the error of a model that does not take other shapes.
-    """
-    found = {} if found is None else found
-    try:
-        run(found, True)
-    except fails_by:
-        if not given:
-            raise
-        found.clear()
-        run(found, False)
-    return found
 
 
 def inputs_of(arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:

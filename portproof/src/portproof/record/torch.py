@@ -2,7 +2,7 @@
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,15 +16,8 @@ from torch import nn
 from portproof.adapter import adapter_of, detach
 from portproof.graph.calls import CHANNELS, Graph, Output, order_of
 from portproof.record import torch_drops, torch_steps
-from portproof.record.program import (
-    NOTHING_REAL,
-    Arrays,
-    Batch,
-    SetUpError,
-    Sink,
-    not_taken,
-    replayed,
-)
+from portproof.record.model import Arrays, Batch, Model, Sink
+from portproof.record.program import NOTHING_REAL, SetUpError, not_taken
 from portproof.record.role import Role
 from portproof.record.torch_live import is_inferable, outputs_of
 from portproof.record.torch_names import Names, differentiate, gradients, name_calls
@@ -32,7 +25,6 @@ from portproof.record.torch_recorder import Recorder, Replay
 from portproof.record.torch_tags import Tag, axes_of, put_tag, tag_of
 from portproof.record.torch_variants import described
 
-OTHER_SHAPES = (RuntimeError, IndexError, ValueError)
 """What a module may raise that is handed on numbers of another shape."""
 IN_ORDER, BY_NAME, IN_ONE = "in order", "by name", "in one dictionary"
 OUTPUT_SEED = 10**6
@@ -64,10 +56,13 @@ def open_model(
     return TorchModel(module, options), {"framework": f"torch {torch.__version__}"}
 
 
-class TorchModel:
+class TorchModel(Model):
     """A module that describes itself and replays."""
 
+    fails_by = (RuntimeError, IndexError, ValueError)
+
     def __init__(self, module: nn.Module, options: dict[str, Any] | None = None) -> None:
+        super().__init__(options)
         kinds = {str(p.dtype).removeprefix("torch.") for p in module.parameters()}
         self.precision = kinds - {"float32", "float64"}
         """What is not followed: all is computed in float64."""
@@ -79,7 +74,6 @@ class TorchModel:
         is_fitted = hasattr(module, "training_step") and module.training
         self.still = [m for m in module.modules() if is_fitted and not m.training]
         self.module = module.double().eval()
-        self.options = dict(options or {})  # the user's own for a Trainer
         asked = str(self.options.pop("precision", None) or "32")
         if asked.removesuffix("-true") not in ("32", "64"):
             self.precision.add(f"precision={asked}")
@@ -88,13 +82,10 @@ class TorchModel:
         """For each input, one of `CHANNELS`."""
         self.axes: list[list[int]] = []
         """For each output, its axes in canonical order."""
-        self.turned: Sequence[int] = ()
-        self.named: Sequence[str] = ()
         self.fed = IN_ORDER
         """How a call is given inputs that have names."""
         self.last: dict[int, int] = {}
         self.recorder: Recorder
-        self.example: list[np.ndarray] = []
 
     def describe(
         self,
@@ -128,7 +119,7 @@ class TorchModel:
         statistics = {
             self.names.place(role.variable): role.variable.numel()
             for live in recorder.live
-            for role in live.spec.roles.values()
+            for role in live.roles.values()
             if role.is_statistic
         }
         return Graph(
@@ -172,17 +163,8 @@ class TorchModel:
             for output, out in zip(outputs, outs, strict=True):
                 output.drops = list(tag_of(out).drops)
 
-    def readers(self) -> dict[str, Callable[[], np.ndarray]]:
-        """Return readers of canonical weights, by `key|role`; each reads the present numbers."""
-        roles = self._roles(self.recorder).items()
-        return {key: partial(self._read, key, role) for key, role in roles}
-
     def _read(self, key: str, role: Role) -> np.ndarray:
         return role.value(self.names.read(key, role.variable)).copy()
-
-    def weights(self) -> Arrays:
-        """Return canonical weights by `key|role`, as they are now."""
-        return {name: read() for name, read in self.readers().items()}
 
     def native(self) -> Arrays:
         """Return weights as torch has them, by name."""
@@ -197,7 +179,7 @@ class TorchModel:
 
     def fill(self, weights: Mapping[str, np.ndarray]) -> list[str]:
         """Put canonical weights in place, and return those that a call then does not get."""
-        for key, role in self._roles(self.recorder).items():
+        for key, role in self.roles(self.recorder).items():
             if key in weights:
                 native = role.stored(weights[key]).reshape(tuple(role.variable.shape))
                 self.names.write(key, role.variable, native)
@@ -205,27 +187,10 @@ class TorchModel:
         self.recorder = recorder
         return [
             key
-            for key, role in self._roles(recorder).items()
+            for key, role in self.roles(recorder).items()
             if key in weights
             and not np.array_equal(role.value(role.variable.detach().numpy()), weights[key])
         ]
-
-    def replay(
-        self,
-        inputs: list[np.ndarray],
-        how: Mapping[str, Any],
-        given: Mapping[str, np.ndarray],
-        found: Sink | None = None,
-    ) -> Any:
-        """Run the module and return what was seen.
-
-        Args:
-            inputs: channels last.
-            how: `train`, `seeds` by call, `outputs_only`; `alone` False: run no call alone.
-            given: `out.i` and `in.i` to force.
-            found: takes what is seen; a dictionary by itself.
-        """
-        return replayed(partial(self._replay, inputs, how, given), given, found, OTHER_SHAPES)
 
     def _replay(
         self,
@@ -295,7 +260,7 @@ class TorchModel:
     def _trained(self, recorder: Recorder) -> dict[str, Role]:
         return {
             key: role
-            for key, role in self._roles(recorder).items()
+            for key, role in self.roles(recorder).items()
             if not role.is_statistic and self.names.is_trained(role.variable)
         }
 
@@ -405,15 +370,8 @@ class TorchModel:
         preds = sorted(tag.preds, key=str) or ["?"]
         return Output(preds, list(tag.ops), list(tag.drops), list(self._final(t).shape))
 
-    def _roles(self, recorder: Recorder) -> dict[str, Any]:
-        return {
-            f"{call.key}|{name}": role
-            for call, live in zip(recorder.calls, recorder.live, strict=True)
-            for name, role in live.spec.roles.items()
-        }
-
     def _weights(self, recorder: Recorder) -> dict[str, torch.Tensor]:
-        return {key: role.variable for key, role in self._roles(recorder).items()}
+        return {key: role.variable for key, role in self.roles(recorder).items()}
 
     def _learn_maps(self, inputs: list[np.ndarray], computed: list[str]) -> None:
         """Find where computed weights come from: each parameter's numbers are their own places."""
@@ -457,7 +415,7 @@ class TorchModel:
                 grad = torch.zeros_like(x) if x.grad is None else x.grad
                 found[f"input.{i}"] = grad.movedim(CHANNELS[self.layout[i]] or -1, -1).numpy()
         # Those of evaluation: in training a module may move its own outside the call.
-        for key, role in (self._roles(self.recorder) | self._roles(recorder)).items():
+        for key, role in (self.roles(self.recorder) | self.roles(recorder)).items():
             if role.is_statistic:
                 found[f"moved|{key}"] = role.canonical(role.variable.detach().numpy().copy())
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from portproof.graph.calls import Call
 from portproof.record.inferred import NORMS, infer, may_be_inferred
+from portproof.record.role import Role
 from portproof.record.torch_calls import WEIGHT, Spec
 
 HOLE = torch.empty(0)
@@ -36,6 +37,11 @@ class Live:
     """How many patches there are along each axis."""
     made: np.ndarray | None = None
     """The place of each feature that it gives in canonical order, if it does not keep one."""
+
+    @property
+    def roles(self) -> dict[str, Role]:
+        """Its weights by role."""
+        return self.spec.roles
 
     def canonical(self, t: torch.Tensor, is_input: bool) -> np.ndarray:
         """Return activations with channels last, batch first and features in canonical order."""

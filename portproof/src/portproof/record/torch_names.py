@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from portproof.graph.calls import Call
-from portproof.record.program import SetUpError, Sink
+from portproof.record.model import Sink
+from portproof.record.program import SetUpError
 from portproof.record.role import Role
 from portproof.record.torch_tags import tag_of
 

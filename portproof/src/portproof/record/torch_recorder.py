@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 from portproof.adapter import adapter_of, is_tried
 from portproof.graph.calls import Call, note_first_taker
 from portproof.record.inferred import Inferred
-from portproof.record.program import Blocks, Sink, drops, factors, reorder
+from portproof.record.model import Sink
+from portproof.record.program import Blocks, drops, factors, reorder
 from portproof.record.role import Role, role_of
 from portproof.record.torch_bare import BARE, cut_into_patches, with_bare_weights
 from portproof.record.torch_calls import (

@@ -20,7 +20,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from portproof.graph.steps import SWITCHES
-from portproof.record.program import Arrays, Batch, SetUpError, metrics
+from portproof.record.model import Arrays, Batch
+from portproof.record.program import SetUpError, metrics
 from portproof.record.torch_calls import DROPOUTS, RATES
 from portproof.record.torch_losses import REDUCED, smoothed, variants_of
 from portproof.record.torch_rules import keep_rate_in_velocity, place_epsilon, spare_decay
