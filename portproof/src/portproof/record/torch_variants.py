@@ -18,6 +18,7 @@ from portproof.record.torch_calls import bind, signature_of
 Variant = Callable[..., Any]
 AVERAGES_OWN = ("count_include_pad", "divisor_override")
 """Arguments of an average pool that a max pool has not."""
+AVERAGES, MAXIMA = (tuple(f"{kind}_pool{rank}d" for rank in (1, 2, 3)) for kind in ("avg", "max"))
 VARIANTS: dict[str, dict[str, Variant]] = {}
 _TEXTS: dict[tuple[str, str], tuple[str, bool, str]] = {}
 """What a variant is; whether it rounds a constant to float32; of which variant, if not of the
@@ -284,19 +285,17 @@ def _half_pixel_in_single(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any)
     return _resized(func, x, False, args, kwargs)
 
 
-@variant(
-    "avg_pool1d", "avg_pool2d", "avg_pool3d", text="An average that leaves padding out of the count"
-)
+@variant(*AVERAGES, text="An average that leaves padding out of the count")
 def _without_padding(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return _pool(func, x, args, kwargs, count_include_pad=False)
 
 
-@variant("avg_pool1d", "avg_pool2d", "avg_pool3d", text="An average that counts padding")
+@variant(*AVERAGES, text="An average that counts padding")
 def _with_padding(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return _pool(func, x, args, kwargs, count_include_pad=True)
 
 
-@variant("avg_pool1d", "avg_pool2d", "avg_pool3d", text="The maximum in place of an average")
+@variant(*AVERAGES, text="The maximum in place of an average")
 def _as_maximum(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     bound = bind("input kernel_size stride padding ceil_mode", (x, *args), kwargs)
     bound = {name: bound[name] for name in bound if name not in AVERAGES_OWN}
@@ -327,7 +326,7 @@ for _name, (_text, _reduce) in _REDUCTIONS.items():
     _reduced(_name, _text, _reduce)
 
 
-@variant("max_pool1d", "max_pool2d", "max_pool3d", text="An average in place of the maximum")
+@variant(*MAXIMA, text="An average in place of the maximum")
 def _as_average(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     bound = bind("input kernel_size stride padding dilation ceil_mode", (x, *args), kwargs)
     bound = {name: bound[name] for name in bound if name not in ("dilation", "return_indices")}
@@ -335,12 +334,7 @@ def _as_average(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.
     return pool(**bound, count_include_pad=False)
 
 
-@variant(
-    "max_pool1d",
-    "max_pool2d",
-    "max_pool3d",
-    text="A maximum over padded zeros, in place of one over what is there,",
-)
+@variant(*MAXIMA, text="A maximum over padded zeros, in place of one over what is there,")
 def _over_zeros(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     bound = bind("input kernel_size stride padding dilation ceil_mode", (x, *args), kwargs)
     pads = [p for p in _axes(bound["padding"], x.ndim - 2)[::-1] for _ in range(2)]
@@ -372,12 +366,8 @@ def _other_pool(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.
 
 
 @variant(
-    "max_pool1d",
-    "max_pool2d",
-    "max_pool3d",
-    "avg_pool1d",
-    "avg_pool2d",
-    "avg_pool3d",
+    *MAXIMA,
+    *AVERAGES,
     text="A pool that pads behind alone, and only what its last window needs: same",
 )
 def _padded_behind(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -391,9 +381,7 @@ def _padded_behind(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> tor
 
 
 @variant(
-    "avg_pool1d",
-    "avg_pool2d",
-    "avg_pool3d",
+    *AVERAGES,
     text="A pool that pads behind alone by its outermost values again, as Keras on torch does,",
 )
 def _repeated_behind(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
