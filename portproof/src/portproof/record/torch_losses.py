@@ -17,14 +17,21 @@ REDUCED = (
 CLIPPED_AT = 1e-7
 """What Keras keeps probabilities away from 0 and 1 by (`keras.config.epsilon()`)."""
 PROBABILITIES = "what goes into {} are probabilities already: without its {} the losses agree"
-WITHOUT_EFFECT = {
-    "as_mean_loss": ("reduction", "mean"),
-    "as_sum_loss": ("reduction", "sum"),
-    "as_mean_of_samples": ("reduction", "batchmean"),
-    "not_smoothed": ("label_smoothing", 0.0),
-    "unweighted": ("weight", None),
-}
-"""Variants that change nothing where an argument is already so."""
+TOLD: dict[str, tuple[tuple[str, ...], str, Any, str]] = {
+    "as_mean_loss": (REDUCED, "reduction", "mean", "the loss is a mean in the reference"),
+    "as_sum_loss": (REDUCED, "reduction", "sum", "the loss is a sum in the reference"),
+    "as_mean_of_samples": (
+        ("kl_div",), "reduction", "batchmean",
+        "the divergence is a mean over samples in the reference",
+    ),
+    "not_smoothed": (
+        ("cross_entropy",), "label_smoothing", 0.0, "labels are not smoothed in the reference"
+    ),
+    "unweighted": (
+        ("cross_entropy", "nll_loss"), "weight", None, "classes have equal weight in the reference"
+    ),
+}  # fmt: skip
+"""Variants by one argument: of which losses, the argument, its value, the text."""
 
 
 def _arguments(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
@@ -37,7 +44,7 @@ def variants_of(name: str, func: Any, args: Any, kwargs: Any) -> Iterator[str]:
     """Yield the variants of a call of a loss function that may give another number."""
     told = _arguments(func, args, kwargs)
     for key in VARIANTS[name]:
-        argument, value = WITHOUT_EFFECT.get(key, ("", None))
+        _, argument, value, _ = TOLD.get(key, ((), "", None, ""))
         is_apt = key != "over_samples" or (told["weight"] is not None and told["target"].ndim == 1)
         if is_apt and (not argument or told[argument] != value):
             yield key
@@ -48,34 +55,23 @@ def _told(func: Any, args: Any, kwargs: Any, **changed: Any) -> torch.Tensor:
     return found
 
 
-@variant(*REDUCED, text="the loss is a mean in the reference")
-def _as_mean_loss(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return _told(func, args, kwargs, reduction="mean")
+def _by_argument(key: str) -> None:
+    names, argument, value, text = TOLD[key]
+
+    def run(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return _told(func, args, kwargs, **{argument: value})
+
+    run.__name__ = key
+    variant(*names, text=text)(run)
 
 
-@variant(*REDUCED, text="the loss is a sum in the reference")
-def _as_sum_loss(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return _told(func, args, kwargs, reduction="sum")
-
-
-@variant("kl_div", text="the divergence is a mean over samples in the reference")
-def _as_mean_of_samples(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return _told(func, args, kwargs, reduction="batchmean")
-
-
-@variant("cross_entropy", text="labels are not smoothed in the reference")
-def _not_smoothed(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return _told(func, args, kwargs, label_smoothing=0.0)
+for _key in TOLD:
+    _by_argument(_key)
 
 
 def smoothed(value: float) -> Any:
     """Return a cross-entropy whose labels are smoothed by `value`."""
     return lambda func, *args, **kwargs: _told(func, args, kwargs, label_smoothing=value)
-
-
-@variant("cross_entropy", "nll_loss", text="classes have equal weight in the reference")
-def _unweighted(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return _told(func, args, kwargs, weight=None)
 
 
 @variant(
