@@ -47,7 +47,11 @@ def test_the_edge_batch_holds_zeros_anywhere_wide_numbers_and_steps_of_zeros() -
     steps = edges("9,4")
     assert not steps[4, -4:].any()
     assert steps[:, 0].all()
-    assert edges("8,8,3").all()
+    maps = edges("8,8,3")
+    assert maps[[0, 1, 3, 4]].all()
+    assert set(np.unique(maps[2])) == set(range(-3, 4))
+    assert not (steps[2] % 1).any()
+    assert steps[2].all()
 
 
 @pytest.mark.parametrize(("text", "rows"), [("int2:", 4), ("int3:1", 3), ("int4:", 5)])

@@ -16,7 +16,7 @@ import numpy as np
 from portproof.graph.calls import Call, Graph
 from portproof.graph.compare import Judged, Replays, short
 from portproof.graph.gaps import CALL, FLOAT32_HIGH, LOCAL_GRADIENT, Gap, fitted, gap
-from portproof.graph.relations import relation
+from portproof.graph.relations import are_alone, relation
 from portproof.graph.verdict import Difference, Place
 from portproof.search import (
     MOST_TRIALS,
@@ -280,7 +280,8 @@ class Explanation:
                 d.cause = self._related(d)
             else:
                 side = "suspect" if self.bench.is_suspect else "reference"
-                d.cause = f"random numbers are drawn here: two runs of the {side} differ"
+                d.cause = (f"two runs of the {side} differ here: it draws random numbers, or keeps "
+                           "something from one to the next")  # fmt: skip
 
     def _mentions(self, d: Difference, name: str) -> bool:
         """Return whether the stretches of a difference hold a function of this name."""
@@ -341,10 +342,14 @@ class Explanation:
         for place in d.places:
             if place.left == "the last call":
                 k = place.right.removeprefix("output").strip() or "0"
-                causes.add(relation(self.seen.left[f"final.{k}"], self.seen.forced[f"final.{k}"]))
+                ends = (self.left.outputs[int(k)].between, self.right.outputs[int(k)].between)
+                arrays = (self.seen.left[f"final.{k}"], self.seen.forced[f"final.{k}"])
+                causes.add(relation(*arrays, are_alone(*ends)))
             for i, j in self._at(place):
                 a = self.seen.left[f"in.{i}"]
-                causes.add(relation(a, fitted(self.seen.forced[f"in.{j}"], a.shape)))
+                ops = (self.left.calls[i].between, self.right.calls[j].between)
+                b = fitted(self.seen.forced[f"in.{j}"], a.shape)
+                causes.add(relation(a, b, are_alone(*ops)))
         return causes.pop() if len(causes) == 1 else None
 
     def training(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ from portproof.graph.first import frozen_values, judge_first
 from portproof.graph.gaps import fitted
 from portproof.graph.inputs import EDGE_ROWS, InputSpec
 from portproof.graph.users import judge_conversion
-from portproof.graph.verdict import Difference
+from portproof.graph.verdict import Difference, Place
 from portproof.programs import CheckError, Program, answers
 from portproof.sides import BATCHES, ROWS, Arrays, Side
 from portproof.stored import save
@@ -75,12 +75,12 @@ def run_passes(
     if opened := parameters_to_open(left.graph, right.graph, alignment):
         alignment = _opened(left, [right, *others], named, opened, alignment)
     first = (left.first(), right.first())
-    notes = frozen_values(left.graph, right.graph, alignment, *first)
+    frozen = frozen_values(left.graph, right.graph, alignment, *first)
     progress("replaying")
     carried, judge = _filled(left, [right, *others], alignment, opened, seed, asked, first)
     replays = judge.replays
     judge.found.differences[:0] = _conversion(left, right, alignment, carried, functions)
-    judge.add_all([], notes)
+    judge.add_all(*frozen)
     bench = _bench(left, right, alignment.compared, replays.left)
     of = (left.graph, right.graph, alignment.compared, judge.found, replays, carried.left)
     explanation = bench and Explanation(bench, *of)
@@ -95,6 +95,7 @@ def run_passes(
         progress("gradients")
         _gradients(left, right, alignment, replays)
         judge.gradients(lambda i: _acts(left, carried, replays, i))
+        judge.add_all(_buffers(replays), [])
         judge.add_all(*judge_first(left.graph, right.graph, alignment, *first))
         if explanation and judge.has_trained_otherwise:
             rules = explanation.training()
@@ -334,6 +335,22 @@ def _conversion(
     right.fill(carried.right)
     seen = right.read(out)
     return judge_conversion(left.graph, right.graph, alignment, carried.right, before, seen)
+
+
+def _buffers(replays: Replays) -> list[Difference]:
+    """Report what training moves on one side alone, beside statistics, and evaluation goes by."""
+    ours, theirs = (
+        set(a["buffers"].tolist() if "buffers" in a else [])
+        for a in (replays.left_train, replays.right_train)
+    )
+    if ours == theirs:
+        return []
+    left, right = (", ".join(sorted(names)) or "none" for names in (ours, theirs))
+    place = Place("the model", "the model")
+    detail = "training moves them, and evaluation goes by them; no call of a known kind does"
+    return [
+        Difference("buffers", "moved in training", left, right, "training", [place], detail=detail)
+    ]
 
 
 def _bench(left: Side, right: Side, pairs: Mapping[int, int], reference: Arrays) -> Bench | None:

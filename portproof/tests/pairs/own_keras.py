@@ -201,3 +201,51 @@ def celled():
     x = layers.Add()([x, DropPath(0.25)(layers.Dense(4, activation=layers.PReLU())(x))])
     ends = {"share": layers.Dense(3, activation="softmax")(x), "logit": layers.Dense(2)(x)}
     return keras.Model(steps, ends)
+
+
+class Center(layers.Layer):
+    """Takes the mean over samples away."""
+
+    def call(self, x):
+        return x - ops.mean(x, axis=0, keepdims=True)
+
+
+def each():
+    """What looks at all samples, at each step alone."""
+    part = keras.Sequential([keras.Input((4,)), layers.Dense(6), Center()])
+    return keras.Sequential([keras.Input((9, 4)), layers.TimeDistributed(part), layers.Dense(3)])
+
+
+class DepthBlock(layers.Layer):
+    """Has a rate of no dropout."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = rate
+
+    def call(self, x):
+        return x + self.rate * ops.tanh(x)
+
+
+def deep():
+    return keras.Sequential([keras.Input((6,)), layers.Dense(8), DepthBlock(0.5), layers.Dense(3)])
+
+
+class AtLeastOne(layers.Layer):
+    def call(self, x):
+        return ops.concatenate([x, ops.cast(x >= 1, x.dtype)], -1)
+
+
+def counted():
+    return keras.Sequential([keras.Input((6,)), AtLeastOne(), layers.Dense(3)])
+
+
+def encoded():
+    """An encoder that reads no padding, and a mean over all steps."""
+    ids = keras.Input((12,), dtype="int32")
+    x, mask = layers.Embedding(100, 16)(ids), ops.not_equal(ids, 0)
+    attended = layers.MultiHeadAttention(2, 8)(x, x, attention_mask=mask[:, None, :])
+    x = layers.LayerNormalization(epsilon=1e-5)(x + attended)
+    more = layers.Dense(16)(layers.Dense(32, activation="relu")(x))
+    x = layers.LayerNormalization(epsilon=1e-5)(x + more)
+    return keras.Model(ids, layers.Dense(3)(ops.mean(x, axis=1)))

@@ -290,3 +290,81 @@ def celled_undivided():
 
 def celled_turned():
     return Celled(is_turned=True)
+
+
+class Each(nn.Module):
+    def __init__(self, is_folded=False):
+        super().__init__()
+        self.first, self.last, self.is_folded = nn.Linear(4, 6), nn.Linear(6, 3), is_folded
+
+    def forward(self, x):
+        y = self.first(x.flatten(0, 1) if self.is_folded else x)
+        return self.last((y - y.mean(0, keepdim=True)).reshape(*x.shape[:2], -1))
+
+
+def each():
+    return Each()
+
+
+def each_folded():
+    return Each(is_folded=True)
+
+
+class Deep(nn.Module):
+    def __init__(self, is_dropped=False, is_moving=False):
+        super().__init__()
+        self.first, self.last, self.is_dropped = nn.Linear(6, 8), nn.Linear(8, 3), is_dropped
+        self.is_moving = is_moving
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x):
+        y = self.first(x)
+        if self.is_moving and self.training:
+            self.mean.lerp_(y.detach().mean(0), 0.1)
+        y = y if self.is_dropped and self.training else y + 0.5 * torch.tanh(y)
+        return self.last(y - self.mean if self.is_moving and not self.training else y)
+
+
+def deep():
+    return Deep()
+
+
+def deep_dropped():
+    return Deep(is_dropped=True)
+
+
+def deep_moving():
+    return Deep(is_moving=True)
+
+
+class Counted(nn.Module):
+    def __init__(self, is_more=False):
+        super().__init__()
+        self.last, self.is_more = nn.Linear(12, 3), is_more
+
+    def forward(self, x):
+        return self.last(torch.cat([x, (x > 1 if self.is_more else x >= 1).to(x.dtype)], -1))
+
+
+def counted():
+    return Counted()
+
+
+def counted_more():
+    return Counted(is_more=True)
+
+
+class Encoded(nn.Module):
+    def __init__(self, is_nested=True):
+        super().__init__()
+        self.table, self.last = nn.Embedding(100, 16), nn.Linear(16, 3)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=is_nested)
+
+    def forward(self, ids):
+        x = self.encoder(self.table(ids), src_key_padding_mask=ids == 0)
+        return self.last(x.mean(1))
+
+
+def encoded():
+    return Encoded()

@@ -11,6 +11,8 @@ from portproof.graph.verdict import ALREADY, Difference, Place, Verdict
 
 _IN_STEPS = {"batches", "loss", "metric", "steps", "update"}
 """Kinds of differences that training by the user's own loops shows."""
+MOST_BEHIND = 100
+"""How many times as far as on other batches the edge batch may be apart by what was accepted."""
 
 
 def conclude(
@@ -63,11 +65,14 @@ def conclude(
     if whole is not None and not whole.within(gaps.WHOLE_GRADIENT) and not failing:
         differences.append(_end("gradients", "through the whole model", whole))
     differences += _counts(left, "left") + _counts(right, "right")
+    differences += _unseen(left, "reference") + _unseen(right, "suspect")
     differences += _awake(left, right) + _turned(left, right, inputs) + _keys(left, right)
     notes = [f"{n} of the differences accepted" for n in [_accept(differences, accept)] if n]
     if notes and not any(d.fails for d in differences):
         # What was accepted explains a gap behind it, and no other shape.
-        differences += [_end("output", name, g) for name, g in ends.items() if g.text]
+        usual = max((g.size for name, g in ends.items() if "edge batch" not in name), default=0.0)
+        differences += [_end("output", name, g) for name, g in ends.items()
+                        if g.text or g.size > MOST_BEHIND * usual]  # fmt: skip
         behind = max((g.size for g in ends.values() if not g.text), default=0.0)
         if behind > gaps.END_TO_END:
             notes.append(f"outputs, end to end, differ by {behind:.1e}, with what was accepted")
@@ -120,6 +125,19 @@ def _say_what_came_before(differences: list[Difference]) -> None:
             for d in steps:
                 d.detail = f"{d.detail}; {word} {ALREADY}".removeprefix("; ")
             return
+
+
+def _unseen(graph: Graph, side: str) -> list[Difference]:
+    """Report a model that gives other outputs where nobody watches it than where it is recorded."""
+    if not (apart := graph.about.get("unseen", "")):
+        return []
+    detail = (
+        f"called by itself, the {side} gives other outputs ({apart}) than while it is recorded: "
+        "it draws random numbers, keeps something from call to call, or takes a faster way that is "
+        "not the same (as torch's encoders do with src_key_padding_mask)"
+    )
+    place = Place("the model", "the model")
+    return [Difference("output", f"of the {side}", "", "", "output", [place], detail=detail)]
 
 
 def _awake(left: Graph, right: Graph) -> list[Difference]:

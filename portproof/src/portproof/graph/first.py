@@ -48,17 +48,20 @@ def judge_first(
 
 def frozen_values(
     left: Graph, right: Graph, alignment: Alignment, ours: Arrays, theirs: Arrays
-) -> list[str]:
+) -> tuple[list[Difference], list[str]]:
     """Say of constants on both sides whether their own values are equal; others are drawn here."""
-    places: dict[bool, list[str]] = {True: [], False: []}
+    same: list[str] = []
+    apart = Difference("values", "frozen weights", "", "", "none",
+                       detail="OTHER values of their own; the same for both here")  # fmt: skip
     for a, b, role, mine, other in _both(left, right, alignment, ours, theirs):
         if role in a.frozen and role in b.frozen:
-            is_equal = gap(mine, other.reshape(mine.shape)).within(CALL)
-            places[is_equal].append(f"{a.owner} ({role})")
-    texts = {True: "with the same values of their own", False: "with OTHER values of their own"}
-    return [
-        f"frozen in both, {texts[key]}: {_short(names)}" for key, names in places.items() if names
-    ]
+            own = gap(mine, other.reshape(mine.shape))
+            if own.within(CALL):
+                same.append(f"{a.owner} ({role})")
+            else:
+                apart.places.append(Place(a.owner, b.owner))
+    notes = [f"frozen in both, with the same values of their own: {_short(same)}"] if same else []
+    return [apart] if apart.places else [], notes
 
 
 def _both(

@@ -56,6 +56,8 @@ def gap(reference: np.ndarray, suspect: np.ndarray, largest: float = 0.0) -> Gap
         return Gap(math.inf, f"shapes {_shape(reference)} | {_shape(suspect)}")
     if not reference.size:
         return Gap(math.inf, "nothing to compare")
+    if np.iscomplexobj(reference) or np.iscomplexobj(suspect):
+        reference, suspect = (np.stack([np.real(a), np.imag(a)]) for a in (reference, suspect))
     reference, suspect = (a.astype(np.float64, copy=False) for a in (reference, suspect))
     if not (np.isfinite(reference).all() and np.isfinite(suspect).all()):
         return Gap(math.inf, "NaN or infinity")

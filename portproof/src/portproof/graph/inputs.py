@@ -85,14 +85,17 @@ class InputSpec:
     def draw_edges(self, rng: np.random.Generator) -> np.ndarray:
         """Return `EDGE_ROWS` samples of wide numbers or zeros, on which outputs alone are compared.
 
-        Real numbers: a wide sample, one with wide numbers among others, and for (time, features)
-        two that end in steps of zeros. Integers: zeros in front, within and behind, and small ids.
+        Real numbers: a wide sample, one with wide numbers among others, one of whole numbers from
+        −3 to 3, and for (time, features) two that end in steps of zeros. Integers: zeros in front,
+        within and behind, and small ids.
         """
         if self.classes is not None:
             return self._edge_integers(self.classes, rng)
         drawn = rng.normal(size=(EDGE_ROWS, *self.shape))
         drawn[0] *= WIDE
         drawn[1] *= np.where(rng.random(self.shape) < 1 / 8, WIDE, 1.0)
+        whole = rng.integers(-3, 4, self.shape)
+        drawn[2] = whole if len(self.shape) != 2 else np.where(whole == 0, 1, whole)
         if len(self.shape) == 2:
             for row in (3, 4):
                 drawn[row, int(rng.integers(1, self.shape[0] + 1)) :] = 0

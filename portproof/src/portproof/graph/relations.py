@@ -1,10 +1,12 @@
 """What one array is of another, where only one side does something: tried, never assumed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.special import erf, log_softmax, softmax
 
+from portproof.graph.align import BENDING
+from portproof.graph.calls import Op
 from portproof.graph.gaps import CALL, gap
 
 
@@ -29,6 +31,12 @@ _STEPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         for of, words in ((float, ""), (lambda s: float(np.float32(s)), " in float32"))
     },
 }
+COMPUTING = BENDING | {
+    "where", "logsumexp", "log_softmax", "log", "sub", "rsub", "mul", "rmul", "div", "truediv",
+    "pow", "abs", "clamp", "clip", "max", "maximum", "min", "minimum", "sqrt", "rsqrt", "erf",
+    "sign",
+}  # fmt: skip
+"""Operations that may do by hand what one on the other side does."""
 REORDERED = "the same channels in another order"
 _LARGEST = 100_000
 """Numbers up to which shifts are tried by fitting."""
@@ -36,20 +44,42 @@ _FEWEST = 4
 """Values that a channel must take: two fit any factor and shift."""
 
 
-def relation(reference: np.ndarray, suspect: np.ndarray) -> str | None:
-    """Return the operation that makes one array from the other, to rounding; None: not found."""
+def are_alone(left: Sequence[Op], right: Sequence[Op]) -> tuple[bool, bool]:
+    """Return for each side whether the other computes nothing there that this one does not."""
+    ours, theirs = ({op.name for op in ops} for ops in (left, right))
+    return not (theirs - ours) & COMPUTING, not (ours - theirs) & COMPUTING
+
+
+def relation(
+    reference: np.ndarray, suspect: np.ndarray, is_alone: Sequence[bool] = (True, True)
+) -> str | None:
+    """Return the operation that makes one array from the other, to rounding; None: not found.
+
+    Args:
+        reference: what one side gives.
+        suspect: what the other gives.
+        is_alone: as `are_alone` says.
+    """
+    if np.iscomplexobj(reference) or np.iscomplexobj(suspect):
+        return None
     with np.errstate(over="ignore", invalid="ignore"):
         for name, step in _STEPS.items():
             if reference.shape == suspect.shape and reference.ndim > 1:
                 if gap(reference, step(suspect)).within(CALL):
-                    return f"{name} in the reference alone"
+                    return _said(name, "reference", "suspect", is_alone[0])
                 if gap(step(reference), suspect).within(CALL):
-                    return f"{name} in the suspect alone"
+                    return _said(name, "suspect", "reference", is_alone[1])
     return (
         _exchanged(reference, suspect)
         or reordered(reference, suspect)
         or _scaled(reference, suspect)
     )
+
+
+def _said(name: str, side: str, other: str, is_alone: bool) -> str:
+    if is_alone:
+        return f"{name} in the {side} alone"
+    return f"{name} of the {other}'s numbers gives the {side}'s"
 
 
 def _exchanged(a: np.ndarray, b: np.ndarray) -> str | None:

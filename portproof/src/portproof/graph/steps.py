@@ -177,7 +177,8 @@ def judge_metrics(left: Graph, right: Graph, ours: Arrays, theirs: Arrays) -> li
         training["not compared"] = ", ".join(unseen)
     found = []
     for name in first.keys() & second.keys() - SEEN:
-        apart = gap(first[name], second[name])
+        said = [np.isfinite(values) for values in (first[name], second[name])]
+        apart = gap(*(v[said[0] | said[1]] for v in (first[name], second[name])))
         if not apart.within(METRIC):
             values = (f"{first[name][-1]:.9g}", f"{second[name][-1]:.9g}")
             place = Place("epoch's end", "epoch's end", apart.size)

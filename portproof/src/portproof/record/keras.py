@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -118,6 +119,8 @@ class KerasModel(Model):
         super().__init__(options)
         self.model = model
         self.recorder: Recorder
+        self.kept: set[int] = set()
+        """Layers, by `id`, whose rate is of no dropout."""
         self._optimizers: dict[str, Any] | None = None
         """Of the model before its first training, by attribute."""
 
@@ -142,6 +145,8 @@ class KerasModel(Model):
             raise not_taken("model", inputs, hint, error) from error
         if not self.model.weights:
             raise SetUpError("the model has no weights: there is nothing to compare")
+        plain = self._plain(inputs)
+        self.kept = _no_dropout(self.model, partial(self._plain, inputs), plain)
         self.recorder = recorder
         covered = {id(r.variable): r for live in recorder.live for r in live.roles.values()}
         constants = {
@@ -171,6 +176,7 @@ class KerasModel(Model):
                 "count_params()": total,
                 "keys": self.keys,
                 "regularised": kinds.regularised(self.model._flatten_layers()),
+                "unseen": self.unseen(plain, [numbers(o) for o in outs]),
                 "drops in evaluation": list(recorder.awake),
                 "precision": ", ".join(_ASKED),
                 "training": keras_steps.described(self.model) | self._decaying(),
@@ -256,7 +262,7 @@ class KerasModel(Model):
             self._optimizers = keras_steps.optimizers(self.model)
         else:
             keras_steps.start_anew(self.model, self._optimizers)
-        with _nothing_dropped(self.model), dense:
+        with _nothing_dropped(self.model, self.kept), dense:
             return keras_steps.train(
                 self.model, self.options, batches, self.weights, self._structured
             )
@@ -283,6 +289,10 @@ class KerasModel(Model):
 
     def _call(self, xs: list[Any], training: bool) -> Any:
         return self.model(self._structured(xs), training=training)
+
+    def _plain(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        out = self._call([ops.convert_to_tensor(x) for x in inputs], False)
+        return [numbers(t) for t in keras.tree.flatten(out) if ops.is_tensor(t)]
 
     def _structured(self, xs: list[Any]) -> Any:
         """Return inputs in the structure that the model takes."""
@@ -331,7 +341,7 @@ class KerasModel(Model):
             return sum(replay.sums[1:], replay.sums[0]), seen
 
         try:
-            with _nothing_dropped(self.model):
+            with _nothing_dropped(self.model, self.kept):
                 grads, leaf_grads, input_grads, seen, moved = differentiate(
                     total,
                     list(trained.values()),
@@ -364,9 +374,38 @@ class KerasModel(Model):
         return own if self.recorder.live[index].is_weight else (len(wanted), *own[1:])
 
 
+def _no_dropout(
+    model: Any, run: Callable[[], list[np.ndarray]], outs: list[np.ndarray]
+) -> set[int]:
+    """Return the user's own layers whose rate evaluation, too, goes by: it is no dropout's."""
+    held = {(layer, name): value for layer in model._flatten_layers() if kinds.is_users(layer)
+            for name in _RATES
+            if isinstance(value := vars(layer).get(name), int | float)}  # fmt: skip
+
+    def changes(chosen: list[Any]) -> bool:
+        for layer, name in chosen:
+            setattr(layer, name, 0.0)
+        try:
+            return any(not np.array_equal(a, b) for a, b in zip(run(), outs, strict=True))
+        except Exception:  # it cannot do without
+            return True
+        finally:
+            for layer, name in chosen:
+                setattr(layer, name, held[layer, name])
+
+    if not held or not changes(list(held)):
+        return set()
+    return {id(layer) for layer, name in held if changes([(layer, name)])}
+
+
 @contextmanager
-def _nothing_dropped(model: Any) -> Iterator[None]:
-    """Put every dropout rate to 0 and let augmentations be as in evaluation; undo it behind."""
+def _nothing_dropped(model: Any, kept_as_is: set[int]) -> Iterator[None]:
+    """Put every dropout rate to 0 and let augmentations be as in evaluation; undo it behind.
+
+    Args:
+        model: whose.
+        kept_as_is: layers, by `id`, whose rate is none of dropout.
+    """
     kept, augmenting = [], []
     for layer in model._flatten_layers():
         if kinds.augments(layer):
@@ -376,7 +415,7 @@ def _nothing_dropped(model: Any) -> Iterator[None]:
         is_known = type(layer).__module__.partition(".")[0] in ("keras", "keras_hub", "keras_cv")
         is_known = is_known or bool(re.search("drop|depth|noise", type(layer).__name__.lower()))
         for name in _RATES:
-            if name in ("rate", "stddev") and not is_known:
+            if id(layer) in kept_as_is or (name in ("rate", "stddev") and not is_known):
                 continue  # it may be anything
             if isinstance(getattr(type(layer), name, None), property):
                 continue  # an attention's rate is that of a Dropout layer within it

@@ -336,7 +336,7 @@ class Recorder:
         xs = tensors((args, kwargs))
         if any(isinstance(t, keras.KerasTensor) for t in xs):
             return original(op, *args, **kwargs)
-        if isinstance(op, L.TimeDistributed) and kinds.is_the_same_at_each_step(op, args, kwargs):
+        if isinstance(op, L.TimeDistributed) and self._folds(op, original, args, kwargs):
             return time_distributed(self, op, xs[0])
         is_made_of_parts = isinstance(op, L.Layer) and (
             kinds.has_parts(op) or any(id(v) in self._bare for v in kinds.own_variables(op))
@@ -374,6 +374,17 @@ class Recorder:
             padding = (xs[0], pads) if pads else None
             self.put(o, Tag(preds, tag.ops + label, dropped, padding, *found))
         return out
+
+    def _folds(self, layer: Any, original: Any, args: Any, kwargs: Any) -> bool:
+        """Return whether what is done at each step can be done with all steps at once."""
+        if not kinds.is_the_same_at_each_step(layer, args, kwargs):
+            return False
+        if layer not in kinds.HOLDS:
+            with self.quiet():
+                whole = numbers(original(layer, *args, **{**kwargs, "training": False}))
+                folded = numbers(time_distributed(self, layer, tensors((args, kwargs))[0]))
+            kinds.HOLDS[layer] = gap(whole, folded).within(CALL)
+        return kinds.HOLDS[layer]
 
     def _copy(self, tensor: Any) -> Any:
         """Return the same numbers as another tensor, under the same mask."""

@@ -1,5 +1,6 @@
 """What the models of both frameworks share."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from portproof.graph.gaps import END_TO_END, Gap, gap
 from portproof.record.role import Role
 from portproof.stored import Writer
 
@@ -34,6 +36,8 @@ class Model(ABC):
         self.named: Sequence[str] = ()
         """Names of inputs that go in by name, in order; none where their places tell."""
         self.example: list[np.ndarray] = []
+        self.as_run: Gap | None = None
+        """How far its outputs are apart seen and unseen."""
 
     @abstractmethod
     def describe(
@@ -92,6 +96,17 @@ class Model(ABC):
         found: Sink,
         any_shape: bool,
     ) -> None: ...
+
+    def unseen(self, plain: Sequence[np.ndarray], seen: Sequence[np.ndarray]) -> str:
+        """Say by how much outputs differ that nobody watches; nothing within rounding.
+
+        What watches a run may change it: a framework that takes a faster way has another one then.
+        """
+        if self.as_run is None:
+            gaps = [gap(a, b) for a, b in zip(plain, seen, strict=False)]
+            gaps += [Gap(math.inf, "in another number")] if len(plain) != len(seen) else []
+            self.as_run = max(gaps, key=lambda g: g.size)
+        return "" if self.as_run.within(END_TO_END) else str(self.as_run)
 
     def roles(self, recorder: Any) -> dict[str, Role]:
         """Return the roles of a run's weights, by `key|role`."""

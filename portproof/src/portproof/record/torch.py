@@ -105,6 +105,13 @@ class TorchModel(Model):
             self.names.unfolded = unfolded
             recorder, outs, _ = self._run(inputs, Replay())
         keys = self.keys
+        with torch.no_grad():
+            plain = [
+                o.numpy()
+                for o in outputs_of(
+                    self._called([self._tensor(x, i) for i, x in enumerate(inputs)])
+                )
+            ]
         self.recorder, self.last = recorder, dict(enumerate(recorder.raw))
         self.axes = [list(axes_of(o)) for o in outs]
         tensors = self._weights(recorder)
@@ -135,6 +142,7 @@ class TorchModel(Model):
                 "axes": self.axes,
                 "keys": keys,
                 "unfolds": [recorder.calls[i].owner for i in unfolded],
+                "unseen": self.unseen(plain, [o.detach().numpy() for o in outs]),
                 "drops in evaluation": list(recorder.awake),
                 "precision": ", ".join(sorted(self.precision | recorder.precision)),
                 "sum(p.numel())": parameters,
@@ -334,10 +342,7 @@ class TorchModel(Model):
             channel = CHANNELS[self.layout[i]] or x.ndim - 1
             put_tag(x, Tag(frozenset([f"input{i}"]), channel=channel))
         with torch.set_grad_enabled(replay.train), _wrapped(self.module, recorder), recorder:
-            named = dict(zip(self.named, xs, strict=False))
-            ways: Any = {IN_ORDER: (xs, {}), BY_NAME: ([], named), IN_ONE: ([named], {})}
-            args, kwargs = ways[self.fed]
-            out = self.module(*args, **kwargs)
+            out = self._called(xs)
         outs = outputs_of(out)
         for i in self.turned:
             put_tag(outs[i], replace(tag_of(outs[i]), channel=1))
@@ -345,6 +350,12 @@ class TorchModel(Model):
         if not outs:
             raise SetUpError(f"the module returned {type(out).__name__}, which holds no tensor")
         return recorder, outs, replay
+
+    def _called(self, xs: list[torch.Tensor]) -> Any:
+        named = dict(zip(self.named, xs, strict=False))
+        ways: Any = {IN_ORDER: (xs, {}), BY_NAME: ([], named), IN_ONE: ([named], {})}
+        args, kwargs = ways[self.fed]
+        return self.module(*args, **kwargs)
 
     def _laid_out(self, targets: Any) -> Any:
         """Return the reference's targets with the axes of maps in the order of the outputs'."""
@@ -391,6 +402,7 @@ class TorchModel(Model):
         """Run one training pass; put gradients of the sums and moved statistics into `found`."""
         xs = [self._tensor(x, i) for i, x in enumerate(inputs)]
         xs = [x.requires_grad_() if x.is_floating_point() else x for x in xs]
+        before = {n: b.clone() for n, b in self.module.named_buffers() if b.is_floating_point()}
         self.module.zero_grad(set_to_none=True)
         with torch_drops.nothing_dropped(self.module, self.still):
             recorder, outs, _ = self._forward([x.view_as(x) for x in xs], replay)
@@ -418,6 +430,25 @@ class TorchModel(Model):
         for key, role in (self.roles(self.recorder) | self.roles(recorder)).items():
             if role.is_statistic:
                 found[f"moved|{key}"] = role.canonical(role.variable.detach().numpy().copy())
+        if names := self._moved(before, inputs):
+            found["buffers"] = np.array(names, "U")
+
+    def _moved(self, before: Mapping[str, torch.Tensor], inputs: list[np.ndarray]) -> list[str]:
+        """Return the buffers, but for statistics of calls, that training moved with an effect."""
+        known = {r.variable.data_ptr() for r in self.roles(self.recorder).values()}
+        moved = {n: b for n, b in self.module.named_buffers()
+                 if n in before and b.data_ptr() not in known
+                 and not torch.equal(b, before[n])}  # fmt: skip
+        if not moved:
+            return []
+        xs = [self._tensor(x, i) for i, x in enumerate(inputs)]
+        with torch.no_grad():
+            after = outputs_of(self._called(xs))
+            for name, b in moved.items():
+                b.copy_(before[name])
+            outs = outputs_of(self._called(xs))
+        is_same = all(torch.equal(a, b) for a, b in zip(after, outs, strict=True))
+        return [] if is_same else sorted(moved)
 
     def _like(self, canonical: np.ndarray, out: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(canonical).permute(tuple(np.argsort(axes_of(out))))

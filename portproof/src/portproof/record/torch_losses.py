@@ -46,6 +46,8 @@ def variants_of(name: str, func: Any, args: Any, kwargs: Any) -> Iterator[str]:
     for key in VARIANTS[name]:
         _, argument, value, _ = TOLD.get(key, ((), "", None, ""))
         is_apt = key != "over_samples" or (told["weight"] is not None and told["target"].ndim == 1)
+        if told.get("reduction") == "none" and argument == "reduction":
+            continue  # what the module makes of single losses is its own
         if is_apt and (not argument or told[argument] != value):
             yield key
 

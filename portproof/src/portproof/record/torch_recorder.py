@@ -489,8 +489,7 @@ class Recorder(TorchFunctionMode):
         if str(index) in replay.seeds:
             drawn = live.native(factors(replay.seeds[str(index)], found.shape), False)
             replay.sums.append((y * drawn).sum())
-        wanted = replay.force.get(f"out.{index}")
-        new = y
+        wanted, new = replay.force.get(f"out.{index}"), y
         # Of another shape too: what follows is to be judged on the reference's numbers.
         if wanted is not None and (wanted.shape == found.shape or replay.any_shape):
             new = live.native(wanted, False).to(y.dtype)

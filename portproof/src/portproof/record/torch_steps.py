@@ -32,8 +32,6 @@ _NOT_A_TRAINERS = {
     "val_dataloaders", "clipping", "exact_clipping", "options", "placed_epsilon", "velocity",
     "swaps", "smoothing", "optimizer", "all weights", "single", "still", "spared", "decay",
 }  # fmt: skip
-
-
 _HOOKS = (
     "on_train_batch_end", "on_train_epoch_end", "on_before_optimizer_step",
     "on_after_batch_transfer",
