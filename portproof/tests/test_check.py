@@ -222,7 +222,7 @@ WRONG = [
     ),
     pytest.param(
         "encoder", "encoder_with_noise", "int11:7",
-        ("head", "between", "random numbers are drawn here"), id="noise", marks=slow,
+        ("head", "between", "it draws random numbers, or keeps something"), id="noise", marks=slow,
     ),
     pytest.param(
         "encoder", "encoder_over_samples", "int11:7", ("in_proj", "between", "axes 0 and 1"),
