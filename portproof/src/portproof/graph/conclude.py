@@ -129,8 +129,9 @@ def _say_what_came_before(differences: list[Difference]) -> None:
 
 def _unseen(graph: Graph, side: str) -> list[Difference]:
     """Report a model that gives other outputs where nobody watches it than where it is recorded."""
-    if not (apart := graph.about.get("unseen", "")) or graph.about.get("drops in evaluation"):
-        return []  # what drops in evaluation is said by itself
+    apart, about = graph.about.get("unseen", ""), graph.about
+    if not apart or about.get("drops in evaluation") or about.get("precision"):
+        return []  # these are said by themselves
     detail = (
         f"called by itself, the {side} gives other outputs ({apart}) than while it is recorded: "
         "it draws random numbers, keeps something from call to call, or takes a faster way that is "

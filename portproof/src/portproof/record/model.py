@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from portproof.graph.gaps import END_TO_END, Gap, gap
+from portproof.graph.gaps import Gap, gap
 from portproof.record.role import Role
 from portproof.stored import Writer
 
@@ -18,6 +18,10 @@ Sink = Arrays | Writer
 """A destination of arrays by name."""
 Batch = tuple[list[np.ndarray], Any, list[np.ndarray]]
 """Inputs, targets (an array, a list or a dictionary of them) and weights, if any, of one step."""
+
+
+UNSEEN = 1e-4
+"""What casts to float32, which count as float64 where they are recorded, may do to outputs."""
 
 
 class Model(ABC):
@@ -98,7 +102,7 @@ class Model(ABC):
     ) -> None: ...
 
     def unseen(self, plain: Sequence[np.ndarray], seen: Sequence[np.ndarray]) -> str:
-        """Say by how much outputs differ that nobody watches; nothing within rounding.
+        """Say by how much outputs differ that nobody watches; nothing within `UNSEEN`.
 
         What watches a run may change it: a framework that takes a faster way has another one then.
         """
@@ -106,7 +110,7 @@ class Model(ABC):
             gaps = [gap(a, b) for a, b in zip(plain, seen, strict=False)]
             gaps += [Gap(math.inf, "in another number")] if len(plain) != len(seen) else []
             self.as_run = max(gaps, key=lambda g: g.size)
-        return "" if self.as_run.within(END_TO_END) else str(self.as_run)
+        return "" if self.as_run.within(UNSEEN) else str(self.as_run)
 
     def roles(self, recorder: Any) -> dict[str, Role]:
         """Return the roles of a run's weights, by `key|role`."""
