@@ -15,6 +15,7 @@ import numpy as np
 
 from portproof.graph.calls import Call, Graph
 from portproof.graph.compare import Judged, Replays, short
+from portproof.graph.conclude import OTHERWISE
 from portproof.graph.gaps import CALL, FLOAT32_HIGH, LOCAL_GRADIENT, Gap, fitted, gap
 from portproof.graph.relations import are_alone, relation
 from portproof.graph.verdict import Difference, Place
@@ -280,7 +281,7 @@ class Explanation:
                 d.cause = self._related(d)
             else:
                 side = "suspect" if self.bench.is_suspect else "reference"
-                d.cause = (f"two runs of the {side} differ here: it draws random numbers, or keeps "
+                d.cause = (f"{OTHERWISE}{side} differ here: it draws random numbers, or keeps "
                            "something from one to the next")  # fmt: skip
 
     def _mentions(self, d: Difference, name: str) -> bool:

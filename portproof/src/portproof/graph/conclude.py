@@ -11,6 +11,8 @@ from portproof.graph.verdict import ALREADY, Difference, Place, Verdict
 
 _IN_STEPS = {"batches", "loss", "metric", "steps", "update"}
 """Kinds of differences that training by the user's own loops shows."""
+OTHERWISE = "two runs of the "
+"""How the cause begins where a model gives other numbers each time."""
 MOST_BEHIND = 100
 """How many times as far as on other batches the edge batch may be apart by what was accepted."""
 
@@ -65,7 +67,8 @@ def conclude(
     if whole is not None and not whole.within(gaps.WHOLE_GRADIENT) and not failing:
         differences.append(_end("gradients", "through the whole model", whole))
     differences += _counts(left, "left") + _counts(right, "right")
-    differences += _unseen(left, "reference") + _unseen(right, "suspect")
+    if not any((d.cause or "").startswith(OTHERWISE) for d in differences):
+        differences += _unseen(left, "reference") + _unseen(right, "suspect")
     differences += _awake(left, right) + _turned(left, right, inputs) + _keys(left, right)
     notes = [f"{n} of the differences accepted" for n in [_accept(differences, accept)] if n]
     if notes and not any(d.fails for d in differences):
