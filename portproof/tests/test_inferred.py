@@ -195,6 +195,8 @@ def test_a_mistake_in_one_is_named(name: str, port: str, what: str, cause: str |
         ("masked", "masked_not", "6,4", ["output"]),
         ("hidden", "hidden", "6", []),
         ("hidden", "hidden_by_tanh", "6", ["between"]),
+        ("bent", "bent", "8,8,3", []),
+        ("bent", "bent_momentum", "8,8,3", ["statistics", "statistics"]),
         ("each", "each", "9,4", []),
         ("each", "each_folded", "9,4", ["between"]),
         ("deep", "deep", "6", []),

@@ -181,6 +181,22 @@ def test_constants_in_both_are_said_to_be_equal_or_not() -> None:
     assert notes == ["frozen in both, with the same values of their own: a (kernel)"]
 
 
+def test_metrics_are_compared_in_the_epochs_in_which_both_sides_log_them() -> None:
+    def failing(ours, theirs):
+        g = skip()
+        g.about["training"] = {}
+        sides = [{"metrics": np.array(v)[:, None], "names": np.array(["mae"])}
+                 for v in (ours, theirs)]  # fmt: skip
+        return [d.kind for d in judge_metrics(g, g, *sides)]
+
+    none = -np.inf
+    assert failing([none, 2.0, none], [none, 2.0, 2.0]) == []
+    assert failing([none, 2.0], [none, 3.0]) == ["mae"]
+    assert failing([2.0, none], [none, 2.0]) == ["mae"]
+    assert failing([np.nan, 2.0], [1.0, 2.0]) == ["mae"]
+    assert failing([1.0, 2.0], [1.0]) == ["mae"]
+
+
 def recurrent(roles):
     shapes = {"kernel": [3, 8], "recurrent": [2, 8], "bias": [8], "recurrent_bias": [8]}
     return graph(Call("r", "r", "lstm", {r: shapes[r] for r in roles}, preds=["input0"]))

@@ -123,6 +123,17 @@ class Explanation:
         self.judged.differences[:] = _joined(self.judged.differences)
         own = [d for d in self.judged.differences if not d.is_rule]
         self.judged.swapped = [d for d in own if any(self._mentions(d, n) for n in constants)]
+        # With these constants in both, calls take equal numbers there, and so do their statistics.
+        settled, still_apart = (
+            {(p.left, p.right) for d in self.judged.differences
+             if d.what == "between" and d.is_rule == is_rule for p in d.places}
+            for is_rule in (True, False)
+        )  # fmt: skip
+        self.judged.stretches_apart[:] = [
+            i for i in self.judged.stretches_apart
+            if (self.left.calls[i].owner, self.right.calls[self.pairs[i]].owner)
+            not in settled - still_apart
+        ]  # fmt: skip
         return constants
 
     def _settings(self, places: Pairs) -> str | None:

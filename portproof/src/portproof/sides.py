@@ -72,7 +72,7 @@ class Side:
         self.program.send("replay", inputs=self.files[rows], out=self._out, **how)
 
     def seen(self) -> Arrays:
-        """Return what the replay saw."""
+        """Return the replay's arrays by the calls of the graph."""
         self.program.answer()
         return self.read(self._out)
 

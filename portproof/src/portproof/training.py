@@ -183,7 +183,7 @@ class Training:
     def _alone(
         self, trials: list[Trial], kept: dict[str, Any]
     ) -> tuple[list[str], Parted | None, list[Arrays], dict[str, Any]] | None:
-        """Return what `_resolved` does, of the first trial by which nothing parts any more."""
+        """Return the first trial by which nothing parts any more, in the form of `_resolved`."""
         for trial in trials:
             made = self._tried([trial], kept)
             if made is not None and made[0] is None:

@@ -249,3 +249,11 @@ def encoded():
     more = layers.Dense(16)(layers.Dense(32, activation="relu")(x))
     x = layers.LayerNormalization(epsilon=1e-5)(x + more)
     return keras.Model(ids, layers.Dense(3)(ops.mean(x, axis=1)))
+
+
+def bent():
+    """A norm directly behind a constant that TensorFlow rounds to float32."""
+    parts = [layers.Conv2D(4, 3), layers.Activation("gelu"), layers.BatchNormalization()]
+    return keras.Sequential(
+        [keras.Input((8, 8, 3)), *parts, layers.GlobalAveragePooling2D(), layers.Dense(2)]
+    )

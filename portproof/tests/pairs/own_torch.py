@@ -368,3 +368,13 @@ class Encoded(nn.Module):
 
 def encoded():
     return Encoded()
+
+
+def bent(momentum=0.01):
+    norm = nn.BatchNorm2d(4, eps=1e-3, momentum=momentum)
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), norm, pool, nn.Linear(4, 2))
+
+
+def bent_momentum():
+    return bent(0.1)

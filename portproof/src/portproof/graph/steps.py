@@ -177,12 +177,15 @@ def judge_metrics(left: Graph, right: Graph, ours: Arrays, theirs: Arrays) -> li
         training["not compared"] = ", ".join(unseen)
     found = []
     for name in first.keys() & second.keys() - SEEN:
-        said = [np.isfinite(values) for values in (first[name], second[name])]
-        apart = gap(*(v[said[0] | said[1]] for v in (first[name], second[name])))
+        values = (first[name], second[name])
+        if len(values[0]) == len(values[1]):  # Lightning keeps a number until there is another
+            both = ~np.isneginf(values[0]) & ~np.isneginf(values[1])
+            values = (values[0][both], values[1][both]) if both.any() else values
+        apart = gap(*values)
         if not apart.within(METRIC):
-            values = (f"{first[name][-1]:.9g}", f"{second[name][-1]:.9g}")
+            last = (f"{first[name][-1]:.9g}", f"{second[name][-1]:.9g}")
             place = Place("epoch's end", "epoch's end", apart.size)
-            found.append(Difference("metric", name, *values, "training", [place]))
+            found.append(Difference("metric", name, *last, "training", [place]))
     return found
 
 

@@ -178,7 +178,7 @@ class Recorder:
         return out if made is y else self._handed_on(made, y, out)
 
     def _activated(self, own: Any, x: Any) -> Any:
-        """Return what a layer's activation makes of `x`; one with weights is a call by itself."""
+        """Apply a layer's activation to `x`; one that has weights is noted as a call of its own."""
         if isinstance(own, L.Layer) and own.weights:
             return own(x)
         with self.quiet():

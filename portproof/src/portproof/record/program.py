@@ -296,9 +296,12 @@ def batches_of(arrays: Mapping[str, np.ndarray]) -> list[Batch]:
 
 
 def metrics(epochs: Sequence[Mapping[str, float]]) -> Arrays:
-    """Return numbers that an implementation logs at the end of epochs, with their names."""
+    """Return numbers that an implementation logs at the end of epochs, with their names.
+
+    −∞ stands for none in an epoch.
+    """
     names = sorted(set().union(*epochs))
-    rows = [[epoch.get(name, np.nan) for name in names] for epoch in epochs]
+    rows = [[epoch.get(name, -np.inf) for name in names] for epoch in epochs]
     return {"metrics": np.array(rows), "names": np.array(names, "U")}
 
 

@@ -32,7 +32,7 @@ class Role:
 
 
 def role_of(weight: Any) -> Role:
-    """Return what an adapter gave for a role: it, a variable, or one with its two functions."""
+    """Return a role made of a variable, or of one with its two functions; a role is kept."""
     if isinstance(weight, Role):
         return weight
     return Role(*weight) if isinstance(weight, tuple) else Role(weight)

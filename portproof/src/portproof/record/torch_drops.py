@@ -95,7 +95,7 @@ def _other(
 
 
 def awake(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Return what a module makes of `x` in training mode, whatever its mode is."""
+    """Return a module's output in training mode, whatever its mode is."""
     was = module.training
     module.train()
     try:

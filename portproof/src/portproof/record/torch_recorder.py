@@ -244,7 +244,7 @@ class Recorder(TorchFunctionMode):
         weights: list[torch.Tensor],
         xs: list[torch.Tensor],
     ) -> Spec | None:
-        """Return what a function call is, if it joins data and weights."""
+        """Return the kind, settings and roles of a function call that joins data and weights."""
         name = function_name(func)
         if name in READERS:
             bound = bind(signature_of(func), args, kwargs)

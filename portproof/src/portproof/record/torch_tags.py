@@ -40,7 +40,7 @@ class Tag:
 
 
 def tag_of(tensor: torch.Tensor) -> Tag:
-    """Return what is known of a tensor; nothing, if it came from nowhere that was seen."""
+    """Return a tensor's tag; an empty one where it came from nowhere that was seen."""
     return getattr(tensor, "_portproof_tag", Tag())
 
 
@@ -324,7 +324,7 @@ def _cut(
 def _padding(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any], x: torch.Tensor, tag: Tag
 ) -> tuple[torch.Tensor, list[list[int]]] | None:
-    """Return what zeros were padded on the axes behind the channels, if nothing else was."""
+    """Return the zeros padded on the axes behind the channels, if nothing else was padded."""
     if name == "pad":
         pads = list(kwargs.get("pad", args[1] if len(args) > 1 else ()))
         mode = kwargs.get("mode", args[2] if len(args) > 2 else "constant")
